@@ -1,0 +1,33 @@
+"""The contract of a candidate maker: a foundation model or a simulator that is asked, never trained."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from dpsyn.population import Label, Samples
+
+Degree = float | Mapping[str, float]
+"""How far a variation goes. The api says what its degrees mean."""
+
+
+class Api(Protocol):
+    """Row-aligned: row i of the answer is for row i of the request, always as many rows as asked for, in order.
+
+    Row i depends on its label, its seed (uint64) and, when varied, its parent and the degree, and on nothing else:
+    not on the other rows, the batch size, or the number of workers. A row that cannot be made comes back as its
+    parent. An api never sees private data.
+
+    row_bytes: about what a row takes on disk, for `dpsyn plan`.
+    """
+
+    @property
+    def row_bytes(self) -> int: ...
+
+    def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
+        """One fresh sample a label. labels [n]; seeds uint64 [n]."""
+        ...
+
+    def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: np.ndarray) -> Samples:
+        """One variation a row. samples [n], labels [n], seeds uint64 [n]."""
+        ...

@@ -1,0 +1,177 @@
+"""The verbs. Heavy imports stand inside them, so that `dpsyn --help` is there at once."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dpsyn import __version__
+from dpsyn.errors import UserError
+
+HELP = """\
+dpsyn: differentially private synthetic data by Private Evolution, without training anything.
+
+  dpsyn run [+experiment=NAME] [KEY=VALUE ...]    run; the same command goes on with what was interrupted
+  dpsyn run -m ... KEY=A,B,C                      a sweep (Hydra multirun)
+  dpsyn plan [the same arguments]                 what it would cost: privacy, calls, disk; reads and writes nothing
+  dpsyn expand RUN --rows N                       more rows from a finished run; costs no privacy
+  dpsyn verify RUN                                recompute epsilon from the receipts by an independent formula
+  dpsyn budget                                    what was spent on each data set
+  dpsyn --version
+
+`dpsyn run` alone draws the digits that ship with it. `dpsyn run --help` lists experiments and parts,
+`dpsyn run --cfg job` all keys, and --config-dir DIR adds configs of your own.
+"""
+PASSED_TO_HYDRA = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, 1 something is wrong inside, 2 something that the user can mend, 130 interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    verbs = {"run": run, "plan": plan, "expand": expand, "verify": verify, "budget": budget}
+    if not given or given[0] in ("--help", "-h", "help"):
+        print(HELP, end="")
+        return 0
+    if given[0] == "--version":
+        print(f"dpsyn {__version__}")
+        return 0
+    if given[0] not in verbs:
+        print(f"dpsyn: {given[0]}: unknown verb. Expected {', '.join(verbs)}.", file=sys.stderr)
+        return 2
+    try:
+        return verbs[given[0]](given[1:])
+    except UserError as error:
+        print(f"dpsyn: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("dpsyn: interrupted. The same command goes on where it stopped.", file=sys.stderr)
+        return 130
+
+
+def run(given: list[str]) -> int:
+    """`dpsyn run`: one run, or a sweep."""
+    flags, folder, overrides = _split(given)
+    from dpsyn import compose
+
+    overrides = compose.with_default(overrides)
+    if any(flag in PASSED_TO_HYDRA for flag in flags):
+        return _hydra(flags, folder, overrides, lambda config: None)
+    if {"-m", "--multirun"} & set(flags):
+        return _sweep(flags, folder, overrides)
+    _carry_out(compose.settings(overrides, folder), ())
+    return 0
+
+
+def plan(given: list[str]) -> int:
+    """`dpsyn plan`: reads no private row, loads no model, writes no file."""
+    flags, folder, overrides = _split(given)
+    from dpsyn import compose
+    from dpsyn.planning import show_plan
+
+    sweep = bool({"-m", "--multirun"} & set(flags))
+    overrides = compose.with_default(overrides)
+    jobs = list(compose.members(overrides)) if sweep else [(overrides, [])]
+    for texts, swept in jobs:
+        show_plan(compose.build(compose.settings(texts, folder), swept))
+    return 0
+
+
+def expand(given: list[str]) -> int:
+    """`dpsyn expand RUN --rows N`: the data and `private/` may be gone."""
+    parser = argparse.ArgumentParser("dpsyn expand", description="More rows from a finished run; costs no privacy.")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--rows", type=int, required=True, help="how many rows synthetic.parquet is to have")
+    parser.add_argument("overrides", nargs="*", help="e.g. expand.degree.size=1, api.fonts=DIR, runtime.batch_size=512")
+    chosen = parser.parse_args(given)
+    from dpsyn import compose
+    from dpsyn.job import expand_run
+    from dpsyn.run import open_run
+
+    job = compose.rebuilt(open_run(chosen.run), chosen.overrides)
+    folder = expand_run(job, _screen({"run": str(chosen.run)}, 0), chosen.rows)
+    print(f"{folder / 'synthetic.parquet'}: {chosen.rows} rows")
+    return 0
+
+
+def verify(given: list[str]) -> int:
+    """`dpsyn verify RUN`: 0 when all agrees, 1 when something does not."""
+    parser = argparse.ArgumentParser("dpsyn verify", description="Recomputes epsilon from receipts and intents.")
+    parser.add_argument("run", type=Path)
+    chosen = parser.parse_args(given)
+    from dpsyn.run import open_run
+    from dpsyn.verification import verified
+
+    report = verified(open_run(chosen.run))
+    print("\n".join(report.lines))
+    return 0 if report.agrees else 1
+
+
+def budget(given: list[str]) -> int:
+    """`dpsyn budget`: what all runs of this user have spent, by data set."""
+    argparse.ArgumentParser("dpsyn budget", description="What was spent on each data set.").parse_args(given)
+    from dpsyn.planning import show_budget
+
+    show_budget()
+    return 0
+
+
+def _split(given: Sequence[str]) -> tuple[list[str], str | None, list[str]]:
+    """-> flags, the user's config folder, overrides"""
+    flags, overrides, folder = [], [], None
+    rest = iter(given)
+    for text in rest:
+        if text in ("--config-dir", "-cd") or text.startswith("--config-dir="):
+            folder = text.split("=", 1)[1] if "=" in text else next(rest, None)
+            if folder is None:
+                raise UserError("--config-dir: expected a folder.")
+        elif text in ("--cfg", "-c", "--info", "-i", "--package", "-p"):
+            flags += [text] + ([] if (value := next(rest, None)) is None else [value])
+        elif text.startswith("-"):
+            flags.append(text)
+        else:
+            overrides.append(text)
+    return flags, folder, overrides
+
+
+def _carry_out(plain, swept: Sequence[str]) -> None:  # type: ignore[no-untyped-def]
+    from dpsyn import compose
+    from dpsyn.job import carry_out, check
+    from dpsyn.planning import facts, show_end
+
+    job = compose.build(plain, swept)
+    check(job)
+    carry_out(job, _screen(facts(job), len(job.schedule)))
+    show_end(job)
+
+
+def _sweep(flags: list[str], folder: str | None, overrides: list[str]) -> int:
+    """All jobs are composed and checked, and their joint epsilon agreed to, before the first one starts."""
+    from dpsyn import compose
+    from dpsyn.planning import agree_to_joint_epsilon
+
+    swept = {tuple(sorted(texts)): tags for texts, tags in compose.members(overrides)}
+    agree_to_joint_epsilon(
+        [compose.build(compose.settings(list(texts), folder), tags) for texts, tags in swept.items()]
+    )
+
+    def one(texts: list[str]) -> None:
+        _carry_out(compose.settings(texts, folder), swept[tuple(sorted(texts))])
+
+    return _hydra(flags, folder, overrides, one)
+
+
+def _hydra(flags: list[str], folder: str | None, overrides: list[str], job) -> int:  # type: ignore[no-untyped-def]
+    from dpsyn import compose
+
+    compose.launch([*flags, *(["--config-dir", folder] if folder else []), *overrides], job)
+    return 0
+
+
+def _screen(facts, releases: int):  # type: ignore[no-untyped-def]
+    from rich.console import Console
+
+    from dpsyn.show import Screen
+
+    return Screen(Console(), facts, releases)

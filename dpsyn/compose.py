@@ -1,0 +1,279 @@
+"""From configs and overrides to parts. The only module that imports hydra."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dpsyn.errors import UserError, bad
+from dpsyn.job import Job
+from dpsyn.privacy.budget import Settings
+from dpsyn.run import RunDirectory, flat
+
+IDENTITY = ("seed", "data", "api", "embedding", "privacy", "schedule", "label_shares")
+DEFAULT = "+experiment=digits"
+PUBLISHED_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
+
+
+def config_folder() -> Path:
+    """The yamls: inside the package when it is installed, beside it in a checkout."""
+    here = Path(__file__).parent
+    return next(path for path in (here / "configs", here.parent / "configs") if (path / "config.yaml").exists())
+
+
+def with_default(overrides: Sequence[str]) -> list[str]:
+    """Without an experiment and without data of one's own, the one that runs anywhere."""
+    keys = {override.lstrip("+").split("=")[0] for override in overrides}
+    return list(overrides) if keys & {"experiment", "data"} else [DEFAULT, *overrides]
+
+
+def settings(overrides: Sequence[str], folder: str | None = None) -> dict[str, Any]:
+    """All settings, resolved: plain dicts, lists, numbers, strings. folder: the user's own configs (`--config-dir`).
+
+    Raises UserError for an unknown key, group or value.
+    """
+    search = [f"hydra.searchpath=[file://{Path(folder).absolute()}]"] if folder else []
+    if folder and not Path(folder).is_dir():
+        raise bad("--config-dir", folder, "a folder of configs")
+    try:
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            config = hydra_compose("config", overrides=[*search, *overrides])
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_in_one_line(error, overrides)) from None
+    assert isinstance(plain, dict)
+    return plain  # type: ignore[return-value]
+
+
+def members(overrides: Sequence[str]) -> Iterator[tuple[list[str], list[str]]]:
+    """Of a multirun: (all overrides, those that are swept) of each job, in Hydra's order."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise UserError(_in_one_line(error, overrides)) from None
+    choices = [
+        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        if override.is_sweep_override()
+        else [str(override.input_line)]
+        for override in parsed
+    ]
+    for chosen in itertools.product(*choices):
+        swept = [text for text, override in zip(chosen, parsed, strict=True) if override.is_sweep_override()]
+        yield list(chosen), swept
+
+
+def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
+    """The parts. swept: what tells this run from the others of a multirun; it goes into the name of its directory.
+
+    Raises UserError for settings that a part refuses.
+    """
+    trusted = plain["trusted_packages"] or []
+    parts = {
+        name: _part(name, plain[name], trusted)
+        for name in ("data", "api", "embedding", "privacy", "schedule", "runtime")
+    }
+    metrics = {
+        name: _part(f"metric.parts.{name}", part, trusted) for name, part in (plain["metric"]["parts"] or {}).items()
+    }
+    privacy: Settings = parts["privacy"]
+    identity = {key: plain[key] for key in IDENTITY}
+    identity["privacy"] = {key: value for key, value in plain["privacy"].items() if not key.startswith("accept_")}
+    root = str(plain["run_dir"])
+    if swept:
+        root += "," + ",".join(sorted(text.lstrip("+").replace("/", "_") for text in swept))
+    rows = plain["expand"]["rows"]
+    if rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or rows < 1):
+        raise bad("expand.rows", rows, "null, or a whole number")
+    seed, every = plain["seed"], plain["metric"]["every"]
+    for key, value in (("seed", seed), ("metric.every", every)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise bad(key, value, "a whole number, 0 or more")
+    return Job(
+        name=str(plain["name"]),
+        root=Path(root),
+        seed=seed,
+        data=parts["data"],
+        api=parts["api"],
+        embed=parts["embedding"],
+        privacy=privacy,
+        schedule=parts["schedule"],
+        shares=_shares(plain["label_shares"], len(parts["data"].labels)),
+        metrics=metrics,
+        every=every,
+        expand_rows=rows,
+        expand_degree=plain["expand"]["degree"],
+        runtime=parts["runtime"],
+        identity=identity,
+        cache_identity={key: plain[key] for key in ("data", "embedding")},
+        public={"name": str(plain["name"]), **{key: published(value, (key,)) for key, value in identity.items()}},
+    )
+
+
+def rebuilt(run: RunDirectory, overrides: Sequence[str]) -> Job:
+    """The parts of a run that exists, from what it says of itself: `private/config.yaml`, or if that is gone
+    `release/config.yaml`, which names no places.
+    """
+    known = run.identity() if (run.private / "config.yaml").exists() else None
+    said = known["settings"] if known else OmegaConf.to_container(OmegaConf.load(run.release / "config.yaml"))
+    rest = {
+        "name": run.root.name,
+        "run_dir": str(run.root),
+        "expand": {"rows": None, "degree": None},
+        "metric": {"parts": {}, "every": 0},
+        "runtime": {"_target_": "dpsyn.job.Runtime"},
+        "trusted_packages": [],
+    }
+    try:
+        plain = OmegaConf.to_container(OmegaConf.merge(rest, said, OmegaConf.from_dotlist(list(overrides))))
+    except OmegaConfBaseException as error:
+        raise UserError(_first_line(error)) from None
+    assert isinstance(plain, dict)
+    return build(plain)  # type: ignore[arg-type]
+
+
+def launch(arguments: Sequence[str], job: Callable[[list[str]], None]) -> None:
+    """Hydra's own command line: --help, --cfg, and multirun, which calls `job` with the overrides of each run."""
+    import sys
+
+    from hydra import main
+    from hydra.core.hydra_config import HydraConfig
+
+    def task(_: DictConfig) -> None:
+        try:
+            job(list(HydraConfig.get().overrides.task))
+        except UserError as error:
+            print(f"dpsyn: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+
+    sys.argv = ["dpsyn run", *arguments]
+    main(version_base="1.3", config_path=str(config_folder()), config_name="config")(task)()
+
+
+def published(value: Any, where: tuple[str, ...]) -> Any:
+    """What may stand in `release/config.yaml`: no data path, no address, no key, no place on this machine."""
+    if isinstance(value, Mapping):
+        return {key: published(part, (*where, str(key))) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [published(part, where) for part in value]
+    if not isinstance(value, str):
+        return value
+    name = where[-1]
+    secret = name in ("path", "base_url", "api_key", "token") or name.endswith(("_key", "_token", "_path", "_url"))
+    place = "://" in value or value.startswith(("/", "~", "./", "../", "\\")) or value[1:3] == ":\\"
+    if (secret and not (name == "path" and where[0] != "data" and PUBLISHED_NAME.match(value))) or place:
+        return "(not published)"
+    return value
+
+
+def _part(key: str, config: Any, trusted: Sequence[str]) -> Any:
+    for target in _targets(config):
+        _check_target(key, target, trusted)
+    try:
+        return instantiate(DictConfig(config), _convert_="all")
+    except HydraException as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, UserError):
+                raise cause from None
+            cause = cause.__cause__ or cause.__context__
+        raise UserError(f"{key}: {_first_line(error.__cause__ or error)}") from None
+
+
+def _targets(config: Any) -> Iterator[str]:
+    if isinstance(config, Mapping):
+        if "_target_" in config:
+            yield str(config["_target_"])
+        for part in config.values():
+            yield from _targets(part)
+    elif isinstance(config, list):
+        for part in config:
+            yield from _targets(part)
+
+
+def _check_target(key: str, target: str, trusted: Sequence[str]) -> None:
+    """A part is what its package itself defines: `dpsyn.files.os.remove` is none of ours."""
+    allowed = ("dpsyn", *trusted)
+    module, _, name = target.rpartition(".")
+    if target.split(".")[0] not in allowed:
+        do = "Name its package in trusted_packages=[...] if you trust it."
+        raise bad(f"{key}._target_", target, "a part of dpsyn", do)
+    try:
+        part = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        missing = f" ({error.name} is not installed)" if isinstance(error, ImportError) and error.name else ""
+        raise UserError(f"{key}._target_={target}: there is no such part{missing}.") from None
+    if str(getattr(part, "__module__", "")).split(".")[0] not in allowed:
+        raise bad(f"{key}._target_", target, "a part of dpsyn")
+
+
+def _shares(declared: Any, n: int) -> np.ndarray:
+    if declared == "uniform":
+        return np.full(n, 1 / n)
+    good = (
+        isinstance(declared, list)
+        and len(declared) == n
+        and all(isinstance(s, int | float) and s >= 0 for s in declared)
+    )
+    if not good or sum(declared) <= 0:
+        raise bad(
+            "label_shares", declared, f"'uniform', or one number a label ({n}), declared without the private data"
+        )
+    return np.asarray(declared, np.float64) / sum(declared)
+
+
+def _in_one_line(error: Exception, overrides: Sequence[str]) -> str:
+    text = str(error)
+    if found := re.search(r"Could not override '([\w.@/]+)'", text) or re.search(
+        r"Key '([\w.]+)' is not in struct", text
+    ):
+        key = found.group(1)
+        given = next((text for text in overrides if text.lstrip("+~").split("=")[0] == key), key)
+        if "No match in the defaults list" in text:
+            return f"{given}: there is no config group '{key}'. {_near(key, _groups())}"
+        return f"{given}: unknown key. {_near(key, _keys())}"
+    if found := re.search(r"(?:In '.*': )?Could not find '([\w/]+)/([\w.-]+)'", text):
+        group, name = found.groups()
+        options = sorted(path.stem for path in (config_folder() / group).glob("*.yaml"))
+        return f"{group}={name}: expected one of {', '.join(options)}. {_near(name, options)}".strip()
+    if "Missing mandatory value" in text:
+        key = getattr(error, "full_key", None) or text.split(":")[-1].strip()
+        return f"{key}: a value is missing. Give it as {key}=..."
+    return _first_line(error)
+
+
+def _near(key: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    return f"Did you mean {close[0]}?" if close else "`dpsyn run --cfg job` shows all keys."
+
+
+def _groups() -> list[str]:
+    return sorted(path.name for path in config_folder().iterdir() if path.is_dir())
+
+
+def _keys() -> list[str]:
+    return [key for key in flat(settings([DEFAULT])) if "_target_" not in key]
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def arguments(part: type) -> list[str]:
+    """The names that a part's yaml lists."""
+    return [field.name for field in fields(part)]

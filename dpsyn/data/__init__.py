@@ -1,0 +1,71 @@
+"""The contract of private (or held-out) data: public facts as attributes, private rows streamed in batches."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from dpsyn.population import Label, Samples
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A private row that cannot vote. Private: it goes to `private/refused.jsonl`, and only there.
+
+    Only `column` and `rule` may be shown to the user; `row` and `value` are private.
+    """
+
+    row: int
+    column: str
+    rule: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Records:
+    """A batch of rows that can be read. Reading is a map of one row: no row changes how another is read.
+
+    labels: int64 [n], index into the declared labels.
+    units: int64 [n], one number a user, -1 for a row without an id (it casts no vote); None without a unit column.
+    refused: the rows met since the batch before that cannot be read or have an undeclared label.
+    """
+
+    samples: Samples
+    labels: np.ndarray
+    units: np.ndarray | None = None
+    refused: Sequence[Refusal] = ()
+
+
+class Data(Protocol):
+    """Rows of one modality, read anew by every call of `batches`.
+
+    id: the name under which releases from this data set are added up; None: its place stands for it.
+    labels: declared, public, never discovered.
+    records: how many there are, a declared public number, or None. Never counted from the rows.
+    on_error: 'refuse' stops before the first release when a row is refused; 'skip' lets that row cast no vote.
+    unit_column: the column that names the user of a row, or None.
+    """
+
+    @property
+    def id(self) -> str | None: ...
+    @property
+    def labels(self) -> Sequence[Label]: ...
+    @property
+    def records(self) -> int | None: ...
+    @property
+    def on_error(self) -> str: ...
+    @property
+    def unit_column(self) -> str | None: ...
+
+    def check(self) -> None:
+        """Cheap checks (paths, packages, settings) without reading a row. Raises UserError."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A digest of the content of the data: private, it never leaves `private/` and the private cache."""
+        ...
+
+    def batches(self, size: int) -> Iterator[Records]:
+        """All rows in batches of at most `size`, streamed. A UserError raised here names a column and a rule only."""
+        ...

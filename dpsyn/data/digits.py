@@ -1,0 +1,77 @@
+"""The 1,797 handwritten digits that come with scikit-learn: real, tiny, and on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+
+from dpsyn.data import Records
+from dpsyn.errors import bad, one_of
+from dpsyn.population import Label, Samples
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Images uint8 [n, 8, 8, 1], label column `digit`, "0" to "9" (sklearn.datasets.load_digits; UCI, 1998).
+
+    split: 'train', 'test' (about a fifth of the rows, chosen by a hash of each row's own pixels) or 'all'.
+    id, records, on_error: as in `dpsyn.data.Data`. No row of it is ever refused.
+    """
+
+    split: str = "train"
+    id: str | None = "digits"
+    records: int | None = 1400
+    on_error: str = "refuse"
+
+    def __post_init__(self) -> None:
+        if self.split not in ("train", "test", "all"):
+            raise bad("data.split", self.split, one_of(["train", "test", "all"]))
+        if self.id is not None and (not isinstance(self.id, str) or not self.id):
+            raise bad("data.id", self.id, "a name or null")
+        if self.records is not None and (type(self.records) is not int or self.records < 1):
+            raise bad("data.records", self.records, "a whole number, 1 or more, or null")
+        if self.on_error not in ("refuse", "skip"):
+            raise bad("data.on_error", self.on_error, one_of(["refuse", "skip"]))
+
+    @property
+    def labels(self) -> Sequence[Label]:
+        return tuple({"digit": str(digit)} for digit in range(10))
+
+    @property
+    def unit_column(self) -> None:
+        return None
+
+    def check(self) -> None:
+        from importlib.util import find_spec
+
+        if find_spec("sklearn") is None:
+            raise bad("data", "digits", "the package scikit-learn", "Install it: pip install scikit-learn")
+
+    def fingerprint(self) -> str:
+        images, digits = self._rows()
+        return blake2b(images.tobytes() + digits.tobytes(), digest_size=32).hexdigest()
+
+    def batches(self, size: int) -> Iterator[Records]:
+        images, digits = self._rows()
+        for start in range(0, len(images), size):
+            stop = start + size
+            yield Records(Samples(images[start:stop]), digits[start:stop])
+
+    def _rows(self) -> tuple[np.ndarray, np.ndarray]:
+        from sklearn.datasets import load_digits
+
+        values, digits = load_digits(return_X_y=True)
+        images = np.rint(values * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+        if self.split != "all":
+            held_out = np.array([_held_out(image) for image in images])
+            rows = held_out if self.split == "test" else ~held_out
+            images, digits = images[rows], digits[rows]
+        return images, digits.astype(np.int64)
+
+
+def _held_out(image: np.ndarray) -> bool:
+    """True for a fifth of all images, by their content: no other row moves a row to the other side."""
+    return int.from_bytes(blake2b(image.tobytes(), digest_size=8).digest(), "big") % 5 == 0

@@ -1,0 +1,162 @@
+"""The private side: every record embedded once, on disk, streamed past the candidates at every vote.
+
+Vectors lie in the private cache, a file a label, and are read back in blocks of one fixed shape, so memory is bounded
+by the block, not by the number of records. (Plain reads, not a memory map: a map's pages count as resident until the
+system takes them back.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dpsyn.data import Data, Refusal
+from dpsyn.embedding import Embedding
+from dpsyn.errors import UserError
+from dpsyn.files import private_folder, room_on_disk, write
+from dpsyn.population import Samples
+from dpsyn.voting import Search, Votes, count_by_record, count_by_user, distinct, nearest
+
+BATCH = 256  # rows embedded at once: one fixed shape, whatever the number of records
+BLOCK_BYTES = 2**25
+
+
+@dataclass(frozen=True)
+class Electorate:
+    """Embedded private records, by label. folder: where they lie. Private, all of it: the repr tells nothing."""
+
+    folder: Path
+    labels: int
+    dimension: int
+    unit: str
+
+    def __repr__(self) -> str:
+        return "Electorate(private)"
+
+    def vote(self, vectors: np.ndarray, labels: np.ndarray, k: int, search: Callable[[np.ndarray], Search]) -> Votes:
+        """Every record's k nearest candidates of its own label (all there are, if fewer) get its votes.
+
+        vectors: float32 [n, d] of the candidates. labels: int64 [n]. search: candidates -> a shortlist search.
+        Records of a label without candidates cast no vote.
+        """
+        if not len(distinct(vectors)):
+            raise UserError(
+                "embedding: every candidate's vector is NaN or infinite. The embedding does not fit the data."
+            )
+        if self.unit == "user":
+            return count_by_user(self._choices(vectors, labels, k, search), len(vectors))
+        return count_by_record((rows for _, rows in self._choices(vectors, labels, k, search)), len(vectors))
+
+    def _choices(
+        self, vectors: np.ndarray, labels: np.ndarray, k: int, search: Callable[[np.ndarray], Search]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for label in range(self.labels):
+            mine = np.flatnonzero(labels == label)
+            mine = mine[distinct(vectors[mine])]
+            if not len(mine):
+                continue
+            candidates = np.ascontiguousarray(vectors[mine])
+            shortlist = search(candidates)
+            for records, units, n in self._blocks(label):
+                yield units, mine[nearest(records, candidates, min(k, len(mine)), shortlist)[:n]]
+
+    def _blocks(self, label: int) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+        rows = max(1, BLOCK_BYTES // (4 * self.dimension))
+        with (
+            (self.folder / f"{label}.vectors").open("rb") as vectors,
+            (self.folder / f"{label}.units").open("rb") as units,
+        ):
+            while True:
+                block = np.zeros((rows, self.dimension), np.float32)
+                n = vectors.readinto(block.view(np.uint8)) // (4 * self.dimension)  # type: ignore[arg-type]
+                if not n:
+                    return
+                yield block, np.frombuffer(units.read(8 * n), np.int64), n
+
+
+def open_electorate(data: Data, embed: Embedding, identity: dict[str, object], unit: str, folder: Path) -> Electorate:
+    """The private records, embedded now or found in the private cache.
+
+    identity: all settings of the data and of the embedding; with the content of the data they name the cache entry.
+    Raises UserError when rows were refused and `data.on_error` is 'refuse': it names columns and rules, no row.
+    """
+    key = hashlib.sha256(json.dumps([data.fingerprint(), identity], sort_keys=True).encode()).hexdigest()[:32]
+    entry = folder / key
+    if not (entry / "complete.json").exists():
+        _embed_all(data, embed, entry)
+    facts = json.loads((entry / "complete.json").read_text())
+    if facts["refused"] and data.on_error == "refuse":
+        raise UserError(
+            f"data: some rows cannot vote ({'; '.join(facts['refused'])}). See private/refused.jsonl. "
+            "Mend them, or let them cast no vote with data.on_error=skip."
+        )
+    return Electorate(entry, len(data.labels), facts["dimension"], unit)
+
+
+def refused_rows(electorate: Electorate) -> bytes:
+    """JSON lines about the rows that cast no vote: private."""
+    return (electorate.folder / "refused.jsonl").read_bytes()
+
+
+def _embed_all(data: Data, embed: Embedding, entry: Path) -> None:
+    temporary = entry.with_name(f"{entry.name}.{os.getpid()}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    private_folder(temporary)
+    with room_on_disk(entry):
+        try:
+            dimension, refused = _write_vectors(data, embed, temporary)
+            rules = sorted({f"column '{refusal.column}': {refusal.rule}" for refusal in refused})
+            lines = "".join(json.dumps(asdict(refusal)) + "\n" for refusal in refused)
+            write(temporary / "refused.jsonl", lines.encode(), private=True)
+            facts = {"dimension": dimension, "refused": rules}
+            write(temporary / "complete.json", json.dumps(facts).encode(), private=True)
+            shutil.rmtree(entry, ignore_errors=True)
+            temporary.rename(entry)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def _write_vectors(data: Data, embed: Embedding, folder: Path) -> tuple[int, list[Refusal]]:
+    dimension = 1
+    refused: list[Refusal] = []
+    files = [
+        [
+            os.fdopen(os.open(folder / f"{label}.{kind}", os.O_WRONLY | os.O_CREAT, 0o600), "wb")
+            for kind in ("vectors", "units")
+        ]
+        for label in range(len(data.labels))
+    ]
+    try:
+        for records in data.batches(BATCH):
+            refused += records.refused
+            n = len(records.samples)
+            if not n:
+                continue
+            vectors = np.ascontiguousarray(_embed_padded(embed, records.samples)[:n], dtype=np.float32)
+            units = np.full(n, -1) if records.units is None else records.units
+            dimension = vectors.shape[1]
+            for label in np.unique(records.labels):
+                mine = records.labels == label
+                files[label][0].write(vectors[mine].tobytes())
+                files[label][1].write(units[mine].astype(np.int64).tobytes())
+    finally:
+        for pair in files:
+            for file in pair:
+                file.close()
+    return dimension, refused
+
+
+def _embed_padded(embed: Embedding, samples: Samples) -> np.ndarray:
+    content: np.ndarray | Sequence[object] = samples.content
+    short = BATCH - len(samples)
+    if short:
+        content = np.concatenate([samples.content, np.repeat(samples.content[:1], short, axis=0)])
+    return embed(Samples(np.asarray(content)))

@@ -1,0 +1,15 @@
+"""The contract of an embedding: where nearest is decided."""
+
+from typing import Protocol
+
+import numpy as np
+
+from dpsyn.population import Samples
+
+
+class Embedding(Protocol):
+    """Keeps no state across rows, and nothing in it (mean, projection, bounds) is fitted on private rows."""
+
+    def __call__(self, samples: Samples) -> np.ndarray:
+        """float32 [n, d]; row i depends on sample i alone."""
+        ...

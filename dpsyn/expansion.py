@@ -1,0 +1,68 @@
+"""More rows from the final population, by varying it a little: post-processing, the guarantee stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from dpsyn.api import Degree
+from dpsyn.evolution import Makers, seeds
+from dpsyn.population import Population, concatenate, take
+
+PART = 4096  # rows of a part, the unit that is kept when the work is interrupted
+
+
+def expand(
+    makers: Makers,
+    final: Population,
+    rows: int,
+    degree: Degree,
+    kept: Callable[[str, Callable[[], Population]], Population],
+) -> Population:
+    """`rows` rows: the final ones, each once, the rest variations of them; parents are rows of `final`.
+
+    A row that was chosen m times has m shares of the variations. Row s is the same whatever `rows` is, so a longer
+    expansion starts with a shorter one. kept: (name of a part, how to make it) -> the part, made or found.
+    """
+    order = _by_turns(final.labels)
+    parts = []
+    for start in range(0, rows, PART):
+        places = np.arange(start, min(start + PART, rows))
+        name = f"{places[0]}-{places[-1]}"
+        parts.append(kept(name, lambda places=places: _part(makers, final, order, places, degree)))  # type: ignore[misc]
+    return Population(
+        final.iteration,
+        concatenate([part.samples for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.parents for part in parts]),
+        np.concatenate([part.survivors for part in parts]),
+    )
+
+
+def _part(makers: Makers, final: Population, order: np.ndarray, places: np.ndarray, degree: Degree) -> Population:
+    parents = order[places % len(order)]
+    drawn = seeds(makers.seed, final.iteration, "expand", int(places[-1]) + 1)[places]
+    varied = makers.api.vary(take(final.samples, parents), makers.named(final.labels[parents]), degree, drawn)
+    itself = (places < len(order)) & _first_of_its_kind(final)[parents]
+    both = concatenate([varied, take(final.samples, parents)])
+    samples = take(both, np.arange(len(places)) + np.where(itself, len(places), 0))
+    return Population(final.iteration, samples, final.labels[parents], parents, final.survivors[parents] & itself)
+
+
+def _first_of_its_kind(final: Population) -> np.ndarray:
+    """bool [n]: False for a survivor that stands there again."""
+    first = np.ones(len(final), bool)
+    again = np.flatnonzero(final.survivors)
+    first[again] = False
+    first[again[np.unique(final.parents[again], return_index=True)[1]]] = True
+    return first
+
+
+def _by_turns(labels: np.ndarray) -> np.ndarray:
+    """Row numbers, the labels in turn, so that any first part of them has every label's share."""
+    rank = np.empty(len(labels), np.float64)
+    for label in np.unique(labels):
+        mine = labels == label
+        rank[mine] = (np.arange(mine.sum()) + 0.5) / mine.sum()
+    return np.lexsort((labels, rank))

@@ -1,0 +1,103 @@
+"""Files that are complete when they exist: temporary name, fsync, rename, fsync of the folder."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dpsyn.errors import OutOfSpace
+
+STAMP = (
+    315532800  # 1980-01-01: one modification time for all that is released, so none of them tells how long a run took
+)
+
+
+@contextmanager
+def room_on_disk(path: Path) -> Iterator[None]:
+    """Turns a full disk into one line that says where and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise OutOfSpace(f"{path}: the disk is full. Make room and give the same command again; it goes on.") from None
+
+
+def write(path: Path, content: bytes, private: bool = False) -> None:
+    """Replaces `path` in one step. A private file is for its owner alone; a released one bears the one date."""
+    temporary = path.with_name(f".{path.name}.part")
+    with room_on_disk(path):
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if private else 0o644)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            if not private:
+                os.utime(temporary, (STAMP, STAMP))
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def write_folder(path: Path, contents: dict[str, bytes]) -> None:
+    """A folder of released files that appears whole or not at all."""
+    temporary = path.with_name(f".{path.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    with room_on_disk(path):
+        try:
+            temporary.mkdir()
+            for name, content in contents.items():
+                write(temporary / name, content)
+            os.replace(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        sync_folder(path.parent)
+
+
+def private_folder(path: Path) -> Path:
+    """Makes a folder, and those above it, that only its owner can enter."""
+    with room_on_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+        path.chmod(0o700)
+    return path
+
+
+def sync_folder(path: Path) -> None:
+    """Without it a rename may be undone by a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def stamp(root: Path) -> None:
+    """Gives everything under `root` the one date."""
+    for path in [root, *root.rglob("*")]:
+        os.utime(path, (STAMP, STAMP))
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def state_folder() -> Path:
+    """What is remembered across runs of this user: `$XDG_STATE_HOME/dpsyn`."""
+    return private_folder(Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "dpsyn")
+
+
+def cache_folder() -> Path:
+    """Embeddings of private rows: `$XDG_CACHE_HOME/dpsyn/private`, for its owner alone. It can be deleted any time."""
+    above = private_folder(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dpsyn")
+    return private_folder(above / "private")

@@ -1,0 +1,153 @@
+"""What a run promises and costs, before and after: the tables of `plan`, `budget`, the head of `run` and its end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from dpsyn.errors import bad
+from dpsyn.job import Job, check
+from dpsyn.privacy import account
+from dpsyn.privacy.budget import WEAK, Budget, Charge, epsilon_of, plan, shown
+from dpsyn.run import RunDirectory
+from dpsyn.schedule import initial_size
+from dpsyn.storage import label_name
+
+
+def facts(job: Job) -> dict[str, str]:
+    """What stands at the head of a run's panel."""
+    budget = plan(job.privacy, len(job.schedule))
+    return {"run": str(job.root), "promise": promise(job, budget), "noise": noise(job, budget)}
+
+
+def promise(job: Job, budget: Budget) -> str:
+    """'(1.0, 1e-05)-DP, one record added or removed'"""
+    if not job.privacy.is_private:
+        return f"NOT PRIVATE (privacy.noise={job.privacy.noise}): for tests only"
+    epsilon = epsilon_of(budget.charges, budget.delta, budget.neighbours)
+    change = "replaced" if budget.neighbours == "replace" else "added or removed"
+    weak = " WEAK" if epsilon > WEAK else ""
+    return f"({shown(epsilon)}, {budget.delta:g})-differentially private, one {job.privacy.unit} {change}{weak}"
+
+
+def noise(job: Job, budget: Budget) -> str:
+    """'standard deviation 11.7 votes, 8 releases'"""
+    return f"standard deviation {budget.sigma:g} votes in each of {len(job.schedule)} releases"
+
+
+def show_plan(job: Job) -> None:
+    """Prints privacy, sizes, calls and disk. Nothing is read or written."""
+    check(job)
+    budget = plan(job.privacy, len(job.schedule))
+    console = Console()
+    lines = {
+        "run directory": str(job.root),
+        "promise": promise(job, budget),
+        "noise": noise(job, budget),
+        "labels": f"{len(job.labels)}: {_shortened([label_name(label) for label in job.labels])}",
+        "records (declared)": "not declared" if job.data.records is None else f"{job.data.records:,}",
+    }
+    if job.data.records and job.privacy.is_private and budget.delta >= 1 / job.data.records:
+        lines["mind"] = f"delta {budget.delta:g} is not below one over the declared number of records"
+    for name, value in lines.items():
+        console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
+    table = Table(
+        "iteration", "population", "generated", "varied", "survivors", "epsilon alone", "epsilon so far", box=None
+    )
+    rows, calls, stored = initial_size(job.schedule), initial_size(job.schedule), initial_size(job.schedule)
+    table.add_row("0", f"{rows:,}", f"{rows:,}", "0", "", "", "")
+    for t, step in enumerate(job.schedule, 1):
+        varied = step.size * step.folds + rows * step.lookahead
+        rows = step.size * (step.folds + step.keep)
+        calls, stored = calls + varied, stored + rows
+        alone, far = _epsilon(job, budget.charges[t - 1 : t]), _epsilon(job, budget.charges[:t])
+        table.add_row(str(t), f"{rows:,}", "0", f"{varied:,}", f"{step.size:,}", alone, far)
+    if job.expand_rows:
+        table.add_row("expand", f"{job.expand_rows:,}", "0", f"{job.expand_rows:,}", "", "", "")
+        calls, stored = calls + job.expand_rows, stored + 2 * job.expand_rows
+    console.print(table)
+    console.print(f"asked of the api: {calls:,} rows at most", highlight=False)
+    console.print(f"disk: about {_megabytes(stored * job.api.row_bytes)} for the run", highlight=False)
+
+
+def show_end(job: Job) -> None:
+    """Prints where things are."""
+    run = RunDirectory(job.root, job.privacy.is_private)
+    console = Console()
+    for name, path in (
+        ("synthetic data", run.release / "synthetic.parquet"),
+        ("pictures", run.release / "samples.png"),
+        ("privacy statement", run.release / "privacy.json"),
+        ("metrics on real data (private)", run.private / "metrics.jsonl"),
+    ):
+        if path.exists():
+            console.print(f"{name}: {path}", markup=False, highlight=False, soft_wrap=True)
+    runs = account.entries(job.data_key)
+    if len(runs) > 1:
+        joint = account.joint_epsilon(runs, runs[-1].delta)
+        text = "unknown: they protect different units" if joint is None else shown(joint)
+        console.print(f"all {len(runs)} runs on this data set together: epsilon {text}", highlight=False)
+
+
+def show_budget() -> None:
+    """Prints what the account of this user knows."""
+    everything = account.everything()
+    console = Console()
+    if not everything:
+        console.print("No run on any data set is known.")
+        return
+    table = Table("data set", "run", "epsilon", "delta", "unit", "releases", box=None)
+    for data, runs in everything.items():
+        for run in runs:
+            epsilon = shown(epsilon_of(run.charges, run.delta, run.neighbours))
+            table.add_row(data, run.directory, epsilon, f"{run.delta:g}", run.unit, str(len(run.charges)))
+        joint = account.joint_epsilon(runs, runs[-1].delta)
+        text = "different units" if joint is None else shown(joint)
+        table.add_row(data, f"all {len(runs)} together", text, f"{runs[-1].delta:g}", runs[-1].unit, "", style="bold")
+    console.print(table)
+
+
+def agree_to_joint_epsilon(jobs: Sequence[Job]) -> None:
+    """Checks all jobs of a sweep. Raises UserError unless the joint epsilon on each data set was agreed to."""
+    by_data: dict[str, list[tuple[Job, Budget]]] = {}
+    for job in jobs:
+        check(job)
+        if job.privacy.is_private:
+            by_data.setdefault(job.data_key, []).append((job, plan(job.privacy, len(job.schedule))))
+    for runs in by_data.values():
+        delta = max(budget.delta for _, budget in runs)
+        if len({(job.privacy.unit, job.privacy.neighbours) for job, _ in runs}) > 1:
+            raise bad(
+                "privacy.unit", "several", "one unit and one kind of neighbours in a sweep", "Their sum means nothing."
+            )
+        charges: list[Charge] = [charge for _, budget in runs for charge in budget.charges]
+        joint = epsilon_of(charges, delta, runs[0][0].privacy.neighbours)
+        accepted = runs[0][0].privacy.accept_joint_epsilon
+        print(f"{len(runs)} runs on one data set: together epsilon {shown(joint)} at delta {delta:g}")
+        if accepted is None or accepted < joint:
+            value = "null" if accepted is None else f"{accepted:g}"
+            up = math.ceil(joint * 1000) / 1000
+            raise bad(
+                "privacy.accept_joint_epsilon",
+                value,
+                f"at least {up:g}",
+                "A sweep spends what its runs spend together.",
+            )
+
+
+def _epsilon(job: Job, charges: Sequence[Charge]) -> str:
+    if not job.privacy.is_private:
+        return "-"
+    assert job.privacy.delta is not None
+    return shown(epsilon_of(charges, job.privacy.delta, job.privacy.neighbours))
+
+
+def _shortened(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+
+
+def _megabytes(n: int) -> str:
+    return f"{n / 2**20:,.0f} MB" if n < 2**30 else f"{n / 2**30:,.1f} GB"

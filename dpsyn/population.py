@@ -1,0 +1,77 @@
+"""Samples and Population: frozen, row-aligned arrays. Row i of every array is about sample i."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+Label = Mapping[str, str]
+"""Column names to values, `{"digit": "3"}`: prompts and texts are formatted from it."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Rows of one modality.
+
+    content: images uint8 [n, h, w, c] | texts object of str [n] | table rows, structured [n].
+    traits: what the api needs to vary a row again (class id, font, pool index, ...), [n, ...] each.
+    Raises ValueError where an array has another number of rows.
+    """
+
+    content: np.ndarray
+    traits: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _same_rows(len(self.content), self.traits)
+
+    def __len__(self) -> int:
+        return len(self.content)
+
+
+@dataclass(frozen=True)
+class Population:
+    """What one iteration ends with.
+
+    labels: int64 [n], index into the declared labels.
+    parents: int64 [n], row in the population before; -1 where there is none.
+    survivors: bool [n], True where the row itself was voted for (not a fresh variation of it).
+    """
+
+    iteration: int
+    samples: Samples
+    labels: np.ndarray
+    parents: np.ndarray
+    survivors: np.ndarray
+
+    def __post_init__(self) -> None:
+        rows = {"labels": self.labels, "parents": self.parents, "survivors": self.survivors}
+        _same_rows(len(self.samples), rows)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+def _same_rows(n: int, arrays: Mapping[str, np.ndarray]) -> None:
+    for name, array in arrays.items():
+        if len(array) != n:
+            raise ValueError(f"{name} has {len(array)} rows, expected {n}: row i of every array is about sample i")
+
+
+def take(samples: Samples, rows: np.ndarray) -> Samples:
+    """The named rows (int [m] or bool [n]), in that order."""
+    return Samples(samples.content[rows], {name: values[rows] for name, values in samples.traits.items()})
+
+
+def concatenate(parts: Sequence[Samples]) -> Samples:
+    """All rows of all parts, in order. Parts must have the same traits. Raises ValueError for no parts."""
+    if not parts:
+        raise ValueError("concatenate needs at least one part")
+    names = parts[0].traits.keys()
+    if any(part.traits.keys() != names for part in parts):
+        raise ValueError(f"traits differ: {[sorted(part.traits) for part in parts]}")
+    return Samples(
+        np.concatenate([part.content for part in parts]),
+        {name: np.concatenate([part.traits[name] for part in parts]) for name in names},
+    )

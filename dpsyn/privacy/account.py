@@ -1,0 +1,82 @@
+"""What every run of this user has spent on a data set: losses add up, whoever forgets them.
+
+One file a data set in the state folder, append-only, a JSON line whenever a run starts or a draw of it is lost; the
+last line of a run counts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dpsyn.files import room_on_disk, state_folder
+from dpsyn.privacy.budget import Budget, Charge, Neighbours, Settings, Unit, epsilon_of
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run on a data set: all its declared charges, and those of its lost draws."""
+
+    data: str
+    run: str
+    directory: str
+    unit: Unit
+    neighbours: Neighbours
+    delta: float
+    charges: tuple[Charge, ...]
+
+
+def enter(data: str, run: str, directory: Path, settings: Settings, budget: Budget, lost: Sequence[Charge]) -> None:
+    """Puts a run on the account, before its first release. Without noise there is nothing to add up."""
+    if not settings.is_private:
+        return
+    charges = (*budget.charges, *lost)
+    entry = Entry(data, run, str(directory), settings.unit, settings.neighbours, budget.delta, charges)
+    if any(known == entry for known in entries(data)):
+        return
+    path = _file(data)
+    with room_on_disk(path), os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(json.dumps(asdict(entry)) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def entries(data: str) -> list[Entry]:
+    """The runs on one data set, oldest first."""
+    path = _file(data)
+    return _read(path) if path.exists() else []
+
+
+def everything() -> dict[str, list[Entry]]:
+    """All data sets that this user has run on."""
+    found = [_read(path) for path in sorted(state_folder().glob("*.jsonl"))]
+    return {runs[0].data: runs for runs in found if runs}
+
+
+def joint_epsilon(runs: Sequence[Entry], delta: float) -> float | None:
+    """Epsilon of all releases of all runs together at one delta. None where they protect different units."""
+    if len({(run.unit, run.neighbours) for run in runs}) != 1:
+        return None
+    return epsilon_of([charge for run in runs for charge in run.charges], delta, runs[0].neighbours)
+
+
+def _file(data: str) -> Path:
+    return state_folder() / f"{hashlib.sha256(data.encode()).hexdigest()[:24]}.jsonl"
+
+
+def _read(path: Path) -> list[Entry]:
+    runs: dict[str, Entry] = {}
+    for line in path.read_text().splitlines():
+        try:
+            values = json.loads(line)
+        except ValueError:  # the last line of a run that was killed while it wrote: it had released nothing yet
+            continue
+        entry = Entry(**{**values, "charges": tuple(Charge(**charge) for charge in values["charges"])})
+        runs[entry.run] = entry
+    return list(runs.values())

@@ -1,0 +1,242 @@
+"""What a run may spend, and what it costs: charges, calibration, accounting.
+
+Epsilon is computed by the privacy loss distributions of Google's dp-accounting and compared with the closed form of
+Gaussian composition (Balle and Wang 2018, theorem 8; Dong, Roth and Su 2019, corollary 1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from dpsyn.errors import UserError, bad, one_of
+
+GRID = 1024  # a user's votes are scaled to an L2 norm of at most one on the integers divided by this
+SMALLEST_SIGMA = 0.3  # below it the sampler's and the accountant's numbers stop meaning anything useful
+WEAK = 10.0  # an epsilon above this is stamped WEAK
+
+Unit = Literal["record", "user"]
+Neighbours = Literal["add_remove", "replace"]
+
+
+@dataclass(frozen=True)
+class Charge:
+    """What one release costs.
+
+    sigma: standard deviation of the noise, in votes.
+    grid: votes are counted in whole 1/grid. 1 under the record unit; noise has standard deviation sigma * grid there.
+    moves: by how many entries, each by one vote, a record that is added or removed changes the release. Under the user
+        unit (grid > 1) it is one move: all votes of a user have a joint L2 norm of at most one.
+    """
+
+    name: str
+    sigma: float
+    grid: int = 1
+    moves: int = 1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The group `privacy`. Raises UserError for a statement that could not be true.
+
+    epsilon, delta: the target. There is no default: a run says what it promises.
+    noise_multiplier: sigma in votes, instead of epsilon.
+    unit: 'record', or 'user': all rows with one value of `data.unit_column`.
+    neighbours: data sets that differ by one unit added or removed ('add_remove') or replaced ('replace').
+    nearest: a record votes for this many nearest candidates.
+    noise: 'system' (the operating system's generator), 'insecure_seeded' (tests), 'none'.
+    accept_lost_draws: go on though this many noisy releases were started and lost; each is charged.
+    accept_joint_epsilon: the joint epsilon of a sweep that you agree to.
+    """
+
+    epsilon: float | None = None
+    delta: float | None = None
+    noise_multiplier: float | None = None
+    unit: Unit = "record"
+    neighbours: Neighbours = "add_remove"
+    nearest: int = 1
+    noise: Literal["system", "insecure_seeded", "none"] = "system"
+    accept_lost_draws: int = 0
+    accept_joint_epsilon: float | None = None
+
+    def __post_init__(self) -> None:
+        for key, allowed in (
+            ("unit", ("record", "user")),
+            ("neighbours", ("add_remove", "replace")),
+            ("noise", ("system", "insecure_seeded", "none")),
+        ):
+            if getattr(self, key) not in allowed:
+                raise bad(f"privacy.{key}", getattr(self, key), one_of(allowed))
+        for key in ("nearest", "accept_lost_draws"):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int) or value < (key == "nearest"):
+                raise bad(f"privacy.{key}", value, f"a whole number, {int(key == 'nearest')} or more")
+        for key in ("epsilon", "delta", "noise_multiplier", "accept_joint_epsilon"):
+            value = getattr(self, key)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value != value):
+                raise bad(f"privacy.{key}", value, "a number")
+        if self.noise == "none":
+            if self.epsilon != math.inf:
+                raise bad(
+                    "privacy.epsilon", self.epsilon, "inf when privacy.noise=none", "Without noise nothing is kept."
+                )
+            if self.noise_multiplier is not None:
+                raise bad("privacy.noise_multiplier", self.noise_multiplier, "nothing when privacy.noise=none")
+            return
+        if self.epsilon is None and self.noise_multiplier is None:
+            do = "A run says what it promises, say privacy.epsilon=1."
+            raise bad("privacy.epsilon", "null", "a number over 0 (or privacy.noise_multiplier)", do)
+        if self.epsilon is not None and self.noise_multiplier is not None:
+            raise bad(
+                "privacy.noise_multiplier", self.noise_multiplier, "null when privacy.epsilon is given", "Give one."
+            )
+        if self.epsilon is not None and not 0 < self.epsilon < math.inf:
+            raise bad("privacy.epsilon", self.epsilon, "> 0, or inf with privacy=none")
+        if self.noise_multiplier is not None and not SMALLEST_SIGMA <= self.noise_multiplier < math.inf:
+            raise bad("privacy.noise_multiplier", self.noise_multiplier, f"{SMALLEST_SIGMA} or more")
+        if self.delta is None or not 1e-12 <= self.delta <= 1e-2:
+            value = "null" if self.delta is None else self.delta
+            raise bad("privacy.delta", value, "between 1e-12 and 1e-2", "Below 1/(number of records) is usual.")
+
+    @property
+    def is_private(self) -> bool:
+        """False where the results are for tests only and are written to `not_private/`."""
+        return self.noise == "system"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Charges fixed before the first release, and the guarantee that they add up to."""
+
+    charges: tuple[Charge, ...]
+    epsilon: float
+    delta: float
+    neighbours: Neighbours
+
+    def __post_init__(self) -> None:
+        if self.charges and self.epsilon < math.inf:
+            spent = epsilon_of(self.charges, self.delta, self.neighbours)
+            if spent > self.epsilon:
+                raise UserError(
+                    f"privacy: the noise gives epsilon {shown(spent)}, over the {self.epsilon} that is stated."
+                )
+
+    @property
+    def sigma(self) -> float:
+        """Of the votes. 0 without noise."""
+        return self.charges[0].sigma
+
+
+def plan(settings: Settings, releases: int, sigma: float | None = None) -> Budget:
+    """The budget of `releases` vote releases.
+
+    sigma: as calibrated when the run began; it is verified, not computed again. None: calibrate.
+    """
+    grid, moves = (GRID, 1) if settings.unit == "user" else (1, settings.nearest)
+    names = [f"votes {t}" for t in range(1, releases + 1)]
+
+    def charges(sigma: float) -> tuple[Charge, ...]:
+        return tuple(Charge(name, sigma, grid, moves) for name in names)
+
+    if settings.noise == "none":
+        return Budget(charges(0.0), math.inf, 0.0, settings.neighbours)
+    assert settings.delta is not None
+    if sigma is None and settings.noise_multiplier is not None:
+        sigma = float(settings.noise_multiplier)
+    if sigma is None:
+        assert settings.epsilon is not None
+        sigma = _calibrate(charges, settings.epsilon, settings.delta, settings.neighbours)
+    target = settings.epsilon
+    if target is None:
+        target = epsilon_of(charges(sigma), settings.delta, settings.neighbours)
+    return Budget(charges(sigma), target, settings.delta, settings.neighbours)
+
+
+def epsilon_of(charges: Sequence[Charge], delta: float, neighbours: Neighbours) -> float:
+    """Epsilon of all charges together. Raises UserError where accountant and closed form disagree by over 2 %."""
+    if not charges:
+        return 0.0
+    from dp_accounting.pld import privacy_loss_distribution as pld
+
+    composed = None
+    for (deviation, discrete), times in sorted(_gaussians(charges, neighbours).items()):
+        if discrete:
+            one = pld.from_discrete_gaussian_mechanism(deviation, use_connect_dots=True)
+        else:
+            one = pld.from_gaussian_mechanism(deviation, use_connect_dots=True)
+        part = one.self_compose(times)
+        composed = part if composed is None else composed.compose(part)
+    assert composed is not None
+    epsilon = float(composed.get_epsilon_for_delta(delta))
+    closed = closed_form(charges, delta, neighbours)
+    if not math.isfinite(epsilon):
+        raise UserError(f"privacy: no finite epsilon at delta {delta}. Less noise was asked for than can be accounted.")
+    if min(charge.sigma for charge in charges) >= 1 and abs(epsilon - closed) > 0.02 * closed:
+        raise UserError(
+            f"privacy: the accountant says epsilon {epsilon:.4f}, the closed form {closed:.4f}: do not release."
+        )
+    return epsilon
+
+
+def closed_form(charges: Sequence[Charge], delta: float, neighbours: Neighbours) -> float:
+    """Epsilon of the continuous Gaussians with the same noise: exact for them, near for the discrete ones."""
+    from scipy.optimize import brentq
+    from scipy.special import log_ndtr
+
+    mu = math.sqrt(sum(times / deviation**2 for (deviation, _), times in _gaussians(charges, neighbours).items()))
+
+    def log_delta(epsilon: float) -> float:
+        first, second = log_ndtr(-epsilon / mu + mu / 2), epsilon + log_ndtr(-epsilon / mu - mu / 2)
+        return float(first + math.log1p(-math.exp(min(second - first, -1e-300))))
+
+    if mu == 0 or log_delta(1e-12) <= math.log(delta):
+        return 0.0
+    upper = 1.0
+    while log_delta(upper) > math.log(delta):
+        upper *= 2
+    return float(brentq(lambda e: log_delta(e) - math.log(delta), 1e-12, upper, xtol=1e-12, rtol=1e-12))
+
+
+def shown(epsilon: float) -> str:
+    """Rounded up to four digits after the point: what is shown is never less than what was spent."""
+    if not math.isfinite(epsilon):
+        return "inf"
+    text = f"{math.ceil(epsilon * 1e4) / 1e4:.4f}".rstrip("0")
+    return text + "0" if text.endswith(".") else text
+
+
+def _gaussians(charges: Sequence[Charge], neighbours: Neighbours) -> Counter[tuple[float, bool]]:
+    """(standard deviation at sensitivity one, is it a discrete Gaussian) -> how often it is composed."""
+    count: Counter[tuple[float, bool]] = Counter()
+    for charge in charges:
+        if charge.grid == 1:
+            # a record moves `moves` entries by one each: as many one-entry mechanisms of sensitivity one
+            count[charge.sigma, True] += charge.moves * (2 if neighbours == "replace" else 1)
+        else:
+            # the discrete Gaussian of standard deviation s is a randomised rounding of the continuous one with
+            # sqrt(s^2 - 4); two non-negative vectors of norm one are at most sqrt(2) apart
+            deviation = math.sqrt((charge.sigma * charge.grid) ** 2 - 4) / charge.grid
+            count[deviation / (math.sqrt(2) if neighbours == "replace" else 1.0), False] += charge.moves
+    return count
+
+
+def _calibrate(
+    charges: Callable[[float], tuple[Charge, ...]], epsilon: float, delta: float, neighbours: Neighbours
+) -> float:
+    """The least sigma, rounded up to four digits after the point, with epsilon(sigma) <= epsilon."""
+    low, high = SMALLEST_SIGMA, SMALLEST_SIGMA
+    while closed_form(charges(high), delta, neighbours) > epsilon:
+        low, high = high, high * 2
+    while high - low > 1e-5 * low:
+        middle = (low + high) / 2
+        low, high = (middle, high) if closed_form(charges(middle), delta, neighbours) > epsilon else (low, middle)
+    # the accountant has the last word; it is near the closed form wherever sigma is not small
+    step = max(1e-4, 2e-5 * high)
+    sigma = math.ceil(high * 1e4) / 1e4
+    while epsilon_of(charges(sigma), delta, neighbours) > epsilon:
+        sigma = math.ceil((sigma + step) * 1e4) / 1e4
+        step *= 2
+    return sigma

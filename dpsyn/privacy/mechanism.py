@@ -1,0 +1,31 @@
+"""Noise: OpenDP's discrete Gaussian (Canonne, Kamath and Steinke 2020), exact, from the operating system's randomness.
+
+Whole integers in, whole integers out: there are no low-order bits of a float to leak through.
+"""
+
+import math
+
+import numpy as np
+
+from dpsyn.privacy.budget import SMALLEST_SIGMA
+
+
+def discrete_gaussian(counts: np.ndarray, scale: float) -> np.ndarray:
+    """counts int64 [n] + noise of standard deviation `scale`, drawn for the whole vector at once. int64 [n].
+
+    Raises ValueError for a scale that is not finite or is too small: a scale of 0 would return the exact counts.
+    """
+    if not (math.isfinite(scale) and scale >= SMALLEST_SIGMA):
+        raise ValueError(f"scale {scale}: expected finite and at least {SMALLEST_SIGMA}")
+    import opendp.prelude as dp
+
+    dp.enable_features("contrib")
+    # 32 bits would saturate: a user's votes are counted in 1/1024
+    vector = dp.vector_domain(dp.atom_domain(T="i64"))
+    noisy = dp.m.make_gaussian(vector, dp.l2_distance(T="f64"), scale=float(scale))
+    return np.asarray(noisy(counts.astype(np.int64).tolist()), dtype=np.int64)
+
+
+def insecure_seeded(counts: np.ndarray, scale: float, seed: tuple[int, ...]) -> np.ndarray:
+    """Rounded Gaussian noise that anyone with the seed can take off: for tests, written to `not_private/` only."""
+    return counts + np.rint(np.random.default_rng(seed).normal(0.0, scale, len(counts))).astype(np.int64)

@@ -1,0 +1,163 @@
+"""The run directory: what is released, what is private, resume, refusal, one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dpsyn.errors import UserError
+from dpsyn.files import private_folder, room_on_disk, sha256, stamp, write, write_folder
+from dpsyn.population import Label, Population
+from dpsyn.storage import from_parquet, to_parquet
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """root: its place. is_private: without noise that is fit for it, nothing is written to `release/`."""
+
+    root: Path
+    is_private: bool = True
+
+    @property
+    def release(self) -> Path:
+        return self.root / ("release" if self.is_private else "not_private")
+
+    @property
+    def private(self) -> Path:
+        return self.root / "private"
+
+    @property
+    def votes(self) -> Path:
+        return self.release / "votes"
+
+    def checkpoint(self, iteration: int) -> Path:
+        return self.release / "iterations" / f"{iteration:03d}" / "samples.parquet"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes the directory if need be. Raises UserError where another process works in it."""
+        private_folder(self.private)
+        with os.fdopen(os.open(self.private / "lock", os.O_RDWR | os.O_CREAT, 0o600), "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"run_dir={self.root}: another process is working there. Wait, or name another."
+                ) from None
+            with room_on_disk(self.root):
+                for folder in (self.votes, self.release / "iterations"):
+                    folder.mkdir(parents=True, exist_ok=True)
+            yield
+
+    def identity(self) -> dict[str, Any] | None:
+        """What the run that is there was started as; None where there is none. Raises UserError when it was lost."""
+        path = self.private / "config.yaml"
+        if not path.exists():
+            if any(self.root.glob("*/votes/*")) or any(self.root.glob("*/iterations/*")):
+                raise UserError(
+                    f"run_dir={self.root}: its private/config.yaml is gone, so this run cannot go on. "
+                    "It can be expanded, reported and exported; name another run_dir for a new one."
+                )
+            return None
+        import yaml
+
+        known: dict[str, Any] = yaml.safe_load(path.read_text())
+        return known
+
+    def identify(self, settings: Mapping[str, Any], fingerprint: str, sigma: float) -> str:
+        """The run's id: that of the run that is here, if it is the same one; else a new one, written down.
+
+        Raises UserError with the keys that differ.
+        """
+        import yaml
+
+        known = self.identity()
+        if known is None:
+            run = secrets.token_hex(16)
+            facts = {"run": run, "sigma": sigma, "fingerprint": fingerprint, "settings": dict(settings)}
+            write(self.private / "config.yaml", yaml.safe_dump(facts, sort_keys=False).encode(), private=True)
+            return run
+        before, now = flat(known["settings"]), flat(settings)
+        keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+        if keys:
+            differing = ", ".join(f"{key} was {before.get(key)}, now {now.get(key)}" for key in keys)
+            raise UserError(
+                f"run_dir={self.root}: a run with other settings is there ({differing}). Name another run_dir."
+            )
+        if known["fingerprint"] != fingerprint:
+            raise UserError(f"run_dir={self.root}: data: the files changed since this run began. Name another run_dir.")
+        return str(known["run"])
+
+    def save(self, population: Population, labels: Sequence[Label]) -> None:
+        """A checkpoint: the folder of an iteration, whole or not there."""
+        import hashlib
+
+        content = to_parquet(population, labels)
+        digest = f"{hashlib.sha256(content).hexdigest()}  samples.parquet\n"
+        folder = self.checkpoint(population.iteration).parent
+        write_folder(folder, {"samples.parquet": content, "SHA256SUMS": digest.encode()})
+
+    def load(self, iteration: int, per_label: int | None = None) -> Population:
+        """per_label: only so many rows of each label, survivors first; None: all.
+
+        Raises UserError where the checkpoint is missing or is not what was written."""
+        path = self.checkpoint(iteration)
+        try:
+            expected = (path.parent / "SHA256SUMS").read_text().split()[0]
+            intact = sha256(path) == expected
+        except (OSError, IndexError, UnicodeDecodeError):
+            intact = False
+        if not intact:
+            raise UserError(
+                f"{path}: this checkpoint is damaged (wrong checksum). Restore it, or name another run_dir."
+            )
+        return from_parquet(path.read_bytes(), path, per_label)
+
+    def iterations(self) -> list[int]:
+        """The iterations that are there, rising."""
+        return sorted(int(path.name) for path in (self.release / "iterations").glob("[0-9]*"))
+
+    def add_metrics(self, numbers: Mapping[str, Any], private: bool) -> None:
+        """One line more in `metrics.jsonl`, private or released; the last line of an iteration counts."""
+        path = (self.private if private else self.release) / "metrics.jsonl"
+        lines = path.read_text() if path.exists() else ""
+        write(path, (lines + json.dumps(numbers) + "\n").encode(), private=private)
+
+    def log(self, text: str) -> None:
+        """Dates and durations: private."""
+        import datetime
+
+        now = datetime.datetime.now().isoformat(timespec="milliseconds")
+        path = self.private / "log"
+        with room_on_disk(path), os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:
+            file.write(f"{now} {text}\n")
+
+    def stamp(self) -> None:
+        stamp(self.release)
+
+
+def open_run(root: Path) -> RunDirectory:
+    """A run that exists. Raises UserError where there is none."""
+    for is_private in (True, False):
+        run = RunDirectory(root, is_private)
+        if (run.release / "privacy.json").exists():
+            return run
+    raise UserError(f"{root}: no run of dpsyn is there (no release/privacy.json).")
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{'a': {'b': 1}} -> {'a.b': 1}"""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found

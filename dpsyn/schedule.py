@@ -1,0 +1,80 @@
+"""A schedule is a tuple of Steps; its length is the number of releases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dpsyn.api import Degree
+from dpsyn.errors import bad
+
+Select = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
+"""(noisy votes of one label's candidates int64 [m], how many, generator) -> rows int64 [how many] in [0, m)"""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One iteration: a release of votes, then the next population.
+
+    size: how many survivors, over all labels.
+    degree: how far a variation goes; the api says what its degrees mean.
+    folds: variations made of each survivor.
+    keep: survivors stay in the population.
+    lookahead: a candidate is embedded as the mean of this many of its variations (K of the paper); 0: as itself.
+    select: noisy votes -> rows that survive.
+    """
+
+    size: int
+    degree: Degree
+    select: Select
+    folds: int = 1
+    keep: bool = True
+    lookahead: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise bad("schedule.size", self.size, "at least 1")
+        if self.folds < 0:
+            raise bad("schedule.folds", self.folds, "0 or more")
+        if self.folds == 0 and not self.keep:
+            raise bad("schedule.folds", 0, "1 or more when schedule.keep=false", "Nothing would be left.")
+        if self.lookahead < 0:
+            raise bad("schedule.lookahead", self.lookahead, "0 or more")
+
+
+def initial_size(schedule: Sequence[Step]) -> int:
+    """Rows of the population before the first vote: as many as the first step leaves behind."""
+    return schedule[0].size * (schedule[0].folds + schedule[0].keep)
+
+
+def steps(
+    releases: int,
+    size: int | Sequence[int],
+    degree: Degree | Sequence[Degree],
+    select: Select | Sequence[Select],
+    folds: int | Sequence[int] = 1,
+    keep: bool | Sequence[bool] = True,
+    lookahead: int | Sequence[int] = 0,
+) -> tuple[Step, ...]:
+    """`releases` Steps; every other argument is one value for all of them, or a list with a value a release.
+
+    A mapping of degrees may hold lists too: `{font: [0.8, 0.4], size: 3}`.
+    Raises UserError for a list of another length.
+    """
+    if isinstance(releases, bool) or not isinstance(releases, int) or releases < 1:
+        raise bad("schedule.releases", releases, "a whole number, 1 or more")
+
+    def at(key: str, value: object, t: int) -> object:
+        if isinstance(value, Mapping):
+            return {name: at(f"{key}.{name}", part, t) for name, part in value.items()}
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            if len(value) != releases:
+                do = f"schedule.releases is {releases}."
+                raise bad(f"schedule.{key}", list(value), f"one value, or one a release ({releases})", do)
+            return value[t]
+        return value
+
+    given = {"size": size, "degree": degree, "select": select, "folds": folds, "keep": keep, "lookahead": lookahead}
+    return tuple(Step(**{k: at(k, v, t) for k, v in given.items()}) for t in range(releases))  # type: ignore[arg-type]

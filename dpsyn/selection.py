@@ -1,0 +1,49 @@
+"""Noisy votes -> the rows that survive, for the candidates of one label. Post-processing: no private data here.
+
+All take (votes int64 [m], size, generator) and return rows int64 [size] in [0, m). Where no candidate has a positive
+weight they choose uniformly: the votes say nothing, the budget is spent, and the run goes on.
+"""
+
+import numpy as np
+
+
+def proportional(votes: np.ndarray, size: int, rng: np.random.Generator, threshold: float = 0.0) -> np.ndarray:
+    """PE (arXiv 2305.15560, algorithm 2): subtract the threshold, clip at zero, draw with replacement."""
+    weights = np.maximum(votes - max(threshold, 0.0), 0.0)
+    return rng.choice(len(votes), size, p=_shares(weights))
+
+
+def top(votes: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Aug-PE (2403.01749, 'rank'): the `size` candidates with most votes, ties to the lowest row.
+
+    With fewer candidates than `size` the ranking is gone through again from its head.
+    """
+    ranking = np.argsort(-votes, kind="stable")
+    return np.resize(ranking, size).astype(np.int64)
+
+
+def balanced(votes: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """The noisy counts projected on the simplex of their own sum, then systematic resampling.
+
+    The projection (Euclidean) is the non-negative vector nearest to the noisy one that keeps its mass, so noise on the
+    many candidates without votes cancels instead of surviving as mass. Systematic resampling gives every candidate its
+    share of `size`, up or down to the next whole number.
+    """
+    shares = _shares(project_on_simplex(votes.astype(np.float64), float(votes.sum())))
+    points = (np.arange(size) + rng.random()) / size
+    return np.minimum(np.searchsorted(np.cumsum(shares), points, side="right"), len(votes) - 1)
+
+
+def project_on_simplex(values: np.ndarray, mass: float) -> np.ndarray:
+    """The nearest point (L2) with non-negative entries that sum to `mass`; all zeros for mass <= 0. float64 [m]."""
+    if mass <= 0:
+        return np.zeros_like(values)
+    falling = np.sort(values)[::-1]
+    excess = (np.cumsum(falling) - mass) / np.arange(1, len(values) + 1)
+    level = excess[np.flatnonzero(falling > excess)[-1]]
+    return np.maximum(values - level, 0.0)
+
+
+def _shares(weights: np.ndarray) -> np.ndarray:
+    total = weights.sum()
+    return weights / total if total > 0 else np.full(len(weights), 1 / len(weights))

@@ -1,0 +1,122 @@
+"""What a run shows while it works: a live panel on a terminal, plain lines elsewhere.
+
+Phases that read private data show that they go on, and no number, rate or time: how many records there are is private.
+Plain lines bear no times at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+SHOWN_ITERATIONS = 12
+SIGNS = {
+    "effective": ("effective candidates", "{:.0f}"),
+    "top_tenth": ("mass in top tenth", "{:.0%}"),
+    "signal_to_noise": ("signal to noise", "{:.2f}"),
+    "ancestors": ("ancestors", "{:.0f}"),
+}
+
+
+class Screen:
+    """facts: lines at the head, name to value. releases: how many are declared."""
+
+    def __init__(self, console: Console, facts: Mapping[str, str], releases: int) -> None:
+        self.console = console
+        self.facts = facts
+        self.releases = releases
+        self.signs: dict[int, Mapping[str, float]] = {}
+        self.notes: list[str] = []
+        columns = (
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        self.public = Progress(SpinnerColumn(), TextColumn("{task.description}"), *columns, console=console)
+        self.hidden = Progress(
+            SpinnerColumn(), TextColumn("{task.description} (private: no progress is shown)"), console=console
+        )
+        self.live: Live | None = None
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        if not self.console.is_terminal:
+            for name, value in self.facts.items():
+                self._print(f"{name}: {value}")
+            yield
+            return
+        with Live(self, console=self.console, refresh_per_second=8) as self.live:
+            yield
+            self.live.update(self, refresh=True)
+
+    def line(self, text: str) -> None:
+        """A remark that stays."""
+        self.notes.append(text)
+        if self.live is None:
+            self._print(text)
+
+    def released(self, iteration: int, signs: Mapping[str, float]) -> None:
+        """Vital signs of an iteration, from its noisy votes."""
+        self.signs[iteration] = signs
+        if self.live is None:
+            parts = [f"{words} {form.format(signs[name])}" for name, (words, form) in SIGNS.items()]
+            self._print(f"iteration {iteration} of {self.releases}: " + ", ".join(parts))
+
+    @contextmanager
+    def phase(self, text: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A public phase with its progress: call the result with the number of rows done."""
+        if self.live is None:
+            yield lambda _: None
+            return
+        task = self.public.add_task(text, total=total, rate="")
+
+        def advance(rows: int) -> None:
+            self.public.advance(task, rows)
+            speed = self.public.tasks[-1].speed
+            self.public.update(task, rate=f"{speed:,.0f}/s" if speed else "")
+
+        try:
+            yield advance
+        finally:
+            self.public.remove_task(task)
+
+    @contextmanager
+    def private_phase(self, text: str) -> Iterator[None]:
+        if self.live is None:
+            yield
+            return
+        task = self.hidden.add_task(text, total=None)
+        try:
+            yield
+        finally:
+            self.hidden.remove_task(task)
+
+    def __rich__(self) -> RenderableType:
+        head = Table.grid(padding=(0, 2))
+        for name, value in self.facts.items():
+            head.add_row(f"[dim]{name}", value)
+        made = max(self.signs, default=0)
+        head.add_row("[dim]releases", f"{made} of {self.releases}")
+        parts: list[Any] = [head]
+        if self.signs:
+            table = Table("iteration", *(words for words, _ in SIGNS.values()), box=None, padding=(0, 2))
+            for t in sorted(self.signs)[-SHOWN_ITERATIONS:]:
+                table.add_row(str(t), *(form.format(self.signs[t][name]) for name, (_, form) in SIGNS.items()))
+            parts += ["", table]
+        parts += [f"[yellow]{note}" for note in self.notes[-4:]]
+        if self.public.tasks:
+            parts += ["", self.public]
+        if self.hidden.tasks:
+            parts += ["", self.hidden]
+        return Panel(Group(*parts), title="dpsyn", border_style="cyan", expand=False)
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,201 @@
+"""Who votes for what: the nearest candidates of a record, votes per privacy unit, and the seal on exact counts.
+
+A vote is a function of the one record and the candidates, and of nothing else. A bare float32 search is not: its
+rounding depends on the block a record stands in, and one inserted record flips the votes of others (measured: 160 votes
+on digits with repeated survivors). So the search only makes a shortlist. Where the gap between the last candidate
+taken and the first one left exceeds what rounding can do, the shortlist is right as it stands; elsewhere distances are
+taken again in float64, in one fixed order, among as many candidates as rounding could have mixed up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NoReturn
+
+import numpy as np
+
+from dpsyn.privacy.budget import GRID
+
+SHORTLIST = 8
+UNIT_ROUNDOFF = 2.0**-24  # of float32
+FARTHEST = 1e15  # the square of a larger entry, summed, leaves float32
+
+Search = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+"""(records float32 [b, d], k) -> squared distances float32 [b, k] rising, rows int64 [b, k]; -1 where there is none"""
+
+
+class Votes:
+    """Exact counts, sealed: they cannot be printed, copied, compared, pickled or turned into an array by accident.
+
+    Only the ledger opens them, and only to add noise.
+    """
+
+    __slots__ = ("__counts",)
+
+    def __init__(self, counts: np.ndarray) -> None:
+        self.__counts = counts
+
+    def __repr__(self) -> str:
+        return "Votes(sealed)"
+
+    def __sealed(self, *_: object) -> NoReturn:
+        raise TypeError("votes are sealed: exact counts leave only through the ledger, with noise")
+
+    __array__ = __iter__ = __len__ = __getitem__ = __reduce_ex__ = __reduce__ = __sealed
+    __copy__ = __deepcopy__ = __eq__ = __bool__ = __sealed
+    __hash__ = None  # type: ignore[assignment]
+
+
+def unseal(votes: Votes) -> np.ndarray:
+    """The exact counts, int64 [n]. Called by `privacy/ledger.py` alone; a test watches."""
+    counts: np.ndarray = votes._Votes__counts  # type: ignore[attr-defined]
+    return counts
+
+
+def distinct(vectors: np.ndarray) -> np.ndarray:
+    """The lowest row of every distinct finite vector, rising. vectors float32 [n, d] -> int64 [m]."""
+    usable = np.flatnonzero(_measurable(vectors))
+    if not len(usable):
+        return usable
+    solid = np.ascontiguousarray(vectors[usable] + np.float32(0))  # -0.0 and 0.0 are one vector
+    _, first = np.unique(solid.view(np.dtype((np.void, solid.shape[1] * 4))).ravel(), return_index=True)
+    return usable[np.sort(first)]
+
+
+def nearest(records: np.ndarray, candidates: np.ndarray, k: int, search: Search) -> np.ndarray:
+    """The k nearest candidates of every record by Euclidean distance, exactly; ties to the lowest row.
+
+    records float32 [b, d]; candidates float32 [m, d], distinct and finite; k <= m. Returns int64 [b, k], in no order.
+    A record that has no distance (an entry is NaN, inf or beyond 1e15) gets the lowest k rows.
+    """
+    m = len(candidates)
+    everyone = np.arange(m)
+    lost = ~_measurable(records)
+    records = np.where(lost[:, None], np.float32(0), records)
+    found = np.tile(everyone[:k], (len(records), 1))
+    if m == k:
+        return found
+    # |computed - true| squared distance of any float32 evaluation, |x|^2 + |c|^2 - 2 xc among them (Higham 2002, 3.1)
+    reach = _norms(records) + float(_norms(candidates).max())
+    slack = 2 * (records.shape[1] + 16) * UNIT_ROUNDOFF * reach**2
+    open_rows = np.flatnonzero(~lost)
+    width = min(m, k + SHORTLIST - 1)
+    while len(open_rows):
+        distances, rows = search(records[open_rows], width)
+        distances = distances.astype(np.float64)
+        limit = distances[:, k - 1] + 2 * slack[open_rows]
+        complete = (rows >= 0).all(1) & ((distances[:, -1] > limit) | (width == m))
+        clear = complete & (distances[:, k] > limit)
+        found[open_rows[clear]] = rows[clear, :k]
+        near = complete & ~clear
+        found[open_rows[near]] = _nearest_in_float64(
+            records[open_rows[near]], candidates, np.where(distances[near] <= limit[near, None], rows[near], -1), k
+        )
+        open_rows = open_rows[~complete]
+        if width == m:  # a search that gives no row for a good record: look at every candidate
+            for row in open_rows:
+                found[row] = _nearest_in_float64(records[row : row + 1], candidates, everyone[None], k)
+            break
+        width = min(m, width * 16)
+    return found
+
+
+def count_by_record(choices: Iterable[np.ndarray], n: int) -> Votes:
+    """One vote for each chosen candidate. choices: int64 [b, k] rows in [0, n)."""
+    counts, cast = np.zeros(n, np.int64), 0
+    for rows in choices:
+        counts += np.bincount(rows.ravel(), minlength=n)
+        cast += rows.size
+    assert counts.sum() == cast, "votes were lost or counted twice"
+    return Votes(counts)
+
+
+def count_by_user(choices: Iterable[tuple[np.ndarray, np.ndarray]], n: int) -> Votes:
+    """Votes in 1/GRID: each user's votes over *all* labels are one vector, scaled to an L2 norm of at most one.
+
+    choices: (units int64 [b], rows int64 [b, k]); a unit of -1 has no id and casts no vote. Integers throughout:
+    floor(GRID * c / |c|) = isqrt(GRID^2 c^2 // |c|^2).
+    """
+    pairs = [
+        np.stack([np.repeat(units[known], rows.shape[1]), rows[known].ravel()])
+        for units, rows in choices
+        for known in [units >= 0]
+    ]
+    counts = np.zeros(n, np.int64)
+    if not pairs or not sum(part.shape[1] for part in pairs):
+        return Votes(counts)
+    (users, rows), times = np.unique(np.concatenate(pairs, axis=1), axis=1, return_counts=True)
+    starts = np.flatnonzero(np.diff(users, prepend=-1))
+    sizes = np.diff(np.append(starts, len(users)))
+    square_norms = np.repeat(np.add.reduceat(times**2, starts), sizes)
+    squares = np.arange(GRID + 1, dtype=np.int64) ** 2
+    scaled = np.searchsorted(squares, GRID**2 * times**2 // square_norms, side="right") - 1
+    assert (np.add.reduceat(scaled**2, starts) <= GRID**2).all(), "a user has more than one vote"
+    np.add.at(counts, rows, scaled)
+    return Votes(counts)
+
+
+def faiss_search(candidates: np.ndarray) -> Search:
+    """Exact flat search on the CPU. candidates float32 [m, d]."""
+    import faiss
+
+    index = faiss.IndexFlatL2(candidates.shape[1])
+    index.add(np.ascontiguousarray(candidates))
+
+    def search(records: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        distances, rows = index.search(np.ascontiguousarray(records), k)
+        return distances, rows
+
+    return search
+
+
+def torch_search(candidates: np.ndarray, device: str) -> Search:
+    """The same on a torch device. float32 without TF32. candidates float32 [m, d]."""
+    import torch
+
+    with torch.no_grad():
+        there = torch.from_numpy(candidates).to(device)
+        squares = (there * there).sum(1)
+    # a block of 2^28 distances is 1 GiB
+    block = max(1, 2**28 // max(1, len(candidates)))
+
+    def search(records: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        tf32, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, False
+        try:
+            with torch.no_grad():
+                parts = []
+                for start in range(0, len(records), block):
+                    mine = torch.from_numpy(records[start : start + block]).to(device)
+                    distances = torch.addmm(squares, mine, there.T, alpha=-2) + (mine * mine).sum(1, keepdim=True)
+                    parts.append(torch.topk(distances, k, largest=False, sorted=True))
+                return (
+                    torch.cat([part.values for part in parts]).cpu().numpy(),
+                    torch.cat([part.indices for part in parts]).cpu().numpy(),
+                )
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = tf32
+
+    return search
+
+
+def _nearest_in_float64(records: np.ndarray, candidates: np.ndarray, shortlists: np.ndarray, k: int) -> np.ndarray:
+    """shortlists int64 [b, w], -1 for no candidate -> int64 [b, k]; the order of summation depends on d alone."""
+    at, column = np.nonzero(shortlists >= 0)
+    rows = shortlists[at, column]
+    distances = np.empty(len(rows))
+    block = max(1, 2**21 // candidates.shape[1])
+    for start in range(0, len(rows), block):
+        part = slice(start, start + block)
+        gaps = candidates[rows[part]].astype(np.float64) - records[at[part]]
+        distances[part] = np.square(gaps, out=gaps).sum(1)
+    order = np.lexsort((rows, distances, at))
+    firsts = np.searchsorted(at[order], np.arange(len(records)))
+    return rows[order[firsts[:, None] + np.arange(k)]]
+
+
+def _measurable(vectors: np.ndarray) -> np.ndarray:
+    return np.abs(vectors).max(1, initial=0) < FARTHEST  # False for NaN too
+
+
+def _norms(vectors: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
