@@ -198,7 +198,13 @@ def corrupt() -> dict[str, bytes | None]:
     noise = encoded(np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8))
     bomb = bytearray(grey(0))
     bomb[16:24] = (60000).to_bytes(4, "big") * 2
+    tiff = bytearray(encoded(np.arange(4096).reshape(64, 64).astype(np.uint8), "TIFF", compression="tiff_lzw"))
+    tiff[20:400] = b"\xff" * 380
+    many = bytearray(encoded(np.zeros((4, 4, 3), np.uint8), "TIFF"))
+    many[many.index(b"\x15\x01") + 8] = 94
     return {
+        "damaged tiff": bytes(tiff),
+        "tiff of 94 samples a pixel": bytes(many),
         "nothing": None,
         "zero bytes": b"",
         "text": CANARY.encode(),
@@ -428,6 +434,17 @@ def test_moving_a_byte_between_two_files_changes_the_fingerprint(tmp_path: Path)
     one = tree(tmp_path / "1", {"a.png": b"ab", "b.png": b"c"})
     two = tree(tmp_path / "2", {"a.png": b"a", "b.png": b"bc"})
     assert HubImages(one).fingerprint() != HubImages(two).fingerprint()
+
+
+def test_a_file_that_cannot_be_opened_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, *args: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    data = HubImages(tree(tmp_path, {f"{CANARY}.png": grey(1)}))
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UserError, match="expected files that can be read") as caught:
+        data.fingerprint()
+    assert caught.value.__context__ is None and CANARY not in str(caught.value)
 
 
 # Messages

@@ -7,10 +7,12 @@ alone (measured, datasets 5.2): reading would not be a map of one row. It reads 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
 import itertools
 import json
+import logging
 import os
 import re
 import warnings
@@ -31,10 +33,8 @@ from dpsyn.population import Label, Samples
 # Formats that Pillow decodes by itself: opening an EPS, for one, would start Ghostscript.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF")
 SUFFIXES = {
-    "imagefolder": frozenset(
-        [".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".avif"]
-    ),
-    "parquet": frozenset([".parquet"]),
+    "imagefolder": (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".avif"),
+    "parquet": (".parquet",),
 }
 MAX_PIXELS = 100_000_000
 
@@ -121,25 +121,21 @@ class HubImages:
         if first is None:
             raise bad("data.path", self.path, "parquet files" if kind == "parquet" else "images in it")
         if kind == "parquet":
-            self._parquet_columns(first)
+            self._parquet_columns(Path(first))
         else:
             self._check_columns(["image", "label"], ["image"])
 
     def fingerprint(self) -> str:
-        """Of names, sizes and content of local files; of the commit (or the checksums) of a data set on the hub."""
-        digest = blake2b(digest_size=32)
+        """Of names, sizes and content of local files; of the name and the commit of a data set on the hub."""
         kind = self._kind()
         if kind == "hub":
-            digest.update(json.dumps([self.path, self.subset, self.split, _commit(str(self.path))]).encode())
-            return digest.hexdigest()
-        root = _root(str(self.path))
-        for file in sorted(_walk(str(self.path), kind)):
-            content = blake2b(digest_size=32)
-            with file.open("rb") as stream:
-                while block := stream.read(1 << 20):
-                    content.update(block)
-            digest.update(os.fsencode(file.relative_to(root)) + b"\0%d\0" % file.stat().st_size + content.digest())
-        return digest.hexdigest()
+            name = json.dumps([self.path, self.subset, self.split, _commit(str(self.path))])
+            return blake2b(name.encode(), digest_size=32).hexdigest()
+        try:
+            return _content(sorted(_walk(str(self.path), kind)), _root(str(self.path)))
+        except OSError:  # it names a private file, so ours is raised after it and not from it
+            pass
+        raise bad("data.path", self.path, "files that can be read")
 
     def batches(self, size: int) -> Iterator[Records]:
         """Batches of exactly `size` rows but for the last, which may have none where rows were refused after it.
@@ -230,12 +226,12 @@ class HubImages:
         if kind == "hub":
             yield from self._hub_rows(_commit(str(self.path)))
             return
-        for file in sorted(_walk(str(self.path), kind)):
+        root = _root(str(self.path))
+        for file in map(Path, sorted(_walk(str(self.path), kind))):
             if kind == "parquet":
                 yield from self._parquet_rows(file)
             else:
-                folder = file.parent
-                yield {"image": file, "label": folder.name if folder != _root(str(self.path)) else None}
+                yield {"image": file, "label": file.parent.name if file.parent != root else None}
 
     def _parquet_columns(self, file: Path) -> list[str]:
         import pyarrow as pa
@@ -264,7 +260,7 @@ class HubImages:
         import pyarrow.parquet as pq
 
         columns = self._parquet_columns(file)
-        # With either left at its default, Arrow holds the row group: 991 MiB for a group of 751, against 433 (its pages).
+        # With either left at its default, Arrow holds a row group: 991 MiB for one of 751, against 433 (its pages).
         with pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False) as reader:
             names = _class_names(reader.schema_arrow.metadata)
             for batch in reader.iter_batches(batch_size=64, columns=columns):
@@ -340,21 +336,33 @@ def _root(path: str) -> Path:
     return place
 
 
-def _walk(path: str, kind: str) -> Iterator[Path]:
+def _walk(path: str, kind: str) -> Iterator[str]:
     """The files of one kind under a file, folder or pattern, unsorted. Whether one is read depends on it alone."""
-    place, root = os.path.expanduser(path), _root(path)
+    place = os.path.expanduser(path)
     if os.path.isfile(place):
-        yield Path(place)
+        yield place
         return
-    names: Iterator[str]
-    if os.path.isdir(place):
-        names = (os.path.join(folder, name) for folder, _, files in os.walk(place) for name in files)
-    else:
-        names = glob.iglob(place, recursive=True)
-    for file in map(Path, names):
-        hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
-        if not hidden and file.suffix.lower() in SUFFIXES[kind] and file.is_file():
-            yield file
+    for name in _below(place) if os.path.isdir(place) else glob.iglob(place, recursive=True):
+        if name.lower().endswith(SUFFIXES[kind]) and os.path.isfile(name):
+            yield name
+
+
+def _below(top: str) -> Iterator[str]:
+    for folder, folders, names in os.walk(top):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (os.path.join(folder, name) for name in names if not name.startswith("."))
+
+
+def _content(files: Sequence[str], root: Path) -> str:
+    digest = blake2b(digest_size=32)
+    for file in map(Path, files):
+        content, size = blake2b(digest_size=32), 0
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                content.update(block)
+                size += len(block)
+        digest.update(os.fsencode(file.relative_to(root)) + b"\0%d\0" % size + content.digest())
+    return digest.hexdigest()
 
 
 def _class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
@@ -388,9 +396,10 @@ def _decoded(
     """uint8 [h, w, c], or None for anything that is no image, whatever Pillow raises."""
     from PIL import Image
 
+    logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's quote sizes and tags of the image
+            warnings.simplefilter("ignore")  # Pillow's, like its log, quote sizes and tags of the image
             with Image.open(source if isinstance(source, Path) else BytesIO(source or b""), formats=FORMATS) as image:
                 return _pixels(image, mode, size, center_crop)
     except Exception:
@@ -402,7 +411,8 @@ def _pixels(image: Any, mode: str, size: Sequence[int] | None, center_crop: bool
 
     if image.width * image.height > MAX_PIXELS:
         raise ValueError("too many pixels")
-    image.load()
+    with _stderr_closed() if image.tile and image.tile[0][0] == "libtiff" else contextlib.nullcontext():
+        image.load()
     if image.mode.startswith("I;16"):
         image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
     elif image.mode in ("I", "F"):
@@ -421,6 +431,19 @@ def _pixels(image: Any, mode: str, size: Sequence[int] | None, center_crop: bool
         image = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
     pixels = np.asarray(image)
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+@contextlib.contextmanager
+def _stderr_closed() -> Iterator[None]:
+    """libtiff writes numbers of a damaged image to the process's standard error, past Python; no other format does."""
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
 
 
 def _guarded(rows: Iterator[Row], path: str) -> Iterator[Row]:
@@ -457,19 +480,22 @@ def _quiet_datasets() -> Any:
 
 
 @functools.cache
-def _commit(name: str) -> str | None:
+def _commit(name: str) -> str:
     """The commit of a data set on the hub, asked once a process, so that what is read is what was fingerprinted.
 
-    None where the hub does not tell it. Raises UserError where the hub cannot be reached.
+    Raises UserError where the hub cannot be reached or does not tell it: a name alone is no digest of content.
     """
     _quiet_datasets()
     from huggingface_hub import HfApi
 
+    kind = "no commit"
     try:
-        return HfApi().dataset_info(name).sha
+        commit = HfApi().dataset_info(name).sha
     except Exception as error:
-        kind = type(error).__name__
-    raise bad("data.path", name, f"an existing file or folder, or a name on the hub that can be reached ({kind})")
+        commit, kind = None, type(error).__name__
+    if commit is None:
+        raise bad("data.path", name, f"an existing file or folder, or a name on the hub that can be reached ({kind})")
+    return commit
 
 
 def _fetched(image: Any) -> bytes | None:

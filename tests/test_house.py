@@ -1,0 +1,141 @@
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dpsyn import compose
+
+ROOT = Path(compose.__file__).parent
+CONFIGS = compose.config_folder()
+GROUPS = ("api", "data", "embedding", "metric")
+
+# a module imports what stands on its own floor or on one below
+FLOORS = [
+    {"errors", ""},
+    {"files", "population"},
+    {f"{group}" for group in GROUPS},
+    {"schedule", "selection", "storage", "voting", "picture", "show"} | {"privacy", "privacy.budget", "privacy.mechanism"},
+    {"electorate", "evolution", "expansion", "privacy.ledger", "privacy.account", "privacy.statement", "run"},
+    {"job", "verification"},
+    {"planning", "compose"},
+    {"cli"},
+]
+HEAVY = {"torch", "diffusers", "transformers", "sentence_transformers", "faiss", "datasets", "openai", "matplotlib"}
+
+
+def modules():
+    for path in sorted(ROOT.rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        yield ("" if name == "__init__" else name.removesuffix(".__init__")), path
+
+
+def imported(path, top=True):
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top else list(ast.walk(tree))
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def floor(name):
+    return next((number for number, names in enumerate(FLOORS) if name in names), None)
+
+
+def is_part(name):
+    return "." in name and name.split(".")[0] in GROUPS
+
+
+def test_imports_keep_the_floors_of_the_house():
+    known = {name for name, _ in modules()}
+    for name, path in modules():
+        ours = {module.removeprefix("dpsyn").lstrip(".") for module in imported(path, top=False) if module.split(".")[0] == "dpsyn"}
+        ours &= known
+        if is_part(name):
+            allowed = {"", "errors", "population", name.split(".")[0]}
+            assert ours <= allowed, f"the part {name} imports {ours - allowed}"
+            continue
+        assert floor(name) is not None, f"{name} has no floor"
+        for other in ours - {""}:
+            if is_part(other):
+                assert other == "metric.vital_signs", f"{name} imports the part {other}"
+            else:
+                assert floor(other) <= floor(name), f"{name} imports {other}, which stands above it"
+
+
+def test_only_the_composer_imports_hydra():
+    users = {name for name, path in modules() if any(m.split(".")[0] in ("hydra", "omegaconf") for m in imported(path, False))}
+    assert users == {"compose"}
+
+
+def test_only_the_ledger_opens_the_votes():
+    users = {name for name, path in modules() if any(module.endswith("unseal") for module in imported(path, False))}
+    assert users == {"privacy.ledger"}
+
+
+def test_heavy_libraries_are_imported_inside_functions():
+    for name, path in modules():
+        heavy = {module.split(".")[0] for module in imported(path)} & HEAVY
+        assert not heavy, f"{name} imports {heavy} at its head"
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys; from dpsyn.cli import main; main(['--help']); print(sorted(m.split('.')[0] for m in sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    for name in (*HEAVY, "numpy", "hydra", "rich"):
+        assert f"'{name}'" not in out
+
+
+def test_nothing_is_pickled():
+    for name, path in modules():
+        assert not {m.split(".")[0] for m in imported(path, False)} & {"pickle", "dill", "joblib", "shelve"}, name
+
+
+YAMLS = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name != "experiment")
+
+
+def targets(node):
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node
+        for part in node.values():
+            yield from targets(part)
+    elif isinstance(node, list):
+        for part in node:
+            yield from targets(part)
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_yaml_names_every_argument_of_its_part(path):
+    for part in targets(yaml.safe_load(path.read_text())):
+        module, name = part["_target_"].rsplit(".", 1)
+        signature = inspect.signature(getattr(importlib.import_module(module), name))
+        positional = {"votes", "size", "rng"} if module == "dpsyn.selection" else set()
+        assert set(signature.parameters) - positional == set(part) - {"_target_", "_partial_"}
+
+
+EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes_and_states_its_epsilon_and_delta(name):
+    plain = compose.settings([f"+experiment={name}"])
+    job = compose.build(plain)
+    assert job.privacy.delta is not None
+    assert job.privacy.epsilon or job.privacy.noise_multiplier
+    assert plain["name"] == name
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: f"{path.parent.name}={path.stem}")
+def test_every_yaml_composes(path):
+    extra = ["+experiment=digits"] if path.parent.name != "data" else ["privacy.epsilon=1", "privacy.delta=1e-5"]
+    if path.stem == "none" and path.parent.name == "privacy":
+        extra = []
+    compose.settings([f"{path.parent.name}={path.stem}", *extra])
