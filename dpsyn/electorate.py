@@ -25,7 +25,7 @@ from dpsyn.population import Samples
 from dpsyn.voting import Search, Votes, count_by_record, count_by_user, distinct, nearest
 
 BATCH = 256  # rows embedded at once: one fixed shape, whatever the number of records
-BLOCK_BYTES = 2**25
+BLOCK_BYTES = 2**26
 
 
 @dataclass(frozen=True)

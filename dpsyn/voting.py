@@ -71,7 +71,8 @@ def nearest(records: np.ndarray, candidates: np.ndarray, k: int, search: Search)
     m = len(candidates)
     everyone = np.arange(m)
     lost = ~_measurable(records)
-    records = np.where(lost[:, None], np.float32(0), records)
+    if lost.any():
+        records = np.where(lost[:, None], np.float32(0), records)
     found = np.tile(everyone[:k], (len(records), 1))
     if m == k:
         return found
@@ -81,7 +82,8 @@ def nearest(records: np.ndarray, candidates: np.ndarray, k: int, search: Search)
     open_rows = np.flatnonzero(~lost)
     width = min(m, k + SHORTLIST - 1)
     while len(open_rows):
-        distances, rows = search(records[open_rows], width)
+        asked = records if len(open_rows) == len(records) else records[open_rows]  # a copy of all is a tenth of the time
+        distances, rows = search(asked, width)
         distances = distances.astype(np.float64)
         limit = distances[:, k - 1] + 2 * slack[open_rows]
         complete = (rows >= 0).all(1) & ((distances[:, -1] > limit) | (width == m))
@@ -141,6 +143,8 @@ def faiss_search(candidates: np.ndarray) -> Search:
 
     index = faiss.IndexFlatL2(candidates.shape[1])
     index.add(np.ascontiguousarray(candidates))
+    # a shortlist costs 15 % more than one neighbour in blocks of 1024 candidates, faiss's own choice, and 4 % in these
+    faiss.cvar.distance_compute_blas_database_bs = 4096
 
     def search(records: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         distances, rows = index.search(np.ascontiguousarray(records), k)
@@ -194,8 +198,8 @@ def _nearest_in_float64(records: np.ndarray, candidates: np.ndarray, shortlists:
 
 
 def _measurable(vectors: np.ndarray) -> np.ndarray:
-    return np.abs(vectors).max(1, initial=0) < FARTHEST  # False for NaN too
+    return (vectors.max(1, initial=0) < FARTHEST) & (vectors.min(1, initial=0) > -FARTHEST)  # False for NaN too
 
 
 def _norms(vectors: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+    return np.sqrt(np.einsum("ij,ij->i", vectors, vectors).astype(np.float64))

@@ -1,0 +1,401 @@
+"""A text renderer as a simulator (Sim-PE, arXiv 2502.05505): random fonts, sizes, strokes, rotations, drawn fast.
+
+Every text is drawn once a font, large, and kept as a field of signed distances to its outline. An image is that field
+looked up at the inversely transformed places of its pixels: size, stroke, rotation, slant, stretch and warp cost one
+look-up, and no font is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpsyn.api import Degree
+from dpsyn.errors import UserError, bad
+from dpsyn.population import Label, Samples, take
+
+CHUNK = 512  # rows drawn at once
+FINEST = 256  # steps of a stored distance per px of the master
+SINES = np.sin(np.deg2rad(np.arange(360)))
+TRAITS = ("text", "font", "size", "stroke", "rotation", "slant", "stretch", "weight", "shift", "warp")
+REFERENCE = "DejaVuSans.ttf"  # ships with matplotlib
+
+
+@dataclass(frozen=True)
+class DrawText:
+    """Images uint8 [n, h, w, 1 or 3] of texts, centred by their ink. Ranges are [low, high], inclusive.
+
+    texts: templates, formatted with the row's label; one is drawn uniformly.
+    fonts: None: the system's and those that ship with matplotlib; 'bundled': the latter; or a folder.
+    size, stroke: px, integers. rotation: degrees, integers. As published.
+    slant: px to the right a px upwards. stretch: of the width. weight: px added to the stroke, any number.
+    shift: the farthest that the text is off the centre, px. warp: the farthest that each point of a 3x3 grid over the
+        image is displaced, px; quadratic in between.
+    image_size: [h, w] px. background, foreground: grey 0..255, or [red, green, blue].
+    """
+
+    texts: Sequence[str]
+    fonts: str | None
+    size: Sequence[int]
+    stroke: Sequence[int]
+    rotation: Sequence[int]
+    slant: Sequence[float]
+    stretch: Sequence[float]
+    weight: Sequence[float]
+    shift: float
+    warp: float
+    image_size: Sequence[int]
+    background: Any
+    foreground: Any
+
+    def __post_init__(self) -> None:
+        if isinstance(self.texts, str) or not self.texts or not all(isinstance(text, str) for text in self.texts):
+            raise bad("api.texts", self.texts, "a list of templates", "For instance ['{digit}'].")
+        for name, whole in (("size", True), ("stroke", True), ("rotation", True)) + tuple(
+            (name, False) for name in ("slant", "stretch", "weight")
+        ):
+            low_high = getattr(self, name)
+            kinds = int if whole else (int, float)
+            good = isinstance(low_high, Sequence) and len(low_high) == 2 and all(isinstance(v, kinds) for v in low_high)
+            if not good or low_high[0] > low_high[1]:
+                raise bad(f"api.{name}", low_high, "[low, high]" + (" in whole numbers" if whole else ""))
+        if self.size[0] < 1:
+            raise bad("api.size", list(self.size), "1 px or more")
+        if self.stretch[0] <= 0:
+            raise bad("api.stretch", list(self.stretch), "over 0")
+        for name in ("shift", "warp"):
+            if not isinstance(getattr(self, name), int | float) or getattr(self, name) < 0:
+                raise bad(f"api.{name}", getattr(self, name), "px, 0 or more")
+        if len(self.image_size) != 2 or min(self.image_size) < 1:
+            raise bad("api.image_size", self.image_size, "[height, width] px")
+        if np.shape(self.background) != np.shape(self.foreground) or np.shape(self.background) not in ((), (3,)):
+            raise bad("api.foreground", self.foreground, "like api.background a grey value, or [red, green, blue]")
+        if not all(0 <= value <= 255 for value in np.ravel([self.background, self.foreground])):
+            raise bad("api.foreground", self.foreground, "and api.background between 0 and 255")
+
+    @property
+    def row_bytes(self) -> int:
+        """About what a row takes on disk: a small grey picture and its traits."""
+        return int(np.prod(self.image_size) * (1 if np.ndim(self.foreground) == 0 else 2)) // 2 + 160
+
+    def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
+        """Every trait uniform in its range. Raises UserError where no font has the characters."""
+        names = np.array(self._masters(labels).fonts)
+        traits: dict[str, np.ndarray] = {
+            "text": _integers(seeds, 0, 0, len(self.texts) - 1),
+            "font": names[_integers(seeds, 1, 0, len(names) - 1)],
+            **{name: _integers(seeds, k, *getattr(self, name)) for k, name in self._whole},
+            **{name: _reals(seeds, k, *getattr(self, name)) for k, name in self._real},
+        }
+        if self.shift:
+            traits["shift"] = _grid(seeds, 100, (2,), self.shift)
+        if self.warp:
+            traits["warp"] = _grid(seeds, 200, (2, 3, 3), self.warp)
+        return self._drawn(labels, traits)
+
+    def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: np.ndarray) -> Samples:
+        """font and text are drawn anew with probability `degree`; everything else moves by at most `degree`, uniformly,
+        within its range. A degree that is not named is 0. One number d for all: the font with probability d, the text
+        stays, the rest moves by at most d times the width of its range.
+        """
+        degrees = self._degrees(degree)
+        old = samples.traits
+        if missing := {"text", "font", *(name for _, name in (*self._whole, *self._real))} - old.keys():
+            raise UserError(f"api draw_text: the samples lack the traits {', '.join(sorted(missing))}: another api drew them.")
+        names = np.array(self._masters(labels).fonts)
+        new: dict[str, np.ndarray] = {}
+        choice = _integers(seeds, 0, 0, len(self.texts) - 1)
+        new["text"] = np.where(_uniform(seeds, 300) < degrees["text"], choice, old["text"])
+        choice = names[_integers(seeds, 1, 0, len(names) - 1)]
+        new["font"] = np.where(_uniform(seeds, 301) < degrees["font"], choice, old["font"])
+        for k, name in self._whole:
+            step = int(degrees[name])
+            new[name] = np.clip(old[name] + _integers(seeds, k, -step, step), *getattr(self, name))
+        for k, name in self._real:
+            step = float(degrees[name])
+            new[name] = np.clip(old[name] + _reals(seeds, k, -step, step), *np.float32(getattr(self, name)))
+        if self.shift:
+            new["shift"] = np.clip(old["shift"] + _grid(seeds, 100, (2,), degrees["shift"]), -self.shift, self.shift)
+        if self.warp:
+            moved = old["warp"] + _grid(seeds, 200, (2, 3, 3), degrees["warp"])
+            new["warp"] = np.clip(moved, -self.warp, self.warp)
+        return self._drawn(labels, new)
+
+    @property
+    def _whole(self) -> list[tuple[int, str]]:
+        return [(2, "size"), (3, "stroke"), (4, "rotation")]
+
+    @property
+    def _real(self) -> list[tuple[int, str]]:
+        return [(k, name) for k, name in ((5, "slant"), (6, "stretch"), (7, "weight")) if np.ptp(getattr(self, name))]
+
+    def _degrees(self, degree: Degree) -> dict[str, float]:
+        if not isinstance(degree, Mapping):
+            width = {name: degree * float(np.ptp(getattr(self, name))) for _, name in (*self._whole, *self._real)}
+            whole = {name: float(np.rint(width[name])) for _, name in self._whole}
+            return {
+                **dict.fromkeys(TRAITS, 0.0),
+                **width,
+                **whole,
+                "font": float(degree),
+                "shift": 2 * degree * self.shift,
+                "warp": 2 * degree * self.warp,
+            }
+        if unknown := degree.keys() - set(TRAITS):
+            raise bad("schedule.degree", ", ".join(sorted(unknown)), f"some of {', '.join(TRAITS)}")
+        return {**dict.fromkeys(TRAITS, 0.0), **{name: float(value) for name, value in degree.items()}}
+
+    def _drawn(self, labels: Sequence[Label], traits: Mapping[str, np.ndarray]) -> Samples:
+        samples = Samples(np.empty(len(labels), np.uint8), traits)
+        parts = []
+        for start in range(0, len(labels), CHUNK):
+            rows = np.arange(start, min(start + CHUNK, len(labels)))
+            parts.append(self._chunk(labels[start : start + CHUNK], take(samples, rows).traits))
+        height, width = self.image_size
+        channels = 1 if np.ndim(self.foreground) == 0 else 3
+        return Samples(np.concatenate(parts) if parts else np.empty((0, height, width, channels), np.uint8), dict(traits))
+
+    def _chunk(self, labels: Sequence[Label], traits: Mapping[str, np.ndarray]) -> np.ndarray:
+        """uint8 [n, h, w, c]. Elementwise throughout, so that a row is the same in any batch."""
+        n, (h, w) = len(labels), self.image_size
+        masters = self._masters(labels)
+        start, height, width, numbers = masters.look_up(
+            [self._text(label, i) for label, i in zip(labels, traits["text"].tolist(), strict=True)], traits["font"]
+        )
+        at_y = (np.arange(h, dtype=np.float32) - np.float32((h - 1) / 2))[None, :, None]
+        at_x = (np.arange(w, dtype=np.float32) - np.float32((w - 1) / 2))[None, None, :]
+        y, x = np.broadcast_to(at_y, (n, h, w)), np.broadcast_to(at_x, (n, h, w))
+        if "shift" in traits:
+            y, x = y - traits["shift"][:, 0, None, None], x - traits["shift"][:, 1, None, None]
+        if "warp" in traits:
+            dy, dx = _smooth(traits["warp"], h, w)
+            y, x = y - dy, x - dx
+        (a, b, c, d), scale = self._inverse(traits, masters.em)
+        master_y = a * y + b * x + ((height - 1) / 2).astype(np.float32)[:, None, None]
+        master_x = c * y + d * x + ((width - 1) / 2).astype(np.float32)[:, None, None]
+        distance = _bilinear(numbers, start, height, width, master_y, master_x)
+        thickness = traits["stroke"] + (traits["weight"] if "weight" in traits else self.weight[0]) + 0.5
+        distance *= (scale / FINEST).astype(np.float32)[:, None, None]
+        distance += np.asarray(thickness, np.float32)[:, None, None]
+        cover = np.clip(distance, 0, 1, out=distance)[..., None]
+        low, high = np.atleast_1d(np.float32(self.background)), np.atleast_1d(np.float32(self.foreground))
+        return (cover * (high - low) + (low + np.float32(0.5))).astype(np.uint8)
+
+    def _inverse(self, traits: Mapping[str, np.ndarray], em: int) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+        """From image px to master px, ((yy, yx, xy, xx) float32 [n, 1, 1]), and image px a master px, float64 [n]."""
+        scale = traits["size"] / em
+        sine, cosine = SINES[traits["rotation"] % 360], SINES[(traits["rotation"] + 90) % 360]
+        slant = np.float64(traits["slant"]) if "slant" in traits else np.full(len(scale), float(self.slant[0]))
+        stretch = np.float64(traits["stretch"]) if "stretch" in traits else np.full(len(scale), float(self.stretch[0]))
+        # image = rotate(slant(stretch(scale(master)))); counter-clockwise, y points down
+        yy, yx = cosine / scale, sine / scale
+        xy, xx = (-sine + slant * cosine) / (stretch * scale), (cosine + slant * sine) / (stretch * scale)
+        return tuple(np.float32(v)[:, None, None] for v in (yy, yx, xy, xx)), scale
+
+    def _text(self, label: Label, template: int) -> str:
+        try:
+            return self.texts[template].format(**label)
+        except (KeyError, IndexError, ValueError):
+            raise bad("api.texts", self.texts[template], f"a template over the label's columns ({', '.join(label)})") from None
+
+    def _masters(self, labels: Sequence[Label]) -> _Masters:
+        """The masters so far; the fonts are checked once, for the characters of the first labels met."""
+        known = self._kept
+        if not known:
+            distinct = {tuple(label.items()): label for label in labels}.values()
+            characters = {c for label in distinct for i in range(len(self.texts)) for c in self._text(label, i)}
+            reach = max(self.stroke[1] + max(self.weight[1], 0), 0) + 1
+            known.append(_Masters(_usable(self.fonts, characters), self.size, reach))
+        return known[0]
+
+    @cached_property
+    def _kept(self) -> list[_Masters]:
+        return []
+
+
+class _Masters:
+    """Fields of signed distances, one for each font and text, made when first asked for.
+
+    em: their font size, px. pad: how far they go beyond the ink, so that the thickest stroke of the smallest size fits.
+    """
+
+    def __init__(self, paths: Mapping[str, Path], size: Sequence[int], reach: float) -> None:
+        self.paths = paths
+        self.fonts = sorted(paths)
+        self.em = max(64, 2 * size[1])
+        self.pad = int(np.ceil(reach * self.em / size[0])) + 2
+        self.places: dict[tuple[str, str], int] = {}
+        self.numbers = np.empty(0, np.int16)
+        self.used = 0
+        self.table: list[tuple[int, int, int]] = []
+
+    def look_up(self, texts: Sequence[str], fonts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """-> where each row's field starts, its height and width, int64 [n] each; and all fields, int16."""
+        places = [self._place(font, text) for font, text in zip(fonts.tolist(), texts, strict=True)]
+        start, height, width = np.array(self.table)[places].T
+        return start, height, width, self.numbers
+
+    def _place(self, font: str, text: str) -> int:
+        if (font, text) not in self.places:
+            if font not in self.paths:
+                raise bad("api.fonts", font, "the font that was used", "It is not on this machine: give api.fonts=FOLDER.")
+            field = self._field(font, text)
+            need = self.used + field.size
+            if need > len(self.numbers):
+                self.numbers = np.resize(self.numbers, max(need, 2 * len(self.numbers))) if self.used else np.empty(
+                    max(need, 2**20), np.int16
+                )
+            self.numbers[self.used : need] = field.ravel()
+            self.places[font, text] = len(self.table)
+            self.table.append((self.used, *field.shape))
+            self.used = need
+        return self.places[font, text]
+
+    def _field(self, font: str, text: str) -> np.ndarray:
+        from scipy.ndimage import distance_transform_edt
+
+        ink = np.pad(_ink(_loaded(self.paths[font], self.em), text), self.pad)
+        inside = ink >= 128
+        distance = np.where(inside, distance_transform_edt(inside) - 0.5, 0.5 - distance_transform_edt(~inside))
+        edge = np.abs(distance) <= 0.5  # the antialiased edge says where in the pixel the outline runs
+        distance = np.where(edge, ink / 255 - 0.5, distance)
+        return np.clip(np.rint(distance * FINEST), -32767, 32767).astype(np.int16)
+
+
+def _bilinear(
+    numbers: np.ndarray, start: np.ndarray, height: np.ndarray, width: np.ndarray, y: np.ndarray, x: np.ndarray
+) -> np.ndarray:
+    """float32 [n, h, w]: the fields at (y, x), their border continued."""
+    top, left = (height - 2).astype(np.float32)[:, None, None], (width - 2).astype(np.float32)[:, None, None]
+    np.clip(y, 0, top + np.float32(0.99), out=y)
+    np.clip(x, 0, left + np.float32(0.99), out=x)
+    row, column = y.astype(np.int32), x.astype(np.int32)
+    y -= row
+    x -= column
+    at = row * width[:, None, None].astype(np.int32)
+    at += column
+    place = at + start[:, None, None]
+    upper, upper_right = numbers[place].astype(np.float32), numbers[place + 1]
+    place += width[:, None, None]
+    lower, lower_right = numbers[place].astype(np.float32), numbers[place + 1]
+    upper += (upper_right - upper) * x
+    lower += (lower_right - lower) * x
+    lower -= upper
+    lower *= y
+    upper += lower
+    return upper
+
+
+def _smooth(grid: np.ndarray, h: int, w: int) -> tuple[np.ndarray, np.ndarray]:
+    """float32 [n, 2, 3, 3] -> two [n, h, w]: quadratic through the nine points, term by term."""
+    fy, fx = (_basis(size) for size in (h, w))
+    columns = sum(grid[:, :, :, j, None] * fx[j] for j in range(3))  # [n, 2, 3, w]
+    both = sum(columns[:, :, i, None, :] * fy[i][:, None] for i in range(3))  # type: ignore[index]
+    return both[:, 0], both[:, 1]  # type: ignore[index]
+
+
+def _basis(n: int) -> list[np.ndarray]:
+    u = np.linspace(-1, 1, n, dtype=np.float32)
+    return [u * (u - 1) / 2, 1 - u * u, u * (u + 1) / 2]
+
+
+def _uniform(seeds: np.ndarray, stream: int) -> np.ndarray:
+    """float64 [n] in [0, 1): splitmix64 (Steele, Lea and Flood 2014) of seed and stream."""
+    with np.errstate(over="ignore"):
+        z = seeds.astype(np.uint64) + np.uint64(stream + 1) * np.uint64(0x9E3779B97F4A7C15)
+        for _ in range(2):
+            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            z = z ^ (z >> np.uint64(31))
+    return (z >> np.uint64(11)) * 2.0**-53
+
+
+def _integers(seeds: np.ndarray, stream: int, low: int, high: int) -> np.ndarray:
+    return low + np.floor(_uniform(seeds, stream) * (high - low + 1)).astype(np.int64)
+
+
+def _reals(seeds: np.ndarray, stream: int, low: float, high: float) -> np.ndarray:
+    return (low + _uniform(seeds, stream) * (high - low)).astype(np.float32)
+
+
+def _grid(seeds: np.ndarray, stream: int, shape: tuple[int, ...], reach: float) -> np.ndarray:
+    columns = [_reals(seeds, stream + k, -reach, reach) for k in range(int(np.prod(shape)))]
+    return np.stack(columns, axis=1).reshape(len(seeds), *shape)
+
+
+def _usable(fonts: str | None, characters: set[str]) -> dict[str, Path]:
+    """File name -> path of the fonts that have all the characters, and in which they look like themselves."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import matplotlib
+    from matplotlib.font_manager import findSystemFonts
+
+    shipped = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    if fonts is None:
+        found = [*map(Path, findSystemFonts()), *shipped.glob("*.ttf")]
+    else:
+        folder = shipped if fonts == "bundled" else Path(fonts).expanduser()
+        if not folder.is_dir():
+            raise bad("api.fonts", fonts, "null, bundled, or a folder of fonts")
+        found = [path for path in folder.rglob("*") if path.suffix.lower() in (".ttf", ".otf", ".ttc")]
+    plain = _loaded(shipped / REFERENCE, 32)
+    reference = {c: _shape(plain, c) for c in sorted(characters)}
+    paths = {path.name: path for path in sorted(found, key=lambda path: (path.name, str(path)), reverse=True)}
+    with ThreadPoolExecutor(2) as pool:
+        good = list(pool.map(lambda path: _draws(path, reference), paths.values()))
+    usable = {name: path for (name, path), draws in zip(paths.items(), good, strict=True) if draws}
+    if not usable:
+        do = "Name a folder of fonts with api.fonts=, or take those that ship with dpsyn's packages: api.fonts=bundled."
+        raise bad("api.fonts", fonts or "null", "a font that has the characters of api.texts", do)
+    return usable
+
+
+def _draws(path: Path, reference: Mapping[str, np.ndarray | None]) -> bool:
+    """Whether the font has glyphs of its own for all the characters, and they are no dingbats."""
+    try:
+        font = _loaded(path, 32)
+        missing = _shape(font, "\U0010fffe")
+        likeness = []
+        for character, shape in reference.items():
+            if character.isspace():
+                continue
+            own = _shape(font, character)
+            if own is None or (missing is not None and np.array_equal(own, missing)):
+                return False
+            if shape is not None:
+                likeness.append(float(np.corrcoef(own.ravel(), shape.ravel())[0, 1]))
+        return not likeness or float(np.mean(likeness)) > 0.2  # symbols: below 0.1; handwriting: above 0.3
+    except OSError:
+        return False
+
+
+def _shape(font: Any, character: str) -> np.ndarray | None:
+    """The character's ink in a box of 16x16, or None where there is none. float32"""
+    from PIL import Image
+
+    ink = _ink(font, character)
+    if ink.max(initial=0) < 128:
+        return None
+    return np.asarray(Image.fromarray(ink).resize((16, 16), Image.Resampling.BOX), np.float32)
+
+
+@lru_cache(maxsize=64)  # a text a font is drawn at a time: an open font is wanted again soon or not at all
+def _loaded(path: Path, size: int) -> Any:
+    from PIL import ImageFont
+
+    return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
+
+
+def _ink(font: Any, text: str) -> np.ndarray:
+    """uint8 [h, w]: what is drawn, cut to its ink; [1, 1] of zero for nothing."""
+    mask = font.getmask(text, mode="L")
+    ink = np.asarray(mask, dtype=np.uint8).reshape(mask.size[::-1])
+    rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
+    if not len(rows):
+        return np.zeros((1, 1), np.uint8)
+    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
