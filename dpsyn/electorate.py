@@ -1,7 +1,7 @@
 """The private side: every record embedded once, on disk, streamed past the candidates at every vote.
 
-Vectors lie in the private cache, a file a label, and are read back in blocks of one fixed shape, so memory is bounded
-by the block, not by the number of records. (Plain reads, not a memory map: a map's pages count as resident until the
+Vectors lie in the private cache, a file a label, and are read back block by block, so memory is bounded by the
+block, not by the number of records. (Plain reads, not a memory map: a map's pages count as resident until the
 system takes them back.)
 """
 
@@ -64,21 +64,21 @@ class Electorate:
                 continue
             candidates = np.ascontiguousarray(vectors[mine])
             shortlist = search(candidates)
-            for records, units, n in self._blocks(label):
-                yield units, mine[nearest(records, candidates, min(k, len(mine)), shortlist)[:n]]
+            for records, units in self._blocks(label):
+                yield units, mine[nearest(records, candidates, min(k, len(mine)), shortlist)]
 
-    def _blocks(self, label: int) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    def _blocks(self, label: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         rows = max(1, BLOCK_BYTES // (4 * self.dimension))
         with (
             (self.folder / f"{label}.vectors").open("rb") as vectors,
             (self.folder / f"{label}.units").open("rb") as units,
         ):
+            block = np.empty((rows, self.dimension), np.float32)
             while True:
-                block = np.zeros((rows, self.dimension), np.float32)
                 n = vectors.readinto(block.view(np.uint8)) // (4 * self.dimension)  # type: ignore[arg-type]
                 if not n:
                     return
-                yield block, np.frombuffer(units.read(8 * n), np.int64), n
+                yield block[:n], np.frombuffer(units.read(8 * n), np.int64)
 
 
 def open_electorate(data: Data, embed: Embedding, identity: dict[str, object], unit: str, folder: Path) -> Electorate:

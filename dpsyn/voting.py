@@ -82,7 +82,9 @@ def nearest(records: np.ndarray, candidates: np.ndarray, k: int, search: Search)
     open_rows = np.flatnonzero(~lost)
     width = min(m, k + SHORTLIST - 1)
     while len(open_rows):
-        asked = records if len(open_rows) == len(records) else records[open_rows]  # a copy of all is a tenth of the time
+        asked = (
+            records if len(open_rows) == len(records) else records[open_rows]
+        )  # a copy of all is a tenth of the time
         distances, rows = search(asked, width)
         distances = distances.astype(np.float64)
         limit = distances[:, k - 1] + 2 * slack[open_rows]

@@ -59,7 +59,7 @@ def test_charges_of_different_noise_compose():
 def test_a_schedule_made_longer_with_the_same_noise_is_not_the_epsilon_it_was():
     two = plan(Settings(epsilon=1.0, delta=1e-5), 2)
     assert epsilon_of(votes(two.sigma, 20), 1e-5, "add_remove") > 3
-    with pytest.raises(UserError, match="over the 1.0 that is stated"):
+    with pytest.raises(UserError, match=r"over the 1\.0 that is stated"):
         plan(Settings(epsilon=1.0, delta=1e-5), 20, sigma=two.sigma)
 
 
@@ -84,7 +84,9 @@ def test_the_calibrated_noise_never_spends_more_than_was_promised(epsilon, delta
 
 def test_ordinary_requests_are_calibrated():
     for epsilon, delta, releases in ((1, 1e-3, 1), (1, 1e-12, 1), (0.01, 1e-6, 40), (10, 1e-5, 4)):
-        assert epsilon_of(plan(Settings(epsilon=epsilon, delta=delta), releases).charges, delta, "add_remove") <= epsilon
+        assert (
+            epsilon_of(plan(Settings(epsilon=epsilon, delta=delta), releases).charges, delta, "add_remove") <= epsilon
+        )
 
 
 def test_the_epsilon_of_a_given_noise_is_stated():
@@ -93,7 +95,7 @@ def test_the_epsilon_of_a_given_noise_is_stated():
 
 
 def test_a_budget_that_spends_more_than_it_states_cannot_be_made():
-    with pytest.raises(UserError, match="over the 1.0 that is stated"):
+    with pytest.raises(UserError, match=r"over the 1\.0 that is stated"):
         Budget(tuple(votes(5, 20)), 1.0, 1e-5, "add_remove")
 
 

@@ -165,7 +165,9 @@ def test_a_size_is_split_by_shares_without_rest(size, parts):
 
 def test_one_seed_a_row_whatever_the_number_of_rows():
     assert (seeds(3, 1, "vary", 5) == seeds(3, 1, "vary", 500)[:5]).all()
-    assert len(np.unique(np.concatenate([seeds(3, t, use, 100) for t in range(3) for use in ("vary", "expand")]))) == 600
+    assert (
+        len(np.unique(np.concatenate([seeds(3, t, use, 100) for t in range(3) for use in ("vary", "expand")]))) == 600
+    )
 
 
 def test_lists_in_a_schedule_have_one_entry_a_release():

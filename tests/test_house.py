@@ -19,7 +19,8 @@ FLOORS = [
     {"errors", ""},
     {"files", "population"},
     {f"{group}" for group in GROUPS},
-    {"schedule", "selection", "storage", "voting", "picture", "show"} | {"privacy", "privacy.budget", "privacy.mechanism"},
+    {"schedule", "selection", "storage", "voting", "picture", "show"}
+    | {"privacy", "privacy.budget", "privacy.mechanism"},
     {"electorate", "evolution", "expansion", "privacy.ledger", "privacy.account", "privacy.statement", "run"},
     {"job", "verification"},
     {"planning", "compose"},
@@ -56,7 +57,11 @@ def is_part(name):
 def test_imports_keep_the_floors_of_the_house():
     known = {name for name, _ in modules()}
     for name, path in modules():
-        ours = {module.removeprefix("dpsyn").lstrip(".") for module in imported(path, top=False) if module.split(".")[0] == "dpsyn"}
+        ours = {
+            module.removeprefix("dpsyn").lstrip(".")
+            for module in imported(path, top=False)
+            if module.split(".")[0] == "dpsyn"
+        }
         ours &= known
         if is_part(name):
             allowed = {"", "errors", "population", name.split(".")[0]}
@@ -71,7 +76,11 @@ def test_imports_keep_the_floors_of_the_house():
 
 
 def test_only_the_composer_imports_hydra():
-    users = {name for name, path in modules() if any(m.split(".")[0] in ("hydra", "omegaconf") for m in imported(path, False))}
+    users = {
+        name
+        for name, path in modules()
+        if any(m.split(".")[0] in ("hydra", "omegaconf") for m in imported(path, False))
+    }
     assert users == {"compose"}
 
 
@@ -87,7 +96,9 @@ def test_heavy_libraries_are_imported_inside_functions():
 
 
 def test_help_imports_nothing_heavy():
-    code = "import sys; from dpsyn.cli import main; main(['--help']); print(sorted(m.split('.')[0] for m in sys.modules))"
+    code = (
+        "import sys; from dpsyn.cli import main; main(['--help']); print(sorted(m.split('.')[0] for m in sys.modules))"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     for name in (*HEAVY, "numpy", "hydra", "rich"):
         assert f"'{name}'" not in out

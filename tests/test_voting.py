@@ -82,7 +82,8 @@ def test_a_user_in_many_labels_moves_the_votes_by_at_most_one():
 def test_one_user_more_changes_the_votes_of_no_other_and_moves_at_most_one(seed, n, k):
     rng = np.random.default_rng(seed)
     parts = [
-        (rng.integers(-1, 6, b), np.stack([rng.permutation(n + 3)[:k] for _ in range(b)])) for b in rng.integers(1, 50, 3)
+        (rng.integers(-1, 6, b), np.stack([rng.permutation(n + 3)[:k] for _ in range(b)]))
+        for b in rng.integers(1, 50, 3)
     ]
     without = [(np.where(units == 3, -1, units), rows) for units, rows in parts]
     difference = unseal(count_by_user(parts, n + 3)) - unseal(count_by_user(without, n + 3))

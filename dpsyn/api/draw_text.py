@@ -56,11 +56,10 @@ class DrawText:
     def __post_init__(self) -> None:
         if isinstance(self.texts, str) or not self.texts or not all(isinstance(text, str) for text in self.texts):
             raise bad("api.texts", self.texts, "a list of templates", "For instance ['{digit}'].")
-        for name, whole in (("size", True), ("stroke", True), ("rotation", True)) + tuple(
-            (name, False) for name in ("slant", "stretch", "weight")
-        ):
+        for name in ("size", "stroke", "rotation", "slant", "stretch", "weight"):
             low_high = getattr(self, name)
-            kinds = int if whole else (int, float)
+            whole = name in ("size", "stroke", "rotation")
+            kinds = int if whole else int | float
             good = isinstance(low_high, Sequence) and len(low_high) == 2 and all(isinstance(v, kinds) for v in low_high)
             if not good or low_high[0] > low_high[1]:
                 raise bad(f"api.{name}", low_high, "[low, high]" + (" in whole numbers" if whole else ""))
@@ -106,7 +105,9 @@ class DrawText:
         degrees = self._degrees(degree)
         old = samples.traits
         if missing := {"text", "font", *(name for _, name in (*self._whole, *self._real))} - old.keys():
-            raise UserError(f"api draw_text: the samples lack the traits {', '.join(sorted(missing))}: another api drew them.")
+            raise UserError(
+                f"api draw_text: the samples lack the traits {', '.join(sorted(missing))}: another api drew them."
+            )
         names = np.array(self._masters(labels).fonts)
         new: dict[str, np.ndarray] = {}
         choice = _integers(seeds, 0, 0, len(self.texts) - 1)
@@ -114,11 +115,11 @@ class DrawText:
         choice = names[_integers(seeds, 1, 0, len(names) - 1)]
         new["font"] = np.where(_uniform(seeds, 301) < degrees["font"], choice, old["font"])
         for k, name in self._whole:
-            step = int(degrees[name])
-            new[name] = np.clip(old[name] + _integers(seeds, k, -step, step), *getattr(self, name))
+            whole = int(degrees[name])
+            new[name] = np.clip(old[name] + _integers(seeds, k, -whole, whole), *getattr(self, name))
         for k, name in self._real:
-            step = float(degrees[name])
-            new[name] = np.clip(old[name] + _reals(seeds, k, -step, step), *np.float32(getattr(self, name)))
+            step = degrees[name]
+            new[name] = np.clip(old[name] + _reals(seeds, k, -step, step), *getattr(self, name)).astype(np.float32)
         if self.shift:
             new["shift"] = np.clip(old["shift"] + _grid(seeds, 100, (2,), degrees["shift"]), -self.shift, self.shift)
         if self.warp:
@@ -136,15 +137,16 @@ class DrawText:
 
     def _degrees(self, degree: Degree) -> dict[str, float]:
         if not isinstance(degree, Mapping):
-            width = {name: degree * float(np.ptp(getattr(self, name))) for _, name in (*self._whole, *self._real)}
+            fraction = float(degree)
+            width = {name: fraction * float(np.ptp(getattr(self, name))) for _, name in (*self._whole, *self._real)}
             whole = {name: float(np.rint(width[name])) for _, name in self._whole}
             return {
                 **dict.fromkeys(TRAITS, 0.0),
                 **width,
                 **whole,
-                "font": float(degree),
-                "shift": 2 * degree * self.shift,
-                "warp": 2 * degree * self.warp,
+                "font": fraction,
+                "shift": 2 * fraction * self.shift,
+                "warp": 2 * fraction * self.warp,
             }
         if unknown := degree.keys() - set(TRAITS):
             raise bad("schedule.degree", ", ".join(sorted(unknown)), f"some of {', '.join(TRAITS)}")
@@ -158,7 +160,9 @@ class DrawText:
             parts.append(self._chunk(labels[start : start + CHUNK], take(samples, rows).traits))
         height, width = self.image_size
         channels = 1 if np.ndim(self.foreground) == 0 else 3
-        return Samples(np.concatenate(parts) if parts else np.empty((0, height, width, channels), np.uint8), dict(traits))
+        return Samples(
+            np.concatenate(parts) if parts else np.empty((0, height, width, channels), np.uint8), dict(traits)
+        )
 
     def _chunk(self, labels: Sequence[Label], traits: Mapping[str, np.ndarray]) -> np.ndarray:
         """uint8 [n, h, w, c]. Elementwise throughout, so that a row is the same in any batch."""
@@ -175,9 +179,9 @@ class DrawText:
         if "warp" in traits:
             dy, dx = _smooth(traits["warp"], h, w)
             y, x = y - dy, x - dx
-        (a, b, c, d), scale = self._inverse(traits, masters.em)
-        master_y = a * y + b * x + ((height - 1) / 2).astype(np.float32)[:, None, None]
-        master_x = c * y + d * x + ((width - 1) / 2).astype(np.float32)[:, None, None]
+        (yy, yx, xy, xx), scale = self._inverse(traits, masters.em)
+        master_y = yy * y + yx * x + ((height - 1) / 2).astype(np.float32)[:, None, None]
+        master_x = xy * y + xx * x + ((width - 1) / 2).astype(np.float32)[:, None, None]
         distance = _bilinear(numbers, start, height, width, master_y, master_x)
         thickness = traits["stroke"] + (traits["weight"] if "weight" in traits else self.weight[0]) + 0.5
         distance *= (scale / FINEST).astype(np.float32)[:, None, None]
@@ -195,13 +199,15 @@ class DrawText:
         # image = rotate(slant(stretch(scale(master)))); counter-clockwise, y points down
         yy, yx = cosine / scale, sine / scale
         xy, xx = (-sine + slant * cosine) / (stretch * scale), (cosine + slant * sine) / (stretch * scale)
-        return tuple(np.float32(v)[:, None, None] for v in (yy, yx, xy, xx)), scale
+        return tuple(v.astype(np.float32)[:, None, None] for v in (yy, yx, xy, xx)), scale
 
     def _text(self, label: Label, template: int) -> str:
         try:
             return self.texts[template].format(**label)
         except (KeyError, IndexError, ValueError):
-            raise bad("api.texts", self.texts[template], f"a template over the label's columns ({', '.join(label)})") from None
+            raise bad(
+                "api.texts", self.texts[template], f"a template over the label's columns ({', '.join(label)})"
+            ) from None
 
     def _masters(self, labels: Sequence[Label]) -> _Masters:
         """The masters so far; the fonts are checked once, for the characters of the first labels met."""
@@ -243,12 +249,16 @@ class _Masters:
     def _place(self, font: str, text: str) -> int:
         if (font, text) not in self.places:
             if font not in self.paths:
-                raise bad("api.fonts", font, "the font that was used", "It is not on this machine: give api.fonts=FOLDER.")
+                raise bad(
+                    "api.fonts", font, "the font that was used", "It is not on this machine: give api.fonts=FOLDER."
+                )
             field = self._field(font, text)
             need = self.used + field.size
             if need > len(self.numbers):
-                self.numbers = np.resize(self.numbers, max(need, 2 * len(self.numbers))) if self.used else np.empty(
-                    max(need, 2**20), np.int16
+                self.numbers = (
+                    np.resize(self.numbers, max(need, 2 * len(self.numbers)))
+                    if self.used
+                    else np.empty(max(need, 2**20), np.int16)
                 )
             self.numbers[self.used : need] = field.ravel()
             self.places[font, text] = len(self.table)
@@ -295,8 +305,8 @@ def _smooth(grid: np.ndarray, h: int, w: int) -> tuple[np.ndarray, np.ndarray]:
     """float32 [n, 2, 3, 3] -> two [n, h, w]: quadratic through the nine points, term by term."""
     fy, fx = (_basis(size) for size in (h, w))
     columns = sum(grid[:, :, :, j, None] * fx[j] for j in range(3))  # [n, 2, 3, w]
-    both = sum(columns[:, :, i, None, :] * fy[i][:, None] for i in range(3))  # type: ignore[index]
-    return both[:, 0], both[:, 1]  # type: ignore[index]
+    both = sum(columns[:, :, i, None, :] * fy[i][:, None] for i in range(3))
+    return both[:, 0], both[:, 1]
 
 
 def _basis(n: int) -> list[np.ndarray]:

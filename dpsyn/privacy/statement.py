@@ -114,6 +114,6 @@ def _sentences(settings: Settings, budget: Budget, epsilon: float, lost: int, ru
         f"{ASSUMES}{group} It does not cover: other releases from the same data (their losses add; those known here: "
         f"{known}); anything in private/, among it all metrics on real data, and any choice made with them; how long "
         "the run took, its traffic, whether it was refused; rounding by which an embedding may depend on the batch; "
-        f"facts about the population that the data show without any one {settings.unit}. It is not a claim that the data "
-        "are anonymous or lawful to share."
+        f"facts about the population that the data show without any one {settings.unit}. It is not a claim that the "
+        "data are anonymous or lawful to share."
     )

@@ -1,0 +1,59 @@
+"""A grid of samples by label and iteration, so that the evolution can be looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from dpsyn.population import Label, Population
+from dpsyn.storage import label_name
+
+LABELS, ITERATIONS = 12, 8  # shown at most: evenly spaced, the first and the last among them
+WIDE = 1800  # px
+GAP = 12
+
+
+def sample_grid(populations: Sequence[Population], labels: Sequence[Label], columns: int = 5) -> Image.Image:
+    """Rows are labels, blocks of `columns` iterations; survivors come first. Raises TypeError for other than images."""
+    if populations[0].samples.content.ndim != 4:
+        raise TypeError("a grid of samples needs images")
+    shown = [populations[i] for i in _spaced(len(populations), ITERATIONS)]
+    rows = _spaced(len(labels), LABELS)
+    h, w = shown[0].samples.content.shape[1:3]
+    scale = max(1, min(3, WIDE // (len(shown) * columns * w)))
+    h, w = h * scale, w * scale
+    font = ImageFont.load_default(14)
+    names = [label_name(labels[i])[:24] for i in rows]
+    margin = 16 + max(int(font.getlength(name)) for name in names)
+    head = 26
+    grid = Image.new("RGB", (margin + len(shown) * (columns * w + GAP), head + len(rows) * h), "white")
+    pen = ImageDraw.Draw(grid)
+    for block, population in enumerate(shown):
+        left = margin + block * (columns * w + GAP)
+        pen.text((left, 5), f"iteration {population.iteration}" if block or columns * w > 80 else "0", "black", font)
+        for line, label in enumerate(rows):
+            mine = _first(population, int(label), columns)
+            for column, row in enumerate(mine):
+                grid.paste(_picture(population.samples.content[row], (w, h)), (left + column * w, head + line * h))
+    for line, name in enumerate(names):
+        pen.text((8, head + line * h + h // 2 - 9), name, "black", font)
+    return grid
+
+
+def _first(population: Population, label: int, n: int) -> np.ndarray:
+    mine = np.flatnonzero(population.labels == label)
+    best = mine[np.argsort(~population.survivors[mine], kind="stable")]
+    among = best[: max(n, int(population.survivors[mine].sum()))]
+    return among[_spaced(len(among), n)]
+
+
+def _spaced(n: int, most: int) -> np.ndarray:
+    return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int)) if n else np.empty(0, int)
+
+
+def _picture(image: np.ndarray, size: tuple[int, int]) -> Any:
+    flat = image[..., 0] if image.shape[-1] == 1 else image
+    return Image.fromarray(flat).convert("RGB").resize(size, Image.Resampling.NEAREST)
