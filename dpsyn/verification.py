@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from dpsyn.errors import UserError
 from dpsyn.files import sha256
-from dpsyn.privacy.budget import Charge, closed_form, shown
+from dpsyn.privacy.budget import Charge, closed_form, shown, tolerance
 from dpsyn.privacy.ledger import read_receipt
 from dpsyn.run import RunDirectory
 
@@ -65,11 +65,8 @@ def verified(run: RunDirectory) -> Report:
         epsilon = closed_form([*declared, *declared[:1] * lost], said["delta"], said["neighbours"])
         lines.append(f"stated: epsilon {shown(said['epsilon'])} at delta {said['delta']:g}")
         lines.append(f"closed form of Gaussian composition: epsilon {shown(epsilon)}")
-        # below sigma 1 the discrete Gaussian is the better one by more than the two formulas may differ
-        if min(charge.sigma for charge in declared) >= 1 and abs(epsilon - said["epsilon"]) > 0.02 * epsilon:
-            faults.append("the stated epsilon and the closed form differ by over 2 %")
-        elif said["epsilon"] > 1.02 * epsilon:
-            faults.append("the stated epsilon is above the closed form")
+        if abs(epsilon - said["epsilon"]) > tolerance(declared) * epsilon:
+            faults.append("the stated epsilon and the closed form disagree")
     lines += [f"FAULT: {fault}" for fault in faults]
     lines.append("all agrees" if not faults else f"{len(faults)} fault(s): do not rely on this statement")
     return Report(lines, not faults)

@@ -48,7 +48,7 @@ class Settings:
     unit: 'record', or 'user': all rows with one value of `data.unit_column`.
     neighbours: data sets that differ by one unit added or removed ('add_remove') or replaced ('replace').
     nearest: a record votes for this many nearest candidates.
-    noise: 'system' (the operating system's generator), 'insecure_seeded' (tests), 'none'.
+    noise: 'system' (the operating system's generator), 'insecure_seeded' (tests), 'none' (epsilon and delta are moot).
     accept_lost_draws: go on though this many noisy releases were started and lost; each is charged.
     accept_joint_epsilon: the joint epsilon of a sweep that you agree to.
     """
@@ -80,13 +80,7 @@ class Settings:
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value != value):
                 raise bad(f"privacy.{key}", value, "a number")
         if self.noise == "none":
-            if self.epsilon != math.inf:
-                raise bad(
-                    "privacy.epsilon", self.epsilon, "inf when privacy.noise=none", "Without noise nothing is kept."
-                )
-            if self.noise_multiplier is not None:
-                raise bad("privacy.noise_multiplier", self.noise_multiplier, "nothing when privacy.noise=none")
-            return
+            return  # whatever an experiment promises: nothing is, and all that is written says so
         if self.epsilon is None and self.noise_multiplier is None:
             do = "A run says what it promises, say privacy.epsilon=1."
             raise bad("privacy.epsilon", "null", "a number over 0 (or privacy.noise_multiplier)", do)
@@ -157,16 +151,28 @@ def plan(settings: Settings, releases: int, sigma: float | None = None) -> Budge
 
 
 def epsilon_of(charges: Sequence[Charge], delta: float, neighbours: Neighbours) -> float:
-    """Epsilon of all charges together. Raises UserError where accountant and closed form disagree by over 2 %."""
+    """Epsilon of all charges together. Raises UserError where accountant and closed form disagree."""
     if not charges:
         return 0.0
     epsilon = _accounted(tuple(sorted(_gaussians(charges, neighbours).items())), delta)
     closed = closed_form(charges, delta, neighbours)
-    if min(charge.sigma for charge in charges) >= 1 and abs(epsilon - closed) > 0.02 * closed:
+    if abs(epsilon - closed) > tolerance(charges) * closed:
         raise UserError(
             f"privacy: the accountant says epsilon {epsilon:.4f}, the closed form {closed:.4f}: do not release."
         )
     return epsilon
+
+
+def tolerance(charges: Sequence[Charge]) -> float:
+    """How far, relatively, accountant and closed form may be apart before something is wrong.
+
+    One discrete Gaussian takes its losses in steps of 1/sigma^2, which two compositions already smooth (measured over
+    sigma 1 to 3 and delta 1e-3 to 1e-9: 6.3 % for one, 3.9 % for two, 2.1 % for three, 0.9 % for eight). Below sigma 1
+    it is better than the continuous one by a lot, and the two say little about each other.
+    """
+    if min(charge.sigma for charge in charges) < 1:
+        return math.inf
+    return 0.025 if sum(charge.moves for charge in charges) > 2 else 0.07
 
 
 @lru_cache(maxsize=4096)
