@@ -151,20 +151,23 @@ def _sweep(flags: list[str], folder: str | None, overrides: list[str]) -> int:
     from dpsyn import compose
     from dpsyn.planning import agree_to_joint_epsilon
 
-    swept = {tuple(sorted(texts)): tags for texts, tags in compose.members(overrides)}
-    agree_to_joint_epsilon(
-        [compose.build(compose.settings(list(texts), folder), tags) for texts, tags in swept.items()]
-    )
+    jobs = {tuple(sorted(texts)): (compose.settings(texts, folder), tags) for texts, tags in compose.members(overrides)}
+    agree_to_joint_epsilon([compose.build(plain, tags) for plain, tags in jobs.values()])
 
     def one(texts: list[str]) -> None:
-        _carry_out(compose.settings(texts, folder), swept[tuple(sorted(texts))])
+        if tuple(sorted(texts)) not in jobs:
+            raise UserError("a sweep is given on the command line (KEY=A,B,C), so that it is checked before it starts.")
+        _carry_out(*jobs[tuple(sorted(texts))])
 
     return _hydra(flags, folder, overrides, one)
 
 
 def _hydra(flags: list[str], folder: str | None, overrides: list[str], job) -> int:  # type: ignore[no-untyped-def]
     from dpsyn import compose
+    from dpsyn.files import private_folder
 
+    if {"-m", "--multirun"} & set(flags):
+        private_folder(Path("runs/.sweeps"))
     compose.launch([*flags, *(["--config-dir", folder] if folder else []), *overrides], job)
     return 0
 

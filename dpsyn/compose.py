@@ -63,9 +63,10 @@ def settings(overrides: Sequence[str], folder: str | None = None) -> dict[str, A
 def members(overrides: Sequence[str]) -> Iterator[tuple[list[str], list[str]]]:
     """Of a multirun: (all overrides, those that are swept) of each job, in Hydra's order."""
     try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        given = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
         raise UserError(_in_one_line(error, overrides)) from None
+    parsed = list({override.get_key_element(): override for override in given}.values())  # the last one of a key counts
     choices = [
         [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
         if override.is_sweep_override()

@@ -118,11 +118,14 @@ def carry_out(job: Job, screen: Screen) -> Path:
     """Runs, or goes on with, the job. Returns the folder with the results. Raises UserError."""
     check(job)
     run = RunDirectory(job.root, job.privacy.is_private)
-    known = run.identity()
+    known, fingerprint = run.identity(), job.data.fingerprint()
+    if known:
+        run.refuse_another(known, job.identity, fingerprint)
     budget = plan(job.privacy, len(job.schedule), known["sigma"] if known else None)
-    fingerprint = job.data.fingerprint()
     with run.locked():
-        identity = run.identify(job.identity, fingerprint, budget.sigma)
+        if (known := run.identity()) is not None:
+            run.refuse_another(known, job.identity, fingerprint)  # of two that start at once, the second comes here
+        identity = known["run"] if known else run.begin(job.identity, fingerprint, budget.sigma)
         ledger = Ledger(run.private, run.votes, identity, job.privacy, budget, job.seed)
         lost = ledger.recover()
         account.enter(job.data_key, identity, job.root.absolute(), job.privacy, budget, lost)

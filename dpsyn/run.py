@@ -71,19 +71,17 @@ class RunDirectory:
         known: dict[str, Any] = yaml.safe_load(path.read_text())
         return known
 
-    def identify(self, settings: Mapping[str, Any], fingerprint: str, sigma: float) -> str:
-        """The run's id: that of the run that is here, if it is the same one; else a new one, written down.
-
-        Raises UserError with the keys that differ.
-        """
+    def begin(self, settings: Mapping[str, Any], fingerprint: str, sigma: float) -> str:
+        """Writes down what a new run is, and returns its id."""
         import yaml
 
-        known = self.identity()
-        if known is None:
-            run = secrets.token_hex(16)
-            facts = {"run": run, "sigma": sigma, "fingerprint": fingerprint, "settings": dict(settings)}
-            write(self.private / "config.yaml", yaml.safe_dump(facts, sort_keys=False).encode(), private=True)
-            return run
+        run = secrets.token_hex(16)
+        facts = {"run": run, "sigma": sigma, "fingerprint": fingerprint, "settings": dict(settings)}
+        write(self.private / "config.yaml", yaml.safe_dump(facts, sort_keys=False).encode(), private=True)
+        return run
+
+    def refuse_another(self, known: Mapping[str, Any], settings: Mapping[str, Any], fingerprint: str) -> None:
+        """Raises UserError, with the keys that differ, unless these are the settings and the data of the run here."""
         before, now = flat(known["settings"]), flat(settings)
         keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
         if keys:
@@ -93,7 +91,6 @@ class RunDirectory:
             )
         if known["fingerprint"] != fingerprint:
             raise UserError(f"run_dir={self.root}: data: the files changed since this run began. Name another run_dir.")
-        return str(known["run"])
 
     def save(self, population: Population, labels: Sequence[Label]) -> None:
         """A checkpoint: the folder of an iteration, whole or not there."""

@@ -24,7 +24,7 @@ FLOORS = [
     {"electorate", "evolution", "expansion", "privacy.ledger", "privacy.account", "privacy.statement", "run"},
     {"job", "verification"},
     {"planning", "compose"},
-    {"cli"},
+    {"cli", "__main__"},
 ]
 HEAVY = {"torch", "diffusers", "transformers", "sentence_transformers", "faiss", "datasets", "openai", "matplotlib"}
 

@@ -82,6 +82,11 @@ class DrawText:
         """About what a row takes on disk: a small grey picture and its traits."""
         return int(np.prod(self.image_size) * (1 if np.ndim(self.foreground) == 0 else 2)) // 2 + 160
 
+    def check(self) -> None:
+        """Raises UserError for a folder without fonts. Whether they have the characters is found when they draw."""
+        if self.fonts not in (None, "bundled") and not _font_files(Path(str(self.fonts)).expanduser()):
+            raise bad("api.fonts", self.fonts, "null, bundled, or a folder of fonts (ttf, otf, ttc)")
+
     def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
         """Every trait uniform in its range. Raises UserError where no font has the characters."""
         names = np.array(self._masters(labels).fonts)
@@ -349,10 +354,7 @@ def _usable(fonts: str | None, characters: set[str]) -> dict[str, Path]:
     if fonts is None:
         found = [*map(Path, findSystemFonts()), *shipped.glob("*.ttf")]
     else:
-        folder = shipped if fonts == "bundled" else Path(fonts).expanduser()
-        if not folder.is_dir():
-            raise bad("api.fonts", fonts, "null, bundled, or a folder of fonts")
-        found = [path for path in folder.rglob("*") if path.suffix.lower() in (".ttf", ".otf", ".ttc")]
+        found = _font_files(shipped if fonts == "bundled" else Path(fonts).expanduser())
     plain = _loaded(shipped / REFERENCE, 32)
     reference = {c: _shape(plain, c) for c in sorted(characters)}
     paths = {path.name: path for path in sorted(found, key=lambda path: (path.name, str(path)), reverse=True)}
@@ -363,6 +365,10 @@ def _usable(fonts: str | None, characters: set[str]) -> dict[str, Path]:
         do = "Name a folder of fonts with api.fonts=, or take those that ship with dpsyn's packages: api.fonts=bundled."
         raise bad("api.fonts", fonts or "null", "a font that has the characters of api.texts", do)
     return usable
+
+
+def _font_files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.suffix.lower() in (".ttf", ".otf", ".ttc")]
 
 
 def _draws(path: Path, reference: Mapping[str, np.ndarray | None]) -> bool:

@@ -1,0 +1,5 @@
+"""`python -m dpsyn`"""
+
+from dpsyn.cli import main
+
+raise SystemExit(main())

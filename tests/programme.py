@@ -1,0 +1,88 @@
+"""The whole program on small real data, for tests: runs, and noise that is the same in two runs."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+from rich.console import Console
+
+from dpsyn import compose
+from dpsyn.data.digits import Digits
+from dpsyn.job import carry_out
+from dpsyn.planning import facts
+from dpsyn.privacy import ledger
+from dpsyn.show import Screen
+
+TINY = ["+experiment=smoke", "schedule.size=20", "expand.rows=60"]
+
+
+def job(root, *overrides):
+    return compose.build(compose.settings([*TINY, f"run_dir={root}", *overrides]))
+
+
+def run(root, *overrides):
+    """Carries a tiny run out and returns what it printed."""
+    made, out = job(root, *overrides), io.StringIO()
+    carry_out(made, Screen(Console(file=out, width=100), facts(made), len(made.schedule)))
+    return out.getvalue()
+
+
+def files(root):
+    """Relative name -> content of all files under a folder."""
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(Path(root).rglob("*")) if path.is_file()}
+
+
+def digits(n=120, seed=0):
+    """Real digits as rows {image png, label, user}."""
+    batches = list(Digits(split="all", id=None, records=None, on_error="refuse").batches(2000))
+    rows = np.random.default_rng(seed).permutation(len(batches[0].labels))[:n]
+    return [
+        {"image": png(batches[0].samples.content[i, ..., 0]), "label": str(batches[0].labels[i]), "user": f"u{i % 17}"}
+        for i in rows
+    ]
+
+
+def png(image):
+    sink = io.BytesIO()
+    Image.fromarray(image).save(sink, "PNG")
+    return sink.getvalue()
+
+
+def parquet(path, rows):
+    images = pa.array([{"bytes": row["image"], "path": None} for row in rows])
+    table = {"image": images, "label": [row["label"] for row in rows], "user": [row["user"] for row in rows]}
+    pq.write_table(pa.table(table), path)
+    return path
+
+
+def own_data(path, *overrides):
+    """Overrides that put a parquet file in the place of the embedded digits."""
+    return [
+        "data=mnist",
+        f"data.path={path}",
+        "data.id=test",
+        "data.records=100",
+        "data.label_columns={digit: label}",
+        *overrides,
+    ]
+
+
+def same_noise(monkeypatch, noisy=None):
+    """Records the noisy votes of a run, or hands recorded ones out again whatever the exact ones are."""
+    recorded = [] if noisy is None else list(noisy)
+    kept = list(recorded)
+    real = ledger.discrete_gaussian
+
+    def draw(exact, scale):
+        if noisy is None:
+            recorded.append(real(exact, scale))
+            return recorded[-1]
+        assert len(exact) == len(kept[0])
+        return kept.pop(0)
+
+    monkeypatch.setattr(ledger, "discrete_gaussian", draw)
+    monkeypatch.setattr("dpsyn.run.secrets.token_hex", lambda n: "0" * 2 * n)
+    return recorded

@@ -1,0 +1,97 @@
+"""One door: given the receipts, nothing outside `private/` depends on the private data."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from programme import digits, files, own_data, parquet, png, run, same_noise
+
+from dpsyn.api.draw_text import DrawText
+
+CANARY = (np.arange(64, dtype=np.uint8).reshape(8, 8) * 37 + 11).astype(np.uint8)
+ROWS = digits(137)
+ODD = {"image": png(CANARY), "label": "3", "user": "canary-user"}
+USERS = ["privacy.unit=user", "data.unit_column=user"]
+SKIP = ["data.on_error=skip"]
+
+NEIGHBOURS = {
+    "one record more": ([*ROWS, ODD], []),
+    "one record more, first": ([ODD, *ROWS], []),
+    "one record less": (ROWS[1:], []),
+    "one record replaced": ([*ROWS[:50], ODD, *ROWS[51:]], ["privacy.neighbours=replace"]),
+    "a record that is no image": ([*ROWS[:9], {**ROWS[9], "image": b"canary-bytes"}, *ROWS[10:]], SKIP),
+    "a record of an undeclared label": ([*ROWS, {**ODD, "label": "canary-label"}], SKIP),
+    "a record of nobody": ([*ROWS, {**ODD, "user": None}], USERS),
+    "a user with many records less": ([row for row in ROWS if row["user"] != "u3"], USERS),
+    "a user with many records more": ([*ROWS, *[{**ODD, "label": str(i % 10)} for i in range(30)]], USERS),
+    "no record at all of a label": ([row for row in ROWS if row["label"] != "7"], []),
+}
+
+
+def observed(folder, rows, overrides, monkeypatch, capfd, noisy=None):
+    """A run on `rows`: (released files with their dates, all that was printed, all requests to the api, its noise)"""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    data = parquet(folder / "data.parquet", rows)
+    requests = []
+    with monkeypatch.context() as patched:
+        patched.setenv("XDG_STATE_HOME", str(folder / "state"))
+        patched.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        recorded = same_noise(patched, noisy)
+        for name in ("generate", "vary"):
+            patched.setattr(DrawText, name, _overheard(getattr(DrawText, name), requests))
+        printed = run(folder / "run", *own_data(data, *overrides))
+    stdout, stderr = capfd.readouterr()
+    released = folder / "run" / "release"
+    dates = {str(path.relative_to(released)): path.stat().st_mtime for path in released.rglob("*")}
+    return (files(released), dates, printed.replace(str(folder), ""), stdout, stderr, requests), recorded
+
+
+def _overheard(real, requests):
+    def call(self, *arguments):
+        for argument in arguments:
+            if hasattr(argument, "content"):
+                traits = sorted(argument.traits.items())
+                requests.append((argument.content.tobytes(), [(k, v.astype(str).tobytes()) for k, v in traits]))
+            else:
+                requests.append(argument.tobytes() if isinstance(argument, np.ndarray) else repr(argument))
+        return real(self, *arguments)
+
+    return call
+
+
+@pytest.mark.parametrize("name", NEIGHBOURS)
+def test_given_the_receipts_neighbouring_data_give_the_same_bytes_everywhere(name, tmp_path, monkeypatch, capfd):
+    rows, overrides = NEIGHBOURS[name]
+    first, noisy = observed(tmp_path / "run", ROWS, overrides, monkeypatch, capfd)
+    second, _ = observed(tmp_path / "run", rows, overrides, monkeypatch, capfd, noisy)
+    for one, two in zip(first, second, strict=True):
+        assert one == two
+    assert "privacy.json" in first[0]
+    assert first[5]
+
+
+def test_canaries_are_found_nowhere_outside_private(tmp_path, monkeypatch, capfd):
+    odd = [{**ODD, "image": b"canary-bytes"}, {**ODD, "label": "canary-label"}, *[ODD] * 1234, *ROWS]  # 1,373 rows
+    (released, _, *printed, _), _ = observed(tmp_path, odd, SKIP, monkeypatch, capfd)
+    visible = b"\0".join(released.values()) + repr(printed).encode()
+    for canary in (b"canary", CANARY.tobytes(), ODD["image"], b"1373", b"1371", b"1,373", b"1,371", b"1234"):
+        assert canary not in visible
+    private = b"".join(files(tmp_path / "run" / "private").values())
+    assert b"canary-label" in private
+    assert b"1371" not in private  # not even there: nothing counts them
+
+
+def test_what_is_released_names_no_place_and_bears_one_date(tmp_path, monkeypatch, capfd):
+    (released, dates, *_), _ = observed(tmp_path, ROWS, [], monkeypatch, capfd)
+    assert set(dates.values()) == {315532800.0}
+    everything = b"\0".join(released.values())
+    for place in (str(tmp_path), "data.parquet", str(Path.home())):
+        assert place.encode() not in everything
+
+
+def test_real_noise_differs_between_two_runs_of_one_seed(tmp_path, monkeypatch, capfd):
+    _, one = observed(tmp_path / "a", ROWS, [], monkeypatch, capfd)
+    _, two = observed(tmp_path / "b", ROWS, [], monkeypatch, capfd)
+    assert (one[0] != two[0]).any()

@@ -1,0 +1,343 @@
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from programme import TINY, digits, files, job, own_data, parquet, run, same_noise
+
+from dpsyn import cli
+from dpsyn.errors import UserError
+from dpsyn.run import RunDirectory, open_run
+from dpsyn.verification import verified
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that is done. Copy it before you change it."""
+    home = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_STATE_HOME", str(home / "state"))
+        patched.setenv("XDG_CACHE_HOME", str(home / "cache"))
+        run(home / "run")
+    return home / "run"
+
+
+@pytest.fixture
+def copied(finished, tmp_path, monkeypatch):
+    """A copy of it, under the run_dir it was made with as far as its settings go."""
+    shutil.copytree(finished, tmp_path / "run")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(finished.parent / "cache"))
+    return tmp_path / "run"
+
+
+def refusal(root, *overrides):
+    with pytest.raises(UserError) as caught:
+        run(root, *overrides)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_a_run_leaves_what_the_design_names(finished):
+    names = set(files(finished))
+    for name in (
+        "release/privacy.json", "release/config.yaml", "release/votes/001.parquet", "release/votes/002.parquet",
+        "release/iterations/000/samples.parquet", "release/iterations/002/samples.parquet", "release/synthetic.parquet",
+        "release/metrics.jsonl", "release/samples.png", "private/config.yaml", "private/log", "private/refused.jsonl",
+        "private/intents/001-1",
+    ):  # fmt: skip
+        assert name in names
+    said = json.loads((finished / "release/privacy.json").read_text())
+    assert said["status"] == "DP"
+    assert said["epsilon"] <= 4
+    assert [charge["receipt_sha256"] is not None for charge in said["charges"]] == [True, True]
+    assert not [name for name in names if name.endswith(".part")]
+    for path in [finished / "private", *(finished / "private").rglob("*")]:
+        assert path.stat().st_mode & 0o077 == 0
+
+
+def test_a_finished_run_started_again_asks_nothing_and_changes_nothing(copied, monkeypatch):
+    before = files(copied / "release")
+    monkeypatch.setattr("dpsyn.job.open_electorate", None)
+    run(copied)
+    assert files(copied / "release") == before
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("privacy.epsilon=3", "privacy.epsilon was 4, now 3"),
+        ("privacy.delta=1e-5", "privacy.delta was 0.0001, now 1e-05"),
+        ("privacy.neighbours=replace", "privacy.neighbours was add_remove, now replace"),
+        ("schedule.size=30", "schedule.size was 20, now 30"),
+        ("data.split=all", "data.split was train, now all"),
+        ("api.warp=1", "api.warp was"),
+        ("embedding.blur=2", "embedding.blur was 0.5, now 2"),
+        ("seed=1", "seed was 0, now 1"),
+    ],
+)
+def test_other_science_settings_refuse_with_the_keys_that_differ(copied, override, key):
+    before = files(copied)
+    text = refusal(copied, override)
+    assert key in text
+    assert text.count(" was ") == 1
+    assert {k: v for k, v in files(copied).items() if k != "private/log"} == {
+        k: v for k, v in before.items() if k != "private/log"
+    }
+
+
+@pytest.mark.parametrize("override", ["runtime.batch_size=3", "runtime.device=cpu", "privacy.accept_lost_draws=2"])
+def test_other_runtime_settings_resume(copied, override):
+    run(copied, override)
+
+
+def test_a_second_process_is_refused(copied):
+    with RunDirectory(copied).locked():
+        assert "another process is working there" in refusal(copied)
+
+
+def test_changed_data_are_refused_and_nothing_is_said_of_them(tmp_path):
+    data = parquet(tmp_path / "d.parquet", digits(90))
+    run(tmp_path / "run", *own_data(data))
+    parquet(data, digits(91))
+    text = refusal(tmp_path / "run", *own_data(data))
+    assert text == f"run_dir={tmp_path / 'run'}: data: the files changed since this run began. Name another run_dir."
+
+
+def test_damage_is_named_in_one_line(copied):
+    checkpoint = copied / "release/iterations/001/samples.parquet"
+    content = checkpoint.read_bytes()
+    checkpoint.write_bytes(content[:-9] + b"x" + content[-8:])
+    assert "this checkpoint is damaged (wrong checksum)" in refusal(copied)
+    checkpoint.write_bytes(content)
+    receipt = copied / "release/votes/002.parquet"
+    receipt.write_bytes(receipt.read_bytes()[:-1])
+    assert "this receipt is damaged (wrong checksum)" in refusal(copied)
+
+
+def test_a_deleted_receipt_or_intent_is_never_a_fresh_start(copied):
+    kept = (copied / "release/votes/002.parquet").read_bytes()
+    (copied / "release/votes/002.parquet").unlink()
+    assert "privacy.accept_lost_draws=1" in refusal(copied)
+    assert "name another run_dir" in refusal(copied, "privacy.accept_lost_draws=1")
+    (copied / "release/votes/002.parquet").write_bytes(kept)
+    (copied / "private/intents/002-1").unlink()
+    assert "no intent" in refusal(copied)
+
+
+def test_a_smaller_sigma_written_into_the_config_is_refused(copied):
+    path = copied / "private/config.yaml"
+    known = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**known, "sigma": known["sigma"] / 2}))
+    assert "over the 4 that is stated" in refusal(copied)
+
+
+def test_a_run_whose_private_part_is_gone_does_not_go_on_but_expands(copied, capsys, monkeypatch):
+    before = json.loads((copied / "release/privacy.json").read_text())
+    same = pq_images(copied)
+    shutil.rmtree(copied / "private")
+    assert "private/config.yaml is gone" in refusal(copied)
+    assert not (copied / "private").exists()
+    monkeypatch.setattr("dpsyn.data.digits.Digits.batches", None)  # the data are gone too
+    assert cli.main(["expand", str(copied), "--rows", "90"]) == 0
+    assert json.loads((copied / "release/privacy.json").read_text()) == before
+    more = pq_images(copied)
+    assert len(more) == 90
+    assert more[: len(same)] == same
+
+
+def pq_images(root):
+    import pyarrow.parquet as pq
+
+    return [row["bytes"] for row in pq.read_table(root / "release/synthetic.parquet")["image"].to_pylist()]
+
+
+def test_the_batch_size_changes_no_byte(tmp_path, monkeypatch):
+    noisy = same_noise(monkeypatch)
+    run(tmp_path / "a", "data.id=null")
+    same_noise(monkeypatch, noisy)
+    run(tmp_path / "b", "data.id=null", "runtime.batch_size=7")
+    one, two = files(tmp_path / "a/release"), files(tmp_path / "b/release")
+    assert one.keys() == two.keys()
+    assert [name for name in one if one[name] != two[name] and name != "privacy.json"] == []
+
+
+def test_without_fit_noise_nothing_is_written_to_release(tmp_path):
+    for name, overrides in (("none", ["privacy=none"]), ("seeded", ["privacy.noise=insecure_seeded"])):
+        run(tmp_path / name, *overrides)
+        assert not (tmp_path / name / "release").exists()
+        said = json.loads((tmp_path / name / "not_private/privacy.json").read_text())
+        assert said["status"] in ("NOT PRIVATE", "INSECURE NOISE")
+        assert said["epsilon"] is None
+    once = files(tmp_path / "seeded/not_private")["synthetic.parquet"]
+    run(tmp_path / "again", "privacy.noise=insecure_seeded")
+    assert files(tmp_path / "again/not_private")["synthetic.parquet"] == once
+
+
+def test_runs_on_one_data_set_add_up(tmp_path, capsys):
+    for name in "ab":
+        run(tmp_path / name)
+    said = json.loads((tmp_path / "b/release/privacy.json").read_text())
+    assert said["joint"]["runs"] == 2
+    assert said["joint"]["epsilon"] > said["epsilon"]
+    assert cli.main(["budget"]) == 0
+    assert "all 2 together" in capsys.readouterr().out
+
+
+def test_verify_agrees_with_an_honest_run_and_finds_what_was_altered(copied):
+    assert verified(open_run(copied)).agrees
+    path = copied / "release/privacy.json"
+    honest = path.read_text()
+    path.write_text(json.dumps({**json.loads(honest), "epsilon": 1.0}))
+    assert "closed form disagree" in "".join(verified(open_run(copied)).lines)
+    path.write_text(honest)
+    receipt = copied / "release/votes/001.parquet"
+    kept = receipt.read_bytes()
+    receipt.unlink()
+    assert "is gone" in "".join(verified(open_run(copied)).lines)
+    receipt.write_bytes(kept[:-1] + b"?")
+    assert "damaged" in "".join(verified(open_run(copied)).lines)
+    receipt.write_bytes(kept)
+    shutil.copy(copied / "release/iterations/002/samples.parquet", copied / "release/iterations/001/samples.parquet")
+    assert "not the population that was voted on" in "".join(verified(open_run(copied)).lines)
+
+
+@pytest.mark.parametrize("number", [1, 4, 9, 14, 20, 26, 33, 40])
+def test_a_full_disk_stops_in_one_line_and_the_same_command_finishes(tmp_path, monkeypatch, number):
+    count = 0
+
+    def full(real):
+        def call(*arguments, **keywords):
+            nonlocal count
+            count += 1
+            if count == number:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real(*arguments, **keywords)
+
+        return call
+
+    with monkeypatch.context() as broken:
+        for name in ("fsync", "replace", "mkdir"):
+            broken.setattr(os, name, full(getattr(os, name)))
+        with pytest.raises(UserError, match="disk is full"):
+            run(tmp_path / "run")
+    assert not list(tmp_path.rglob("*.part"))
+    try:
+        run(tmp_path / "run")
+    except UserError as error:
+        assert "privacy.accept_lost_draws=1" in str(error)
+        run(tmp_path / "run", "privacy.accept_lost_draws=1")
+    assert len(list((tmp_path / "run/release/votes").iterdir())) == 2
+    assert verified(open_run(tmp_path / "run")).agrees
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+import numpy as np
+from dpsyn.privacy import ledger
+from dpsyn import job as job_module
+noisy, at, count = list(np.load({noisy!r}).values()), {at}, 0
+drawn = os.environ["DRAWN"]
+def draw(exact, scale):
+    t = len(os.listdir(drawn))
+    open(os.path.join(drawn, str(t)), "w").close()
+    return noisy[int(os.environ["NEXT"]) + t]
+def deadly(real):
+    def call(*arguments, **keywords):
+        global count
+        count += 1
+        if count == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments, **keywords)
+    return call
+ledger.discrete_gaussian = draw
+import dpsyn.run
+dpsyn.run.secrets.token_hex = lambda n: "0" * 2 * n
+from programme import run
+for name in ("fsync", "replace"):
+    setattr(os, name, deadly(getattr(os, name)))
+run({root!r}, "data.id=null", *{overrides!r})
+"""
+
+
+@pytest.mark.parametrize("at", [2, 9, 17, 20, 23, 26, 31, 38, 47])
+def test_a_killed_run_goes_on_to_the_same_data(tmp_path, monkeypatch, at):
+    noisy = same_noise(monkeypatch)
+    run(tmp_path / "whole", "data.id=null")
+    np.savez(tmp_path / "noisy.npz", *noisy)
+    (tmp_path / "drawn").mkdir()
+
+    def attempt(at, first, *overrides):
+        script = KILLED.format(
+            tests=str(Path(__file__).parent), noisy=str(tmp_path / "noisy.npz"), at=at, root=str(tmp_path / "killed"),
+            overrides=list(overrides),
+        )  # fmt: skip
+        for path in (tmp_path / "drawn").iterdir():
+            path.unlink()
+        environment = {**os.environ, "DRAWN": str(tmp_path / "drawn"), "NEXT": str(first)}
+        return subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False
+        )
+
+    assert attempt(at, 0).returncode == -signal.SIGKILL
+    votes = tmp_path / "killed/release/votes"
+    kept = {path.name: path.read_bytes() for path in votes.glob("*")} if votes.exists() else {}
+    pending = list((tmp_path / "killed/private").glob("pending/*"))
+    whole = any(path.read_bytes().rstrip(b"\0") for path in pending)
+    again = attempt(10**9, len(kept) + whole)
+    lost = "privacy.accept_lost_draws=1" in again.stderr
+    if lost:
+        again = attempt(10**9, len(kept), "privacy.accept_lost_draws=1")
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert {name: (votes / name).read_bytes() for name in kept} == kept
+    one, two = files(tmp_path / "whole/release"), files(tmp_path / "killed/release")
+    different = {name for name in one.keys() | two.keys() if one.get(name) != two.get(name)}
+    assert different <= {"privacy.json"}
+    said = json.loads(two["privacy.json"])
+    assert said["lost_draws"] == lost
+    assert (said["epsilon"] > 4) == lost
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("dpsyn.job.begin", interrupted)
+        assert cli.main(["run", *TINY]) == 130
+    assert "goes on" in capsys.readouterr().err
+    assert cli.main(["run", *TINY]) == 0
+
+
+def test_rows_that_cannot_vote_stop_the_run_before_anything_is_released(tmp_path):
+    rows = [*digits(60), {"image": b"no image", "label": "1", "user": "x"}]
+    data = parquet(tmp_path / "d.parquet", rows)
+    text = refusal(tmp_path / "run", *own_data(data))
+    assert "column 'image': not a readable image" in text
+    assert "60" not in text.replace(str(tmp_path), "")
+    assert not list((tmp_path / "run").rglob("votes/*"))
+    run(tmp_path / "run2", *own_data(data, "data.on_error=skip"))
+    assert json.loads((tmp_path / "run2/private/refused.jsonl").read_text())["row"] == 60
+
+
+def test_a_job_that_cannot_be_is_refused_before_anything_is_written(tmp_path):
+    for overrides, message in (
+        (["schedule.size=9"], "schedule.size=9: expected enough for every one of the 10 labels"),
+        (["privacy.unit=user"], "privacy.unit=user: expected a column of user ids"),
+        (["expand.rows=10"], "expand.rows=10: expected null, or at least"),
+        (["data=mnist", f"data.path={tmp_path}/none.parquet"], "data.path="),
+    ):
+        assert refusal(tmp_path / "run", *overrides).startswith(message)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match=r"schedule\.releases=0"):
+        job(tmp_path / "run", "schedule.releases=0")

@@ -1,0 +1,140 @@
+"""A vote is a function of one record and the candidates: through the real reader, embedding and search."""
+
+import numpy as np
+import pytest
+from programme import digits, parquet, png
+
+from dpsyn import electorate as electorate_module
+from dpsyn.data.hub import HubImages
+from dpsyn.electorate import open_electorate
+from dpsyn.embedding.pixels import Pixels
+from dpsyn.population import Samples
+from dpsyn.privacy.budget import GRID
+from dpsyn.voting import faiss_search, torch_search, unseal
+
+ROWS = digits(150)
+SEARCHES = {"faiss": faiss_search, "torch": lambda candidates: torch_search(candidates, "cpu")}
+EMBED = Pixels(size=[8, 8], blur=0.5)
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(electorate_module, "BLOCK_BYTES", 7 * 64 * 4)
+    monkeypatch.setattr(electorate_module, "BATCH", 32)
+
+
+def candidates():
+    """Real digits, each four times, and near copies of them: survivors repeat."""
+    images = np.stack([np.asarray(_image(row)) for row in digits(40, seed=5)])
+    near = np.clip(images.astype(int) + 1, 0, 255).astype(np.uint8)
+    content = np.concatenate([images, images, near, images, near])[..., None]
+    labels = np.array([int(row["label"]) for row in digits(40, seed=5)] * 5)
+    return EMBED(Samples(content)), labels
+
+
+def _image(row):
+    import io
+
+    from PIL import Image
+
+    return Image.open(io.BytesIO(row["image"]))
+
+
+def votes(folder, rows, unit="record", k=1, search=faiss_search, vectors=None, labels=None):
+    folder.mkdir(exist_ok=True)
+    data = HubImages(
+        path=str(parquet(folder / "data.parquet", rows)),
+        labels={"digit": [str(i) for i in range(10)]},
+        label_columns={"digit": "label"},
+        mode="L",
+        unit_column="user" if unit == "user" else None,
+        on_error="skip",
+    )
+    if vectors is None:
+        vectors, labels = candidates()
+    electorate = open_electorate(data, EMBED, {}, unit, folder / "cache")
+    return unseal(electorate.vote(vectors, labels, k, search))
+
+
+ODD = {"image": png((np.arange(64).reshape(8, 8) * 3).astype(np.uint8)), "label": "3", "user": "new"}
+
+
+@pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES.keys())
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("at", [0, 70, 150], ids=["front", "middle", "end"])
+def test_one_record_more_adds_k_votes_and_moves_no_other(tmp_path, at, k, search):
+    without = votes(tmp_path / "a", ROWS, k=k, search=search)
+    with_it = votes(tmp_path / "b", [*ROWS[:at], ODD, *ROWS[at:]], k=k, search=search)
+    difference = with_it - without
+    assert sorted(difference[difference != 0].tolist()) == [1] * k
+
+
+def test_a_record_replaced_moves_at_most_two_votes(tmp_path):
+    difference = votes(tmp_path / "a", ROWS) - votes(tmp_path / "b", [*ROWS[:9], ODD, *ROWS[10:]])
+    assert np.abs(difference).sum() <= 2
+
+
+@pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES.keys())
+def test_both_searches_and_any_order_of_the_records_give_the_same_votes(tmp_path, search):
+    assert (votes(tmp_path / "a", ROWS) == votes(tmp_path / "b", ROWS[::-1], search=search)).all()
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_one_user_more_in_many_labels_moves_the_votes_by_at_most_one(tmp_path, k):
+    records = [{**row, "user": "new"} for row in digits(80, seed=9)]
+    assert len({row["label"] for row in records}) == 10
+    without = votes(tmp_path / "a", ROWS, "user", k)
+    with_them = votes(tmp_path / "b", [*records[:30], *ROWS, *records[30:]], "user", k)
+    assert 0.95 * GRID < np.linalg.norm(with_them - without) <= GRID
+
+
+def test_a_user_replaced_moves_the_votes_by_at_most_the_square_root_of_two(tmp_path):
+    changed = [row if row["user"] != "u3" else {**ODD, "user": "u3"} for row in ROWS]
+    assert np.linalg.norm(votes(tmp_path / "a", ROWS, "user") - votes(tmp_path / "b", changed, "user")) <= 2**0.5 * GRID
+
+
+def test_never_more_votes_than_there_are_candidates(tmp_path):
+    vectors, labels = candidates()
+    few = votes(tmp_path, ROWS, k=1000, vectors=vectors[:40], labels=labels[:40])
+    sizes = np.bincount(labels[:40], minlength=10)
+    members = np.bincount([int(row["label"]) for row in ROWS], minlength=10)
+    assert (few == members[labels[:40]]).all()
+    assert few.sum() == (sizes * members).sum()
+
+
+def test_labels_without_records_or_without_candidates_do_no_harm(tmp_path):
+    vectors, labels = candidates()
+    rows = [row for row in ROWS if row["label"] != "2"]
+    keep = labels != 5
+    counted = votes(tmp_path, rows, vectors=vectors[keep], labels=labels[keep])
+    assert counted[labels[keep] == 2].sum() == 0
+    assert counted.sum() == sum(row["label"] != "5" for row in rows)
+
+
+def test_repeated_candidates_get_their_votes_at_the_lowest_row(tmp_path):
+    counted = votes(tmp_path, ROWS)
+    assert counted[40:80].sum() == counted[120:].sum() == 0
+    assert counted.sum() == len(ROWS)
+
+
+def test_a_record_is_embedded_the_same_in_any_batch(tmp_path, monkeypatch):
+    small = votes(tmp_path / "a", ROWS)
+    monkeypatch.setattr(electorate_module, "BATCH", 256)
+    assert (votes(tmp_path / "b", ROWS) == small).all()
+    one, two = (b"".join(p.read_bytes() for p in sorted((tmp_path / x / "cache").rglob("*.vectors"))) for x in "ab")
+    assert one == two
+
+
+def test_refused_rows_are_named_by_column_and_rule_only(tmp_path):
+    from dpsyn.errors import UserError
+
+    data = HubImages(
+        path=str(parquet(tmp_path / "d.parquet", [*ROWS, {**ODD, "label": "secret"}])),
+        labels={"digit": [str(i) for i in range(10)]},
+        label_columns={"digit": "label"},
+        mode="L",
+    )
+    with pytest.raises(UserError, match="column 'label': not among the declared values") as caught:
+        open_electorate(data, EMBED, {}, "record", tmp_path / "cache")
+    assert "secret" not in str(caught.value)
+    assert "150" not in str(caught.value)
