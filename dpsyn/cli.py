@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return verbs[given[0]](given[1:])
     except UserError as error:
-        print(f"dpsyn: {error}", file=sys.stderr)
+        print("dpsyn:", " ".join(str(error).splitlines()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("dpsyn: interrupted. The same command goes on where it stopped.", file=sys.stderr)
@@ -128,8 +128,10 @@ def _split(given: Sequence[str]) -> tuple[list[str], str | None, list[str]]:
                 raise UserError("--config-dir: expected a folder.")
         elif text in ("--cfg", "-c", "--info", "-i", "--package", "-p"):
             flags += [text] + ([] if (value := next(rest, None)) is None else [value])
-        elif text.startswith("-"):
+        elif text in (*PASSED_TO_HYDRA, "-m", "--multirun"):
             flags.append(text)
+        elif text.startswith("-"):
+            raise UserError(f"{text}: unknown flag. `dpsyn --help` shows all.")
         else:
             overrides.append(text)
     return flags, folder, overrides

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -103,6 +104,9 @@ def check(job: Job) -> None:
     if job.expand_rows is not None and job.expand_rows < final_size(job.schedule):
         do = "Those are the final survivors."
         raise bad("expand.rows", job.expand_rows, f"null, or at least {final_size(job.schedule)}", do)
+    above = next(path for path in (job.root.absolute(), *job.root.absolute().parents) if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise bad("run_dir", job.root, "a folder that can be made", f"{above} is none to write in.")
     job.data.check()
     for part in (job.api, job.embed, *job.metrics.values()):
         getattr(part, "check", lambda: None)()
@@ -167,7 +171,9 @@ def _evolve(job: Job, run: RunDirectory, ledger: Ledger, screen: Screen) -> Popu
         receipt = ledger.release(t, sha256(run.checkpoint(t - 1)), _nothing_left)
         labels, population = population.labels, run.load(t)
         ancestors = ancestors[population.parents]
-        screen.released(t, _signs(receipt, labels, ancestors))
+        signs = _signs(receipt, labels, ancestors)
+        run.add_metrics({"iteration": t, **signs}, private=False)  # a crash may have come before it
+        screen.released(t, signs)
     if population is not None and population.iteration == len(job.schedule):
         return population
     electorate = _electorate(job, run, screen)

@@ -122,10 +122,12 @@ class RunDirectory:
         return sorted(int(path.name) for path in (self.release / "iterations").glob("[0-9]*"))
 
     def add_metrics(self, numbers: Mapping[str, Any], private: bool) -> None:
-        """One line more in `metrics.jsonl`, private or released; the last line of an iteration counts."""
+        """One line in `metrics.jsonl`, private or released, unless it is there; the last one of an iteration counts."""
         path = (self.private if private else self.release) / "metrics.jsonl"
-        lines = path.read_text() if path.exists() else ""
-        write(path, (lines + json.dumps(numbers) + "\n").encode(), private=private)
+        lines = path.read_text().splitlines() if path.exists() else []
+        line = json.dumps(numbers)
+        if line not in lines:
+            write(path, "".join(f"{text}\n" for text in [*lines, line]).encode(), private=private)
 
     def log(self, text: str) -> None:
         """Dates and durations: private."""

@@ -1,19 +1,20 @@
 import errno
 import json
+import multiprocessing
 import os
+import resource
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 from programme import TINY, digits, files, job, own_data, parquet, run, same_noise
 
 from dpsyn import cli
+from dpsyn import run as run_module
 from dpsyn.errors import UserError
+from dpsyn.privacy import ledger
 from dpsyn.run import RunDirectory, open_run
 from dpsyn.verification import verified
 
@@ -238,72 +239,129 @@ def test_a_full_disk_stops_in_one_line_and_the_same_command_finishes(tmp_path, m
     assert verified(open_run(tmp_path / "run")).agrees
 
 
-KILLED = """
-import os, signal, sys
-sys.path.insert(0, {tests!r})
-import numpy as np
-from dpsyn.privacy import ledger
-from dpsyn import job as job_module
-noisy, at, count = list(np.load({noisy!r}).values()), {at}, 0
-drawn = os.environ["DRAWN"]
-def draw(exact, scale):
-    t = len(os.listdir(drawn))
-    open(os.path.join(drawn, str(t)), "w").close()
-    return noisy[int(os.environ["NEXT"]) + t]
-def deadly(real):
-    def call(*arguments, **keywords):
-        global count
-        count += 1
-        if count == at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(*arguments, **keywords)
-    return call
-ledger.discrete_gaussian = draw
-import dpsyn.run
-dpsyn.run.secrets.token_hex = lambda n: "0" * 2 * n
-from programme import run
-for name in ("fsync", "replace"):
-    setattr(os, name, deadly(getattr(os, name)))
-run({root!r}, "data.id=null", *{overrides!r})
-"""
+FORKED = multiprocessing.get_context("forkserver")  # a fork of warm imports starts at once, a new process in seconds
+FORKED.set_forkserver_preload(["dpsyn.compose", "faiss", "sklearn.datasets", "opendp.measurements", "matplotlib"])
+MOMENTS = {
+    "settings": [1, 2, 3],
+    "account": [4],
+    "promise": [6, 9, 10],
+    "embedded records": [12, 15, 16],
+    "first population": [21, 26, 27],
+    "first release": [28, 29, 30, 31, 32, 33],
+    "second population": [34, 40, 41],
+    "metrics": [42, 43],
+    "second release": [45, 46, 47, 48, 49, 50],
+    "last population": [57],
+    "expansion": [63, 66],
+    "end": [69, 72, 76],
+}
 
 
-@pytest.mark.parametrize("at", [2, 9, 17, 20, 23, 26, 31, 38, 47])
-def test_a_killed_run_goes_on_to_the_same_data(tmp_path, monkeypatch, at):
-    noisy = same_noise(monkeypatch)
-    run(tmp_path / "whole", "data.id=null")
-    np.savez(tmp_path / "noisy.npz", *noisy)
-    (tmp_path / "drawn").mkdir()
+def forked_run(root, noisy, overrides, at, limit, said):
+    """A run that dies before its at-th fsync or rename, or that has no room for files over `limit` bytes."""
+    os.environ.update(XDG_STATE_HOME=str(root.parent / "state"), XDG_CACHE_HOME=str(root.parent / "cache"))
+    ledger.discrete_gaussian = lambda exact, scale: noisy[len(os.listdir(root / "release/votes"))]
+    run_module.secrets.token_hex = lambda n: "0" * 2 * n
+    count = 0
 
-    def attempt(at, first, *overrides):
-        script = KILLED.format(
-            tests=str(Path(__file__).parent), noisy=str(tmp_path / "noisy.npz"), at=at, root=str(tmp_path / "killed"),
-            overrides=list(overrides),
-        )  # fmt: skip
-        for path in (tmp_path / "drawn").iterdir():
-            path.unlink()
-        environment = {**os.environ, "DRAWN": str(tmp_path / "drawn"), "NEXT": str(first)}
-        return subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False
-        )
+    def deadly(real):
+        def call(*arguments, **keywords):
+            nonlocal count
+            count += 1
+            if count == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*arguments, **keywords)
 
-    assert attempt(at, 0).returncode == -signal.SIGKILL
-    votes = tmp_path / "killed/release/votes"
-    kept = {path.name: path.read_bytes() for path in votes.glob("*")} if votes.exists() else {}
-    pending = list((tmp_path / "killed/private").glob("pending/*"))
-    whole = any(path.read_bytes().rstrip(b"\0") for path in pending)
-    again = attempt(10**9, len(kept) + whole)
-    lost = "privacy.accept_lost_draws=1" in again.stderr
+        return call
+
+    for name in ("fsync", "replace"):
+        setattr(os, name, deadly(getattr(os, name)))
+    if limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        run(root, "data.id=null", *overrides)
+        text = ""
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    said.send(text)
+
+
+def attempt(root, noisy, *overrides, at=0, limit=0):
+    """What the run was refused with, '' when it finished, None when it was killed."""
+    here, there = FORKED.Pipe()
+    process = FORKED.Process(target=forked_run, args=(root, noisy, overrides, at, limit, there))
+    process.start()
+    there.close()
+    process.join(120)
+    if process.exitcode == -signal.SIGKILL:
+        return None
+    assert process.exitcode == 0
+    return here.recv()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The noisy votes and the released files of a run that nothing interrupted."""
+    root = tmp_path_factory.mktemp("whole") / "run"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_STATE_HOME", str(root.parent / "state"))
+        patched.setenv("XDG_CACHE_HOME", str(root.parent / "cache"))
+        noisy = same_noise(patched)
+        run(root, "data.id=null")
+    return noisy, files(root / "release")
+
+
+@pytest.mark.parametrize("at", [at for moments in MOMENTS.values() for at in moments])
+def test_a_killed_run_goes_on_to_the_same_data(tmp_path, whole, at):
+    noisy, uninterrupted = whole
+    root = tmp_path / "run"
+    assert attempt(root, noisy, at=at) is None
+    kept = files(root / "release/votes") if (root / "release/votes").exists() else {}
+    again = attempt(root, noisy)
+    lost = "privacy.accept_lost_draws=1" in again
     if lost:
-        again = attempt(10**9, len(kept), "privacy.accept_lost_draws=1")
-    assert again.returncode == 0, again.stderr[-2000:]
-    assert {name: (votes / name).read_bytes() for name in kept} == kept
-    one, two = files(tmp_path / "whole/release"), files(tmp_path / "killed/release")
-    different = {name for name in one.keys() | two.keys() if one.get(name) != two.get(name)}
-    assert different <= {"privacy.json"}
-    said = json.loads(two["privacy.json"])
+        again = attempt(root, noisy, "privacy.accept_lost_draws=1")
+    assert again == ""
+    released = files(root / "release")
+    assert {name: released[f"votes/{name}"] for name in kept} == kept
+    different = {
+        name for name in released.keys() | uninterrupted.keys() if released.get(name) != uninterrupted.get(name)
+    }
+    assert different == ({"privacy.json"} if lost else set())
+    said = json.loads(released["privacy.json"])
     assert said["lost_draws"] == lost
     assert (said["epsilon"] > 4) == lost
+    assert verified(open_run(root)).agrees
+    assert {path.stat().st_mtime for path in (root / "release").rglob("*")} == {315532800.0}
+
+
+@pytest.mark.parametrize("limit", [40, 400, 1000, 1300, 2000, 4000, 6000, 9000])
+def test_writes_that_find_no_room_leave_nothing_half_written_and_the_same_command_finishes(tmp_path, whole, limit):
+    noisy, uninterrupted = whole
+    root = tmp_path / "run"
+    refused = attempt(root, noisy, limit=limit)
+    assert refused.startswith("OutOfSpace: ")
+    assert "the disk is full" in refused
+    assert "\n" not in refused
+    assert not list(tmp_path.rglob("*.part"))
+    again = attempt(root, noisy)
+    if lost := "privacy.accept_lost_draws=1" in again:
+        again = attempt(root, noisy, "privacy.accept_lost_draws=1")
+    assert again == ""
+    released = files(root / "release")
+    different = {
+        name for name in released.keys() | uninterrupted.keys() if released.get(name) != uninterrupted.get(name)
+    }
+    assert different == ({"privacy.json"} if lost else set())
+
+
+def test_a_line_that_a_crash_cut_off_takes_no_other_run_off_the_account(tmp_path):
+    run(tmp_path / "a")
+    (path,) = (Path(os.environ["XDG_STATE_HOME"]) / "dpsyn").glob("*.jsonl")
+    path.write_text(path.read_text() + path.read_text()[:99])
+    run(tmp_path / "b")
+    assert json.loads((tmp_path / "b/release/privacy.json").read_text())["joint"]["runs"] == 2
 
 
 def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path, monkeypatch, capsys):

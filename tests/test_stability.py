@@ -14,7 +14,7 @@ from dpsyn.voting import faiss_search, torch_search, unseal
 
 ROWS = digits(150)
 SEARCHES = {"faiss": faiss_search, "torch": lambda candidates: torch_search(candidates, "cpu")}
-EMBED = Pixels(size=[8, 8], blur=0.5)
+EMBED = Pixels(size=[8, 8], blur=0.5, directions=0, pool=1)
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ from dpsyn.population import Label, Samples, take
 CHUNK = 512  # rows drawn at once
 FINEST = 256  # steps of a stored distance per px of the master
 SINES = np.sin(np.deg2rad(np.arange(360)))
-TRAITS = ("text", "font", "size", "stroke", "rotation", "slant", "stretch", "weight", "shift", "warp")
+TRAITS = ("text", "font", "size", "stroke", "rotation", "slant", "stretch", "weight", "shift", "warp", "pressure")
 REFERENCE = "DejaVuSans.ttf"  # ships with matplotlib
 
 
@@ -36,6 +36,8 @@ class DrawText:
     slant: px to the right a px upwards. stretch: of the width. weight: px added to the stroke, any number.
     shift: the farthest that the text is off the centre, px. warp: the farthest that each point of a 3x3 grid over the
         image is displaced, px; quadratic in between.
+    pressure: the most that is added to the weight, or taken off, at each point of such a grid, px: lines that swell,
+        thin out and break.
     image_size: [h, w] px. background, foreground: grey 0..255, or [red, green, blue].
     """
 
@@ -49,6 +51,7 @@ class DrawText:
     weight: Sequence[float]
     shift: float
     warp: float
+    pressure: float
     image_size: Sequence[int]
     background: Any
     foreground: Any
@@ -67,7 +70,7 @@ class DrawText:
             raise bad("api.size", list(self.size), "1 px or more")
         if self.stretch[0] <= 0:
             raise bad("api.stretch", list(self.stretch), "over 0")
-        for name in ("shift", "warp"):
+        for name in ("shift", "warp", "pressure"):
             if not isinstance(getattr(self, name), int | float) or getattr(self, name) < 0:
                 raise bad(f"api.{name}", getattr(self, name), "px, 0 or more")
         if len(self.image_size) != 2 or min(self.image_size) < 1:
@@ -88,7 +91,8 @@ class DrawText:
             raise bad("api.fonts", self.fonts, "null, bundled, or a folder of fonts (ttf, otf, ttc)")
 
     def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
-        """Every trait uniform in its range. Raises UserError where no font has the characters."""
+        """Every trait uniform in its range; warp and pressure within an amplitude of their own, so that there are mild
+        ones among the wild. Raises UserError where no font has the characters."""
         names = np.array(self._masters(labels).fonts)
         traits: dict[str, np.ndarray] = {
             "text": _integers(seeds, 0, 0, len(self.texts) - 1),
@@ -99,7 +103,11 @@ class DrawText:
         if self.shift:
             traits["shift"] = _grid(seeds, 100, (2,), self.shift)
         if self.warp:
-            traits["warp"] = _grid(seeds, 200, (2, 3, 3), self.warp)
+            amplitude = _uniform(seeds, 400).astype(np.float32)
+            traits["warp"] = _grid(seeds, 200, (2, 3, 3), self.warp) * amplitude[:, None, None, None]
+        if self.pressure:
+            amplitude = _uniform(seeds, 401).astype(np.float32)
+            traits["pressure"] = _grid(seeds, 500, (3, 3), self.pressure) * amplitude[:, None, None]
         return self._drawn(labels, traits)
 
     def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: np.ndarray) -> Samples:
@@ -130,6 +138,9 @@ class DrawText:
         if self.warp:
             moved = old["warp"] + _grid(seeds, 200, (2, 3, 3), degrees["warp"])
             new["warp"] = np.clip(moved, -self.warp, self.warp)
+        if self.pressure:
+            moved = old["pressure"] + _grid(seeds, 500, (3, 3), degrees["pressure"])
+            new["pressure"] = np.clip(moved, -self.pressure, self.pressure)
         return self._drawn(labels, new)
 
     @property
@@ -152,6 +163,7 @@ class DrawText:
                 "font": fraction,
                 "shift": 2 * fraction * self.shift,
                 "warp": 2 * fraction * self.warp,
+                "pressure": 2 * fraction * self.pressure,
             }
         if unknown := degree.keys() - set(TRAITS):
             raise bad("schedule.degree", ", ".join(sorted(unknown)), f"some of {', '.join(TRAITS)}")
@@ -182,8 +194,7 @@ class DrawText:
         if "shift" in traits:
             y, x = y - traits["shift"][:, 0, None, None], x - traits["shift"][:, 1, None, None]
         if "warp" in traits:
-            dy, dx = _smooth(traits["warp"], h, w)
-            y, x = y - dy, x - dx
+            y, x = y - _smooth(traits["warp"][:, 0], h, w), x - _smooth(traits["warp"][:, 1], h, w)
         (yy, yx, xy, xx), scale = self._inverse(traits, masters.em)
         master_y = yy * y + yx * x + ((height - 1) / 2).astype(np.float32)[:, None, None]
         master_x = xy * y + xx * x + ((width - 1) / 2).astype(np.float32)[:, None, None]
@@ -191,6 +202,9 @@ class DrawText:
         thickness = traits["stroke"] + (traits["weight"] if "weight" in traits else self.weight[0]) + 0.5
         distance *= (scale / FINEST).astype(np.float32)[:, None, None]
         distance += np.asarray(thickness, np.float32)[:, None, None]
+        if "pressure" in traits:
+            uneven = traits["pressure"] - traits["pressure"].mean((1, 2), keepdims=True)  # else whole texts vanish
+            distance += _smooth(uneven, h, w)
         cover = np.clip(distance, 0, 1, out=distance)[..., None]
         low, high = np.atleast_1d(np.float32(self.background)), np.atleast_1d(np.float32(self.foreground))
         return (cover * (high - low) + (low + np.float32(0.5))).astype(np.uint8)
@@ -220,7 +234,7 @@ class DrawText:
         if not known:
             distinct = {tuple(label.items()): label for label in labels}.values()
             characters = {c for label in distinct for i in range(len(self.texts)) for c in self._text(label, i)}
-            reach = max(self.stroke[1] + max(self.weight[1], 0), 0) + 1
+            reach = max(self.stroke[1] + max(self.weight[1], 0) + self.pressure, 0) + 1
             known.append(_Masters(_usable(self.fonts, characters), self.size, reach))
         return known[0]
 
@@ -306,12 +320,12 @@ def _bilinear(
     return upper
 
 
-def _smooth(grid: np.ndarray, h: int, w: int) -> tuple[np.ndarray, np.ndarray]:
-    """float32 [n, 2, 3, 3] -> two [n, h, w]: quadratic through the nine points, term by term."""
-    fy, fx = (_basis(size) for size in (h, w))
-    columns = sum(grid[:, :, :, j, None] * fx[j] for j in range(3))  # [n, 2, 3, w]
-    both = sum(columns[:, :, i, None, :] * fy[i][:, None] for i in range(3))
-    return both[:, 0], both[:, 1]
+def _smooth(grid: np.ndarray, h: int, w: int) -> np.ndarray:
+    """float32 [n, 3, 3] -> [n, h, w]: quadratic through the nine points, term by term."""
+    fy, fx = _basis(h), _basis(w)
+    columns = [sum(grid[:, i, j, None] * fx[j] for j in range(3)) for i in range(3)]
+    field: np.ndarray = sum(columns[i][:, None, :] * fy[i][:, None] for i in range(3))
+    return field
 
 
 def _basis(n: int) -> list[np.ndarray]:

@@ -42,7 +42,8 @@ def enter(data: str, run: str, directory: Path, settings: Settings, budget: Budg
     path = _file(data)
     with room_on_disk(path), os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(json.dumps(asdict(entry)) + "\n")
+        cut_off = path.read_bytes()[-1:] not in (b"", b"\n")  # by a crash: else that line would swallow this one
+        file.write("\n" * cut_off + json.dumps(asdict(entry)) + "\n")
         file.flush()
         os.fsync(file.fileno())
 
