@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -53,6 +54,8 @@ class Runtime:
     def __post_init__(self) -> None:
         if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise bad("runtime.batch_size", self.batch_size, "a whole number, 1 or more")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(self.device)):
+            raise bad("runtime.device", self.device, "auto, cpu, cuda or cuda:1")
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ def final_size(schedule: Sequence[Step]) -> int:
 def carry_out(job: Job, screen: Screen) -> Path:
     """Runs, or goes on with, the job. Returns the folder with the results. Raises UserError."""
     check(job)
+    _check_device(job.runtime.device)
     run = RunDirectory(job.root, job.privacy.is_private)
     known, fingerprint = run.identity(), job.data.fingerprint()
     if known:
@@ -281,6 +285,15 @@ def _signs(receipt: Receipt, labels: np.ndarray, ancestors: np.ndarray) -> dict[
     signs = vital_signs(receipt.votes, receipt.charge.sigma * receipt.charge.grid, labels, ancestors)
     silent = sum(receipt.votes[labels == label].sum() <= 0 for label in np.unique(labels))
     return {**signs, "labels_without_votes": float(silent)}
+
+
+def _check_device(device: str) -> None:
+    """Not in `check`: a run for another machine can be planned here."""
+    if device.startswith("cuda"):
+        import torch
+
+        if int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
+            raise bad("runtime.device", device, "a device of this machine", "auto takes what there is.")
 
 
 def _search(device: str) -> Callable[[np.ndarray], Search]:

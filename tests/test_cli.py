@@ -37,6 +37,14 @@ BAD = [
     (["run", "seed=-1"], "seed=-1: expected a whole number"),
     (["run", "--config-dir", "nowhere"], "--config-dir=nowhere: expected a folder of configs"),
     (["plan", "privacy.epsilon=-1"], "privacy.epsilon=-1: expected > 0"),
+    (["run", "run_dir=afile/x"], "run_dir=afile/x: expected a folder that can be made"),
+    (["run", "--multi"], "--multi: unknown flag."),
+    (["run", "privacy.epsilon='a\\nb'"], "privacy.epsilon=a"),
+    (["run", "privacy.epsilon='a\nb'"], "privacy.epsilon=a b: expected a number"),
+    (["run", "seed=1.5"], "seed=1.5: expected a whole number"),
+    (["run", "label_shares=[1]"], "label_shares=[1]: expected 'uniform', or one number a label (10)"),
+    (["run", "runtime.device=gpu"], "runtime.device=gpu: expected auto, cpu, cuda or cuda:1."),
+    (["run", "runtime.device=cuda:99"], "runtime.device=cuda:99: expected a device of this machine."),
     (["runn"], "runn: unknown verb. Expected run, plan, expand, verify, budget."),
     (["verify", "nowhere"], "nowhere: no run of dpsyn is there"),
     (["expand", "nowhere", "--rows", "5"], "nowhere: no run of dpsyn is there"),
@@ -47,12 +55,14 @@ BAD = [
 @pytest.mark.parametrize(
     ("given", "message"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
 )
-def test_bad_input_gets_one_clear_line_and_writes_nothing(given, message, in_tmp, capsys):
+def test_bad_input_gets_one_clear_line_and_writes_nothing(given, message, in_tmp, own_state, capsys):
+    Path("afile").touch()
     assert cli.main(given) == 2
     said = capsys.readouterr()
     assert said.err.startswith(f"dpsyn: {message}")
     assert said.err.count("\n") == 1
-    assert list(in_tmp.iterdir()) == []
+    assert [path.name for path in in_tmp.iterdir()] == ["afile"]
+    assert not list(own_state.glob("*/dpsyn"))
 
 
 @pytest.mark.parametrize(

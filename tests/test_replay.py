@@ -1,12 +1,17 @@
 """One door: given the receipts, nothing outside `private/` depends on the private data."""
 
+import dataclasses
+import io
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from programme import digits, files, own_data, parquet, png, run, same_noise
 
+from dpsyn import compose
 from dpsyn.api.draw_text import DrawText
 
 CANARY = (np.arange(64, dtype=np.uint8).reshape(8, 8) * 37 + 11).astype(np.uint8)
@@ -78,6 +83,13 @@ def test_canaries_are_found_nowhere_outside_private(tmp_path, monkeypatch, capfd
     visible = b"\0".join(released.values()) + repr(printed).encode()
     for canary in (b"canary", CANARY.tobytes(), ODD["image"], b"1373", b"1371", b"1,373", b"1,371", b"1234"):
         assert canary not in visible
+    for name, content in files(tmp_path).items():
+        if not name.startswith(("run/private/", "cache/dpsyn/private/", "data.parquet")):
+            assert b"canary" not in content, name
+    for name in released:  # and inside what is compressed
+        if name.endswith(".parquet") and "votes" not in name:
+            for image in pq.read_table(tmp_path / "run/release" / name)["image"].to_pylist():
+                assert not np.array_equal(np.asarray(Image.open(io.BytesIO(image["bytes"]))), CANARY)
     private = b"".join(files(tmp_path / "run" / "private").values())
     assert b"canary-label" in private
     assert b"1371" not in private  # not even there: nothing counts them
@@ -95,3 +107,38 @@ def test_real_noise_differs_between_two_runs_of_one_seed(tmp_path, monkeypatch, 
     _, one = observed(tmp_path / "a", ROWS, [], monkeypatch, capfd)
     _, two = observed(tmp_path / "b", ROWS, [], monkeypatch, capfd)
     assert (one[0] != two[0]).any()
+
+
+@dataclasses.dataclass(frozen=True)
+class WithoutPixels:
+    """An embedding that gives NaN for the canary, as a broken network may."""
+
+    inner: object
+
+    def __call__(self, samples):
+        vectors = self.inner(samples).copy()
+        vectors[[np.array_equal(image[..., 0], CANARY) for image in samples.content]] = np.nan
+        return vectors
+
+
+def test_a_record_whose_vector_is_nan_changes_nothing_that_is_released(tmp_path, monkeypatch, capfd):
+    build = compose.build
+
+    def with_nan(*arguments):
+        made = build(*arguments)
+        return dataclasses.replace(made, embed=WithoutPixels(made.embed))
+
+    monkeypatch.setattr(compose, "build", with_nan)
+    first, noisy = observed(tmp_path / "run", ROWS, [], monkeypatch, capfd)
+    second, _ = observed(tmp_path / "run", [*ROWS[:40], ODD, *ROWS[40:]], [], monkeypatch, capfd, noisy)
+    assert first == second
+
+
+def test_metrics_on_the_private_data_are_seen_nowhere_but_in_private(tmp_path, monkeypatch, capfd):
+    judged = ["metric=frechet", "metric.every=1", "held_out=${data}"]
+    first, noisy = observed(tmp_path / "run", ROWS, judged, monkeypatch, capfd)
+    numbers = (tmp_path / "run/run/private/metrics.jsonl").read_bytes()
+    second, _ = observed(tmp_path / "run", [*ROWS, *[ODD] * 9], judged, monkeypatch, capfd, noisy)
+    assert first == second
+    assert numbers.count(b"frechet") >= 2
+    assert (tmp_path / "run/run/private/metrics.jsonl").read_bytes() != numbers

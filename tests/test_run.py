@@ -240,20 +240,25 @@ def test_a_full_disk_stops_in_one_line_and_the_same_command_finishes(tmp_path, m
 
 
 FORKED = multiprocessing.get_context("forkserver")  # a fork of warm imports starts at once, a new process in seconds
-FORKED.set_forkserver_preload(["dpsyn.compose", "faiss", "sklearn.datasets", "opendp.measurements", "matplotlib"])
-MOMENTS = {
-    "settings": [1, 2, 3],
+WARM = (
+    "pytest dpsyn.compose dpsyn.data.digits dpsyn.api.draw_text dpsyn.embedding.pixels faiss sklearn.datasets "
+    "rich.live dp_accounting.pld.privacy_loss_distribution opendp.measurements matplotlib.font_manager pyarrow.parquet "
+    "scipy.optimize"
+)
+FORKED.set_forkserver_preload(WARM.split())
+MOMENTS = {  # the fsync or rename before which a run is killed
+    "settings": [2],
     "account": [4],
-    "promise": [6, 9, 10],
-    "embedded records": [12, 15, 16],
-    "first population": [21, 26, 27],
+    "promise": [6],
+    "embedded records": [15],
+    "first population": [21, 26],
     "first release": [28, 29, 30, 31, 32, 33],
-    "second population": [34, 40, 41],
-    "metrics": [42, 43],
-    "second release": [45, 46, 47, 48, 49, 50],
+    "second population": [40],
+    "metrics": [43],
+    "second release": [47, 49],
     "last population": [57],
     "expansion": [63, 66],
-    "end": [69, 72, 76],
+    "end": [72],
 }
 
 
@@ -336,7 +341,7 @@ def test_a_killed_run_goes_on_to_the_same_data(tmp_path, whole, at):
     assert {path.stat().st_mtime for path in (root / "release").rglob("*")} == {315532800.0}
 
 
-@pytest.mark.parametrize("limit", [40, 400, 1000, 1300, 2000, 4000, 6000, 9000])
+@pytest.mark.parametrize("limit", [40, 1000, 2000, 6000])
 def test_writes_that_find_no_room_leave_nothing_half_written_and_the_same_command_finishes(tmp_path, whole, limit):
     noisy, uninterrupted = whole
     root = tmp_path / "run"

@@ -69,6 +69,24 @@ def test_one_record_more_adds_k_votes_and_moves_no_other(tmp_path, at, k, search
     assert sorted(difference[difference != 0].tolist()) == [1] * k
 
 
+@pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES.keys())
+@pytest.mark.parametrize("rows_a_block", [33, 400])
+def test_candidates_that_differ_by_a_rounding_error_still_get_the_same_votes(
+    tmp_path, monkeypatch, rows_a_block, search
+):
+    """In blocks of 20 and more faiss multiplies matrices, and its rounding depends on where a record stands."""
+    monkeypatch.setattr(electorate_module, "BLOCK_BYTES", rows_a_block * 64 * 4)
+    rows = [{**row, "label": "3"} for row in digits(300, seed=2)]
+    base, _ = candidates()
+    jitter = np.random.default_rng(0).choice(np.float32([1 - 2**-23, 1, 1 + 2**-23]), (20, 40, 64))
+    vectors = np.concatenate(jitter * base[:40]).astype(np.float32)
+    given = {"vectors": vectors, "labels": np.full(len(vectors), 3), "search": search}
+    without = votes(tmp_path / "a", rows, **given)
+    for at in (0, 150, 300):
+        difference = votes(tmp_path / f"b{at}", [*rows[:at], ODD, *rows[at:]], **given) - without
+        assert sorted(difference[difference != 0].tolist()) == [1]
+
+
 def test_a_record_replaced_moves_at_most_two_votes(tmp_path):
     difference = votes(tmp_path / "a", ROWS) - votes(tmp_path / "b", [*ROWS[:9], ODD, *ROWS[10:]])
     assert np.abs(difference).sum() <= 2
