@@ -34,8 +34,10 @@ def promise(job: Job, budget: Budget) -> str:
 
 
 def noise(job: Job, budget: Budget) -> str:
-    """'standard deviation 11.7 votes, 8 releases'"""
-    return f"standard deviation {budget.sigma:g} votes in each of {len(job.schedule)} releases"
+    """'standard deviation 11.7 votes in each of 8 releases'"""
+    sigmas = sorted({charge.sigma for charge in budget.charges}, reverse=True)
+    span = f"{sigmas[0]:g}" if len(sigmas) == 1 else f"{sigmas[0]:g} to {sigmas[-1]:g}"
+    return f"standard deviation {span} votes in each of {len(job.schedule)} releases"
 
 
 def show_plan(job: Job) -> None:

@@ -44,7 +44,8 @@ class Settings:
     """The group `privacy`. Raises UserError for a statement that could not be true.
 
     epsilon, delta: the target. There is no default: a run says what it promises.
-    noise_multiplier: sigma in votes, instead of epsilon.
+    noise_multiplier: sigma in votes, instead of epsilon; with shares, the least sigma.
+    shares: how the budget is shared among the releases, one number each; None: equally.
     unit: 'record', or 'user': all rows with one value of `data.unit_column`.
     neighbours: data sets that differ by one unit added or removed ('add_remove') or replaced ('replace').
     nearest: a record votes for this many nearest candidates.
@@ -56,6 +57,7 @@ class Settings:
     epsilon: float | None = None
     delta: float | None = None
     noise_multiplier: float | None = None
+    shares: Sequence[float] | None = None
     unit: Unit = "record"
     neighbours: Neighbours = "add_remove"
     nearest: int = 1
@@ -79,6 +81,12 @@ class Settings:
             value = getattr(self, key)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value != value):
                 raise bad(f"privacy.{key}", value, "a number")
+        if self.shares is not None and (
+            isinstance(self.shares, str)
+            or not all(isinstance(share, int | float) and 0 < share < math.inf for share in self.shares)
+            or not self.shares
+        ):
+            raise bad("privacy.shares", self.shares, "null, or one number over 0 a release")
         if self.noise == "none":
             return  # whatever an experiment promises: nothing is, and all that is written says so
         if self.epsilon is None and self.noise_multiplier is None:
@@ -121,8 +129,8 @@ class Budget:
 
     @property
     def sigma(self) -> float:
-        """Of the votes. 0 without noise."""
-        return self.charges[0].sigma
+        """The least of the releases, what was calibrated. 0 without noise."""
+        return min(charge.sigma for charge in self.charges)
 
 
 def plan(settings: Settings, releases: int, sigma: float | None = None) -> Budget:
@@ -133,8 +141,14 @@ def plan(settings: Settings, releases: int, sigma: float | None = None) -> Budge
     grid, moves = (GRID, 1) if settings.unit == "user" else (1, settings.nearest)
     names = [f"votes {t}" for t in range(1, releases + 1)]
 
+    shares = settings.shares or [1.0] * releases
+    if len(shares) != releases:
+        raise bad("privacy.shares", list(shares), f"null, or one number a release ({releases})")
+    factors = [math.sqrt(max(shares) / share) for share in shares]  # what a release costs falls as 1/sigma^2
+
     def charges(sigma: float) -> tuple[Charge, ...]:
-        return tuple(Charge(name, sigma, grid, moves) for name in names)
+        sigmas = [_rounded_up(sigma * factor) for factor in factors]
+        return tuple(Charge(name, s, grid, moves) for name, s in zip(names, sigmas, strict=True))
 
     if settings.noise == "none":
         return Budget(charges(0.0), math.inf, 0.0, settings.neighbours)
@@ -261,4 +275,4 @@ def _calibrate(
 
 
 def _rounded_up(sigma: float) -> float:
-    return math.ceil(sigma * 1e4) / 1e4
+    return math.ceil(round(sigma * 1e4, 6)) / 1e4

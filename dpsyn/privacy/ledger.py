@@ -148,7 +148,7 @@ class Ledger:
             raise UserError(
                 f"{name}: the votes are for another population than the one before it. The run was altered."
             )
-        if receipt.charge not in self.budget.charges:
+        if receipt.charge not in self.budget.charges[receipt.iteration - 1 : receipt.iteration]:
             raise UserError(
                 f"{name}: charged {receipt.charge.sigma}, calibrated {self.budget.sigma}. The run was altered."
             )
