@@ -84,6 +84,12 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
     Raises UserError for settings that a part refuses.
     """
     trusted = plain["trusted_packages"] or []
+    if not isinstance(trusted, list):
+        raise bad("trusted_packages", trusted, "a list of package names")
+    for name in ("data", "api", "embedding", "privacy", "schedule", "runtime", "metric", "expand"):
+        part = plain.get(name)
+        if not isinstance(part, dict) or ("_target_" not in part and name not in ("metric", "expand")):
+            raise bad(name, part or "(deleted)", "a part", f"`dpsyn run --help` lists the options of {name}.")
     parts = {
         name: _part(name, plain[name], trusted)
         for name in ("data", "api", "embedding", "privacy", "schedule", "runtime")

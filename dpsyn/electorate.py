@@ -106,8 +106,10 @@ def refused_rows(electorate: Electorate) -> bytes:
 
 
 def _embed_all(data: Data, embed: Embedding, entry: Path) -> None:
+    for dead in entry.parent.glob("*.part"):  # of runs that were killed: vectors of private rows
+        if not Path(f"/proc/{dead.name.split('.')[1]}").exists():
+            shutil.rmtree(dead, ignore_errors=True)
     temporary = entry.with_name(f"{entry.name}.{os.getpid()}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
     private_folder(temporary)
     with room_on_disk(entry):
         try:

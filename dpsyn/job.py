@@ -110,6 +110,9 @@ def check(job: Job) -> None:
     above = next(path for path in (job.root.absolute(), *job.root.absolute().parents) if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise bad("run_dir", job.root, "a folder that can be made", f"{above} is none to write in.")
+    check_degree = getattr(job.api, "check_degree", lambda degree: None)
+    for degree in [step.degree for step in job.schedule] + [job.expand_degree or 0.0]:
+        check_degree(degree)
     job.data.check()
     for part in (job.api, job.embed, *job.metrics.values()):
         getattr(part, "check", lambda: None)()

@@ -34,14 +34,14 @@ class Step:
     lookahead: int = 0
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise bad("schedule.size", self.size, "at least 1")
-        if self.folds < 0:
-            raise bad("schedule.folds", self.folds, "0 or more")
+        for key, least in (("size", 1), ("folds", 0), ("lookahead", 0)):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise bad(f"schedule.{key}", value, f"a whole number, {least} or more")
+        if not isinstance(self.keep, bool):
+            raise bad("schedule.keep", self.keep, "true or false")
         if self.folds == 0 and not self.keep:
             raise bad("schedule.folds", 0, "1 or more when schedule.keep=false", "Nothing would be left.")
-        if self.lookahead < 0:
-            raise bad("schedule.lookahead", self.lookahead, "0 or more")
 
 
 def initial_size(schedule: Sequence[Step]) -> int:

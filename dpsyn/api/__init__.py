@@ -18,6 +18,9 @@ class Api(Protocol):
     not on the other rows, the batch size, or the number of workers. A row that cannot be made comes back as its
     parent. An api never sees private data.
 
+    An api may have `check(self)`, cheap checks of its settings, and `check_degree(self, degree)`, of a step's degree;
+    both raise UserError before anything is written or spent.
+
     row_bytes: about what a row takes on disk, for `dpsyn plan`.
     """
 

@@ -151,7 +151,14 @@ class DrawText:
     def _real(self) -> list[tuple[int, str]]:
         return [(k, name) for k, name in ((5, "slant"), (6, "stretch"), (7, "weight")) if np.ptp(getattr(self, name))]
 
+    def check_degree(self, degree: Degree) -> None:
+        """Raises UserError for what is no degree."""
+        self._degrees(degree)
+
     def _degrees(self, degree: Degree) -> dict[str, float]:
+        for value in degree.values() if isinstance(degree, Mapping) else [degree]:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < np.inf:
+                raise bad("schedule.degree", value, "a number, 0 or more, or one for each trait")
         if not isinstance(degree, Mapping):
             fraction = float(degree)
             width = {name: fraction * float(np.ptp(getattr(self, name))) for _, name in (*self._whole, *self._real)}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dpsyn.data import Data
+from dpsyn.errors import UserError
 from dpsyn.population import Population
 
 
@@ -30,6 +31,12 @@ class Classifier:
     seed: int
     device: str
     public: bool
+
+    def check(self) -> None:
+        """Raises UserError without real data."""
+        if self.data is None:
+            raise UserError("held_out=null: this metric needs real data. Declare a part of the group data as held_out.")
+        self.data.check()
 
     @property
     def private(self) -> bool:

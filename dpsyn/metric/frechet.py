@@ -9,6 +9,7 @@ import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
+from dpsyn.errors import UserError
 from dpsyn.population import Population, take
 
 
@@ -24,6 +25,12 @@ class Frechet:
     embedding: Embedding
     batch_size: int
     public: bool
+
+    def check(self) -> None:
+        """Raises UserError without real data."""
+        if self.data is None:
+            raise UserError("held_out=null: this metric needs real data. Declare a part of the group data as held_out.")
+        self.data.check()
 
     @property
     def private(self) -> bool:
