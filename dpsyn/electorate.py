@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dpsyn import __version__
 from dpsyn.data import Data, Refusal
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError
@@ -84,10 +85,12 @@ class Electorate:
 def open_electorate(data: Data, embed: Embedding, identity: dict[str, object], unit: str, folder: Path) -> Electorate:
     """The private records, embedded now or found in the private cache.
 
-    identity: all settings of the data and of the embedding; with the content of the data they name the cache entry.
+    identity: all settings of the data and of the embedding; with the content of the data and the version of dpsyn they
+        name the cache entry.
     Raises UserError when rows were refused and `data.on_error` is 'refuse': it names columns and rules, no row.
     """
-    key = hashlib.sha256(json.dumps([data.fingerprint(), identity], sort_keys=True).encode()).hexdigest()[:32]
+    named = json.dumps([__version__, data.fingerprint(), identity], sort_keys=True)
+    key = hashlib.sha256(named.encode()).hexdigest()[:32]
     entry = folder / key
     if not (entry / "complete.json").exists():
         _embed_all(data, embed, entry)

@@ -24,6 +24,7 @@ FINEST = 256  # steps of a stored distance per px of the master
 SINES = np.sin(np.deg2rad(np.arange(360)))
 TRAITS = ("text", "font", "size", "stroke", "rotation", "slant", "stretch", "weight", "shift", "warp", "pressure")
 REFERENCE = "DejaVuSans.ttf"  # ships with matplotlib
+DIGITS = "0123456789"
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,9 @@ class DrawText:
     def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
         """Every trait uniform in its range; warp and pressure within an amplitude of their own, so that there are mild
         ones among the wild. Raises UserError where no font has the characters."""
-        names = np.array(self._masters(labels).fonts)
         traits: dict[str, np.ndarray] = {
             "text": _integers(seeds, 0, 0, len(self.texts) - 1),
-            "font": names[_integers(seeds, 1, 0, len(names) - 1)],
+            "font": self._fonts(labels, seeds),
             **{name: _integers(seeds, k, *getattr(self, name)) for k, name in self._whole},
             **{name: _reals(seeds, k, *getattr(self, name)) for k, name in self._real},
         }
@@ -121,12 +121,10 @@ class DrawText:
             raise UserError(
                 f"api draw_text: the samples lack the traits {', '.join(sorted(missing))}: another api drew them."
             )
-        names = np.array(self._masters(labels).fonts)
         new: dict[str, np.ndarray] = {}
         choice = _integers(seeds, 0, 0, len(self.texts) - 1)
         new["text"] = np.where(_uniform(seeds, 300) < degrees["text"], choice, old["text"])
-        choice = names[_integers(seeds, 1, 0, len(names) - 1)]
-        new["font"] = np.where(_uniform(seeds, 301) < degrees["font"], choice, old["font"])
+        new["font"] = np.where(_uniform(seeds, 301) < degrees["font"], self._fonts(labels, seeds), old["font"])
         for k, name in self._whole:
             whole = int(degrees[name])
             new[name] = np.clip(old[name] + _integers(seeds, k, -whole, whole), *getattr(self, name))
@@ -191,7 +189,7 @@ class DrawText:
     def _chunk(self, labels: Sequence[Label], traits: Mapping[str, np.ndarray]) -> np.ndarray:
         """uint8 [n, h, w, c]. Elementwise throughout, so that a row is the same in any batch."""
         n, (h, w) = len(labels), self.image_size
-        masters = self._masters(labels)
+        masters = self._masters
         start, height, width, numbers = masters.look_up(
             [self._text(label, i) for label, i in zip(labels, traits["text"].tolist(), strict=True)], traits["font"]
         )
@@ -235,36 +233,64 @@ class DrawText:
                 "api.texts", self.texts[template], f"a template over the label's columns ({', '.join(label)})"
             ) from None
 
-    def _masters(self, labels: Sequence[Label]) -> _Masters:
-        """The masters so far; the fonts are checked once, for the characters of the first labels met."""
-        known = self._kept
-        if not known:
-            distinct = {tuple(label.items()): label for label in labels}.values()
-            characters = {c for label in distinct for i in range(len(self.texts)) for c in self._text(label, i)}
-            reach = max(self.stroke[1] + max(self.weight[1], 0) + self.pressure, 0) + 1
-            known.append(_Masters(_usable(self.fonts, characters), self.size, reach))
-        return known[0]
+    def _fonts(self, labels: Sequence[Label], seeds: np.ndarray) -> np.ndarray:
+        """str [n]: for each row one of the fonts that have the characters of its label's texts.
+
+        By label, and not by what the batch or the run has met: a row is the same in any batch, and after a resume.
+        """
+        keys = [tuple(label.items()) for label in labels]
+        fraction, choice = _uniform(seeds, 1), np.empty(len(labels), np.int64)
+        number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+        which = np.array([number[key] for key in keys], np.int64)
+        for key, i in number.items():
+            having = self._masters.having({c for k in range(len(self.texts)) for c in self._text(dict(key), k)})
+            mine = which == i
+            choice[mine] = having[np.floor(fraction[mine] * len(having)).astype(np.int64)]
+        return np.array(self._masters.fonts, np.str_)[choice]
 
     @cached_property
-    def _kept(self) -> list[_Masters]:
-        return []
+    def _masters(self) -> _Masters:
+        reach = max(self.stroke[1] + max(self.weight[1], 0) + self.pressure, 0) + 1
+        return _Masters(self.fonts, self.size, reach)
 
 
 class _Masters:
-    """Fields of signed distances, one for each font and text, made when first asked for.
+    """The fonts, and fields of signed distances, one for each font and text, made when first asked for.
 
     em: their font size, px. pad: how far they go beyond the ink, so that the thickest stroke of the smallest size fits.
     """
 
-    def __init__(self, paths: Mapping[str, Path], size: Sequence[int], reach: float) -> None:
-        self.paths = paths
-        self.fonts = sorted(paths)
+    def __init__(self, fonts: str | None, size: Sequence[int], reach: float) -> None:
+        self.source = fonts
+        self.paths = _found(fonts)
+        self.fonts = sorted(self.paths)
+        self.likeness: dict[str, np.ndarray] = {}
+        self.usable: dict[frozenset[str], np.ndarray] = {}
         self.em = max(64, 2 * size[1])
         self.pad = int(np.ceil(reach * self.em / size[0])) + 2
         self.places: dict[tuple[str, str], int] = {}
         self.numbers = np.empty(0, np.int16)
         self.used = 0
         self.table: list[tuple[int, int, int]] = []
+
+    def having(self, characters: set[str]) -> np.ndarray:
+        """int64 [1 or more]: the fonts that have all the characters, and in which they and the digits look like
+        themselves (a single character can look like another by chance). Raises UserError where there is none."""
+        key = frozenset(c for c in characters if not c.isspace())
+        if key not in self.usable:
+            every = sorted(key | set(DIGITS))
+            if new := [c for c in every if c not in self.likeness]:
+                self.likeness |= _likeness([self.paths[name] for name in self.fonts], new)
+            table = np.stack([self.likeness[c] for c in every], axis=1)
+            has = ~np.isnan(table[:, [c in key for c in every]]).any(1)
+            known = np.isfinite(table)
+            mean = np.where(known, table, 0).sum(1) / np.maximum(known.sum(1), 1)
+            # symbols: below 0.1; handwriting: above 0.3
+            self.usable[key] = np.flatnonzero(has & ((mean > 0.2) | ~known.any(1)))
+        if not len(self.usable[key]):
+            do = "Name a folder of fonts with api.fonts=, or take those of dpsyn's packages: api.fonts=bundled."
+            raise bad("api.fonts", self.source or "null", "a font that has the characters of api.texts", do)
+        return self.usable[key]
 
     def look_up(self, texts: Sequence[str], fonts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """-> where each row's field starts, its height and width, int64 [n] each; and all fields, int16."""
@@ -364,10 +390,8 @@ def _grid(seeds: np.ndarray, stream: int, shape: tuple[int, ...], reach: float) 
     return np.stack(columns, axis=1).reshape(len(seeds), *shape)
 
 
-def _usable(fonts: str | None, characters: set[str]) -> dict[str, Path]:
-    """File name -> path of the fonts that have all the characters, and in which they look like themselves."""
-    from concurrent.futures import ThreadPoolExecutor
-
+def _found(fonts: str | None) -> dict[str, Path]:
+    """File name -> path; of several files of one name the first by path."""
     import matplotlib
     from matplotlib.font_manager import findSystemFonts
 
@@ -376,39 +400,41 @@ def _usable(fonts: str | None, characters: set[str]) -> dict[str, Path]:
         found = [*map(Path, findSystemFonts()), *shipped.glob("*.ttf")]
     else:
         found = _font_files(shipped if fonts == "bundled" else Path(fonts).expanduser())
-    plain = _loaded(shipped / REFERENCE, 32)
-    reference = {c: _shape(plain, c) for c in sorted(characters)}
-    paths = {path.name: path for path in sorted(found, key=lambda path: (path.name, str(path)), reverse=True)}
-    with ThreadPoolExecutor(2) as pool:
-        good = list(pool.map(lambda path: _draws(path, reference), paths.values()))
-    usable = {name: path for (name, path), draws in zip(paths.items(), good, strict=True) if draws}
-    if not usable:
-        do = "Name a folder of fonts with api.fonts=, or take those that ship with dpsyn's packages: api.fonts=bundled."
-        raise bad("api.fonts", fonts or "null", "a font that has the characters of api.texts", do)
-    return usable
+    return {path.name: path for path in sorted(found, key=lambda path: (path.name, str(path)), reverse=True)}
 
 
 def _font_files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.suffix.lower() in (".ttf", ".otf", ".ttc")]
 
 
-def _draws(path: Path, reference: Mapping[str, np.ndarray | None]) -> bool:
-    """Whether the font has glyphs of its own for all the characters, and they are no dingbats."""
+def _likeness(paths: Sequence[Path], characters: Sequence[str]) -> dict[str, np.ndarray]:
+    """Of each character, float64 [fonts]: the correlation with its shape in the reference font; NaN where the font has
+    no glyph of its own for it, inf where the reference has none."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import matplotlib
+
+    plain = _loaded(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / REFERENCE, 32)
+    reference = {c: _shape(plain, c) for c in characters}
+    with ThreadPoolExecutor(2) as pool:
+        rows = list(pool.map(lambda path: _likenesses(path, reference), paths))
+    return dict(zip(characters, np.array(rows, np.float64).reshape(-1, len(characters)).T, strict=True))
+
+
+def _likenesses(path: Path, reference: Mapping[str, np.ndarray | None]) -> list[float]:
     try:
         font = _loaded(path, 32)
         missing = _shape(font, "\U0010fffe")
-        likeness = []
+        found = []
         for character, shape in reference.items():
-            if character.isspace():
-                continue
             own = _shape(font, character)
             if own is None or (missing is not None and np.array_equal(own, missing)):
-                return False
-            if shape is not None:
-                likeness.append(float(np.corrcoef(own.ravel(), shape.ravel())[0, 1]))
-        return not likeness or float(np.mean(likeness)) > 0.2  # symbols: below 0.1; handwriting: above 0.3
+                found.append(np.nan)
+            else:
+                found.append(float(np.corrcoef(own.ravel(), shape.ravel())[0, 1]) if shape is not None else np.inf)
+        return found
     except OSError:
-        return False
+        return [np.nan] * len(reference)
 
 
 def _shape(font: Any, character: str) -> np.ndarray | None:

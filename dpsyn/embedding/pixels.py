@@ -50,7 +50,7 @@ class Pixels:
         n, h, w, c = images.shape
         to_h, to_w = self.size or (h, w)
         rows, columns = self._axis(h, to_h), self._axis(w, to_w)
-        planes = np.moveaxis(images, 3, 1).astype(np.float32)  # [n, c, h, w]
+        planes = np.moveaxis(images, 3, 1) / np.float32(255)  # [n, c, h, w]
         if not self.directions:
             return _between(rows, planes, columns).reshape(n, c * to_h * to_w)
         down = _between((_slope(to_h) @ rows).astype(np.float32), planes, columns)
@@ -60,14 +60,14 @@ class Pixels:
         return np.concatenate([_pooled(edge, self.pool) for edge in edges], 1).reshape(n, -1)
 
     def _axis(self, n: int, to: int) -> np.ndarray:
-        """float32 [to, n], row sums 1/255 where the blur stays inside."""
+        """float32 [to, n], row sums 1 where the blur stays inside."""
         areas = _areas(n, to).astype(np.float64)
         if self.blur:
             places = np.arange(to)
             bell = np.exp(-((places[:, None] - places) ** 2) / (2 * self.blur**2))
             reach = 4 * int(np.ceil(self.blur))
             areas = bell @ areas / np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * self.blur**2)).sum()
-        return (areas / 255).astype(np.float32)
+        return areas.astype(np.float32)
 
 
 def _areas(n: int, to: int) -> np.ndarray:
