@@ -7,7 +7,6 @@ import importlib
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -280,7 +279,3 @@ def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
-
-def arguments(part: type) -> list[str]:
-    """The names that a part's yaml lists."""
-    return [field.name for field in fields(part)]
