@@ -7,8 +7,9 @@ import io
 import os
 import re
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -194,7 +195,7 @@ def _evolve(job: Job, run: RunDirectory, ledger: Ledger, screen: Screen) -> Popu
         def vote() -> Votes:
             return electorate.vote(vectors, labels, job.privacy.nearest, _search(job.runtime.device))
 
-        with screen.private_phase(f"iteration {t}: private records vote"), _timed(run, "vote"):
+        with _private_side(run, screen, f"iteration {t}: private records vote", "vote"):
             receipts[t] = ledger.release(t, sha256(run.checkpoint(t - 1)), vote)
         grid = receipts[t].charge.grid
         return receipts[t].votes if grid == 1 else receipts[t].votes / grid
@@ -222,7 +223,7 @@ def _nothing_left() -> Any:
 
 
 def _electorate(job: Job, run: RunDirectory, screen: Screen) -> Electorate:
-    with screen.private_phase("reading and embedding the private records"), _timed(run, "electorate"):
+    with _private_side(run, screen, "reading and embedding the private records", "electorate"):
         electorate = open_electorate(job.data, job.embed, dict(job.cache_identity), job.privacy.unit, cache_folder())
     write(run.private / "refused.jsonl", refused_rows(electorate), private=True)
     return electorate
@@ -256,7 +257,7 @@ def _expand(
 def _measure(job: Job, run: RunDirectory, population: Population, screen: Screen) -> None:
     final = population.iteration == len(job.schedule)
     for name, metric in job.metrics.items():
-        with screen.private_phase(f"metric {name}") if metric.private else nullcontext(), _timed(run, f"metric {name}"):
+        with _private_side(run, screen, f"metric {name}", f"metric {name}"):
             numbers = metric(population)
         run.add_metrics({"iteration": population.iteration, "final": final, "metric": name, **numbers}, metric.private)
         if not metric.private:
@@ -355,6 +356,20 @@ class _Batched:
                     raise RuntimeError(f"{text}: asked for {rows.stop - rows.start} rows, got {count}")
                 advance(count)
                 yield part
+
+
+@contextmanager
+def _private_side(run: RunDirectory, screen: Screen, text: str, log: str) -> Iterator[None]:
+    """Shows that private data are at work and no more; what a library says of them when it fails stays private too."""
+    with screen.private_phase(text), _timed(run, log):
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            run.log(traceback.format_exc())
+            name = type(error).__name__
+            raise UserError(f"{text}: failed ({name}). What was said of it may be private: see private/log.") from None
 
 
 @contextmanager

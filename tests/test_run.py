@@ -404,3 +404,14 @@ def test_a_job_that_cannot_be_is_refused_before_anything_is_written(tmp_path):
     assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match=r"schedule\.releases=0"):
         job(tmp_path / "run", "schedule.releases=0")
+
+
+def test_what_a_library_says_of_a_private_row_stays_private(tmp_path, monkeypatch):
+    def failing(self, samples):
+        raise ValueError("cannot embed the secret row")
+
+    monkeypatch.setattr("dpsyn.embedding.pixels.Pixels.__call__", failing)
+    text = refusal(tmp_path / "run", "data.id=null", "embedding.blur=0.123")
+    assert "secret" not in text
+    assert "(ValueError)" in text
+    assert "cannot embed the secret row" in (tmp_path / "run/private/log").read_text()
