@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,7 +95,7 @@ def _content(content: np.ndarray) -> tuple[dict[str, Any], dict[str, Any]]:
     import pyarrow as pa
 
     if content.ndim == 4:
-        pictures = pa.array(_encoded(content), pa.binary())
+        pictures = pa.array(list(_encoded(content)), pa.binary())
         paths = pa.nulls(len(content), pa.string())
         return {"image": pa.StructArray.from_arrays([pictures, paths], ["bytes", "path"])}, {
             "image": {"_type": "Image"}
@@ -114,14 +116,19 @@ def _read_content(table: Any, shape: tuple[int, ...]) -> np.ndarray:
     return pictures
 
 
-def _encoded(images: np.ndarray) -> Iterable[bytes]:
-    from PIL import Image
+def _encoded(images: np.ndarray) -> Iterator[bytes]:
+    """PNG files, grey or RGB. Written here: half of Pillow's time a small image, and most of dpsyn's own overhead."""
+    n, h, w, c = images.shape
+    head = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", struct.pack(">IIBBBBB", w, h, 8, {1: 0, 3: 2}[c], 0, 0, 0))
+    tail = _chunk(b"IEND", b"")
+    lines = np.zeros((n, h, 1 + w * c), np.uint8)  # every line begins with its filter: 0, none
+    lines[:, :, 1:] = images.reshape(n, h, w * c)
+    for image in lines:
+        yield head + _chunk(b"IDAT", zlib.compress(image, 1)) + tail
 
-    for image in images:
-        sink = io.BytesIO()
-        # level 1: a fifth of the time of the default for a few more bytes
-        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(sink, "PNG", compress_level=1)
-        yield sink.getvalue()
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
 def _trait(values: np.ndarray) -> tuple[Any, Mapping[str, Any]]:
