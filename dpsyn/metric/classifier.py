@@ -17,7 +17,7 @@ from dpsyn.population import Population
 class Classifier:
     """Accuracy on held-out real images of a network trained on the synthetic ones.
 
-    Two 3x3 convolutions (32, 64), max pooling, 128 hidden units; no augmentation. Real images of another size are
+    Two 3x3 convolutions (24, 48), max pooling, 128 hidden units; no augmentation. Real images of another size are
     resized to that of the synthetic ones.
 
     data: the real data. epochs, batch_size, learning_rate (the peak of one cycle of AdamW), seed: of the training.
@@ -70,15 +70,15 @@ def _trained(part: Classifier, population: Population, device: str) -> Any:
     images, labels = population.samples.content, torch.from_numpy(population.labels.astype(np.int64))
     _, h, w, channels = images.shape
     network = torch.nn.Sequential(
-        torch.nn.Conv2d(channels, 32, 3, padding=1),
+        torch.nn.Conv2d(channels, 24, 3, padding=1),
         torch.nn.ReLU(),
         torch.nn.MaxPool2d(2, ceil_mode=True),
-        torch.nn.Conv2d(32, 64, 3, padding=1),
+        torch.nn.Conv2d(24, 48, 3, padding=1),
         torch.nn.ReLU(),
         torch.nn.MaxPool2d(2, ceil_mode=True),
         torch.nn.Dropout(0.25),
         torch.nn.Flatten(),
-        torch.nn.Linear(64 * -(-h // 4) * -(-w // 4), 128),
+        torch.nn.Linear(48 * -(-h // 4) * -(-w // 4), 128),
         torch.nn.ReLU(),
         torch.nn.Dropout(0.5),
         torch.nn.Linear(128, len(part.data.labels)),
