@@ -39,6 +39,7 @@ from dpsyn.storage import from_parquet, to_parquet
 from dpsyn.voting import Search, Votes, faiss_search, torch_search
 
 PICTURED = 20  # samples of a label that are read for the picture
+WORTH_KEEPING = 1.0  # seconds: a part of an expansion that is made faster is made again after an interruption
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,10 @@ def _expand(
             path = folder / f"{key}.parquet"
             if path.exists():
                 return from_parquet(path.read_bytes(), path)
+            start = time.perf_counter()
             part = make()
+            if time.perf_counter() - start < WORTH_KEEPING:
+                return part
             write(path, to_parquet(part, job.labels), private=True)
             return part
 

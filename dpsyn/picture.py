@@ -12,7 +12,7 @@ from dpsyn.population import Label, Population
 from dpsyn.storage import label_name
 
 LABELS, ITERATIONS = 12, 8  # shown at most: evenly spaced, the first and the last among them
-WIDE = 1800  # px
+WIDE = 1800  # px, the pictures of a row or of a column together
 GAP = 12
 
 
@@ -23,17 +23,19 @@ def sample_grid(populations: Sequence[Population], labels: Sequence[Label], colu
     shown = [populations[i] for i in _spaced(len(populations), ITERATIONS)]
     rows = _spaced(len(labels), LABELS)
     h, w = shown[0].samples.content.shape[1:3]
-    scale = max(1, min(3, WIDE // (len(shown) * columns * w)))
-    h, w = h * scale, w * scale
+    room = min(WIDE / (len(shown) * columns * w), WIDE / (max(len(rows), 1) * h))
+    scale = min(3, int(room)) if room >= 1 else room
+    h, w = max(1, int(h * scale)), max(1, int(w * scale))
     font = ImageFont.load_default(14)
     names = [label_name(labels[i])[:24] for i in rows]
     margin = 16 + max(int(font.getlength(name)) for name in names)
     head = 26
+    word = "iteration " if font.getlength(f"iteration {shown[-1].iteration}") <= columns * w else ""
     grid = Image.new("RGB", (margin + len(shown) * (columns * w + GAP), head + len(rows) * h), "white")
     pen = ImageDraw.Draw(grid)
     for block, population in enumerate(shown):
         left = margin + block * (columns * w + GAP)
-        pen.text((left, 5), f"iteration {population.iteration}" if block or columns * w > 80 else "0", "black", font)
+        pen.text((left, 5), f"{word}{population.iteration}", "black", font)
         for line, label in enumerate(rows):
             mine = _first(population, int(label), columns)
             for column, row in enumerate(mine):
@@ -56,4 +58,5 @@ def _spaced(n: int, most: int) -> np.ndarray:
 
 def _picture(image: np.ndarray, size: tuple[int, int]) -> Any:
     flat = image[..., 0] if image.shape[-1] == 1 else image
-    return Image.fromarray(flat).convert("RGB").resize(size, Image.Resampling.NEAREST)
+    by = Image.Resampling.NEAREST if size[0] >= image.shape[1] else Image.Resampling.BOX
+    return Image.fromarray(flat).convert("RGB").resize(size, by)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,32 +33,34 @@ class Pixels:
     pool: int
 
     def __post_init__(self) -> None:
-        whole = self.size is None or (len(self.size) == 2 and all(isinstance(v, int) and v > 0 for v in self.size))
-        if not whole:
+        pair = isinstance(self.size, Sequence) and len(self.size) == 2
+        if self.size is not None and not (pair and all(type(v) is int and v > 0 for v in self.size)):
             raise bad("embedding.size", self.size, "[height, width] px, or null")
-        if not isinstance(self.blur, int | float) or not 0 <= self.blur < float("inf"):
+        if type(self.blur) not in (int, float) or not 0 <= self.blur < float("inf"):
             raise bad("embedding.blur", self.blur, "px, 0 or more")
-        if not isinstance(self.directions, int) or self.directions < 0:
+        if type(self.directions) is not int or self.directions < 0:
             raise bad("embedding.directions", self.directions, "a whole number, 0 or more")
-        if not isinstance(self.pool, int) or self.pool < 1:
+        if type(self.pool) is not int or self.pool < 1:
             raise bad("embedding.pool", self.pool, "a whole number of px, 1 or more")
 
     def __call__(self, samples: Samples) -> np.ndarray:
         """Raises UserError for what are no images."""
         images = samples.content
-        if images.ndim != 4:
+        if images.ndim != 4 or images.dtype != np.uint8:
             raise UserError("embedding pixels: expected images. Choose an embedding for this kind of data.")
         n, h, w, c = images.shape
         to_h, to_w = self.size or (h, w)
         rows, columns = self._axis(h, to_h), self._axis(w, to_w)
-        planes = np.moveaxis(images, 3, 1) / np.float32(255)  # [n, c, h, w]
+        # [n, c, h, w], always in one order in memory: matmul's last bits depend on it
+        planes = np.ascontiguousarray(np.moveaxis(images, 3, 1)) / np.float32(255)
         if not self.directions:
             return _between(rows, planes, columns).reshape(n, c * to_h * to_w)
         down = _between((_slope(to_h) @ rows).astype(np.float32), planes, columns)
         right = _between(rows, planes, (_slope(to_w) @ columns).astype(np.float32))
         angles = np.arange(self.directions) * (2 * np.pi / self.directions)
         edges = [np.maximum(right * np.float32(np.cos(a)) + down * np.float32(np.sin(a)), 0) for a in angles]
-        return np.concatenate([_pooled(edge, self.pool) for edge in edges], 1).reshape(n, -1)
+        pooled = np.concatenate([_pooled(edge, self.pool) for edge in edges], 1)
+        return pooled.reshape(n, math.prod(pooled.shape[1:]))
 
     def _axis(self, n: int, to: int) -> np.ndarray:
         """float32 [to, n], row sums 1 where the blur stays inside."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dpsyn.data import Data
-from dpsyn.errors import UserError
+from dpsyn.errors import UserError, bad
 from dpsyn.population import Population
 
 
@@ -32,6 +34,20 @@ class Classifier:
     device: str
     public: bool
 
+    def __post_init__(self) -> None:
+        for key in ("epochs", "batch_size"):
+            if type(value := getattr(self, key)) is not int or value < 1:
+                raise bad(f"metric.parts.classifier.{key}", value, "a whole number, 1 or more")
+        rate = self.learning_rate
+        if type(rate) not in (int, float) or not 0 < rate < math.inf:
+            raise bad("metric.parts.classifier.learning_rate", rate, "a number above 0")
+        if type(self.seed) is not int or not 0 <= self.seed < 2**63:
+            raise bad("metric.parts.classifier.seed", self.seed, "a whole number, 0 or more")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(self.device)):
+            raise bad("metric.parts.classifier.device", self.device, "auto, cpu, cuda or cuda:1")
+        if type(self.public) is not bool:  # a word such as "no" would count as true, and publish a private number
+            raise bad("metric.parts.classifier.public", self.public, "true or false")
+
     def check(self) -> None:
         """Raises UserError without real data."""
         if self.data is None:
@@ -43,11 +59,13 @@ class Classifier:
         return not self.public
 
     def __call__(self, population: Population) -> Mapping[str, float]:
-        """{'accuracy': share of real images whose label is found}"""
+        """{'accuracy': share of real images whose label is found}. Raises UserError for what are no images."""
+        if population.samples.content.ndim != 4:
+            raise UserError("metric classifier: expected images. Leave this metric out for this kind of data.")
         import torch
 
         device = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(range(torch.cuda.device_count()) if device.startswith("cuda") else []):
             torch.manual_seed(self.seed)
             network = _trained(self, population, device)
         network.eval()
@@ -56,7 +74,11 @@ class Classifier:
             for records in self.data.batches(1024):
                 if len(records.samples):
                     real = _tensor(records.samples.content, device)
-                    shape = population.samples.content.shape[1:3]
+                    shape, channels = population.samples.content.shape[1:3], population.samples.content.shape[3]
+                    if real.shape[1] != channels:
+                        raise UserError(
+                            f"held_out: expected images of {channels} channel(s), as the synthetic ones have."
+                        )
                     if real.shape[2:] != shape:
                         real = torch.nn.functional.interpolate(real, shape, mode="bilinear", antialias=True)
                     guess = network(real).argmax(1).cpu().numpy()

@@ -9,7 +9,7 @@ import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
-from dpsyn.errors import UserError
+from dpsyn.errors import UserError, bad
 from dpsyn.population import Population, take
 
 
@@ -25,6 +25,12 @@ class Frechet:
     embedding: Embedding
     batch_size: int
     public: bool
+
+    def __post_init__(self) -> None:
+        if type(self.batch_size) is not int or self.batch_size < 1:
+            raise bad("metric.parts.frechet.batch_size", self.batch_size, "a whole number, 1 or more")
+        if type(self.public) is not bool:  # a word such as "no" would count as true, and publish a private number
+            raise bad("metric.parts.frechet.public", self.public, "true or false")
 
     def check(self) -> None:
         """Raises UserError without real data."""
@@ -51,6 +57,8 @@ def moments(batches: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """
     n, mean, scatter = 0, np.zeros(0), np.zeros((0, 0))
     for batch in batches:
+        if not len(batch):
+            continue
         rows = batch.astype(np.float64)
         m, own = len(rows), rows.mean(0)
         spread = (rows - own).T @ (rows - own)

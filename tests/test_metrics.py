@@ -1,0 +1,183 @@
+"""What tests/test_parts.py leaves open about the metrics: edges, wrong settings, what does not fit."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from scipy.linalg import sqrtm
+
+from dpsyn.data import Records
+from dpsyn.embedding.pixels import Pixels
+from dpsyn.errors import UserError
+from dpsyn.metric.classifier import Classifier
+from dpsyn.metric.frechet import Frechet, distance, moments
+from dpsyn.metric.vital_signs import vital_signs
+from dpsyn.population import Population, Samples
+
+
+@dataclass(frozen=True)
+class Stripes:
+    """Images uint8 [n, h, w, c] that lie (label 0) or stand (label 1): easy to tell apart."""
+
+    n: int
+    side: int = 8
+    channels: int = 1
+    seed: int = 0
+    labels: tuple = ({"way": "lying"}, {"way": "standing"})
+
+    def rows(self):
+        rng = np.random.default_rng(self.seed)
+        labels = np.arange(self.n) % 2
+        lines = rng.integers(0, 2, (self.n, self.side, 1, 1)) * 200
+        images = np.broadcast_to(lines, (self.n, self.side, self.side, 1)).copy()
+        images[labels == 1] = images[labels == 1].transpose(0, 2, 1, 3)
+        images = images + rng.integers(0, 56, images.shape)
+        return np.repeat(images, self.channels, 3).astype(np.uint8), labels
+
+    def check(self):
+        pass
+
+    def batches(self, size):
+        images, labels = self.rows()
+        yield Records(Samples(images[:0]), labels[:0])
+        for start in range(0, self.n, size):
+            yield Records(Samples(images[start : start + size]), labels[start : start + size])
+
+
+def population(images, labels):
+    n = len(labels)
+    return Population(1, Samples(images), np.asarray(labels), np.full(n, -1), np.ones(n, bool))
+
+
+def classifier(data, **changed):
+    settings = {"epochs": 8, "batch_size": 32, "learning_rate": 0.003, "seed": 0, "device": "cpu", "public": False}
+    return Classifier(data, **{**settings, **changed})
+
+
+@pytest.mark.parametrize("sigma", [0, 5.0])
+@pytest.mark.parametrize("votes", [[], [0] * 10, [-7] * 10, [4] * 10], ids=["none", "zeros", "negative", "flat"])
+def test_vital_signs_of_silent_votes_are_finite(votes, sigma):
+    n = len(votes)
+    signs = vital_signs(np.array(votes, np.int64), sigma, np.zeros(n, np.int64), np.arange(n))
+    assert set(signs) == {"effective", "top_tenth", "signal_to_noise", "ancestors"}
+    assert all(isinstance(value, float) and np.isfinite(value) for value in signs.values())
+    assert signs["signal_to_noise"] == 0
+    assert 0 <= signs["effective"] <= n
+    assert 0 <= signs["top_tenth"] <= 1
+
+
+def test_exact_votes_have_the_vital_signs_of_the_formulas():
+    votes, labels = np.array([90, 0, 10, 0, 0, 0, 0, 0, 0, 0]), np.zeros(10, np.int64)
+    signs = vital_signs(votes, 1e-9, labels, np.array([3, 3, 5]))
+    assert signs["effective"] == pytest.approx(100**2 / (90**2 + 10**2))
+    assert signs["top_tenth"] == pytest.approx(0.9)
+    assert signs["ancestors"] == 2
+    assert vital_signs(votes, 10.0, labels, labels)["signal_to_noise"] == pytest.approx(
+        np.sqrt(votes.var() - 100) / 10, rel=1e-9
+    )
+
+
+def test_labels_of_unequal_size_are_no_signal():
+    votes, labels = np.repeat([10, 1000], 50), np.repeat([0, 1], 50)
+    assert vital_signs(votes, 3.0, labels, labels)["signal_to_noise"] == 0
+
+
+def test_noise_does_not_pass_for_many_effective_candidates():
+    rng = np.random.default_rng(0)
+    votes = np.zeros(4000)
+    votes[:40] = 100
+    signs = [
+        vital_signs(np.rint(votes + rng.normal(0, 10, 4000)).astype(np.int64), 10.0, np.zeros(4000), np.arange(4000))
+        for _ in range(30)
+    ]
+    assert np.median([s["effective"] for s in signs]) == pytest.approx(40, rel=0.2)
+
+
+def test_the_moments_are_exact_far_from_zero_and_pass_over_empty_batches():
+    rows = 1e6 + np.random.default_rng(0).normal(0, 1, (500, 4))
+    empty = np.empty((0, 4))
+    mean, covariance = moments([empty, rows[:1], empty, rows[1:77], rows[77:], empty])
+    assert mean == pytest.approx(rows.mean(0), abs=1e-8)
+    assert covariance == pytest.approx(np.cov(rows.T), abs=1e-8)
+    for few in ([], [empty], [rows[:1]]):
+        with pytest.raises(ValueError, match="two rows"):
+            moments(few)
+
+
+def test_the_frechet_distance_bears_fewer_rows_than_dimensions():
+    rng = np.random.default_rng(0)
+    one, two = (moments([rng.normal(m, 1, (20, 50))]) for m in (0, 0.5))
+    assert distance(one, two) == pytest.approx(distance(two, one), rel=1e-6)
+    assert distance(one, one) == pytest.approx(0, abs=1e-4)
+    nudge = 1e-7 * np.eye(50)
+    root = sqrtm((one[1] + nudge) @ (two[1] + nudge)).real
+    expected = ((one[0] - two[0]) ** 2).sum() + np.trace(one[1] + two[1] - 2 * root)
+    assert distance(one, two) == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_the_frechet_metric_does_not_depend_on_the_batch(batch_size):
+    images, labels = Stripes(400, seed=1).rows()
+    made = population(images, labels)
+    embed = Pixels(None, 0, 0, 1)
+    direct = distance(moments([embed(made.samples)]), moments([embed(Samples(Stripes(410).rows()[0]))]))
+    assert Frechet(Stripes(410), embed, batch_size, False)(made)["frechet"] == pytest.approx(direct, rel=1e-9)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_classifier_tells_easy_things_apart_and_has_one_answer_a_seed(channels):
+    import torch
+
+    images, labels = Stripes(200, channels=channels).rows()
+    part = classifier(Stripes(100, channels=channels, seed=1))
+    before = torch.random.get_rng_state()
+    first = part(population(images, labels))
+    assert first == part(population(images, labels))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert first["accuracy"] > 0.9
+    assert part(population(images, 1 - labels))["accuracy"] < 0.1
+    larger = classifier(Stripes(100, side=16, channels=channels, seed=1))
+    assert 0 <= larger(population(images, labels))["accuracy"] <= 1
+
+
+def test_the_classifier_says_what_does_not_fit():
+    images, labels = Stripes(20).rows()
+    with pytest.raises(UserError, match="held_out: expected images of 1 channel"):
+        classifier(Stripes(20, channels=3), epochs=1)(population(images, labels))
+    with pytest.raises(UserError, match="expected images"):
+        classifier(Stripes(20))(population(np.array(["a", "b"], dtype=object), [0, 1]))
+
+
+@pytest.mark.parametrize(
+    "key, wrong",
+    [
+        ("epochs", 0),
+        ("epochs", 1.5),
+        ("batch_size", 0),
+        ("batch_size", True),
+        ("learning_rate", 0),
+        ("learning_rate", float("nan")),
+        ("learning_rate", "fast"),
+        ("seed", -1),
+        ("device", "gpu"),
+        ("device", None),
+    ],
+)
+def test_a_wrong_setting_of_the_classifier_is_one_line(key, wrong):
+    with pytest.raises(UserError, match=rf"^metric\.parts\.classifier\.{key}=.*expected"):
+        classifier(None, **{key: wrong})
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, True, 2.0])
+def test_a_wrong_batch_size_of_the_frechet_metric_is_one_line(batch_size):
+    with pytest.raises(UserError, match=r"^metric\.parts\.frechet\.batch_size=.*expected"):
+        Frechet(None, None, batch_size, False)
+
+
+@pytest.mark.parametrize("public", ["no", "false", None, 0, 1])
+def test_only_true_itself_makes_a_metric_public(public):
+    for make in (lambda: classifier(None, public=public), lambda: Frechet(None, None, 1, public)):
+        with pytest.raises(UserError, match=r"\.public=.*expected true or false"):
+            make()
+    assert classifier(None).private
+    assert not classifier(None, public=True).private
