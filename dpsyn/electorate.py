@@ -51,6 +51,11 @@ class Electorate:
             raise UserError(
                 "embedding: every candidate's vector is NaN or infinite. The embedding does not fit the data."
             )
+        if self.dimension and vectors.shape[1] != self.dimension:
+            raise UserError(
+                "embedding: candidates and records have vectors of different lengths. Images must have the same size "
+                "and channels: set embedding.size, or data.size, data.mode, api.image_size alike."
+            )
         if self.unit == "user":
             return count_by_user(self._choices(vectors, labels, k, search), len(vectors))
         return count_by_record((rows for _, rows in self._choices(vectors, labels, k, search)), len(vectors))
@@ -69,6 +74,8 @@ class Electorate:
                 yield units, mine[nearest(records, candidates, min(k, len(mine)), shortlist)]
 
     def _blocks(self, label: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        if not self.dimension:
+            return
         rows = max(1, BLOCK_BYTES // (4 * self.dimension))
         with (
             (self.folder / f"{label}.vectors").open("rb") as vectors,
@@ -130,7 +137,7 @@ def _embed_all(data: Data, embed: Embedding, entry: Path) -> None:
 
 
 def _write_vectors(data: Data, embed: Embedding, folder: Path) -> tuple[int, list[Refusal]]:
-    dimension = 1
+    dimension = 0  # until there is a record
     refused: list[Refusal] = []
     files = [
         [

@@ -415,3 +415,10 @@ def test_what_a_library_says_of_a_private_row_stays_private(tmp_path, monkeypatc
     assert "secret" not in text
     assert "(ValueError)" in text
     assert "cannot embed the secret row" in (tmp_path / "run/private/log").read_text()
+
+
+def test_images_of_different_channels_are_one_clear_line_and_spend_nothing(tmp_path):
+    data = parquet(tmp_path / "d.parquet", digits(60))
+    text = refusal(tmp_path / "run", *own_data(data, "data.mode=RGB"))
+    assert "set embedding.size, or data.size, data.mode, api.image_size alike" in text
+    assert not list((tmp_path / "run/private").glob("intents/*"))
