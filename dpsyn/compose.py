@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from dpsyn.run import RunDirectory, flat
 
 IDENTITY = ("seed", "data", "api", "embedding", "privacy", "schedule", "label_shares")
 DEFAULT = "+experiment=digits"
+RUNTIME = "dpsyn.runtime.Runtime"
 PUBLISHED_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 
 
@@ -89,12 +91,14 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
         part = plain.get(name)
         if not isinstance(part, dict) or ("_target_" not in part and name not in ("metric", "expand")):
             raise bad(name, part or "(deleted)", "a part", f"`dpsyn run --help` lists the options of {name}.")
+    runtime = plain["runtime"]
     parts = {
-        name: _part(name, plain[name], trusted)
-        for name in ("data", "api", "embedding", "privacy", "schedule", "runtime")
+        name: _part(name, plain[name], trusted, runtime)
+        for name in ("runtime", "data", "api", "embedding", "privacy", "schedule")
     }
     metrics = {
-        name: _part(f"metric.parts.{name}", part, trusted) for name, part in (plain["metric"]["parts"] or {}).items()
+        name: _part(f"metric.parts.{name}", part, trusted, runtime)
+        for name, part in (plain["metric"]["parts"] or {}).items()
     }
     privacy: Settings = parts["privacy"]
     identity = {key: plain[key] for key in IDENTITY}
@@ -141,7 +145,7 @@ def rebuilt(run: RunDirectory, overrides: Sequence[str]) -> Job:
         "run_dir": str(run.root),
         "expand": {"rows": None, "degree": None},
         "metric": {"parts": {}, "every": 0},
-        "runtime": {"_target_": "dpsyn.job.Runtime"},
+        "runtime": {"_target_": RUNTIME},
         "trusted_packages": [],
     }
     try:
@@ -186,11 +190,11 @@ def published(value: Any, where: tuple[str, ...]) -> Any:
     return value
 
 
-def _part(key: str, config: Any, trusted: Sequence[str]) -> Any:
+def _part(key: str, config: Any, trusted: Sequence[str], runtime: Mapping[str, Any]) -> Any:
     for target in _targets(config):
         _check_target(key, target, trusted)
     try:
-        return instantiate(DictConfig(config), _convert_="all")
+        return instantiate(DictConfig(_with_runtime(config, runtime)), _convert_="all")
     except HydraException as error:
         cause: BaseException | None = error
         while cause is not None:
@@ -198,6 +202,22 @@ def _part(key: str, config: Any, trusted: Sequence[str]) -> Any:
                 raise cause from None
             cause = cause.__cause__ or cause.__context__
         raise UserError(f"{key}: {_first_line(error.__cause__ or error)}") from None
+
+
+def _with_runtime(config: Any, runtime: Mapping[str, Any]) -> Any:
+    """Hands the runtime to every part that takes one: it stands in no part's yaml, so it identifies no run."""
+    if isinstance(config, list):
+        return [_with_runtime(part, runtime) for part in config]
+    if not isinstance(config, Mapping):
+        return config
+    whole = {key: _with_runtime(part, runtime) for key, part in config.items()}
+    takes = "_target_" in config and "runtime" in inspect.signature(_found(str(config["_target_"]))).parameters
+    return {**whole, "runtime": dict(runtime)} if takes else whole
+
+
+def _found(target: str) -> Any:
+    module, _, name = target.rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
 def _targets(config: Any) -> Iterator[str]:
@@ -214,12 +234,11 @@ def _targets(config: Any) -> Iterator[str]:
 def _check_target(key: str, target: str, trusted: Sequence[str]) -> None:
     """A part is what its package itself defines: `dpsyn.files.os.remove` is none of ours."""
     allowed = ("dpsyn", *trusted)
-    module, _, name = target.rpartition(".")
     if target.split(".")[0] not in allowed:
         do = "Name its package in trusted_packages=[...] if you trust it."
         raise bad(f"{key}._target_", target, "a part of dpsyn", do)
     try:
-        part = getattr(importlib.import_module(module), name)
+        part = _found(target)
     except (ImportError, AttributeError) as error:
         missing = f" ({error.name} is not installed)" if isinstance(error, ImportError) and error.name else ""
         raise UserError(f"{key}._target_={target}: there is no such part{missing}.") from None

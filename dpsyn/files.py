@@ -99,5 +99,13 @@ def state_folder() -> Path:
 
 def cache_folder() -> Path:
     """Embeddings of private rows: `$XDG_CACHE_HOME/dpsyn/private`, for its owner alone. It can be deleted any time."""
-    above = private_folder(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dpsyn")
-    return private_folder(above / "private")
+    return private_folder(_caches() / "private")
+
+
+def public_cache() -> Path:
+    """What can be fetched or computed again, and tells nothing of private data: weights, graphs of public pools."""
+    return private_folder(_caches() / "public")
+
+
+def _caches() -> Path:
+    return private_folder(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dpsyn")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import re
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +32,7 @@ from dpsyn.privacy.budget import Budget, Charge, Settings, plan
 from dpsyn.privacy.ledger import Ledger, Receipt
 from dpsyn.privacy.statement import statement
 from dpsyn.run import RunDirectory
+from dpsyn.runtime import Runtime
 from dpsyn.schedule import Step
 from dpsyn.show import Screen
 from dpsyn.storage import from_parquet, to_parquet
@@ -40,24 +40,6 @@ from dpsyn.voting import Search, Votes, faiss_search, torch_search
 
 PICTURED = 20  # samples of a label that are read for the picture
 WORTH_KEEPING = 1.0  # seconds: a part of an expansion that is made faster is made again after an interruption
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """The group `runtime`: speed, never results.
-
-    batch_size: rows that the api and the embedding get at once.
-    device: where the nearest candidates are searched: 'auto', 'cpu', 'cuda', 'cuda:1', ...
-    """
-
-    batch_size: int = 2048
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise bad("runtime.batch_size", self.batch_size, "a whole number, 1 or more")
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(self.device)):
-            raise bad("runtime.device", self.device, "auto, cpu, cuda or cuda:1")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,57 @@
+"""Weights of published networks: a local file, or an address that is fetched once into the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from dpsyn.errors import UserError, bad
+from dpsyn.files import public_cache, room_on_disk
+
+
+def check_weights(key: str, path: str | None, what: str) -> None:
+    """Raises UserError where `path` (of the setting `key`) is neither a file that is there nor an address."""
+    if not isinstance(path, str) or not ("://" in path or Path(path).expanduser().is_file()):
+        raise bad(key, "null" if path is None else path, f"an existing file or an address ({what})")
+
+
+def local_weights(key: str, path: str, what: str) -> Path:
+    """The file itself, or the cached copy of what is at an address, fetched now if need be.
+
+    Raises UserError where it cannot be fetched: it says which file to put where.
+    """
+    check_weights(key, path, what)
+    if "://" not in path:
+        return Path(path).expanduser()
+    import urllib.request
+
+    name = path.rsplit("/", 1)[-1].split("?")[0]
+    place = public_cache() / "weights" / hashlib.sha256(path.encode()).hexdigest()[:12] / name
+    if place.exists():
+        return place
+    kind = None
+    with room_on_disk(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=place.parent, suffix=".part")
+        try:
+            with os.fdopen(descriptor, "wb") as file, urllib.request.urlopen(path, timeout=60) as answer:
+                expected, got = answer.headers.get("Content-Length"), 0
+                while block := answer.read(1 << 20):
+                    file.write(block)
+                    got += len(block)
+            if expected is not None and got != int(expected):
+                kind = f"{got} of {expected} bytes came"
+            else:
+                os.replace(temporary, place)
+        except (OSError, ValueError) as error:
+            if getattr(error, "errno", None) is not None and not hasattr(error, "reason"):
+                raise  # the disk, not the network
+            kind = type(error).__name__
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+    if kind is not None:
+        do = f"Put the file at {place}, or name a local one with {key}=."
+        raise UserError(f"{key}={path}: {what} cannot be fetched ({kind}). {do}")
+    return place
