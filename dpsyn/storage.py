@@ -117,14 +117,15 @@ def _read_content(table: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _encoded(images: np.ndarray) -> Iterator[bytes]:
-    """PNG files, grey or RGB. Written here: half of Pillow's time a small image, and most of dpsyn's own overhead."""
+    """PNG files, grey or RGB, of pixels that are stored, not deflated: parquet's zstd packs them as well (MNIST: 2.9 MB
+    for 16,000, deflated 3.4 MB; CIFAR-10: 5 % more), in a fifth of the time."""
     n, h, w, c = images.shape
     head = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", struct.pack(">IIBBBBB", w, h, 8, {1: 0, 3: 2}[c], 0, 0, 0))
     tail = _chunk(b"IEND", b"")
     lines = np.zeros((n, h, 1 + w * c), np.uint8)  # every line begins with its filter: 0, none
     lines[:, :, 1:] = images.reshape(n, h, w * c)
     for image in lines:
-        yield head + _chunk(b"IDAT", zlib.compress(image, 1)) + tail
+        yield head + _chunk(b"IDAT", zlib.compress(image, 0)) + tail
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:
