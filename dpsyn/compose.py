@@ -24,6 +24,7 @@ from dpsyn.errors import UserError, bad
 from dpsyn.job import Job
 from dpsyn.privacy.budget import Settings
 from dpsyn.run import RunDirectory, flat
+from dpsyn.schedule import initial_size
 
 IDENTITY = ("seed", "data", "api", "embedding", "privacy", "schedule", "label_shares")
 DEFAULT = "+experiment=digits"
@@ -101,6 +102,8 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
         for name, part in (plain["metric"]["parts"] or {}).items()
     }
     privacy: Settings = parts["privacy"]
+    steps = parts["schedule"]  # or, without votes, a number of rows
+    start, schedule = (steps, ()) if isinstance(steps, int) else (initial_size(steps), steps)
     identity = {key: plain[key] for key in IDENTITY}
     identity["privacy"] = {key: value for key, value in plain["privacy"].items() if not key.startswith("accept_")}
     root = str(plain["run_dir"])
@@ -121,7 +124,8 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
         api=parts["api"],
         embed=parts["embedding"],
         privacy=privacy,
-        schedule=parts["schedule"],
+        start=start,
+        schedule=schedule,
         shares=_shares(plain["label_shares"], len(parts["data"].labels)),
         metrics=metrics,
         every=every,

@@ -13,7 +13,7 @@ import numpy as np
 from dpsyn.api import Api
 from dpsyn.embedding import Embedding
 from dpsyn.population import Label, Population, Samples, concatenate, take
-from dpsyn.schedule import Step, initial_size
+from dpsyn.schedule import Step
 
 Release = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
 """(iteration, candidates' vectors float32 [n, d], their labels int64 [n]) -> noisy votes int64 [n]"""
@@ -36,9 +36,9 @@ class Makers:
         return [self.labels[i] for i in labels]
 
 
-def begin(makers: Makers, schedule: Sequence[Step]) -> Population:
-    """Iteration 0: fresh samples, as many a label as its share."""
-    sizes = split(initial_size(schedule), makers.shares)
+def begin(makers: Makers, size: int) -> Population:
+    """Iteration 0: `size` fresh samples, as many a label as its share."""
+    sizes = split(size, makers.shares)
     labels = np.repeat(np.arange(len(sizes)), sizes)
     samples = makers.api.generate(makers.named(labels), seeds(makers.seed, 0, "generate", len(labels)))
     return Population(0, samples, labels, np.full(len(labels), -1), np.zeros(len(labels), bool))

@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,11 @@ from dpsyn.privacy.ledger import Ledger, Receipt
 from dpsyn.privacy.statement import statement
 from dpsyn.run import RunDirectory
 from dpsyn.runtime import Runtime
-from dpsyn.schedule import Step
+from dpsyn.schedule import Step, final_size
 from dpsyn.show import Screen
 from dpsyn.storage import from_parquet, to_parquet
 from dpsyn.voting import Search, Votes, faiss_search, torch_search
+from dpsyn.workers import SpreadOut, spread_out
 
 PICTURED = 20  # samples of a label that are read for the picture
 WORTH_KEEPING = 1.0  # seconds: a part of an expansion that is made faster is made again after an interruption
@@ -46,8 +47,9 @@ WORTH_KEEPING = 1.0  # seconds: a part of an expansion that is made faster is ma
 class Job:
     """All parts of a run.
 
-    root: the run directory. identity: the settings that identify the run. public: those of them that are published.
-    cache_identity: the settings of data and embedding. metrics: name to part; every: also after every n-th iteration.
+    root: the run directory. start: rows of iteration 0. schedule: the steps after it, () for no votes.
+    identity: the settings that identify the run. public: those of them that are published. cache_identity: those of
+    data and embedding. metrics: name to part; every: also after every n-th iteration.
     expand_rows: None for no expansion; expand_degree: None for that of the last step.
     """
 
@@ -58,6 +60,7 @@ class Job:
     api: Api
     embed: Embedding
     privacy: Settings
+    start: int
     schedule: tuple[Step, ...]
     shares: np.ndarray
     metrics: Mapping[str, Metric]
@@ -74,6 +77,17 @@ class Job:
         return self.data.labels
 
     @property
+    def final_size(self) -> int:
+        """Rows of the final population, at most."""
+        return final_size(self.schedule) if self.schedule else self.start
+
+    @property
+    def last_degree(self) -> Degree | None:
+        """Of the expansion: its own, or else that of the last step."""
+        last = self.schedule[-1].degree if self.schedule else None
+        return last if self.expand_degree is None else self.expand_degree
+
+    @property
     def data_key(self) -> str:
         """Under which the account adds up what was spent on this data set. Private where it is a place."""
         return self.data.id or f"place {Path(str(self.identity['data'].get('path'))).absolute()}"
@@ -81,39 +95,54 @@ class Job:
 
 def check(job: Job) -> None:
     """What can be found out without reading a private row, loading a model or writing a file. Raises UserError."""
-    if not job.schedule:
-        raise bad("schedule.releases", 0, "1 or more")
-    for step in job.schedule:
-        if step.size < len(job.labels) or not split(step.size, job.shares)[job.shares > 0].all():
-            raise bad("schedule.size", step.size, f"enough for every one of the {len(job.labels)} labels")
+    for size in [step.size for step in job.schedule] or [job.start]:
+        if size < len(job.labels) or not split(size, job.shares)[job.shares > 0].all():
+            raise bad("schedule.size", size, f"enough for every one of the {len(job.labels)} labels")
     if job.privacy.unit == "user" and job.data.unit_column is None:
         raise bad("privacy.unit", "user", "a column of user ids", "Name it with data.unit_column=.")
-    if job.expand_rows is not None and job.expand_rows < final_size(job.schedule):
+    if job.expand_rows is not None and job.expand_rows < job.final_size:
         do = "Those are the final survivors."
-        raise bad("expand.rows", job.expand_rows, f"null, or at least {final_size(job.schedule)}", do)
+        raise bad("expand.rows", job.expand_rows, f"null, or at least {job.final_size}", do)
+    if job.expand_rows is not None and job.last_degree is None:
+        raise bad("expand.degree", "null", "how far a variation goes, with schedule=none")
     above = next(path for path in (job.root.absolute(), *job.root.absolute().parents) if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise bad("run_dir", job.root, "a folder that can be made", f"{above} is none to write in.")
     check_degree = getattr(job.api, "check_degree", lambda degree: None)
-    for degree in [step.degree for step in job.schedule] + [job.expand_degree or 0.0]:
-        check_degree(degree)
+    for degree in [*(step.degree for step in job.schedule), job.last_degree]:
+        if degree is not None:
+            check_degree(degree)
     job.data.check()
+    for api in _with_inner(job.api):
+        if _same_place(getattr(api, "path", None), getattr(job.data, "path", None)):
+            raise bad("api.path", getattr(api, "path", None), "public data, not data.path: candidates must be public")
     for part in (job.api, job.embed, *job.metrics.values()):
         getattr(part, "check", lambda: None)()
 
 
-def final_size(schedule: Sequence[Step]) -> int:
-    """Rows after the last step, at most."""
-    last = schedule[-1]
-    return last.size * (last.folds + last.keep)
+def _with_inner(api: Any) -> Iterator[Any]:
+    """An api and those that it passes work on to."""
+    yield api
+    for field in fields(api) if is_dataclass(api) else ():
+        if hasattr(inner := getattr(api, field.name), "vary"):
+            yield from _with_inner(inner)
+
+
+def _same_place(one: object, two: object) -> bool:
+    if not isinstance(one, str) or not isinstance(two, str):
+        return False
+    return one == two or os.path.realpath(os.path.expanduser(one)) == os.path.realpath(os.path.expanduser(two))
 
 
 def carry_out(job: Job, screen: Screen) -> Path:
     """Runs, or goes on with, the job. Returns the folder with the results. Raises UserError."""
     check(job)
-    _check_device(job.runtime.device)
+    for device in [job.runtime.device, *(job.runtime.devices or [])]:
+        _check_device(device)
     run = RunDirectory(job.root, job.privacy.is_private)
     known, fingerprint = run.identity(), job.data.fingerprint()
+    if any(fingerprint in getattr(api, "fingerprints", list)() for api in _with_inner(job.api)):
+        raise UserError("api.path: the pool has the content of the private data. Candidates must be public.")
     if known:
         run.refuse_another(known, job.identity, fingerprint)
     budget = plan(job.privacy, len(job.schedule), known["sigma"] if known else None)
@@ -125,9 +154,10 @@ def carry_out(job: Job, screen: Screen) -> Path:
         lost = ledger.recover()
         account.enter(job.data_key, identity, job.root.absolute(), job.privacy, budget, lost)
         _state(job, run, budget, lost)
-        with screen.shown():
-            final = _evolve(job, run, ledger, screen)
-            synthetic = _expand(job, run, final, screen, job.expand_rows, job.expand_degree)
+        with screen.shown(), spread_out(job.api, job.embed, job.runtime.devices) as spread:
+            makers = _makers(job, run, screen, spread)
+            final = _evolve(job, makers, run, ledger, screen)
+            synthetic = _expand(job, makers, run, final, job.expand_rows)
             _measure(job, run, synthetic, screen)
             _draw(job, run)
         _state(job, run, budget, lost)
@@ -146,14 +176,13 @@ def expand_run(job: Job, screen: Screen, rows: int) -> Path:
         final = run.load(done[-1])
         if rows < len(final):
             raise bad("rows", rows, f"at least {len(final)}, the rows of the final population")
-        with screen.shown():
-            _expand(job, run, final, screen, rows, job.expand_degree)
+        with screen.shown(), spread_out(job.api, job.embed, job.runtime.devices) as spread:
+            _expand(job, _makers(job, run, screen, spread), run, final, rows)
         run.stamp()
     return run.release
 
 
-def _evolve(job: Job, run: RunDirectory, ledger: Ledger, screen: Screen) -> Population:
-    makers = _makers(job, run, screen)
+def _evolve(job: Job, makers: Makers, run: RunDirectory, ledger: Ledger, screen: Screen) -> Population:
     done = run.iterations()
     population = run.load(0) if done else None
     ancestors = np.arange(0 if population is None else len(population))
@@ -167,9 +196,10 @@ def _evolve(job: Job, run: RunDirectory, ledger: Ledger, screen: Screen) -> Popu
         screen.released(t, signs)
     if population is not None and population.iteration == len(job.schedule):
         return population
-    electorate = _electorate(job, run, screen)
+    if job.schedule:  # private rows that cannot be read stop a run before anything is generated
+        electorate = _electorate(job, run, screen)
     if population is None:
-        population = begin(makers, job.schedule)
+        population = begin(makers, job.start)
         run.save(population, job.labels)
         ancestors = np.arange(len(population))
     receipts: dict[int, Receipt] = {}
@@ -212,14 +242,12 @@ def _electorate(job: Job, run: RunDirectory, screen: Screen) -> Electorate:
     return electorate
 
 
-def _expand(
-    job: Job, run: RunDirectory, final: Population, screen: Screen, rows: int | None, degree: Degree | None
-) -> Population:
+def _expand(job: Job, makers: Makers, run: RunDirectory, final: Population, rows: int | None) -> Population:
     if rows is None:
         synthetic = final
     else:
-        makers = _makers(job, run, screen)
-        degree = job.schedule[-1].degree if degree is None else degree
+        degree = job.last_degree
+        assert degree is not None
         folder = private_folder(run.private / "expand")
         final_hash = sha256(run.checkpoint(final.iteration))[:16]
 
@@ -296,8 +324,8 @@ def _search(device: str) -> Callable[[np.ndarray], Search]:
     return faiss_search if device == "cpu" else lambda candidates: torch_search(candidates, device)
 
 
-def _makers(job: Job, run: RunDirectory, screen: Screen) -> Makers:
-    api = _Batched(job.api, job.embed, job.runtime.batch_size, run, screen)
+def _makers(job: Job, run: RunDirectory, screen: Screen, spread: SpreadOut) -> Makers:
+    api = _Batched(job, run, screen, spread)
     return Makers(api, api.embed, job.labels, job.shares, job.seed)
 
 
@@ -305,43 +333,46 @@ def _makers(job: Job, run: RunDirectory, screen: Screen) -> Makers:
 class _Batched:
     """The api and the public side of the embedding, asked in batches, with their progress shown."""
 
-    api: Api
-    inner: Embedding
-    size: int
+    job: Job
     run: RunDirectory
     screen: Screen
+    spread: SpreadOut
 
     @property
     def row_bytes(self) -> int:
-        return self.api.row_bytes
+        return self.job.api.row_bytes
 
     def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
-        return self._joined("generating", len(labels), lambda rows: self.api.generate(labels[rows], seeds[rows]))
+        return concatenate(self._asked("generate", "generating", len(labels), lambda at: (labels[at], seeds[at])))
 
     def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: np.ndarray) -> Samples:
-        def part(rows: slice) -> Samples:
-            return self.api.vary(take(samples, np.arange(len(samples))[rows]), labels[rows], degree, seeds[rows])
+        def part(at: slice) -> tuple[Any, ...]:
+            return take(samples, np.arange(len(samples))[at]), labels[at], degree, seeds[at]
 
-        return self._joined("varying", len(labels), part)
+        return concatenate(self._asked("vary", "varying", len(labels), part))
 
     def embed(self, samples: Samples) -> np.ndarray:
+        """Looked up where the api has looked at all it makes with this very embedding."""
+        if getattr(self.job.api, "embedding", None) == self.job.embed:
+            with _timed(self.run, "embedding"):
+                return self.job.api.vectors(samples)  # type: ignore[attr-defined]
         rows = np.arange(len(samples))
-        parts = [part for part in self._parts("embedding", len(rows), lambda at: self.inner(take(samples, rows[at])))]
+        parts = self._asked("embed", "embedding", len(rows), lambda at: (take(samples, rows[at]),))
         return np.concatenate(parts).astype(np.float32, copy=False)
 
-    def _joined(self, text: str, n: int, make: Callable[[slice], Samples]) -> Samples:
-        return concatenate(list(self._parts(text, n, make)))
-
-    def _parts(self, text: str, n: int, make: Callable[[slice], Any]) -> Iterator[Any]:
+    def _asked(self, what: str, text: str, n: int, arguments: Callable[[slice], tuple[Any, ...]]) -> list[Any]:
+        devices = len(self.job.runtime.devices or [None])
+        size = min(self.job.runtime.batch_size, max(1, -(-n // devices)))
+        slices = [slice(start, min(start + size, n)) for start in range(0, max(n, 1), size)]
+        parts = []
         with self.screen.phase(text, n) as advance, _timed(self.run, text):
-            for start in range(0, max(n, 1), self.size):
-                rows = slice(start, min(start + self.size, n))
-                part = make(rows)
-                count = len(part)
-                if count != rows.stop - rows.start:
-                    raise RuntimeError(f"{text}: asked for {rows.stop - rows.start} rows, got {count}")
-                advance(count)
-                yield part
+            answers = self.spread(what, [lambda at=at: arguments(at) for at in slices])  # type: ignore[misc]
+            for at, part in zip(slices, answers, strict=True):
+                if len(part) != at.stop - at.start:
+                    raise RuntimeError(f"{text}: asked for {at.stop - at.start} rows, got {len(part)}")
+                advance(len(part))
+                parts.append(part)
+        return parts
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from dpsyn.job import Job, check
 from dpsyn.privacy import account
 from dpsyn.privacy.budget import WEAK, Budget, Charge, epsilon_of, plan, shown
 from dpsyn.run import RunDirectory
-from dpsyn.schedule import initial_size
 from dpsyn.storage import label_name
 
 
@@ -35,6 +34,8 @@ def promise(job: Job, budget: Budget) -> str:
 
 def noise(job: Job, budget: Budget) -> str:
     """'standard deviation 11.7 votes in each of 8 releases'"""
+    if not budget.charges:
+        return "no release: no private row is read"
     sigmas = sorted({charge.sigma for charge in budget.charges}, reverse=True)
     span = f"{sigmas[0]:g}" if len(sigmas) == 1 else f"{sigmas[0]:g} to {sigmas[-1]:g}"
     return f"standard deviation {span} votes in each of {len(job.schedule)} releases"
@@ -59,7 +60,7 @@ def show_plan(job: Job) -> None:
     table = Table(
         "iteration", "population", "generated", "varied", "survivors", "epsilon alone", "epsilon so far", box=None
     )
-    rows, calls, stored = initial_size(job.schedule), initial_size(job.schedule), initial_size(job.schedule)
+    rows = calls = stored = job.start
     table.add_row("0", f"{rows:,}", f"{rows:,}", "0", "", "", "")
     for t, step in enumerate(job.schedule, 1):
         varied = step.size * step.folds + rows * step.lookahead

@@ -52,6 +52,8 @@ class Runtime:
             or not all(re.fullmatch(r"cpu|cuda:\d+", str(device)) for device in self.devices)
         ):
             raise bad("runtime.devices", self.devices, "null, or a list such as [cuda:0,cuda:1]")
+        if self.devices is not None and self.device != "auto":
+            raise bad("runtime.device", self.device, "auto beside runtime.devices", "Each process sees its own.")
         if self.dtype not in DTYPES:
             raise bad("runtime.dtype", self.dtype, one_of(DTYPES))
         if self.dtype == "float16" and self.device == "cpu":

@@ -49,6 +49,12 @@ def initial_size(schedule: Sequence[Step]) -> int:
     return schedule[0].size * (schedule[0].folds + schedule[0].keep)
 
 
+def final_size(schedule: Sequence[Step]) -> int:
+    """Rows after the last step, at most."""
+    last = schedule[-1]
+    return last.size * (last.folds + last.keep)
+
+
 def steps(
     releases: int,
     size: int | Sequence[int],
@@ -78,3 +84,16 @@ def steps(
 
     given = {"size": size, "degree": degree, "select": select, "folds": folds, "keep": keep, "lookahead": lookahead}
     return tuple(Step(**{k: at(k, v, t) for k, v in given.items()}) for t in range(releases))  # type: ignore[arg-type]
+
+
+def none(
+    releases: int,
+    size: int | Sequence[int],
+    degree: Degree | Sequence[Degree],
+    select: Select | Sequence[Select],
+    folds: int | Sequence[int] = 1,
+    keep: bool | Sequence[bool] = True,
+    lookahead: int | Sequence[int] = 0,
+) -> int:
+    """No vote at all, for comparison: how many rows `steps` with these arguments would end with."""
+    return final_size(steps(releases, size, degree, select, folds, keep, lookahead))

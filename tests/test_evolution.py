@@ -7,7 +7,7 @@ from dpsyn.errors import UserError
 from dpsyn.evolution import Makers, begin, evolve, seeds, split
 from dpsyn.expansion import expand
 from dpsyn.population import Samples
-from dpsyn.schedule import Step, steps
+from dpsyn.schedule import Step, initial_size, steps
 from dpsyn.selection import balanced, project_on_simplex, proportional, top
 
 
@@ -48,7 +48,7 @@ def pull(target):
 @pytest.mark.parametrize("lookahead", [0, 3])
 def test_the_population_moves_to_where_the_votes_are(select, lookahead):
     schedule = steps(6, 20, 1, select, folds=1, keep=True, lookahead=lookahead)
-    first = begin(makers(), schedule)
+    first = begin(makers(), initial_size(schedule))
     *_, last = evolve(makers(), pull(200.0), schedule, first)
     away = [np.abs(population.samples.content.astype(float) - 200).mean() for population in (first, last)]
     assert away[1] < away[0] / 2
@@ -56,7 +56,7 @@ def test_the_population_moves_to_where_the_votes_are(select, lookahead):
 
 def test_the_state_after_an_iteration_is_all_that_is_needed_to_go_on():
     schedule = steps(5, 12, 2, balanced)
-    whole = list(evolve(makers(), pull(90.0), schedule, begin(makers(), schedule)))
+    whole = list(evolve(makers(), pull(90.0), schedule, begin(makers(), initial_size(schedule))))
     rest = list(evolve(makers(), pull(90.0), schedule, whole[1]))
     for one, two in zip(whole[2:], rest, strict=True):
         assert (one.samples.content == two.samples.content).all()
@@ -65,7 +65,7 @@ def test_the_state_after_an_iteration_is_all_that_is_needed_to_go_on():
 
 def test_survivors_are_the_rows_that_were_voted_for_and_parents_lead_back_to_them():
     schedule = steps(3, 10, 2, balanced, folds=2)
-    before = begin(makers(), schedule)
+    before = begin(makers(), initial_size(schedule))
     for after in evolve(makers(), pull(50.0), schedule, before):
         kept = after.survivors
         assert (after.samples.content[kept] == before.samples.content[after.parents[kept]]).all()
@@ -85,13 +85,13 @@ def test_vectors_of_kept_rows_are_not_computed_again():
 
     schedule = steps(3, 10, 1, top)
     counted = Makers(made.api, embed, made.labels, made.shares, 0)
-    list(evolve(counted, pull(50.0), schedule, begin(counted, schedule)))
+    list(evolve(counted, pull(50.0), schedule, begin(counted, initial_size(schedule))))
     assert asked == [20, 10, 10]
 
 
 def test_a_last_step_without_variations_ends_on_survivors_as_often_as_they_were_chosen():
     schedule = (*steps(1, 10, 1, balanced), Step(10, 1, balanced, folds=0))
-    *_, last = evolve(makers(), pull(50.0), schedule, begin(makers(), schedule))
+    *_, last = evolve(makers(), pull(50.0), schedule, begin(makers(), initial_size(schedule)))
     assert last.survivors.all()
     assert len(last) == 10
 
@@ -99,7 +99,7 @@ def test_a_last_step_without_variations_ends_on_survivors_as_often_as_they_were_
 def test_expansion_keeps_every_survivor_once_and_its_share_of_variations():
     made = makers()
     schedule = (*steps(2, 20, 1, balanced), Step(20, 1, balanced, folds=0))
-    *_, final = evolve(made, pull(50.0), schedule, begin(made, schedule))
+    *_, final = evolve(made, pull(50.0), schedule, begin(made, initial_size(schedule)))
     more = expand(made, final, 100, 1, lambda name, make: make())
     assert len(more) == 100
     assert np.bincount(more.parents, minlength=20).tolist() == [5] * 20

@@ -129,8 +129,8 @@ class Budget:
 
     @property
     def sigma(self) -> float:
-        """The least of the releases, what was calibrated. 0 without noise."""
-        return min(charge.sigma for charge in self.charges)
+        """The least of the releases, what was calibrated. 0 without noise, or without a release."""
+        return min((charge.sigma for charge in self.charges), default=0.0)
 
 
 def plan(settings: Settings, releases: int, sigma: float | None = None) -> Budget:
@@ -138,6 +138,8 @@ def plan(settings: Settings, releases: int, sigma: float | None = None) -> Budge
 
     sigma: as calibrated when the run began; it is verified, not computed again. None: calibrate.
     """
+    if not releases:
+        return Budget((), 0.0, settings.delta or 0.0, settings.neighbours)
     grid, moves = (GRID, 1) if settings.unit == "user" else (1, settings.nearest)
     names = [f"votes {t}" for t in range(1, releases + 1)]
 

@@ -1,0 +1,71 @@
+"""One api for the first iterations, another after: a simulator finds the kind of thing, a model its details (Sim-PE).
+
+Hybrid of arXiv 2502.05505, section 5.3: avatars, then a diffusion model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dpsyn.api import Api, Degree
+from dpsyn.errors import bad
+from dpsyn.population import Label, Samples
+
+LEGS = ("first", "second")
+
+
+@dataclass(frozen=True)
+class Relay:
+    """`first` makes the samples of iteration 0; a degree {first: d} or {second: d} says who varies them, and how far.
+
+    Samples carry the traits of both, as `first.font`, `second.class`: from the start `second` adopts what `first` made,
+    so that survivors and variations of the iteration where they change hands stand side by side. Once `second` has
+    varied a sample, `first` can no longer draw it: its traits are those of the ancestor.
+    """
+
+    first: Api
+    second: Api
+
+    @property
+    def row_bytes(self) -> int:
+        return max(self.first.row_bytes, self.second.row_bytes)
+
+    def check(self) -> None:
+        """The cheap checks of both."""
+        for api in (self.first, self.second):
+            getattr(api, "check", lambda: None)()
+
+    def check_degree(self, degree: Degree) -> None:
+        """Raises UserError for a degree that does not say whose it is, or that this one refuses."""
+        leg, own = _leg(degree)
+        getattr(getattr(self, leg), "check_degree", lambda degree: None)(own)
+
+    def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
+        """Of `first`, with the traits of both."""
+        made = self.first.generate(labels, seeds)
+        adopted = _adopt(self.second)(Samples(made.content), labels, seeds)
+        return Samples(made.content, {**_named("first", made.traits), **_named("second", adopted.traits)})
+
+    def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: np.ndarray) -> Samples:
+        """By whom the degree names; the traits of the other stay those of the parent."""
+        leg, own = _leg(degree)
+        mine = {name.removeprefix(f"{leg}."): v for name, v in samples.traits.items() if name.startswith(f"{leg}.")}
+        varied = getattr(self, leg).vary(Samples(samples.content, mine), labels, own, seeds)
+        return Samples(varied.content, {**samples.traits, **_named(leg, varied.traits)})
+
+
+def _leg(degree: Degree) -> tuple[str, Degree]:
+    if not isinstance(degree, Mapping) or len(degree) != 1 or next(iter(degree)) not in LEGS:
+        raise bad("schedule.degree", degree, "{first: d} or {second: d}: who varies, and how far")
+    return next(iter(degree.items()))
+
+
+def _adopt(api: Api) -> Callable[[Samples, Sequence[Label], np.ndarray], Samples]:
+    return getattr(api, "adopt", lambda samples, labels, seeds: samples)
+
+
+def _named(leg: str, traits: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {f"{leg}.{name}": values for name, values in traits.items()}
