@@ -595,9 +595,10 @@ def refuse(*args, **kwargs): print("CALLED", args); raise OSError
 socket.socket.connect = socket.getaddrinfo = refuse
 from dpsyn.data.hub import HubImages, _decoded
 data = HubImages({str(tmp_path / "set")!r}, labels={{"x": ["b"]}}, label_columns={{"x": "label"}})
+from dpsyn.data.hub import IMAGE
 rows = list(data._hub_rows(None))
 assert [row["label"] for row in rows] == ["b", "a", None, "b"], rows
-assert [_decoded(row["image"], "L", None, False) is None for row in rows] == [False, True, False, True]
+assert [_decoded(row[IMAGE], "L", None, False) is None for row in rows] == [False, True, False, True]
 import huggingface_hub
 assert huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY
 """
@@ -622,6 +623,26 @@ def test_a_hub_that_cannot_be_reached_is_one_line_and_check_does_not_ask_it(monk
         with pytest.raises(UserError, match=r"^data\.path=nobody-at-all/nothing: expected [^\n]*$") as caught:
             ask()
         assert CANARY not in everything_said(caught.value)
+
+
+def test_the_only_column_of_images_is_found_and_two_are_asked_about(tmp_path: Path) -> None:
+    pictures = pa.array([{"bytes": grey(1), "path": None}])
+    pq.write_table(pa.table({"img": pictures, "id": pa.array([b"x"])}), tmp_path / "one.parquet")
+    pq.write_table(pa.table({"front": pictures, "back": pictures}), tmp_path / "two.parquet")
+    assert read(HubImages(str(tmp_path / "one.parquet"))).samples.content.shape == (1, 4, 4, 3)
+    with pytest.raises(UserError, match=r"^data.image_column=null: .*\(front, back\)"):
+        HubImages(str(tmp_path / "two.parquet")).check()
+
+
+def test_another_split_of_local_files_stands_beside_train(tmp_path: Path) -> None:
+    train = parquet(tmp_path / "train-0.parquet", [grey(1), grey(2)])
+    parquet(tmp_path / "test-0.parquet", [grey(3)])
+    held_out = HubImages(train, split="test", mode="L")
+    held_out.check()
+    assert len(read(held_out).samples) == 1
+    assert held_out.fingerprint() != HubImages(train).fingerprint()
+    with pytest.raises(UserError, match=r"^data.path=.*valid-0.parquet: expected an existing file"):
+        HubImages(train, split="valid").check()
 
 
 # Configs

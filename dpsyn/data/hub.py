@@ -41,8 +41,10 @@ MAX_PIXELS = 100_000_000
 UNDECLARED = "not among the declared values"
 UNREADABLE = "not a readable image"
 
+IMAGE = "\0image"  # in a Row, whatever the column is called
+
 Row = Mapping[str, Any]
-"""The image column holds bytes, a Path or None; every other column a str or None."""
+"""IMAGE holds bytes, a Path or None; every other column a str or None."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,9 @@ class HubImages:
     path: a name on the hub, or a local file, folder or glob pattern.
     builder: 'parquet', 'imagefolder', or None: by the path. A folder has the columns `image` and `label`, the name of
         the folder an image is in, below `path`; hidden files and files that do not end like an image are left out.
-    subset, split: which part of a data set on the hub.
+    subset, split: which part of a data set on the hub. Of local files, a split other than 'train' is what stands in the
+        place of 'train' in the name of `path`: train.parquet, test.parquet.
+    image_column: None for the only column of images that there is.
     labels: given as {column: declared values}, held as all their combinations; {} is one label for all rows.
     label_columns: which source column a label column is read from, where the names differ.
     size: [height, width] px, or None where the images have one size; center_crop: cut to its shape first.
@@ -66,7 +70,7 @@ class HubImages:
     builder: str | None = None
     subset: str | None = None
     split: str = "train"
-    image_column: str = "image"
+    image_column: str | None = None
     labels: Any = field(default_factory=dict)
     label_columns: Mapping[str, str] = field(default_factory=dict)
     size: Sequence[int] | None = None
@@ -113,17 +117,15 @@ class HubImages:
                 raise bad("data.path", self.path, f"the package {name}", f"Install it: pip install {name}")
         if kind == "hub":
             return
-        if self.split != "train":
-            raise bad("data.split", self.split, "train for local files", "Name the test files by data.path.")
         if self.subset is not None:
             raise bad("data.subset", self.subset, "null for local files")
-        first = next(_walk(str(self.path), kind), None)
+        first = next(_walk(self._place, kind), None)
         if first is None:
-            raise bad("data.path", self.path, "parquet files" if kind == "parquet" else "images in it")
+            raise bad("data.path", self._place, "parquet files" if kind == "parquet" else "images in it")
         if kind == "parquet":
             self._parquet_columns(Path(first))
         else:
-            self._check_columns(["image", "label"], ["image"])
+            self._columns(["image", "label"], ["image"])
 
     def fingerprint(self) -> str:
         """Of names, sizes and content of local files; of the name and the commit of a data set on the hub."""
@@ -132,7 +134,7 @@ class HubImages:
             name = json.dumps([self.path, self.subset, self.split, _commit(str(self.path))])
             return blake2b(name.encode(), digest_size=32).hexdigest()
         try:
-            return _content(sorted(_walk(str(self.path), kind)), _root(str(self.path)))
+            return _content(sorted(_walk(self._place, kind)), _root(self._place))
         except OSError:  # it names a private file, so ours is raised after it and not from it
             pass
         raise bad("data.path", self.path, "files that can be read")
@@ -156,11 +158,11 @@ class HubImages:
             if wrong is not None:
                 refused.append(Refusal(number, self._source(wrong), UNDECLARED, _shown(values[wrong])))
                 continue
-            source = row[self.image_column]
+            source = row[IMAGE]
             image = _decoded(source, self.mode, self.size, self.center_crop)
             if image is None:
                 name = _shown(source.name) if isinstance(source, Path) else ""
-                refused.append(Refusal(number, self.image_column, UNREADABLE, name))
+                refused.append(Refusal(number, self.image_column or "image", UNREADABLE, name))
                 continue
             shape = shape or image.shape
             if image.shape != shape:
@@ -191,6 +193,16 @@ class HubImages:
     def _source(self, column: str) -> str:
         return self.label_columns.get(column, column)
 
+    @property
+    def _place(self) -> str:
+        """The local path of this split. Raises UserError where the name of `path` does not say where others are."""
+        place = Path(str(self.path))
+        if self.split == "train":
+            return str(place)
+        if "train" not in place.name:
+            raise bad("data.split", self.split, "train for local files", "Name the test files by data.path.")
+        return str(place.with_name(place.name.replace("train", self.split)))
+
     def _kind(self) -> str:
         """'parquet', 'imagefolder' or 'hub'. Raises UserError for a local path that is not there."""
         if not isinstance(self.path, str) or not self.path:
@@ -199,6 +211,9 @@ class HubImages:
             raise bad("data.path", path, what or "a name on the hub, parquet files, or a folder of images")
         place = os.path.expanduser(self.path)
         if os.path.exists(place) or glob.has_magic(place):
+            place = os.path.expanduser(self._place)
+            if not os.path.exists(place) and not glob.has_magic(place):
+                raise bad("data.path", self._place, "an existing file or folder")
             if self.builder is not None:
                 return self.builder
             tables = place.endswith(".parquet") or (os.path.isdir(place) and any(Path(place).glob("*.parquet")))
@@ -209,29 +224,33 @@ class HubImages:
             raise bad("data.path", self.path, f"an existing file or folder{name}")
         return "hub"
 
-    def _check_columns(self, there: Sequence[str], images: Sequence[str]) -> list[str]:
-        """The columns that are read. Raises UserError for those that are not there; names of columns are public."""
+    def _columns(self, there: Sequence[str], images: Sequence[str]) -> list[str]:
+        """What is read: the column of images, then the others. Raises UserError for those that are not there; names of
+        columns are public."""
+        image_column = self.image_column or next(iter(images), None)
+        if image_column is None or (self.image_column is None and len(images) > 1):
+            raise bad("data.image_column", "null", f"the name of a column of images ({', '.join(images or there)})")
         named = {f"data.label_columns.{column}": self._source(column) for column in self.labels[0]}
         if self.unit_column is not None:
             named["data.unit_column"] = self.unit_column
-        for key, column in {"data.image_column": self.image_column, **named}.items():
+        for key, column in {"data.image_column": image_column, **named}.items():
             if column not in there:
                 raise bad(key, column, f"one of the columns ({', '.join(there)})")
-        if self.image_column not in images:
-            raise bad("data.image_column", self.image_column, "a column of images, or of their bytes")
-        return list(dict.fromkeys([self.image_column, *named.values()]))
+        if image_column not in images:
+            raise bad("data.image_column", image_column, "a column of images, or of their bytes")
+        return [image_column, *dict.fromkeys(named.values())]
 
     def _rows(self) -> Iterator[Row]:
         kind = self._kind()
         if kind == "hub":
             yield from self._hub_rows(_commit(str(self.path)))
             return
-        root = _root(str(self.path))
-        for file in map(Path, sorted(_walk(str(self.path), kind))):
+        root = _root(self._place)
+        for file in map(Path, sorted(_walk(self._place, kind))):
             if kind == "parquet":
                 yield from self._parquet_rows(file)
             else:
-                yield {"image": file, "label": file.parent.name if file.parent != root else None}
+                yield {IMAGE: file, "label": file.parent.name if file.parent != root else None}
 
     def _parquet_columns(self, file: Path) -> list[str]:
         import pyarrow as pa
@@ -244,14 +263,11 @@ class HubImages:
             broken = True
         if broken:
             raise bad("data.path", self.path, "parquet files that can be read")
+        binary = [item.name for item in schema if pa.types.is_binary(item.type) or pa.types.is_large_binary(item.type)]
         images = [
-            item.name
-            for item in schema
-            if pa.types.is_binary(item.type)
-            or pa.types.is_large_binary(item.type)
-            or (pa.types.is_struct(item.type) and item.type.get_field_index("bytes") >= 0)
+            item.name for item in schema if pa.types.is_struct(item.type) and item.type.get_field_index("bytes") >= 0
         ]
-        return self._check_columns(schema.names, images)
+        return self._columns(schema.names, images + binary if self.image_column else images or binary)
 
     def _parquet_rows(self, file: Path) -> Iterator[Row]:
         """A path beside the bytes is never followed: what it points to is in no fingerprint."""
@@ -265,12 +281,11 @@ class HubImages:
             names = _class_names(reader.schema_arrow.metadata)
             for batch in reader.iter_batches(batch_size=64, columns=columns):
                 lists: dict[str, list[Any]] = {}
-                for column in columns:
+                array = batch.column(columns[0])
+                array = pc.struct_field(array, "bytes") if pa.types.is_struct(array.type) else array
+                lists[IMAGE] = array.to_pylist()
+                for column in columns[1:]:
                     array = batch.column(column)
-                    if column == self.image_column:
-                        array = pc.struct_field(array, "bytes") if pa.types.is_struct(array.type) else array
-                        lists[column] = array.to_pylist()
-                        continue
                     if pa.types.is_dictionary(array.type):
                         array = array.dictionary_decode()
                     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
@@ -296,12 +311,12 @@ class HubImages:
                 raise bad("data.path", self.path, what)
             features = stream.features or {}
             images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-            columns = self._check_columns(list(features), images)
+            image, *columns = self._columns(list(features), images)
             names = {c: feature.names for c, feature in features.items() if isinstance(feature, datasets.ClassLabel)}
-            stream = stream.select_columns(columns).cast_column(self.image_column, datasets.Image(decode=False))
+            stream = stream.select_columns([image, *columns]).cast_column(image, datasets.Image(decode=False))
             for example in stream:
-                row = {column: _text(example[column], names.get(column)) for column in columns[1:]}
-                yield {**row, self.image_column: _fetched(example[self.image_column])}
+                row = {column: _text(example[column], names.get(column)) for column in columns}
+                yield {**row, IMAGE: _fetched(example[image])}
 
 
 def _combinations(labels: Any) -> tuple[Label, ...]:
