@@ -1,0 +1,437 @@
+"""A public data set as the simulator (Sim-PE, arXiv 2502.05505): random items, and random ones of their neighbours."""
+
+from __future__ import annotations
+
+import ast
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpsyn import __version__
+from dpsyn.api import Degree
+from dpsyn.data import Data
+from dpsyn.embedding import Embedding
+from dpsyn.errors import UserError, bad
+from dpsyn.files import public_cache, room_on_disk, sync_folder
+from dpsyn.population import Label, Samples
+from dpsyn.runtime import Runtime, exact, in_batches, torch_device
+
+BLOCK = 16384  # items that are compared at once with QUERIES of them
+QUERIES = {"cpu": 1024, "cuda": 16384}  # all items are read once for so many: a GPU has to wait for them
+FARTHEST = 1e15  # distances between such vectors, squared and summed, leave float32
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Samples are items of the pool: images, texts or table rows. Their trait `item`, int64, is the place in the pool.
+
+    data: the public rows, read once; those that are refused, or have no finite vector, are left out.
+    embedding: where neighbours are nearest. It is asked once for each item; after that its vectors are looked up.
+    path: where the data are (`data` reads there); a pool without one is refused.
+    by_label: a row draws from the items with its label alone, which the data must declare; otherwise from all.
+    neighbours: the largest degree there will be: so many neighbours are kept of each item, and a smaller pool is
+        refused when it is opened, before anything is spent. None: the graph is made when a degree is first asked for,
+        again for each larger one, and that a pool is too small is found out then.
+
+    A degree is the number of nearest items that a variation is drawn from, by Euclidean distance, the item itself
+    among them and first (in the published code too: its distance to itself is 0). So 1 leaves it as it is; so does 0.
+
+    Content, vectors and neighbours lie in the public cache, named by the content and the settings of the data and
+    the embedding, and are mapped into memory. Neighbours take 4 bytes each: 4.9 GB for 1,000 each of 1.22 million.
+    """
+
+    data: Data
+    embedding: Embedding
+    path: str | None
+    by_label: bool
+    neighbours: int | None
+    runtime: Runtime = Runtime()
+
+    def __post_init__(self) -> None:
+        if type(self.by_label) is not bool:
+            raise bad("api.by_label", self.by_label, "true or false")
+        if self.neighbours is not None and (type(self.neighbours) is not int or self.neighbours < 1):
+            raise bad("api.neighbours", self.neighbours, "a whole number, 1 or more, or null")
+
+    @property
+    def row_bytes(self) -> int:
+        """About what a row takes on disk: a small colour picture, or some paragraphs."""
+        return 3000
+
+    def check(self) -> None:
+        """Raises UserError without a path, for data that are not there, and for what the embedding finds wrong."""
+        if not self.path:
+            raise bad("api.path", "null", "public data: a name on the hub, parquet files, or a folder")
+        for part in (self.data, self.embedding):
+            _settings(part)
+        with _about_the_pool():
+            self.data.check()
+        getattr(self.embedding, "check", lambda: None)()
+
+    def check_degree(self, degree: Degree) -> None:
+        """Raises UserError for a degree that is no number of neighbours, or more than are kept."""
+        if isinstance(degree, bool) or not isinstance(degree, int | float) or degree < 0 or degree != degree // 1:
+            raise bad("schedule.degree", degree, "a whole number: how many nearest items of the pool to draw from")
+        if self.neighbours is not None and degree > self.neighbours:
+            raise bad("schedule.degree", degree, f"at most api.neighbours={self.neighbours}", "Raise that one.")
+
+    def fingerprints(self) -> list[str]:
+        """Of the data that the samples come from."""
+        return [self._fingerprint]
+
+    def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
+        """An item each, uniform over the pool, or over its items with the row's label.
+
+        Raises UserError where there are none, or fewer than `neighbours`.
+        """
+        stock = self._stock()
+        parts = self._parts(stock, labels)
+        return stock.samples(stock.order[stock.starts[parts] + _choice(seeds, 0, stock.sizes[parts])])
+
+    def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: np.ndarray) -> Samples:
+        """Of the `degree` items that are nearest to the parent's, itself among them, a uniform one.
+
+        Raises UserError where the pool, or its part with the item's label, has fewer.
+        """
+        self.check_degree(degree)
+        stock, nearest = self._stock(), max(1, int(degree))  # type: ignore[arg-type]
+        items = _items(samples, len(stock.content))
+        for part in np.unique(stock.parts[items]).tolist():
+            if stock.sizes[part] < nearest:
+                raise bad("schedule.degree", degree, f"at most {stock.sizes[part]}, {self._named(part)}")
+        if nearest > 1:
+            graph = self._graph(stock, nearest)
+            items = graph[items, _choice(seeds, 1, np.full(len(items), nearest))].astype(np.int64)
+        return stock.samples(items)
+
+    def adopt(self, samples: Samples, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
+        """The samples with the trait `item`: the nearest item, with by_label among those of the row's label. Their
+        content stays, so they have to be embedded: `vectors` would say what that item's are. Raises UserError where
+        their vectors are of another length.
+        """
+        stock = self._stock()
+        parts, items = self._parts(stock, labels), np.empty(len(samples), np.int64)
+        device, step = torch_device(self.runtime), self.runtime.batch_size
+        for start in range(0, len(samples), step):
+            rows = slice(start, start + step)
+            vectors = self.embedding(Samples(samples.content[rows]))
+            if vectors.shape[1] != stock.vectors.shape[1]:
+                do = "Images must have the same size and channels: set api.data.size, api.data.mode or embedding.size."
+                raise UserError(f"api pool: another api's samples have vectors of another length than the pool's. {do}")
+            vectors = np.where(np.abs(vectors) < FARTHEST, vectors, 0).astype(np.float32)
+            for part in np.unique(parts[rows]).tolist():
+                mine = parts[rows] == part
+                items[rows][mine] = _nearest(vectors[mine], stock.vectors, stock.members(part), 1, device)[:, 0]
+        return Samples(samples.content, {**samples.traits, "item": items})
+
+    def vectors(self, samples: Samples) -> np.ndarray:
+        """float32 [n, d]: what the embedding said of the items. For samples that the pool made."""
+        stock = self._stock()
+        return np.asarray(stock.vectors[_items(samples, len(stock.content))])
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        with _about_the_pool():
+            return self.data.fingerprint()
+
+    @cached_property
+    def _name(self) -> str:
+        """Of the folder in the cache."""
+        named = json.dumps([__version__, self._fingerprint, _settings(self.data), _settings(self.embedding)])
+        return hashlib.sha256(named.encode()).hexdigest()[:32]
+
+    def _stock(self) -> _Stock:
+        folder = public_cache() / "pools" / self._name
+        if not folder.exists():
+            folder.parent.mkdir(exist_ok=True)
+            with _alone(folder.with_suffix(".lock")), room_on_disk(folder), _about_the_pool():
+                if not folder.exists():
+                    _collect(self.data, self.embedding, self.runtime.batch_size, folder, str(self.path))
+        return _opened(folder, len(self.data.labels) if self.by_label else 0)
+
+    def _parts(self, stock: _Stock, labels: Sequence[Label]) -> np.ndarray:
+        """int64 [n]: the part of the pool that each row draws from. Raises UserError where it is too small."""
+        rows = list(labels)
+        objects = np.fromiter(map(id, rows), np.int64, len(rows))  # many rows, but few labels
+        _, first, kind = np.unique(objects, return_index=True, return_inverse=True)
+        numbers = np.zeros(len(first), np.int64)
+        if self.by_label:
+            declared = [dict(label) for label in self.data.labels]
+            for at, row in enumerate(first.tolist()):
+                asked = dict(rows[row])
+                if asked not in declared:
+                    do = "Declare the labels of the private data, or draw from all items with api.by_label=false."
+                    raise bad("api.data.labels", _shown(declared), f"{asked} among them", do)
+                numbers[at] = declared.index(asked)
+        for part in np.unique(numbers).tolist():
+            size = stock.sizes[part]
+            if not size:
+                raise bad("api.path", self.path, f"at least one row with the label {dict(self.data.labels[part])}")
+            if self.neighbours is not None and size < self.neighbours:
+                do = "Lower it, and schedule.degree with it, or name a larger pool."
+                raise bad("api.neighbours", self.neighbours, f"at most {size}, {self._named(part)}", do)
+        return numbers[kind]
+
+    def _named(self, part: int) -> str:
+        return "the items of the pool" + (f" with the label {dict(self.data.labels[part])}" if self.by_label else "")
+
+    def _graph(self, stock: _Stock, width: int) -> np.ndarray:
+        """int32 [n, width or more]: the items nearest to each, itself first; -1 where a label has no more."""
+        path = stock.folder / ("neighbours_by_label.npy" if self.by_label else "neighbours.npy")
+        if not _is_wide(path, width):
+            with _alone(stock.folder / "lock"), room_on_disk(path):
+                if not _is_wide(path, width):
+                    kept = min(max(width, self.neighbours or 0), int(stock.sizes.max()))
+                    _connect(stock, kept, path, self.runtime)
+        graph: np.ndarray = np.load(path, mmap_mode="r")
+        return graph
+
+
+@dataclass(frozen=True)
+class _Stock:
+    """A pool on disk, opened. parts: int64 [n], the label of each item, or 0 for all where labels do not count.
+
+    order: int64 [n], the items part by part; those of part p are the sizes[p] that begin at starts[p], rising.
+    """
+
+    folder: Path
+    content: np.ndarray
+    vectors: np.ndarray
+    parts: np.ndarray
+    order: np.ndarray
+    starts: np.ndarray
+    sizes: np.ndarray
+
+    def members(self, part: int) -> np.ndarray:
+        return self.order[self.starts[part] : self.starts[part] + self.sizes[part]]
+
+    def samples(self, items: np.ndarray) -> Samples:
+        return Samples(np.asarray(self.content[items]), {"item": items})
+
+
+@lru_cache(maxsize=2)
+def _opened(folder: Path, labels: int) -> _Stock:
+    """labels: how many there are; 0: they do not count."""
+    facts = json.loads((folder / "facts.json").read_text())
+    n, dtype = facts["rows"], np.lib.format.descr_to_dtype(ast.literal_eval(facts["dtype"]))
+    if dtype.hasobject:
+        with (folder / "content").open() as lines:
+            rows = [json.loads(line) for line in lines]
+        content = np.empty(n, dtype)
+        content[:] = [tuple(row) for row in rows] if dtype.names else rows
+    else:
+        content = np.memmap(folder / "content", dtype, "r", shape=(n, *facts["shape"]))
+    vectors = np.memmap(folder / "vectors", np.float32, "r", shape=(n, facts["dimension"]))
+    parts = np.fromfile(folder / "labels", np.int64) if labels else np.zeros(n, np.int64)
+    sizes = np.bincount(parts, minlength=labels)
+    return _Stock(folder, content, vectors, parts, np.argsort(parts, kind="stable"), np.cumsum(sizes) - sizes, sizes)
+
+
+def _collect(data: Data, embedding: Embedding, size: int, folder: Path, path: str) -> None:
+    """Reads and embeds the pool, `size` rows at once, into `folder`, which appears whole."""
+    temporary = folder.with_suffix(".part")
+    shutil.rmtree(temporary, ignore_errors=True)  # of one that was killed: whoever is here holds the lock
+    temporary.mkdir()
+    try:
+        facts = _write_items(data, embedding, size, temporary)
+        if not facts["rows"]:
+            left_out = f"{facts['left_out']} were left out"
+            raise bad("api.path", path, f"at least one row that can be read and embedded ({left_out})")
+        (temporary / "facts.json").write_text(json.dumps(facts))
+        for file in temporary.iterdir():
+            _sync(file)
+        sync_folder(temporary)
+        temporary.rename(folder)
+        sync_folder(folder.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _write_items(data: Data, embedding: Embedding, size: int, folder: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    rows = left_out = 0
+    with (
+        (folder / "content").open("wb") as content,
+        (folder / "labels").open("wb") as labels,
+        (folder / "vectors").open("wb") as vectors,
+    ):
+        for records in data.batches(size):
+            left_out += len(records.refused)
+            if not len(records.samples):
+                continue
+            found = np.asarray(embedding(records.samples), np.float32)
+            usable = (np.abs(found) < FARTHEST).all(1)  # False for NaN too
+            items = records.samples.content[usable]
+            shape = {"shape": items.shape[1:], "dimension": found.shape[1]}
+            shape["dtype"] = repr(np.lib.format.dtype_to_descr(items.dtype))
+            facts = facts or shape
+            if facts != shape:
+                raise bad("api.data", type(data).__name__, "rows of one shape and type")
+            if items.dtype.hasobject:
+                content.write("".join(json.dumps(item) + "\n" for item in items.tolist()).encode())
+            else:
+                content.write(items.tobytes())
+            labels.write(records.labels[usable].astype(np.int64).tobytes())
+            vectors.write(found[usable].tobytes())
+            rows += len(items)
+            left_out += len(records.samples) - len(items)
+    return {"rows": rows, "left_out": left_out, **facts}
+
+
+def _connect(stock: _Stock, width: int, path: Path, runtime: Runtime) -> None:
+    """Writes the `width` nearest items of every item, block by block, into `path`, which appears whole."""
+    temporary, n = path.with_suffix(".part"), len(stock.content)
+    try:
+        with temporary.open("wb") as file:
+            head = {"descr": "<i4", "fortran_order": False, "shape": (n, width)}
+            np.lib.format.write_array_header_1_0(file, head)
+            for start in range(0, n, BLOCK):  # all -1: on a full disk a write fails, where a map would end the process
+                file.write(b"\xff" * (4 * width * min(BLOCK, n - start)))
+        graph = np.load(temporary, mmap_mode="r+")
+        for part in np.flatnonzero(stock.sizes).tolist():
+            _connect_part(stock, stock.members(part), graph, runtime)
+        graph.flush()
+        _sync(temporary)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _connect_part(stock: _Stock, members: np.ndarray, graph: np.ndarray, runtime: Runtime) -> None:
+    device, k = torch_device(runtime), min(graph.shape[1], len(members))
+
+    def search(rows: slice) -> bool:
+        mine = members[rows]
+        graph[mine, 0] = mine
+        if k > 1:
+            graph[mine, 1:k] = _nearest(stock.vectors[mine], stock.vectors, members, k - 1, device, rows.start)
+        return True
+
+    blocks = replace(runtime, network_batch_size=QUERIES[device.partition(":")[0]])
+    in_batches(len(members), blocks, "api pool: neighbours", search)
+
+
+def _nearest(
+    queries: np.ndarray, vectors: np.ndarray, members: np.ndarray, k: int, device: str, own: int | None = None
+) -> np.ndarray:
+    """int64 [q, k]: the k items among `members` that are nearest to each query, by distance, ties to the lower item.
+
+    queries float32 [q, d]; vectors float32 [n, d]; members int64 [m], rising, m >= k. own: query i is members[own + i],
+    which is left out, m > k. In float32: items whose distances differ by less may change places.
+    A distance and the place of its item are one int64, so that the order is total and does not depend on k.
+    """
+    import torch
+
+    with exact():
+        centre = vectors[members[:BLOCK]].mean(0)  # differences stay; the squares that cancel get small
+        mine = torch.from_numpy(queries - centre).to(device)
+        norms = (mine * mine).sum(1, keepdim=True)
+        best = torch.empty((len(queries), 0), dtype=torch.int64, device=device)
+        room = torch.empty((len(queries), min(BLOCK, len(members))), device=device)  # made once: 15 % of the product
+        for start in range(0, len(members), BLOCK):
+            theirs = torch.from_numpy(vectors[members[start : start + BLOCK]] - centre).to(device)
+            places = torch.arange(start, start + len(theirs), device=device)
+            partial = room[:, : len(theirs)]  # of the squared distance; what all in a row share is added to few
+            torch.addmm((theirs * theirs).sum(1), mine, theirs.T, alpha=-2, out=partial)
+            if own is not None:
+                partial.diagonal(own - start).fill_(torch.inf)
+            values, columns = torch.topk(partial, min(k + 1, len(theirs)), largest=False)
+            keys = _keys(values, norms, places[columns])
+            found = keys[:, :k]
+            if len(theirs) > k and (tied := keys[:, k - 1] >> 32 == keys[:, k] >> 32).any():
+                found[tied] = torch.topk(_keys(partial[tied], norms[tied], places), k, largest=False).values
+            best = torch.cat([best, found], 1)
+            best = torch.topk(best, min(k, best.shape[1]), largest=False).values
+        return members[(best & 0xFFFFFFFF).cpu().numpy()]
+
+
+def _keys(partial: Any, norms: Any, places: Any) -> Any:
+    """int64: the bits of the squared distance, which rise with it as it is not negative, then the place."""
+    import torch
+
+    return ((partial + norms).clamp_(min=0).view(torch.int32).to(torch.int64) << 32) | places
+
+
+def _choice(seeds: np.ndarray, stream: int, sizes: np.ndarray) -> np.ndarray:
+    """int64 [n], uniform in [0, sizes[i]) by seeds[i] alone: splitmix64 of seed and stream (Steele, Lea, Flood 2014).
+
+    53 of its bits count: the probabilities of two numbers differ by at most 2^-53.
+    """
+    z = seeds.astype(np.uint64) + np.uint64((stream + 1) * 0x9E3779B97F4A7C15 % 2**64)
+    for _ in range(2):
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z = z ^ (z >> np.uint64(31))
+    return np.floor((z >> np.uint64(11)) * 2.0**-53 * sizes).astype(np.int64)
+
+
+def _items(samples: Samples, n: int) -> np.ndarray:
+    """int64: the trait `item`. Raises UserError where it is missing, or names none of the n items."""
+    if "item" not in samples.traits:
+        raise UserError("api pool: the samples lack the trait item: another api made them.")
+    items = samples.traits["item"]
+    if len(items) and not 0 <= items.min() <= items.max() < n:
+        raise UserError(f"api pool: the samples name items that are not among the {n} of the pool: it is another one.")
+    return items
+
+
+def _is_wide(path: Path, width: int) -> bool:
+    return path.exists() and np.load(path, mmap_mode="r").shape[1] >= width
+
+
+def _settings(part: Any) -> str:
+    """What a part is and all its settings but the runtime, so that what is kept can be named by them."""
+    if is_dataclass(part) and not isinstance(part, type):
+        own = {field.name: _settings(getattr(part, field.name)) for field in fields(part) if field.name != "runtime"}
+        return f"{type(part).__module__}.{type(part).__qualname__}({own})"
+    if isinstance(part, Mapping):
+        return repr({str(key): _settings(value) for key, value in part.items()})
+    if isinstance(part, list | tuple):
+        return repr([_settings(value) for value in part])
+    if part is None or isinstance(part, str | int | float | Path):
+        return repr(part)
+    name = getattr(part, "__qualname__", "<")
+    if "<" not in name:
+        return f"{part.__module__}.{name}"
+    what = "a part that its settings describe: a dataclass, or a function of a module"
+    raise bad("api", type(part).__name__, what, "What is kept of a pool is named by them.")
+
+
+def _shown(labels: Sequence[Label]) -> str:
+    return ", ".join(str(dict(label)) for label in labels[:3]) + (", ..." if len(labels) > 3 else "")
+
+
+@contextmanager
+def _about_the_pool() -> Iterator[None]:
+    """What a reader says of `data.` is said of `api.data.`, so that nobody looks for it in the private data."""
+    try:
+        yield
+    except UserError as error:
+        text = str(error)
+        raise type(error)(f"api.{text}" if text.startswith("data") else text) from None
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """One process at a time; others wait. The lock falls with whoever holds it."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
