@@ -23,6 +23,7 @@ class Runtime:
 
     batch_size: rows that the api and the embedding get at once.
     network_batch_size: rows that a network gets at once, halved whenever memory runs out.
+    workers: processes of a simulator that is slow on one core, kept while the run lasts; None: one a core; 0: none.
     device: 'auto', 'cpu', 'cuda', 'cuda:1', ...: of the networks, and of the search for the nearest candidates.
     devices: the api and the public side of the embedding work on each of these at once, in a process each; None: on
         `device`, in this one.
@@ -32,6 +33,7 @@ class Runtime:
 
     batch_size: int = 2048
     network_batch_size: int = 256
+    workers: int | None = None
     device: str = "auto"
     devices: Sequence[str] | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -44,6 +46,8 @@ class Runtime:
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise bad(f"runtime.{key}", value, "a whole number, 1 or more")
+        if self.workers is not None and (type(self.workers) is not int or self.workers < 0):
+            raise bad("runtime.workers", self.workers, "a whole number, 0 or more, or null for one a core")
         if not re.fullmatch(DEVICE, str(self.device)):
             raise bad("runtime.device", self.device, "auto, cpu, cuda or cuda:1")
         if self.devices is not None and (

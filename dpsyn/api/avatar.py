@@ -27,6 +27,7 @@ import numpy as np
 from dpsyn.api import Degree
 from dpsyn.errors import UserError, bad
 from dpsyn.population import Label, Samples
+from dpsyn.runtime import Runtime
 
 PARAMETERS = {
     "style": "AvatarStyle",
@@ -61,8 +62,8 @@ class Avatar:
     Published settings: image_size 32, crop [40, 40, 224, 224]; degrees .8 .6 .4 .2 .1 .08 .06.
 
     image_size: [height, width] px. crop: [left, top, right, bottom] px of the face of 264x280, or None: all of it.
-    workers: processes, started when first asked and kept; None: one a core; 0 or 1: in this process, and so it is in a
-        process that is itself a worker. Neither this nor the batch size changes a sample.
+    `runtime.workers` processes draw, started when first asked and kept; 0 or 1: this one, and so it is in a process
+    that is itself a worker. Neither this nor the batch size changes a sample.
 
     What is transparent is black, as published. Labels do not matter: the votes choose. One graphic of one shirt is
     text in a font of the system; all else is the same on any machine.
@@ -70,7 +71,7 @@ class Avatar:
 
     image_size: Sequence[int]
     crop: Sequence[int] | None
-    workers: int | None
+    runtime: Runtime = Runtime()
 
     def __post_init__(self) -> None:
         if not _whole(self.image_size, 2) or min(self.image_size) < 1:
@@ -79,8 +80,6 @@ class Avatar:
             good = _whole(self.crop, 4) and min(self.crop) >= 0
             if not good or not (self.crop[0] < self.crop[2] <= WIDTH and self.crop[1] < self.crop[3] <= HEIGHT):
                 raise bad("api.crop", self.crop, f"[left, top, right, bottom] px within {WIDTH}x{HEIGHT}, or null")
-        if self.workers is not None and (type(self.workers) is not int or self.workers < 0):
-            raise bad("api.workers", self.workers, "a whole number, 0 or more, or null for one a core")
 
     @property
     def row_bytes(self) -> int:
@@ -125,7 +124,7 @@ class Avatar:
         """rows: int64 [n, 16], indices into the values of each parameter."""
         distinct, places = np.unique(rows, axis=0, return_inverse=True)
         crop = tuple(self.crop or (0, 0, WIDTH, HEIGHT))
-        workers = _cores() if self.workers is None else self.workers
+        workers = _cores() if self.runtime.workers is None else self.runtime.workers
         if workers < 2 or len(distinct) <= CHUNK or multiprocessing.parent_process() is not None:
             images = _pictures(distinct, tuple(self.image_size), crop)
         else:
@@ -451,7 +450,7 @@ def _answer(worker: subprocess.Popen[bytes], size: int) -> bytes:
 
 def _gone(worker: subprocess.Popen[bytes]) -> UserError:
     """It is ended, or about to: both its pipes are closed."""
-    do = "Give the same command again; with api.workers=0 this process draws, and shows what goes wrong."
+    do = "Give the same command again; with runtime.workers=0 this process draws, and shows what goes wrong."
     return UserError(f"api avatar: a worker ended before its work was done (status {worker.wait()}). {do}")
 
 
