@@ -1,0 +1,472 @@
+"""Hosted image models behind an OpenAI-compatible endpoint: generate, then edit or vary the parent.
+
+Every answer is kept on disk as it comes, so that a run that was cut off asks, and pays, for nothing twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import email.utils
+import hashlib
+import importlib.util
+import io
+import json
+import logging
+import math
+import os
+import random
+import re
+import string
+import time
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpsyn.api import Degree
+from dpsyn.errors import UserError, bad, one_of
+from dpsyn.files import public_cache, write
+from dpsyn.population import Label, Samples
+
+ATTEMPTS = 3  # prompts a fresh row is asked with before it stays grey
+PAUSE, LONGEST_PAUSE = 1.0, 600.0  # seconds before the first retry, doubled each time; at most
+LARGEST_ANSWER = 100_000_000  # bytes
+DEFAULT_URL = "https://api.openai.com/v1"  # named, so that no variable of the environment sends requests elsewhere
+ABOUT_THIS_MACHINE = ("OS", "Arch", "Runtime", "Runtime-Version", "Lang", "Package-Version", "Async")
+FILTERED = re.compile(r"content.?(policy|filter)|moderation|safety|responsible.?ai", re.IGNORECASE)
+REFUSED = "refused by the content filter"
+GREY = 128
+
+Request = tuple[str, Mapping[str, Any], np.ndarray | None]
+"""'generate', 'edit' or 'create_variation'; its parameters; the parent, uint8 [h, w, c]"""
+
+
+@dataclass(frozen=True)
+class ImageEndpoint:
+    """Images uint8 [n, h, w, 3].
+
+    base_url: None: OpenAI's. model: as the endpoint names it. api_key_env: the environment variable that holds the key;
+        None: the endpoint needs none.
+    prompts: a template over the label's columns, a list of them, or a mapping from a label (its values joined by ' | ')
+        to either. Every row draws one by its seed and keeps it, filled in, as the trait `prompt`.
+    vary_with: 'edit': the parent and an instruction are sent; 'variation': the parent alone (an older interface).
+    edits: instructions, from the mildest to the strongest, each a template over the label's columns and {prompt}, or a
+        list of which a row draws one.
+    size: 'WIDTHxHEIGHT' as the endpoint takes it; parents are sent in it; None: the endpoint's own. quality: None: the
+        endpoint's own. response_format: 'b64_json' for endpoints that else answer with addresses, None for those that
+        do not know it (GPT image models). An address is fetched without the key.
+    image_size: [height, width] px of the samples, to which answers are resized; None: `size`.
+    concurrency: requests at once. timeout: seconds, of one request. retries: of one row after 429, 5xx, timeouts, lost
+        connections and answers that are no image; waits double, and Retry-After is obeyed up to ten minutes.
+    max_refused: the run stops where more than this share of the rows asked for (and more than one) got no image; up to
+        there a fresh row that is refused tries other prompts and is grey in the end, a variation comes back as its
+        parent, and they are counted in the log.
+
+    Hosted models take no seed: what makes a row repeatable is the cache of answers, keyed by the request and the seed.
+    """
+
+    base_url: str | None
+    model: str | None
+    api_key_env: str | None
+    prompts: Any
+    vary_with: str
+    edits: Any
+    size: str | None
+    quality: str | None
+    response_format: str | None
+    image_size: Sequence[int] | None
+    concurrency: int
+    timeout: float
+    retries: int
+    max_refused: float
+
+    def __post_init__(self) -> None:
+        for key in ("base_url", "model", "quality", "response_format"):
+            if not isinstance(getattr(self, key), str | None):
+                raise bad(f"api.{key}", getattr(self, key), "a text, or null")
+        if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.api_key_env or "NONE"):
+            expected = "the name of an environment variable in capitals, not the key itself"
+            raise bad("api.api_key_env", "(not shown)", expected, "For instance OPENAI_API_KEY.")
+        if self.prompts is not None:
+            _by_label("api.prompts", self.prompts)
+        if self.vary_with not in ("edit", "variation"):
+            raise bad("api.vary_with", self.vary_with, one_of(["edit", "variation"]))
+        if self.edits is not None:
+            _edits(self.edits)
+        if self.size is not None and not re.fullmatch(r"[1-9]\d*x[1-9]\d*", str(self.size)):
+            raise bad("api.size", self.size, "WIDTHxHEIGHT, such as 1024x1024, or null")
+        pair = self.image_size
+        if pair is None and self.size is None:
+            raise bad("api.image_size", "null", "[height, width] px where api.size=null")
+        if pair is not None and (isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2):
+            raise bad("api.image_size", pair, "[height, width] px, or null")
+        if pair is not None and not all(type(side) is int and side > 0 for side in pair):
+            raise bad("api.image_size", list(pair), "[height, width] px, or null")
+        for key, least in (("concurrency", 1), ("retries", 0)):
+            if type(value := getattr(self, key)) is not int or value < least:
+                raise bad(f"api.{key}", value, f"a whole number, {least} or more")
+        if type(self.timeout) not in (int, float) or not 0 < self.timeout < math.inf:
+            raise bad("api.timeout", self.timeout, "seconds, more than 0")
+        if type(self.max_refused) not in (int, float) or not 0 <= self.max_refused <= 1:
+            raise bad("api.max_refused", self.max_refused, "a share between 0 and 1")
+
+    @property
+    def row_bytes(self) -> int:
+        """About what a row takes on disk: a photograph as PNG, and its prompt."""
+        height, width = self._shape
+        return 2 * height * width + 100
+
+    def check(self) -> None:
+        """Raises UserError for a missing package, key, model, prompt or edit, and for what is no address."""
+        for package, name in (("openai", "openai"), ("PIL", "pillow")):
+            if importlib.util.find_spec(package) is None:
+                raise bad("api", "image_endpoint", f"the package {name}", f"Install it: pip install {name}")
+        if not self.model:
+            raise bad("api.model", "null", "the name of a model of the endpoint")
+        self._url()
+        if self.prompts is None:
+            raise bad("api.prompts", "null", "a template over the label's columns, a list, or either for each label")
+        if self.vary_with == "edit" and self.edits is None:
+            raise bad("api.edits", "null", "a list of instructions, from the mildest to the strongest")
+        self._key()
+
+    def check_degree(self, degree: Degree) -> None:
+        """Raises UserError for what is no degree."""
+        if isinstance(degree, bool) or not isinstance(degree, int | float) or not 0 <= degree <= 1:
+            raise bad("schedule.degree", degree, "a number between 0 (the parent) and 1 (the strongest of api.edits)")
+
+    def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
+        """Raises UserError for a template without its column, and where the endpoint cannot be asked."""
+        prompts = self._prompts(labels, seeds)
+        images, reasons = self._asked([("generate", {"prompt": prompt}, None) for prompt in prompts], seeds)
+        for attempt in range(1, ATTEMPTS):
+            rows = [i for i, reason in enumerate(reasons) if reason == REFUSED]
+            if not rows:
+                break
+            words = [np.random.SeedSequence([int(seeds[i]), attempt]).generate_state(1, np.uint64)[0] for i in rows]
+            prompts[rows] = self._prompts([labels[i] for i in rows], np.array(words, np.uint64))
+            again = [("generate", {"prompt": prompts[i]}, None) for i in rows]
+            for i, image, reason in zip(rows, *self._asked(again, np.array(words, np.uint64)), strict=True):
+                images[i], reasons[i] = image, reason
+        self._judge(reasons, "are grey")
+        grey = np.full((*self._shape, 3), GREY, np.uint8)
+        return Samples(self._stacked([grey if image is None else image for image in images]), {"prompt": prompts})
+
+    def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: np.ndarray) -> Samples:
+        """degree: 0: the parent itself, nothing is asked. d over 0: the edit that stands at d of the way through the
+        list, so that with k edits the first serves d up to 1/k and the last those above 1 - 1/k. With
+        vary_with=variation all above 0 are alike."""
+        self.check_degree(degree)
+        assert isinstance(degree, int | float)
+        if "prompt" not in samples.traits:
+            raise UserError("api image_endpoint: the samples lack the trait prompt: another api drew them.")
+        prompts = np.asarray(samples.traits["prompt"], object)
+        parents = [self._fitted(image) for image in samples.content]
+        if not degree or not parents:
+            return Samples(self._stacked(parents), {"prompt": prompts})
+        requests: list[Request] = [("create_variation", {}, image) for image in samples.content]
+        if self.vary_with == "edit":
+            levels = _edits(self.edits)
+            choice = levels[math.ceil(degree * len(levels) - 1e-9) - 1]
+            requests = []
+            for label, seed, prompt, image in zip(labels, seeds, prompts, samples.content, strict=True):
+                template = choice[np.random.default_rng([int(seed), 1]).integers(len(choice))]
+                instruction = _filled("api.edits", template, {"prompt": prompt, **label})
+                requests.append(("edit", {"prompt": instruction}, image))
+        images, reasons = self._asked(requests, seeds)
+        self._judge(reasons, "come back as their parents")
+        rows = [own if image is None else image for own, image in zip(parents, images, strict=True)]
+        return Samples(self._stacked(rows), {"prompt": prompts})
+
+    def adopt(self, samples: Samples, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
+        """Gives samples of another api a prompt each, as a fresh sample would draw it."""
+        return Samples(samples.content, {**samples.traits, "prompt": self._prompts(labels, seeds)})
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        """height, width"""
+        if self.image_size is not None:
+            return self.image_size[0], self.image_size[1]
+        width, height = str(self.size).split("x")
+        return int(height), int(width)
+
+    def _url(self) -> str:
+        if self.base_url is not None and not re.match(r"https?://[^/\s]", self.base_url):
+            raise bad("api.base_url", self.base_url, "an address such as http://localhost:8000/v1, or null")
+        return self.base_url or DEFAULT_URL
+
+    def _key(self) -> str:
+        if self.api_key_env is None:
+            return "none"
+        key = os.environ.get(self.api_key_env, "").strip()
+        if not key:
+            do = "Set it; for an endpoint without keys give api.api_key_env=null."
+            raise bad("api.api_key_env", self.api_key_env, "an environment variable that holds the key", do)
+        return key
+
+    def _prompts(self, labels: Sequence[Label], seeds: np.ndarray) -> np.ndarray:
+        """object of str [n]"""
+        prompts, by_label = np.empty(len(labels), object), _by_label("api.prompts", self.prompts)
+        for i, (label, seed) in enumerate(zip(labels, seeds, strict=True)):
+            name = " | ".join(label.values()) or "all"
+            templates = by_label.get(name) or by_label.get(None)
+            if templates is None:
+                raise bad("api.prompts", ", ".join(map(str, by_label)), f"templates for the label {name} too")
+            template = templates[np.random.default_rng([int(seed), 0]).integers(len(templates))]
+            prompts[i] = _filled("api.prompts", template, label)
+        return prompts
+
+    def _asked(
+        self, requests: Sequence[Request], seeds: np.ndarray
+    ) -> tuple[list[np.ndarray | None], list[str | None]]:
+        """Of each row the image, uint8 [h, w, 3], or None and the reason. From the cache what is there."""
+        keys = [self._cache_key(request, int(seed)) for request, seed in zip(requests, seeds, strict=True)]
+        folder = public_cache() / "answers"
+        found = {key: _read(folder / key[:2] / f"{key}.png", self._shape) for key in keys}
+        missing = {key: request for key, request in zip(keys, requests, strict=True) if found[key] is None}
+        reasons: dict[str, str] = {}
+        if missing:
+            asyncio.run(self._ask(missing, folder, found, reasons))
+        return [found[key] for key in keys], [reasons.get(key) for key in keys]
+
+    async def _ask(
+        self,
+        requests: Mapping[str, Request],
+        folder: Path,
+        found: dict[str, np.ndarray | None],
+        reasons: dict[str, str],
+    ) -> None:
+        """Fills `found`, or `reasons` where there is no image, key by key. When the run must stop, requests on their
+        way are still awaited and kept."""
+        import openai
+
+        gate = asyncio.Semaphore(self.concurrency)
+        stop: list[UserError] = []
+
+        async def one(client: Any, key: str, request: Request) -> None:
+            async with gate:
+                for attempt in range(self.retries + 1):
+                    if stop:
+                        return
+                    try:
+                        async with asyncio.timeout(self.timeout):
+                            content = await self._content(client, request)
+                        found[key] = await asyncio.to_thread(self._kept, content, folder / key[:2] / f"{key}.png")
+                        return
+                    except UserError as error:
+                        stop.append(error)
+                        return
+                    except (openai.APIError, TimeoutError, ValueError) as error:
+                        reason = self._reason(error, stop)
+                        if reason == REFUSED:
+                            break
+                        if attempt < self.retries and not stop:
+                            await asyncio.sleep(_pause(error, attempt))
+                reasons[key] = reason
+                if sum(reason != REFUSED for reason in reasons.values()) > self._bearable(len(requests)):
+                    stop.append(self._too_many(list(reasons.values()), len(requests)))
+
+        options: dict[str, Any] = {"api_key": self._key(), "timeout": self.timeout, "max_retries": 0}
+        options["default_headers"] = {f"X-Stainless-{name}": openai.Omit() for name in ABOUT_THIS_MACHINE}
+        async with openai.AsyncOpenAI(base_url=self._url(), **options) as client:
+            await asyncio.gather(*(one(client, key, request) for key, request in requests.items()))
+        if stop:
+            raise stop[0]
+
+    async def _content(self, client: Any, request: Request) -> bytes:
+        """The bytes of an image file. Raises ValueError for an answer without one."""
+        kind, parameters, parent = request
+        settings = {"size": self.size, "quality": self.quality, "response_format": self.response_format}
+        if kind == "create_variation":
+            del settings["quality"]
+        given: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
+        if parent is not None:
+            given["image"] = ("parent.png", self._png_to_send(parent), "image/png")
+        answer = await getattr(client.images, kind)(model=self.model, n=1, **parameters, **given)
+        images = getattr(answer, "data", None)
+        first = images[0] if isinstance(images, list) and images else None
+        text, url = getattr(first, "b64_json", None), getattr(first, "url", None)
+        if isinstance(text, str):
+            return base64.b64decode(text.removeprefix("data:image/png;base64,"), validate=True)
+        if isinstance(url, str) and re.match(r"https?://|data:image/", url):
+            return await asyncio.to_thread(_fetched, url, self.timeout)
+        raise ValueError("no image in the answer")
+
+    def _reason(self, error: Exception, stop: list[UserError]) -> str:
+        """Why there is no image. What no retry can mend goes to `stop`, with no word of the key."""
+        import openai
+
+        status = getattr(error, "status_code", None)
+        said = " ".join(str(getattr(error, "message", "")).split())
+        if self.api_key_env is not None:
+            said = said.replace(self._key(), "(key)")
+        words = f"{getattr(error, 'code', '')} {getattr(error, 'type', '')} {said}"
+        if status in (400, 403, 422) and FILTERED.search(words):
+            return REFUSED
+        if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
+            do = f"The endpoint answered {status}."
+            stop.append(bad("api.api_key_env", self.api_key_env or "null", "a key that may use this model", do))
+        elif status == 404:
+            stop.append(
+                bad("api.model", self.model, "a model of the endpoint, and api.base_url its address", said[:300])
+            )
+        elif status is not None and 400 <= status < 500 and status not in (408, 409, 425, 429):
+            expected = "settings that the endpoint accepts (size, quality, response_format, edits)"
+            stop.append(bad("api.model", self.model, expected, f"It answered {status}: {said[:300]}"))
+        elif "insufficient_quota" in words:
+            stop.append(bad("api.api_key_env", self.api_key_env or "null", "a key with credit left", "It has none."))
+        kind = f"status {status}" if status else type(error).__name__
+        return f"{self.retries + 1} attempts, the last one: {kind}"
+
+    def _kept(self, content: bytes, path: Path) -> np.ndarray:
+        """Decodes, resizes and writes an answer. Raises ValueError for what is no image."""
+        image = self._decoded(content)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, _png(image))
+        return image
+
+    def _decoded(self, content: bytes) -> np.ndarray:
+        """uint8 [h, w, 3]; transparent pixels on white."""
+        from PIL import Image
+
+        try:
+            with Image.open(io.BytesIO(content)) as file:
+                deep = file.mode.startswith("I;16")
+                whole = (Image.fromarray((np.asarray(file) >> 8).astype(np.uint8)) if deep else file).convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole).convert("RGB")
+        except Exception as error:  # Pillow's decoders raise many kinds
+            raise ValueError(f"no image: {type(error).__name__}") from None
+        return self._fitted(np.asarray(image))
+
+    def _fitted(self, image: np.ndarray) -> np.ndarray:
+        """uint8 [h, w, 1 or 3] -> [*image_size, 3]"""
+        image = np.broadcast_to(image, (*image.shape[:2], 3))
+        return image if image.shape[:2] == self._shape else _resized(image, self._shape)
+
+    def _png_to_send(self, parent: np.ndarray) -> bytes:
+        image = np.broadcast_to(parent, (*parent.shape[:2], 3))
+        if self.size is not None:
+            width, height = map(int, self.size.split("x"))
+            image = image if image.shape[:2] == (height, width) else _resized(image, (height, width))
+        return _png(image)
+
+    def _stacked(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        return np.stack(images) if images else np.empty((0, *self._shape, 3), np.uint8)
+
+    def _cache_key(self, request: Request, seed: int) -> str:
+        kind, parameters, parent = request
+        asked = {
+            "endpoint": [self._url(), self.model, kind],
+            "parameters": {**parameters, "size": self.size, "quality": self.quality},
+            "parent": None if parent is None else [parent.shape, hashlib.sha256(parent.tobytes()).hexdigest()],
+            "image_size": self._shape,
+            "seed": seed,
+        }
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+    def _bearable(self, n: int) -> float:
+        return max(1.0, self.max_refused * n)
+
+    def _too_many(self, reasons: Sequence[str], n: int) -> UserError:
+        return UserError(
+            f"api image_endpoint: {len(reasons)} of {n} rows got no image ({reasons[-1]}): more than"
+            f" api.max_refused={self.max_refused}. What was answered is kept: give the same command again to go on."
+        )
+
+    def _judge(self, reasons: Sequence[str | None], what: str) -> None:
+        """Counts in the log what got no image. Raises UserError where it is too much."""
+        without = [reason for reason in reasons if reason is not None]
+        if len(without) > self._bearable(len(reasons)):
+            raise self._too_many(without, len(reasons))
+        if without:
+            count = f"{len(without)} of {len(reasons)} rows"
+            logging.getLogger(__name__).warning(
+                "api image_endpoint: %s got no image (%s), %s", count, without[-1], what
+            )
+
+
+def _by_label(key: str, prompts: Any) -> dict[str | None, tuple[str, ...]]:
+    """Label to templates; under None those for any label. Raises UserError for what are no templates."""
+    named = {str(name): value for name, value in prompts.items()} if isinstance(prompts, Mapping) else {None: prompts}
+    if not named:
+        raise bad(key, prompts, "templates")
+    return {name: _templates(key if name is None else f"{key}.{name}", value) for name, value in named.items()}
+
+
+def _edits(edits: Any) -> list[tuple[str, ...]]:
+    if isinstance(edits, str) or not isinstance(edits, Sequence) or not edits:
+        raise bad("api.edits", edits, "a list of instructions, from the mildest to the strongest")
+    return [_templates("api.edits", level) for level in edits]
+
+
+def _templates(key: str, value: Any) -> tuple[str, ...]:
+    templates = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Sequence) else ()
+    if not templates or not all(isinstance(template, str) and template.strip() for template in templates):
+        raise bad(key, "null" if value is None else value, "a template or a list of templates")
+    for template in templates:
+        try:
+            list(string.Formatter().parse(template))
+        except ValueError:
+            raise bad(key, template, "a template such as 'a photo of a {digit}'") from None
+    return templates
+
+
+def _filled(key: str, template: str, values: Mapping[str, str]) -> str:
+    try:
+        return template.format(**values)
+    except (LookupError, AttributeError, TypeError, ValueError):
+        columns = ", ".join(values) or "it has none"
+        raise bad(key, template, f"a template over the label's columns ({columns})") from None
+
+
+def _pause(error: Exception, attempt: int) -> float:
+    """Seconds until the next attempt: what the endpoint asks for, else doubled each time, less up to a quarter."""
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    after = headers.get("retry-after") or ""
+    if re.fullmatch(r"\d+(\.\d+)?", after):
+        return min(float(after), LONGEST_PAUSE)
+    if date := email.utils.parsedate_tz(after):
+        return min(max(email.utils.mktime_tz(date) - time.time(), 0.0), LONGEST_PAUSE)
+    return min(PAUSE * 2**attempt, LONGEST_PAUSE) * (1 - random.random() / 4)
+
+
+def _fetched(url: str, timeout: float) -> bytes:
+    """Without the key: the address may be on another host."""
+    try:
+        with urllib.request.urlopen(url, timeout=timeout) as answer:
+            content: bytes = answer.read(LARGEST_ANSWER)
+    except (OSError, HTTPException) as error:
+        raise ValueError(f"the address of the answer: {type(error).__name__}") from None
+    return content
+
+
+def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    """An answer that was kept, or None."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as file:
+            image = np.asarray(file.convert("RGB"))
+    except (OSError, ValueError):
+        return None
+    return image if image.shape == (*shape, 3) else None
+
+
+def _png(image: np.ndarray) -> bytes:
+    from PIL import Image
+
+    sink = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(sink, "PNG")
+    return sink.getvalue()
+
+
+def _resized(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    from PIL import Image
+
+    height, width = shape
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((width, height), Image.Resampling.BICUBIC))
