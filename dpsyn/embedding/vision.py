@@ -1,0 +1,180 @@
+"""Image encoders of transformers as embeddings: CLIP and DINOv2."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpsyn import tensors
+from dpsyn.errors import UserError, bad, one_of
+from dpsyn.population import Samples
+from dpsyn.runtime import Runtime, exact, in_batches, torch_device
+
+# Mean and deviation of the colours that they were trained on, where no preprocessor_config.json tells.
+CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+# model_type: the class of transformers, what of its answer is the vector, the colours
+KINDS = {
+    "clip": ("CLIPVisionModelWithProjection", "image_embeds", CLIP),
+    "clip_vision_model": ("CLIPVisionModelWithProjection", "image_embeds", CLIP),
+    "dinov2": ("Dinov2Model", "pooler_output", IMAGENET),
+}
+SAFE = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
+
+
+@dataclass(frozen=True)
+class Vision:
+    """Images uint8 [n, h, w, 1 or 3] -> float32 [n, d]: CLIP's image features, or DINOv2's class token.
+
+    path: a folder that transformers saved, or the name of one on the hub. size: px of the square that the network sees
+    (224 is what they are used at; others work, positions are interpolated). normalize: to vectors of length 1.
+
+    The shorter side is resized to `size` (bicubic, antialiased), the middle is cut out, grey is repeated.
+    """
+
+    path: str
+    size: int
+    normalize: bool
+    runtime: Runtime = Runtime()
+
+    def __post_init__(self) -> None:
+        if type(self.size) is not int or self.size < 1:
+            raise bad("embedding.size", self.size, "a whole number of px")
+        if type(self.normalize) is not bool:
+            raise bad("embedding.normalize", self.normalize, "true or false")
+
+    def check(self) -> None:
+        """Raises UserError where `path` is neither the folder of such a network nor a name on the hub."""
+        if isinstance(self.path, str) and (folder := Path(self.path).expanduser()).is_dir():
+            _kind(self.path, folder)
+        elif not re.fullmatch(r"[\w.-]+/[\w.-]+", str(self.path)):
+            path = "null" if self.path is None else self.path
+            raise bad("embedding.path", path, "a folder that is there, or a name such as openai/clip-vit-base-patch32")
+
+    def __call__(self, samples: Samples) -> np.ndarray:
+        """Raises UserError for what are no images, and where the network cannot be loaded."""
+        import torch
+
+        images = samples.content
+        if images.ndim != 4 or images.dtype != np.uint8 or images.shape[3] not in (1, 3):
+            raise UserError("embedding vision: expected images. Choose an embedding for this kind of data.")
+        device = torch_device(self.runtime)
+        network, output, colours, width, patch = _loaded(self.path, device)
+        if self.size < patch:
+            raise bad("embedding.size", self.size, f"{patch} px or more, the size of one patch of this network")
+
+        def embedded(rows: slice) -> np.ndarray:
+            vectors = getattr(network(_seen(images[rows], self.size, colours, device)), output)
+            if self.normalize:
+                vectors = torch.nn.functional.normalize(vectors, dim=1)
+            return vectors.cpu().numpy()
+
+        with exact():
+            parts = in_batches(len(images), self.runtime, "embedding vision", embedded)
+        return np.concatenate([np.zeros((0, width), np.float32), *parts])
+
+
+def _seen(images: np.ndarray, size: int, colours: Any, device: str) -> Any:
+    """uint8 [n, h, w, c] -> float32 [n, 3, size, size] on the device, around zero."""
+    height, width = images.shape[1:3]
+    shorter = min(height, width)
+    values = tensors.tensor(images, device)
+    values = tensors.resized(values, (height * size // shorter, width * size // shorter)).clamp(-1, 1)
+    top, left = (values.shape[2] - size) // 2, (values.shape[3] - size) // 2
+    values = tensors.with_channels(values[:, :, top : top + size, left : left + size], 3)
+    mean, deviation = (values.new_tensor(three)[None, :, None, None] for three in colours)
+    return ((values + 1) / 2 - mean) / deviation
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(path: str, device: str) -> tuple[Any, str, Any, int, int]:
+    """The network, what of its answer is the vector, mean and deviation of colours, length of a vector, px of a patch.
+
+    Raises UserError where it cannot be fetched or lacks weights.
+    """
+    folder = _fetched(path)
+    kind = _kind(path, folder)
+    made, output, colours = KINDS[kind]
+    try:
+        with _quiet():
+            import transformers
+
+            network, info = getattr(transformers, made).from_pretrained(folder, output_loading_info=True)
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise bad("embedding.path", path, "the weights of its config.json", f"transformers says: {reason}") from None
+    if missing := sorted(info["missing_keys"]):
+        do = f"It has no {missing[0]} ({len(missing)} in all)."
+        raise bad("embedding.path", path, "the weights of its config.json", do)
+    network = network.eval().requires_grad_(False).float().to(device)
+    config = network.config
+    if kind.startswith("clip"):
+        call = functools.partial(network, interpolate_pos_encoding=True)
+        return call, output, _colours(folder, colours), config.projection_dim, config.patch_size
+    return network, output, _colours(folder, colours), config.hidden_size, config.patch_size
+
+
+def _kind(path: str, folder: Path) -> str:
+    kind = _read(folder / "config.json").get("model_type")
+    if kind not in KINDS:
+        do = f"Its config.json {'is not there' if kind is None else f'says {kind}'}."
+        raise bad("embedding.path", path, f"a network of the kind {one_of(KINDS)}", do)
+    return str(kind)
+
+
+def _colours(folder: Path, usual: Any) -> Any:
+    stated = _read(folder / "preprocessor_config.json")
+    three = stated.get("image_mean"), stated.get("image_std")
+    return three if all(isinstance(values, list) and len(values) == 3 for values in three) else usual
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _fetched(path: str) -> Path:
+    """The folder itself, or the cached copy of what the hub has under that name."""
+    if (folder := Path(path).expanduser()).is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    wanted = ["config.json", "preprocessor_config.json"]
+    try:
+        with _quiet():
+            found = Path(snapshot_download(path, allow_patterns=[*wanted, *SAFE]))
+            if not any(found.glob("*.safetensors")):
+                found = Path(snapshot_download(path, allow_patterns=[*wanted, "pytorch_model.bin"]))
+        return found
+    except (OSError, ValueError) as error:
+        kind = type(error).__name__
+    do = "Put config.json and model.safetensors into a folder and name it with embedding.path=."
+    raise UserError(f"embedding.path={path}: the network cannot be fetched ({kind}), and there is no such folder. {do}")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bars and the lists of unused weights that would break into the panel."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()  # the hub's too
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
