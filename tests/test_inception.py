@@ -182,7 +182,10 @@ def test_other_weights_are_one_line_that_names_the_keys(state, tmp_path):
     few["AuxLogits.conv0.conv.weight"] = torch.zeros(1)
     torch.save(few, tmp_path / "other.pth")
     said = refusal(tmp_path / "other.pth")
-    assert "no Mixed_6a.branch3x3.conv.weight (1 in all), but AuxLogits.conv0.conv.weight (1 in all)" in said
+    assert (
+        "It lacks Mixed_6a.branch3x3.conv.weight (1 in all) and has besides AuxLogits.conv0.conv.weight (1 in all)."
+        in said
+    )
 
 
 def test_weights_of_torchvision_are_told_by_their_classes(state, tmp_path):

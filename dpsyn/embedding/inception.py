@@ -186,8 +186,9 @@ def _layers(path: Path, device: str, channels_last: bool) -> dict[str, tuple[Any
     missing = [key for key in expected if key not in found]
     strange = [key for key in found if key not in expected]
     if missing or strange:
-        gaps = [f"{what} {some[0]} ({len(some)} in all)" for what, some in (("no", missing), ("but", strange)) if some]
-        raise bad("embedding.weights", path, f"{WHAT}", f"It has {', '.join(gaps)}.")
+        sides = (("lacks", missing), ("has besides", strange))
+        gaps = [f"{what} {keys[0]} ({len(keys)} in all)" for what, keys in sides if keys]
+        raise bad("embedding.weights", path, WHAT, f"It {' and '.join(gaps)}.")
     if state["fc.weight"].shape != (1008, WIDTH):
         do = f"These are of another network: {len(state['fc.weight'])} classes, not 1008."
         raise bad("embedding.weights", path, WHAT, do)
