@@ -17,7 +17,7 @@ from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from dpsyn.errors import UserError, bad
@@ -55,11 +55,21 @@ def settings(overrides: Sequence[str], folder: str | None = None) -> dict[str, A
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
             config = hydra_compose("config", overrides=[*search, *overrides])
+            for group in _chosen(overrides):
+                own = [text for text in overrides if re.match(rf"[+~]*{group}\b", text)]
+                with open_dict(config):
+                    config[group] = hydra_compose("config", overrides=[*search, *own])[group]
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_in_one_line(error, overrides)) from None
     assert isinstance(plain, dict)
     return plain  # type: ignore[return-value]
+
+
+def _chosen(overrides: Sequence[str]) -> list[str]:
+    """Groups whose part is chosen on the command line: an experiment's values were meant for its own part, not this."""
+    keys = [override.split("=")[0] for override in overrides]
+    return [group for group in ("data", "api", "embedding", "metric") if group in keys] if "+experiment" in keys else []
 
 
 def members(overrides: Sequence[str]) -> Iterator[tuple[list[str], list[str]]]:

@@ -113,19 +113,25 @@ def check(job: Job) -> None:
         if degree is not None:
             check_degree(degree)
     job.data.check()
-    for api in _with_inner(job.api):
-        if _same_place(getattr(api, "path", None), getattr(job.data, "path", None)):
-            raise bad("api.path", getattr(api, "path", None), "public data, not data.path: candidates must be public")
+    for source in _public_sources(job):
+        if _same_place(getattr(source, "path", None), getattr(job.data, "path", None)):
+            raise bad("api.path", getattr(source, "path", None), "public data, not those of data.path")
     for part in (job.api, job.embed, *job.metrics.values()):
         getattr(part, "check", lambda: None)()
 
 
-def _with_inner(api: Any) -> Iterator[Any]:
-    """An api and those that it passes work on to."""
-    yield api
-    for field in fields(api) if is_dataclass(api) else ():
-        if hasattr(inner := getattr(api, field.name), "vary"):
-            yield from _with_inner(inner)
+def _public_sources(job: Job) -> list[Data]:
+    """The data that api and embedding read: pools, and what features were learned from."""
+
+    def found(part: Any) -> Iterator[Data]:
+        for field in fields(part) if is_dataclass(part) else ():
+            inner = getattr(part, field.name)
+            if hasattr(inner, "batches"):
+                yield inner
+            else:
+                yield from found(inner)
+
+    return [*found(job.api), *found(job.embed)]
 
 
 def _same_place(one: object, two: object) -> bool:
@@ -141,8 +147,8 @@ def carry_out(job: Job, screen: Screen) -> Path:
         _check_device(device)
     run = RunDirectory(job.root, job.privacy.is_private)
     known, fingerprint = run.identity(), job.data.fingerprint()
-    if any(fingerprint in getattr(api, "fingerprints", list)() for api in _with_inner(job.api)):
-        raise UserError("api.path: the pool has the content of the private data. Candidates must be public.")
+    if any(source.fingerprint() == fingerprint for source in _public_sources(job)):
+        raise UserError("api.path: these files are the private data (data.path). Pools must be public.")
     if known:
         run.refuse_another(known, job.identity, fingerprint)
     budget = plan(job.privacy, len(job.schedule), known["sigma"] if known else None)
@@ -152,15 +158,20 @@ def carry_out(job: Job, screen: Screen) -> Path:
         identity = known["run"] if known else run.begin(job.identity, fingerprint, budget.sigma)
         ledger = Ledger(run.private, run.votes, identity, job.privacy, budget, job.seed)
         lost = ledger.recover()
-        account.enter(job.data_key, identity, job.root.absolute(), job.privacy, budget, lost)
-        _state(job, run, budget, lost)
+        mine = account.entry(job.data_key, identity, job.root.absolute(), job.privacy, budget, lost)
+        _state(job, run, budget, lost, mine)
         with screen.shown(), spread_out(job.api, job.embed, job.runtime.devices) as spread:
             makers = _makers(job, run, screen, spread)
-            final = _evolve(job, makers, run, ledger, screen)
+            left = len(job.schedule) > max(run.iterations(), default=0)
+            electorate = _electorate(job, run, screen) if left else None
+            if not run.iterations():
+                run.save(begin(makers, job.start), job.labels)
+            account.enter(mine)  # once all is there that the first release needs
+            final = _evolve(job, makers, run, ledger, electorate, screen)
             synthetic = _expand(job, makers, run, final, job.expand_rows)
             _measure(job, run, synthetic, screen)
             _draw(job, run)
-        _state(job, run, budget, lost)
+        _state(job, run, budget, lost, mine)
         run.stamp()
         run.log("done")
     return run.release
@@ -182,26 +193,20 @@ def expand_run(job: Job, screen: Screen, rows: int) -> Path:
     return run.release
 
 
-def _evolve(job: Job, makers: Makers, run: RunDirectory, ledger: Ledger, screen: Screen) -> Population:
-    done = run.iterations()
-    population = run.load(0) if done else None
-    ancestors = np.arange(0 if population is None else len(population))
-    for t in done[1:]:
-        assert population is not None
+def _evolve(
+    job: Job, makers: Makers, run: RunDirectory, ledger: Ledger, electorate: Electorate | None, screen: Screen
+) -> Population:
+    population = run.load(0)
+    ancestors = np.arange(len(population))
+    for t in run.iterations()[1:]:
         receipt = ledger.release(t, sha256(run.checkpoint(t - 1)), _nothing_left)
         labels, population = population.labels, run.load(t)
         ancestors = ancestors[population.parents]
         signs = _signs(receipt, labels, ancestors)
         run.add_metrics({"iteration": t, **signs}, private=False)  # a crash may have come before it
         screen.released(t, signs)
-    if population is not None and population.iteration == len(job.schedule):
+    if electorate is None:
         return population
-    if job.schedule:  # private rows that cannot be read stop a run before anything is generated
-        electorate = _electorate(job, run, screen)
-    if population is None:
-        population = begin(makers, job.start)
-        run.save(population, job.labels)
-        ancestors = np.arange(len(population))
     receipts: dict[int, Receipt] = {}
 
     def release(t: int, vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -237,7 +242,8 @@ def _nothing_left() -> Any:
 
 def _electorate(job: Job, run: RunDirectory, screen: Screen) -> Electorate:
     with _private_side(run, screen, "reading and embedding the private records", "electorate"):
-        electorate = open_electorate(job.data, job.embed, dict(job.cache_identity), job.privacy.unit, cache_folder())
+        identity = {**job.cache_identity, "embedded by": getattr(job.embed, "fingerprint", lambda: None)()}
+        electorate = open_electorate(job.data, job.embed, identity, job.privacy.unit, cache_folder())
     write(run.private / "refused.jsonl", refused_rows(electorate), private=True)
     return electorate
 
@@ -289,10 +295,11 @@ def _draw(job: Job, run: RunDirectory) -> None:
     write(run.release / "samples.png", sink.getvalue())
 
 
-def _state(job: Job, run: RunDirectory, budget: Budget, lost: Sequence[Charge]) -> None:
+def _state(job: Job, run: RunDirectory, budget: Budget, lost: Sequence[Charge], mine: account.Entry | None) -> None:
     import yaml
 
-    runs = account.entries(job.data_key)
+    others = [known for known in account.entries(job.data_key) if mine is None or known.run != mine.run]
+    runs = [*others, mine] if mine else others
     receipts = sorted(run.votes.glob("*.parquet"))
     text = statement(job.privacy, budget, lost, receipts, job.public, job.data.id, runs, job.data.records)
     write(run.release / "privacy.json", text)

@@ -31,15 +31,21 @@ class Entry:
     charges: tuple[Charge, ...]
 
 
-def enter(data: str, run: str, directory: Path, settings: Settings, budget: Budget, lost: Sequence[Charge]) -> None:
-    """Puts a run on the account, before its first release. Without noise there is nothing to add up."""
-    if not settings.is_private:
-        return
+def entry(
+    data: str, run: str, directory: Path, settings: Settings, budget: Budget, lost: Sequence[Charge]
+) -> Entry | None:
+    """What a run declares. None for one without noise or without a release: there is nothing to add up."""
     charges = (*budget.charges, *lost)
-    entry = Entry(data, run, str(directory), settings.unit, settings.neighbours, budget.delta, charges)
-    if any(known == entry for known in entries(data)):
+    if not settings.is_private or not charges:
+        return None
+    return Entry(data, run, str(directory), settings.unit, settings.neighbours, budget.delta, charges)
+
+
+def enter(entry: Entry | None) -> None:
+    """Puts a run on the account, before its first release."""
+    if entry is None or entry in entries(entry.data):
         return
-    path = _file(data)
+    path = _file(entry.data)
     with room_on_disk(path), os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         cut_off = path.read_bytes()[-1:] not in (b"", b"\n")  # by a crash: else that line would swallow this one
