@@ -1,6 +1,7 @@
 """What tests/test_parts.py leaves open about the metrics: edges, wrong settings, what does not fit."""
 
-from dataclasses import dataclass
+import pickle
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from scipy.linalg import sqrtm
 from dpsyn.data import Records
 from dpsyn.embedding.pixels import Pixels
 from dpsyn.errors import UserError
-from dpsyn.metric.classifier import Classifier
+from dpsyn.metric.classifier import PUBLISHED, Classifier, augmented, residual
 from dpsyn.metric.frechet import Frechet, distance, moments
 from dpsyn.metric.vital_signs import vital_signs
 from dpsyn.population import Population, Samples
@@ -24,6 +25,7 @@ class Stripes:
     channels: int = 1
     seed: int = 0
     labels: tuple = ({"way": "lying"}, {"way": "standing"})
+    read: list = field(default_factory=list, compare=False)
 
     def rows(self):
         rng = np.random.default_rng(self.seed)
@@ -38,6 +40,7 @@ class Stripes:
         pass
 
     def batches(self, size):
+        self.read.append(size)
         images, labels = self.rows()
         yield Records(Samples(images[:0]), labels[:0])
         for start in range(0, self.n, size):
@@ -124,6 +127,51 @@ def test_the_frechet_metric_does_not_depend_on_the_batch(batch_size):
     assert Frechet(Stripes(410), embed, batch_size, False)(made)["frechet"] == pytest.approx(direct, rel=1e-9)
 
 
+def published(one, two):
+    """As pytorch-fid and clean-fid have it: the root of a product that is not symmetric, its imaginary part dropped."""
+    (mean1, cov1), (mean2, cov2) = ((rows.mean(0), np.cov(rows, rowvar=False)) for rows in (one, two))
+    root = np.asarray(sqrtm(cov1 @ cov2))
+    return ((mean1 - mean2) ** 2).sum() + np.trace(cov1) + np.trace(cov2) - 2 * np.trace(root.real)
+
+
+@pytest.mark.parametrize("batch", [1, 64, 1000])
+@pytest.mark.parametrize("shift, scale", [(0, 1), (0.3, 1), (0, 2), (5, 0.1)])
+def test_the_frechet_distance_is_that_of_the_published_implementations(shift, scale, batch):
+    rng = np.random.default_rng(0)
+    mix = rng.normal(0, 0.3, (48, 48))
+    one = np.maximum(rng.normal(0.2, 1, (400, 48)) @ mix, 0)  # like features of Inception: 0 or more, correlated
+    two = scale * np.maximum(rng.normal(0.2, 1, (300, 48)) @ mix, 0) + shift
+    streamed = [moments(rows[k : k + batch] for k in range(0, len(rows), batch)) for rows in (one, two)]
+    assert distance(*streamed) == pytest.approx(published(one, two), rel=1e-6, abs=1e-7)
+
+
+def test_the_frechet_distance_of_normal_distributions_is_known():
+    rng = np.random.default_rng(0)
+    turned, _ = np.linalg.qr(rng.normal(0, 1, (6, 6)))
+    one, two = np.array([1, 2, 3, 4, 0, 0.0]), np.array([4, 2, 0, 1, 1, 0.0])  # variances, 0 among them
+    gap = rng.normal(0, 1, 6)
+    expected = gap @ gap + ((np.sqrt(one) - np.sqrt(two)) ** 2).sum()
+    pair = [(mean, (turned * values) @ turned.T) for mean, values in ((0 * gap, one), (gap, two))]
+    assert distance(*pair) == pytest.approx(expected, rel=1e-7)
+
+
+def test_the_frechet_metric_reads_real_data_once_and_stays_a_plain_value():
+    images, labels = Stripes(100, seed=1).rows()
+    part = Frechet(Stripes(90), Pixels(None, 0, 0, 1), 32, False)
+    assert part(population(images, labels)) == part(population(images, labels))
+    assert len(part.data.read) == 1
+    fresh = Frechet(Stripes(90), Pixels(None, 0, 0, 1), 32, False)
+    assert part == fresh
+    assert repr(part).replace("[32]", "[]") == repr(fresh)
+    assert vars(pickle.loads(pickle.dumps(part))).keys() == vars(fresh).keys()
+
+
+def test_real_images_of_another_size_are_one_line_for_the_frechet_metric():
+    images, labels = Stripes(20).rows()
+    with pytest.raises(UserError, match="held_out: the embedding makes vectors of another length"):
+        Frechet(Stripes(20, side=9), Pixels(None, 0, 0, 1), 32, False)(population(images, labels))
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_classifier_tells_easy_things_apart_and_has_one_answer_a_seed(channels):
     import torch
@@ -138,6 +186,71 @@ def test_the_classifier_tells_easy_things_apart_and_has_one_answer_a_seed(channe
     assert part(population(images, 1 - labels))["accuracy"] < 0.1
     larger = classifier(Stripes(100, side=16, channels=channels, seed=1))
     assert 0 <= larger(population(images, labels))["accuracy"] <= 1
+
+
+@pytest.mark.parametrize(
+    "network, depth, width, parameters",
+    [
+        ("resnet", None, None, 0.27e6),  # He et al. 2016, table 6
+        ("resnet", 110, None, 1.7e6),
+        ("wrn", None, None, 8.9e6),  # Zagoruyko and Komodakis 2016, table 4
+        ("wrn", 16, 128, 11.0e6),
+        ("resnext", None, None, 34.4e6),  # Xie et al. 2017, table 7
+    ],
+)
+def test_the_networks_are_as_large_as_published(network, depth, width, parameters):
+    import torch
+
+    with torch.device("meta"):
+        made = residual(network, depth, width, 3, 10)
+        assert made(torch.empty(2, 3, 32, 32)).shape == (2, 10)
+    assert sum(weights.numel() for weights in made.parameters()) == pytest.approx(parameters, rel=0.02)
+
+
+@pytest.mark.parametrize("network", PUBLISHED)
+def test_a_residual_network_tells_easy_things_apart_and_has_one_answer_a_seed(network):
+    images, labels = Stripes(120, channels=3).rows()
+    depth = {"resnet": 8, "wrn": 10, "resnext": 11}[network]
+    part = classifier(Stripes(60, channels=3, seed=1), network=network, depth=depth, width=8, epochs=6)
+    first = part(population(images, labels))
+    assert first == part(population(images, labels))
+    assert first["accuracy"] > 0.9
+    assert (
+        0
+        <= classifier(Stripes(40, side=13, channels=3), network=network, depth=depth, width=8, epochs=1)(
+            population(images[:33], labels[:33])  # 33 rows in batches of 32: the last has one
+        )["accuracy"]
+        <= 1
+    )
+
+
+def test_augmented_images_are_moved_and_mirrored_anew_by_the_seed_alone():
+    import torch
+
+    images = torch.arange(16 * 16.0).reshape(1, 1, 16, 16).expand(400, 3, 16, 16)
+    torch.manual_seed(0)
+    first = augmented(images)
+    torch.manual_seed(0)
+    assert torch.equal(first, augmented(images))
+    assert not torch.equal(first, augmented(images))
+    assert first.shape == images.shape
+    right = first[:, 0, 8, 9] - first[:, 0, 8, 8]
+    assert set(right.tolist()) == {-1, 1}  # mirrored or not
+    assert 140 < (right < 0).sum() < 260
+    middle = first[:, 0, 8, 8]
+    assert set((middle // 16).int().tolist()) == {6, 7, 8, 9, 10}  # 2 px of 16 up or down
+    assert len(middle.unique()) == 5 * 6  # and left or right, about a middle that is 7 when mirrored
+    assert torch.equal(first[:, 0], first[:, 2])
+    tiny = torch.rand(5, 1, 7, 7)
+    assert all(torch.equal(a, b) or torch.equal(a, b.flip(2)) for a, b in zip(augmented(tiny), tiny, strict=True))
+
+
+def test_augmented_training_differs_and_has_one_answer_a_seed():
+    images, labels = Stripes(120).rows()
+    part = classifier(Stripes(60, seed=1), augment=True, epochs=12)
+    first = part(population(images, labels))
+    assert first == part(population(images, labels))
+    assert first["accuracy"] > 0.8
 
 
 def test_the_classifier_says_what_does_not_fit():
@@ -161,11 +274,33 @@ def test_the_classifier_says_what_does_not_fit():
         ("seed", -1),
         ("device", "gpu"),
         ("device", None),
+        ("network", "vgg"),
+        ("network", None),
+        ("depth", 20),
+        ("width", 16),
+        ("augment", "no"),
     ],
 )
 def test_a_wrong_setting_of_the_classifier_is_one_line(key, wrong):
     with pytest.raises(UserError, match=rf"^metric\.parts\.classifier\.{key}=.*expected"):
         classifier(None, **{key: wrong})
+
+
+@pytest.mark.parametrize(
+    "network, key, wrong",
+    [
+        ("resnet", "depth", 18),
+        ("resnet", "depth", 2),
+        ("wrn", "depth", 38),
+        ("resnext", "depth", 21),
+        ("wrn", "depth", True),
+        ("wrn", "width", 0),
+        ("wrn", "width", 1.5),
+    ],
+)
+def test_a_depth_that_no_network_has_is_one_line(network, key, wrong):
+    with pytest.raises(UserError, match=rf"^metric\.parts\.classifier\.{key}=.*expected"):
+        classifier(None, network=network, **{key: wrong})
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, True, 2.0])

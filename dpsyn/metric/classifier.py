@@ -1,4 +1,4 @@
-"""Train on synthetic, test on real: a small convolutional network, plain on purpose."""
+"""Train on synthetic, test on real: a small convolutional network, plain on purpose, or a residual one."""
 
 from __future__ import annotations
 
@@ -11,19 +11,33 @@ from typing import Any
 import numpy as np
 
 from dpsyn.data import Data
-from dpsyn.errors import UserError, bad
+from dpsyn.errors import UserError, bad, one_of
+from dpsyn.metric import check_real
 from dpsyn.population import Population
+from dpsyn.tensors import resized, tensor
+
+PUBLISHED = {  # network: (layers beside the blocks, layers of a block and stage, depth, width)
+    "resnet": (2, 6, 20, 16),
+    "wrn": (4, 6, 40, 64),
+    "resnext": (2, 9, 29, 64),
+}
 
 
 @dataclass(frozen=True)
 class Classifier:
     """Accuracy on held-out real images of a network trained on the synthetic ones.
 
-    Two 3x3 convolutions (24, 48), max pooling, 128 hidden units; no augmentation. Real images of another size are
-    resized to that of the synthetic ones.
+    Real images of another size are resized to that of the synthetic ones.
 
     data: the real data. epochs, batch_size, learning_rate (the peak of one cycle of AdamW), seed: of the training.
     device: 'auto', 'cpu' or 'cuda'. public: the real data are public; otherwise the accuracy is private.
+    network: 'cnn': two 3x3 convolutions (24, 48), max pooling, 128 hidden units. Or one of those that DPImageBench
+        (2503.14681) trains, three stages each, as made for CIFAR: 'resnet' (He et al. 2016, section 4.2; its
+        ResNet-110 is depth=110), 'wrn' (Zagoruyko and Komodakis 2016: WRN-40-4, dropout 0.3), 'resnext' (Xie et al.
+        2017, section 5.3: 8 groups of width channels). Under bfloat16 autocast on a GPU.
+    depth: layers, 6n+2, 6n+4 and 9n+2; width: channels of the first stage. None: 20 and 16, 40 and 64, 29 and 64.
+    augment: every image anew moved by up to an eighth of its side (4 px of 32), half of them mirrored: for pictures of
+        things, not for letters and digits.
     """
 
     data: Data
@@ -33,6 +47,10 @@ class Classifier:
     seed: int
     device: str
     public: bool
+    network: str = "cnn"
+    depth: int | None = None
+    width: int | None = None
+    augment: bool = False
 
     def __post_init__(self) -> None:
         for key in ("epochs", "batch_size"):
@@ -45,14 +63,26 @@ class Classifier:
             raise bad("metric.parts.classifier.seed", self.seed, "a whole number, 0 or more")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(self.device)):
             raise bad("metric.parts.classifier.device", self.device, "auto, cpu, cuda or cuda:1")
-        if type(self.public) is not bool:  # a word such as "no" would count as true, and publish a private number
-            raise bad("metric.parts.classifier.public", self.public, "true or false")
+        for key in ("public", "augment"):  # a word such as "no" would count as true, and publish a private number
+            if type(value := getattr(self, key)) is not bool:
+                raise bad(f"metric.parts.classifier.{key}", value, "true or false")
+        if self.network != "cnn" and self.network not in PUBLISHED:
+            raise bad("metric.parts.classifier.network", self.network, one_of(["cnn", *PUBLISHED]))
+        for key in ("depth", "width"):
+            value = getattr(self, key)
+            if value is not None and self.network == "cnn":
+                raise bad(f"metric.parts.classifier.{key}", value, "null with network=cnn")
+            if value is not None and (type(value) is not int or value < 1):
+                raise bad(f"metric.parts.classifier.{key}", value, "a whole number, 1 or more, or null")
+        if self.depth is not None:
+            rest, each, *_ = PUBLISHED[self.network]
+            if self.depth <= rest or (self.depth - rest) % each:
+                expected = f"{each}n+{rest} with network={self.network}, such as {each + rest} or {2 * each + rest}"
+                raise bad("metric.parts.classifier.depth", self.depth, expected)
 
     def check(self) -> None:
         """Raises UserError without real data."""
-        if self.data is None:
-            raise UserError("held_out=null: this metric needs real data. Declare a part of the group data as held_out.")
-        self.data.check()
+        check_real(self.data)
 
     @property
     def private(self) -> bool:
@@ -65,25 +95,32 @@ class Classifier:
         import torch
 
         device = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        _, *shape, channels = population.samples.content.shape
         with torch.random.fork_rng(range(torch.cuda.device_count()) if device.startswith("cuda") else []):
             torch.manual_seed(self.seed)
             network = _trained(self, population, device)
         network.eval()
         right = total = 0
         with torch.no_grad():
-            for records in self.data.batches(1024):
+            # what fits in training fits here
+            for records in self.data.batches(1024 if self.network == "cnn" else self.batch_size):
                 if len(records.samples):
-                    real = _tensor(records.samples.content, device)
-                    shape, channels = population.samples.content.shape[1:3], population.samples.content.shape[3]
+                    real = tensor(records.samples.content, device)
                     if real.shape[1] != channels:
                         raise UserError(
                             f"held_out: expected images of {channels} channel(s), as the synthetic ones have."
                         )
-                    if real.shape[2:] != shape:
-                        real = torch.nn.functional.interpolate(real, shape, mode="bilinear", antialias=True)
-                    guess = network(real).argmax(1).cpu().numpy()
+                    with _precision(self, device):
+                        guess = network(resized(real, shape, "bilinear")).argmax(1).cpu().numpy()
                     right, total = right + int((guess == records.labels).sum()), total + len(guess)
         return {"accuracy": right / max(total, 1)}
+
+
+def _precision(part: Classifier, device: str) -> Any:
+    import torch
+
+    lower = part.network != "cnn" and device != "cpu"
+    return torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=lower)
 
 
 def _trained(part: Classifier, population: Population, device: str) -> Any:
@@ -91,7 +128,49 @@ def _trained(part: Classifier, population: Population, device: str) -> Any:
 
     images, labels = population.samples.content, torch.from_numpy(population.labels.astype(np.int64))
     _, h, w, channels = images.shape
-    network = torch.nn.Sequential(
+    if part.network == "cnn":
+        network = _plain(h, w, channels, len(part.data.labels))
+    else:
+        network = residual(part.network, part.depth, part.width, channels, len(part.data.labels))
+    network.to(device=torch.device(device), memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=part.learning_rate, weight_decay=1e-4)
+    steps = part.epochs * -(-len(images) // part.batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, part.learning_rate, total_steps=steps)
+    for _ in range(part.epochs):
+        order = torch.randperm(len(images))
+        for start in range(0, len(images), part.batch_size):
+            rows = order[start : start + part.batch_size]
+            batch = tensor(images[rows.numpy()], device)
+            with _precision(part, device):
+                guess = network(augmented(batch) if part.augment else batch)
+                loss = torch.nn.functional.cross_entropy(guess, labels[rows].to(device))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return network
+
+
+def augmented(images: Any) -> Any:
+    """float [n, c, h, w] -> the same shape: each moved by up to an eighth of its side, its border reflected, and
+    mirrored or not. Drawn from torch's generator on the CPU, so that any device sees the same images."""
+    import torch
+
+    n, _, h, w = images.shape
+    by = torch.randint(0, 2 * (h // 8) + 1, (n, 1)), torch.randint(0, 2 * (w // 8) + 1, (n, 1))
+    down, right = by[0] + torch.arange(h), by[1] + torch.arange(w)
+    mirrored = torch.rand(n, 1) < 0.5
+    right = torch.where(mirrored, right.flip(1), right).to(images.device)
+    wide = torch.nn.functional.pad(images, (w // 8, w // 8, h // 8, h // 8), "reflect").permute(0, 2, 3, 1)
+    rows = torch.arange(n, device=images.device)
+    moved = wide[rows[:, None, None], down.to(images.device)[:, :, None], right[:, None, :]]
+    return moved.permute(0, 3, 1, 2)
+
+
+def _plain(h: int, w: int, channels: int, labels: int) -> Any:
+    import torch
+
+    return torch.nn.Sequential(
         torch.nn.Conv2d(channels, 24, 3, padding=1),
         torch.nn.ReLU(),
         torch.nn.MaxPool2d(2, ceil_mode=True),
@@ -103,29 +182,59 @@ def _trained(part: Classifier, population: Population, device: str) -> Any:
         torch.nn.Linear(48 * -(-h // 4) * -(-w // 4), 128),
         torch.nn.ReLU(),
         torch.nn.Dropout(0.5),
-        torch.nn.Linear(128, len(part.data.labels)),
+        torch.nn.Linear(128, labels),
     )
-    network.to(device=torch.device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(network.parameters(), lr=part.learning_rate, weight_decay=1e-4)
-    steps = part.epochs * -(-len(images) // part.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, part.learning_rate, total_steps=steps)
-    for _ in range(part.epochs):
-        order = torch.randperm(len(images))
-        for start in range(0, len(images), part.batch_size):
-            rows = order[start : start + part.batch_size]
-            loss = torch.nn.functional.cross_entropy(
-                network(_tensor(images[rows.numpy()], device)), labels[rows].to(device)
-            )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    return network
 
 
-def _tensor(images: np.ndarray, device: str) -> Any:
-    """uint8 [n, h, w, c] -> float32 [n, c, h, w] around zero"""
-    import torch
+def residual(kind: str, depth: int | None, width: int | None, channels: int, labels: int) -> Any:
+    """The torch.nn.Module of `Classifier.network`, from images float [n, channels, h, w] to scores [n, labels].
 
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2)
-    return (pixels.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+    Three stages, each half as high and wide as the one before and with twice the channels; where these change, the
+    shortcut is a 1x1 convolution.
+    """
+    from torch import Tensor, nn
+
+    rest, each, usual_depth, usual_width = PUBLISHED[kind]
+    blocks, width = ((depth or usual_depth) - rest) // each, width or usual_width
+
+    def convolution(inner: int, outer: int, size: int = 3, stride: int = 1, groups: int = 1) -> nn.Module:
+        return nn.Conv2d(inner, outer, size, stride, size // 2, groups=groups, bias=False)
+
+    def active(width: int) -> list[nn.Module]:
+        return [nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+
+    class Block(nn.Module):
+        """last(branch(y) + shortcut(y)), y = first(x); without a shortcut x itself is added"""
+
+        def __init__(self, first: list, branch: list, shortcut: list | None, last: list) -> None:
+            super().__init__()
+            self.first, self.branch, self.last = (nn.Sequential(*layers) for layers in (first, branch, last))
+            self.shortcut = None if shortcut is None else nn.Sequential(*shortcut)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.first(x)
+            return self.last(self.branch(y) + (x if self.shortcut is None else self.shortcut(y)))
+
+    def block(inner: int, outer: int, stride: int) -> nn.Module:
+        changes = inner != outer or stride != 1
+        if kind == "wrn":
+            branch = [convolution(inner, outer, 3, stride), *active(outer), nn.Dropout(0.3), convolution(outer, outer)]
+            return Block(active(inner), branch, [convolution(inner, outer, 1, stride)] if changes else None, [])
+        if kind == "resnet":
+            branch = [convolution(inner, outer, 3, stride), *active(outer), convolution(outer, outer)]
+        else:
+            middle = 2 * outer  # 8 groups of `width` channels where the block ends in 4 * width
+            branch = [convolution(inner, middle, 1), *active(middle)]
+            branch += [convolution(middle, middle, 3, stride, 8), *active(middle), convolution(middle, outer, 1)]
+        shortcut = [convolution(inner, outer, 1, stride), nn.BatchNorm2d(outer)] if changes else None
+        return Block([], [*branch, nn.BatchNorm2d(outer)], shortcut, [nn.ReLU()])
+
+    inner = {"resnet": width, "wrn": 16, "resnext": 64}[kind]
+    layers = [convolution(channels, inner), *(active(inner) if kind != "wrn" else [])]
+    for stage in range(3):
+        outer = width * 2**stage * (4 if kind == "resnext" else 1)
+        for number in range(blocks):
+            layers.append(block(inner, outer, 2 if stage and not number else 1))
+            inner = outer
+    layers += active(inner) if kind == "wrn" else []
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inner, labels))

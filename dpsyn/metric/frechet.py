@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
-from dpsyn.errors import UserError, bad
-from dpsyn.population import Population, take
+from dpsyn.errors import bad
+from dpsyn.metric import batched, check_comparable, check_real, real_samples
+from dpsyn.population import Population
 
 
 @dataclass(frozen=True)
 class Frechet:
     """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) (Heusel et al. 2017, equation 6), in float64.
 
-    data: the real data. embedding: where the distance is taken. batch_size: rows embedded at once.
+    data: the real data, embedded once. embedding: where the distance is taken. batch_size: rows embedded at once.
     public: the real data are public; otherwise the distance is private.
     """
 
@@ -34,20 +36,25 @@ class Frechet:
 
     def check(self) -> None:
         """Raises UserError without real data."""
-        if self.data is None:
-            raise UserError("held_out=null: this metric needs real data. Declare a part of the group data as held_out.")
-        self.data.check()
+        check_real(self.data)
 
     @property
     def private(self) -> bool:
         return not self.public
 
     def __call__(self, population: Population) -> Mapping[str, float]:
-        """{'frechet': distance, 0 or more}"""
-        rows = range(0, len(population), self.batch_size)
-        ours = (take(population.samples, np.arange(k, min(k + self.batch_size, len(population)))) for k in rows)
-        real = (records.samples for records in self.data.batches(self.batch_size) if len(records.samples))
-        return {"frechet": distance(moments(map(self.embedding, ours)), moments(map(self.embedding, real)))}
+        """{'frechet': distance, 0 or more}. Raises UserError where real samples have vectors of another length."""
+        ours = moments(map(self.embedding, batched(population.samples, self.batch_size)))
+        check_comparable(ours[0], self._real[0])
+        return {"frechet": distance(ours, self._real)}
+
+    @cached_property
+    def _real(self) -> tuple[np.ndarray, np.ndarray]:
+        return moments(map(self.embedding, real_samples(self.data, self.batch_size)))
+
+    def __getstate__(self) -> dict[str, object]:
+        """The settings: what is known of real data stays in this process."""
+        return {key: value for key, value in vars(self).items() if key != "_real"}
 
 
 def moments(batches: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -55,19 +62,17 @@ def moments(batches: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
     Raises ValueError for fewer than two rows.
     """
-    n, mean, scatter = 0, np.zeros(0), np.zeros((0, 0))
+    n, mean, scatter = 0, np.zeros(1), np.zeros((1, 1))
     for batch in batches:
-        if not len(batch):
+        if not (m := len(batch)):
             continue
-        rows = batch.astype(np.float64)
-        m, own = len(rows), rows.mean(0)
-        spread = (rows - own).T @ (rows - own)
-        if not n:
-            n, mean, scatter = m, own, spread
-            continue
-        gap = own - mean
-        scatter = scatter + spread + np.outer(gap, gap) * (n * m / (n + m))
-        mean = mean + gap * (m / (n + m))
+        rows = np.concatenate([batch, batch[:1]], dtype=np.float64)  # the last row: how far the means are apart
+        own = rows[:m].mean(0)
+        rows[:m] -= own
+        rows[m] = (own - mean) * np.sqrt(n * m / (n + m))
+        spread = rows.T @ rows  # of one array with itself: half the work (BLAS syrk)
+        scatter = np.add(scatter, spread, out=spread)
+        mean = mean + (own - mean) * (m / (n + m))
         n += m
     if n < 2:
         raise ValueError("a covariance needs two rows")
@@ -75,11 +80,11 @@ def moments(batches: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def distance(one: tuple[np.ndarray, np.ndarray], two: tuple[np.ndarray, np.ndarray]) -> float:
-    """tr (C1 C2)^(1/2) = tr (C1^(1/2) C2 C1^(1/2))^(1/2): symmetric, so that singular covariances do no harm."""
+    """With C1 = A A^T, tr (C1 C2)^(1/2) = tr (A^T C2 A)^(1/2): symmetric, so that singular covariances do no harm."""
     (mean1, cov1), (mean2, cov2) = one, two
     values, vectors = np.linalg.eigh(cov1)
-    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-    inner = np.linalg.eigvalsh(root @ cov2 @ root)
+    half = vectors * np.sqrt(np.maximum(values, 0))
+    inner = np.linalg.eigvalsh(half.T @ cov2 @ half)
     gap = mean1 - mean2
     total = gap @ gap + np.trace(cov1) + np.trace(cov2) - 2 * np.sqrt(np.maximum(inner, 0)).sum()
     return max(float(total), 0.0)

@@ -1,0 +1,94 @@
+"""Kernel distance between embeddings of the population and of real data (with Inception features: KID)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from dpsyn.data import Data
+from dpsyn.embedding import Embedding
+from dpsyn.errors import UserError, bad
+from dpsyn.metric import batched, check_comparable, check_real, real_samples, sampled
+from dpsyn.population import Population
+
+
+@dataclass(frozen=True)
+class Kid:
+    """Squared maximum mean discrepancy under the kernel (x . y / d + 1)^3, without bias (Binkowski et al. 2018,
+    1801.01401), over subsets of both sides.
+
+    data: the real data, embedded once. embedding: where the distance is taken. subsets: how many; subset_size: rows of
+    each side in one, or as many as there are. rows: of each side at most, a uniform sample from which the subsets are
+    drawn. seed: of that and of the subsets. batch_size: rows read at once.
+    public: the real data are public; otherwise the distance is private.
+    """
+
+    data: Data
+    embedding: Embedding
+    subsets: int
+    subset_size: int
+    rows: int
+    seed: int
+    batch_size: int
+    public: bool
+
+    def __post_init__(self) -> None:
+        for key, least in (("subsets", 1), ("subset_size", 2), ("rows", 2), ("batch_size", 1)):
+            if type(value := getattr(self, key)) is not int or value < least:
+                raise bad(f"metric.parts.kid.{key}", value, f"a whole number, {least} or more")
+        if type(self.seed) is not int or not 0 <= self.seed < 2**63:
+            raise bad("metric.parts.kid.seed", self.seed, "a whole number, 0 or more")
+        if type(self.public) is not bool:  # a word such as "no" would count as true, and publish a private number
+            raise bad("metric.parts.kid.public", self.public, "true or false")
+
+    def check(self) -> None:
+        """Raises UserError without real data."""
+        check_real(self.data)
+
+    @property
+    def private(self) -> bool:
+        return not self.public
+
+    def __call__(self, population: Population) -> Mapping[str, float]:
+        """{'kid': mean over the subsets, about 0 where both sides are alike (below, too), 'kid_std': their spread}.
+
+        Raises UserError where a side has fewer than two rows, or vectors of another length than the other.
+        """
+        ours = sampled(batched(population.samples, self.batch_size), self.embedding, self.rows, self.seed)
+        size = min(len(ours), len(self._real), self.subset_size)
+        if size < 2:
+            raise UserError("metric kid: expected two synthetic and two real rows, or more.")
+        check_comparable(ours, self._real)
+        rng = np.random.default_rng(self.seed)
+        found = [
+            discrepancy(*(side[rng.choice(len(side), size, replace=False)] for side in (ours, self._real)))
+            for _ in range(self.subsets)
+        ]
+        return {"kid": float(np.mean(found)), "kid_std": float(np.std(found))}
+
+    @cached_property
+    def _real(self) -> np.ndarray:
+        return sampled(real_samples(self.data, self.batch_size), self.embedding, self.rows, self.seed)
+
+    def __getstate__(self) -> dict[str, object]:
+        """The settings: what is known of real data stays in this process."""
+        return {key: value for key, value in vars(self).items() if key != "_real"}
+
+
+def discrepancy(one: np.ndarray, two: np.ndarray) -> float:
+    """The unbiased estimate from rows [m, d] and [n, d] (Gretton et al. 2012, lemma 6), in float64."""
+    x, y = one.astype(np.float64), two.astype(np.float64)
+
+    def within(rows: np.ndarray) -> float:
+        kernel = _kernel(rows, rows)
+        return float(kernel.sum() - np.trace(kernel)) / (len(rows) * (len(rows) - 1))
+
+    return within(x) + within(y) - 2 * float(_kernel(x, y).mean())
+
+
+def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    inner = x @ y.T / x.shape[1] + 1
+    return inner * inner * inner

@@ -1,0 +1,132 @@
+"""Precision and recall, density and coverage: how real the population looks, and how much of real data it reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from dpsyn.data import Data
+from dpsyn.embedding import Embedding
+from dpsyn.errors import UserError, bad
+from dpsyn.metric import batched, check_comparable, check_real, real_samples, sampled
+from dpsyn.population import Population
+from dpsyn.runtime import Runtime, torch_device
+
+BLOCK_BYTES = 1 << 27  # of distances held at once
+ROUNDING = 1e-12  # of squared distances taken in float64, relative to squared norms
+
+
+@dataclass(frozen=True)
+class PrecisionRecall:
+    """Improved precision and recall (Kynkaanniemi et al. 2019, 1904.06991, section 3), density and coverage (Naeem et
+    al. 2020, 2002.09797, section 3), of as many synthetic rows as real ones.
+
+    data: the real data, embedded once. embedding: where distances are taken. neighbours: a ball around a row reaches to
+    its k-th nearest of its own side, for precision and recall; coverage_neighbours: for density and coverage (around
+    real rows alone). rows: of each side, at most, a uniform sample drawn from seed. batch_size: rows read at once.
+    public: the real data are public; otherwise the numbers are private.
+    """
+
+    data: Data
+    embedding: Embedding
+    neighbours: int
+    coverage_neighbours: int
+    rows: int
+    seed: int
+    batch_size: int
+    public: bool
+    runtime: Runtime = Runtime()
+
+    def __post_init__(self) -> None:
+        for key in ("neighbours", "coverage_neighbours", "rows", "batch_size"):
+            if type(value := getattr(self, key)) is not int or value < 1:
+                raise bad(f"metric.parts.precision_recall.{key}", value, "a whole number, 1 or more")
+        if type(self.seed) is not int or not 0 <= self.seed < 2**63:
+            raise bad("metric.parts.precision_recall.seed", self.seed, "a whole number, 0 or more")
+        if type(self.public) is not bool:  # a word such as "no" would count as true, and publish a private number
+            raise bad("metric.parts.precision_recall.public", self.public, "true or false")
+        if self.rows <= (most := max(self.neighbours, self.coverage_neighbours)):
+            raise bad("metric.parts.precision_recall.rows", self.rows, f"more than {most}, the neighbours of a row")
+
+    def check(self) -> None:
+        """Raises UserError without real data."""
+        check_real(self.data)
+
+    @property
+    def private(self) -> bool:
+        return not self.public
+
+    def __call__(self, population: Population) -> Mapping[str, float]:
+        """{'precision', 'recall', 'density', 'coverage'}, between 0 and 1 but for the density, which is 0 or more.
+
+        Raises UserError where a side has no more rows than neighbours, or vectors of another length than the other.
+        """
+        ours = sampled(batched(population.samples, self.batch_size), self.embedding, self.rows, self.seed)
+        rows = min(len(ours), len(self._real))
+        if rows <= (most := max(self.neighbours, self.coverage_neighbours)):
+            raise UserError(f"metric precision_recall: expected more than {most} synthetic and as many real rows.")
+        check_comparable(ours, self._real)
+        numbers = manifolds(
+            ours[:rows], self._real[:rows], self.neighbours, self.coverage_neighbours, torch_device(self.runtime)
+        )
+        return dict(zip(("precision", "recall", "density", "coverage"), numbers, strict=True))
+
+    @cached_property
+    def _real(self) -> np.ndarray:
+        return sampled(real_samples(self.data, self.batch_size), self.embedding, self.rows, self.seed)
+
+    def __getstate__(self) -> dict[str, object]:
+        """The settings: what is known of real data stays in this process."""
+        return {key: value for key, value in vars(self).items() if key != "_real"}
+
+
+def manifolds(
+    ours: np.ndarray, real: np.ndarray, k: int, coverage_k: int, device: str = "cpu"
+) -> tuple[float, float, float, float]:
+    """Precision, recall, density and coverage. ours [m, d], real [n, d]; k, coverage_k: less than m and n.
+
+    Balls are closed. Distances are taken in float64 and in blocks; those that differ by less than rounding count as
+    equal, so that rows which are there more than once lie on the border of each other's balls, of radius 0 even.
+    """
+    import torch
+
+    with torch.no_grad():
+        # about their common mean, where rounding is least
+        x, y = (torch.from_numpy(np.ascontiguousarray(v)).to(device, torch.float64) for v in (ours, real))
+        mean = (x.sum(0) + y.sum(0)) / (len(x) + len(y))
+        x, y = x - mean, y - mean
+        (own,), (theirs, wide) = _radii(x, k), _radii(y, k, coverage_k)
+        precise = dense = 0
+        recalled = torch.zeros(len(y), dtype=torch.bool, device=y.device)
+        nearest = torch.full((len(y),), torch.inf, dtype=torch.float64, device=y.device)
+        for rows, squares in _blocks(x, y):
+            precise += int((squares <= theirs).any(1).sum())
+            dense += int((squares <= wide).sum())
+            recalled |= (squares <= own[rows, None]).any(0)
+            nearest = torch.minimum(nearest, squares.amin(0))
+        covered = float((nearest <= wide).double().mean())
+        return precise / len(x), float(recalled.double().mean()), dense / (coverage_k * len(x)), covered
+
+
+def _radii(x: Any, *ks: int) -> list[Any]:
+    """Squared distance float64 [n] of every row to its k-th nearest other row, for each k, and what rounding can do."""
+    import torch
+
+    nearest = torch.cat([torch.topk(squares, max(ks) + 1, largest=False).values for _, squares in _blocks(x, x)])
+    norms = (x * x).sum(1)
+    return [nearest[:, k] + ROUNDING * (nearest[:, k] + norms) for k in ks]
+
+
+def _blocks(x: Any, y: Any) -> Iterator[tuple[slice, Any]]:
+    """(rows, squared distances float64 [rows, len(y)]), over all rows of x."""
+    import torch
+
+    norms, size = (y * y).sum(1), max(1, BLOCK_BYTES // (8 * len(y)))
+    for start in range(0, len(x), size):
+        part = x[start : start + size]
+        squares = torch.addmm(norms.expand(len(part), -1), part, y.T, alpha=-2)
+        yield slice(start, start + len(part)), squares.add_((part * part).sum(1)[:, None])
