@@ -26,7 +26,7 @@ from dpsyn.files import cache_folder, private_folder, sha256, write
 from dpsyn.metric import Metric
 from dpsyn.metric.vital_signs import vital_signs
 from dpsyn.picture import sample_grid
-from dpsyn.population import Label, Population, Samples, concatenate, take
+from dpsyn.population import Label, Population
 from dpsyn.privacy import account
 from dpsyn.privacy.budget import Budget, Charge, Settings, plan
 from dpsyn.privacy.ledger import Ledger, Receipt
@@ -37,7 +37,7 @@ from dpsyn.schedule import Step, final_size
 from dpsyn.show import Screen
 from dpsyn.storage import from_parquet, to_parquet
 from dpsyn.voting import Search, Votes, faiss_search, torch_search
-from dpsyn.workers import SpreadOut, spread_out
+from dpsyn.workers import in_batches
 
 PICTURED = 20  # samples of a label that are read for the picture
 WORTH_KEEPING = 1.0  # seconds: a part of an expansion that is made faster is made again after an interruption
@@ -160,8 +160,7 @@ def carry_out(job: Job, screen: Screen) -> Path:
         lost = ledger.recover()
         mine = account.entry(job.data_key, identity, job.root.absolute(), job.privacy, budget, lost)
         _state(job, run, budget, lost, mine)
-        with screen.shown(), spread_out(job.api, job.embed, job.runtime.devices) as spread:
-            makers = _makers(job, run, screen, spread)
+        with screen.shown(), _makers(job, run, screen) as makers:
             left = len(job.schedule) > max(run.iterations(), default=0)
             electorate = _electorate(job, run, screen) if left else None
             if not run.iterations():
@@ -187,8 +186,8 @@ def expand_run(job: Job, screen: Screen, rows: int) -> Path:
         final = run.load(done[-1])
         if rows < len(final):
             raise bad("rows", rows, f"at least {len(final)}, the rows of the final population")
-        with screen.shown(), spread_out(job.api, job.embed, job.runtime.devices) as spread:
-            _expand(job, _makers(job, run, screen, spread), run, final, rows)
+        with screen.shown(), _makers(job, run, screen) as makers:
+            _expand(job, makers, run, final, rows)
         run.stamp()
     return run.release
 
@@ -221,7 +220,7 @@ def _evolve(
     labels = population.labels
     for after in evolve(makers, release, job.schedule, population):
         t = after.iteration
-        with _timed(run, "save"):
+        with run.timed("save"):
             run.save(after, job.labels)
         ancestors = ancestors[after.parents]
         signs = _signs(receipts[t], labels, ancestors)
@@ -331,61 +330,21 @@ def _search(device: str) -> Callable[[np.ndarray], Search]:
     return faiss_search if device == "cpu" else lambda candidates: torch_search(candidates, device)
 
 
-def _makers(job: Job, run: RunDirectory, screen: Screen, spread: SpreadOut) -> Makers:
-    api = _Batched(job, run, screen, spread)
-    return Makers(api, api.embed, job.labels, job.shares, job.seed)
+@contextmanager
+def _makers(job: Job, run: RunDirectory, screen: Screen) -> Iterator[Makers]:
+    @contextmanager
+    def during(text: str, rows: int) -> Iterator[Callable[[int], None]]:
+        with screen.phase(text, rows) as advance, run.timed(text):
+            yield advance
 
-
-@dataclass(frozen=True)
-class _Batched:
-    """The api and the public side of the embedding, asked in batches, with their progress shown."""
-
-    job: Job
-    run: RunDirectory
-    screen: Screen
-    spread: SpreadOut
-
-    @property
-    def row_bytes(self) -> int:
-        return self.job.api.row_bytes
-
-    def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
-        return concatenate(self._asked("generate", "generating", len(labels), lambda at: (labels[at], seeds[at])))
-
-    def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: np.ndarray) -> Samples:
-        def part(at: slice) -> tuple[Any, ...]:
-            return take(samples, np.arange(len(samples))[at]), labels[at], degree, seeds[at]
-
-        return concatenate(self._asked("vary", "varying", len(labels), part))
-
-    def embed(self, samples: Samples) -> np.ndarray:
-        """Looked up where the api has looked at all it makes with this very embedding."""
-        if getattr(self.job.api, "embedding", None) == self.job.embed:
-            with _timed(self.run, "embedding"):
-                return self.job.api.vectors(samples)  # type: ignore[attr-defined]
-        rows = np.arange(len(samples))
-        parts = self._asked("embed", "embedding", len(rows), lambda at: (take(samples, rows[at]),))
-        return np.concatenate(parts).astype(np.float32, copy=False)
-
-    def _asked(self, what: str, text: str, n: int, arguments: Callable[[slice], tuple[Any, ...]]) -> list[Any]:
-        devices = len(self.job.runtime.devices or [None])
-        size = min(self.job.runtime.batch_size, max(1, -(-n // devices)))
-        slices = [slice(start, min(start + size, n)) for start in range(0, max(n, 1), size)]
-        parts = []
-        with self.screen.phase(text, n) as advance, _timed(self.run, text):
-            answers = self.spread(what, [lambda at=at: arguments(at) for at in slices])  # type: ignore[misc]
-            for at, part in zip(slices, answers, strict=True):
-                if len(part) != at.stop - at.start:
-                    raise RuntimeError(f"{text}: asked for {at.stop - at.start} rows, got {len(part)}")
-                advance(len(part))
-                parts.append(part)
-        return parts
+    with in_batches(job.api, job.embed, job.runtime, during) as asked:
+        yield Makers(asked, asked.embed, job.labels, job.shares, job.seed)
 
 
 @contextmanager
 def _private_side(run: RunDirectory, screen: Screen, text: str, log: str) -> Iterator[None]:
     """Shows that private data are at work and no more; what a library says of them when it fails stays private too."""
-    with screen.private_phase(text), _timed(run, log):
+    with screen.private_phase(text), run.timed(log):
         try:
             yield
         except UserError:
@@ -394,10 +353,3 @@ def _private_side(run: RunDirectory, screen: Screen, text: str, log: str) -> Ite
             run.log(traceback.format_exc())
             name = type(error).__name__
             raise UserError(f"{text}: failed ({name}). What was said of it may be private: see private/log.") from None
-
-
-@contextmanager
-def _timed(run: RunDirectory, what: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    run.log(f"{what} {time.perf_counter() - start:.3f} s")

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -137,6 +138,13 @@ class RunDirectory:
         path = self.private / "log"
         with room_on_disk(path), os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:
             file.write(f"{now} {text}\n")
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Logs how long what is done inside took: private."""
+        start = time.perf_counter()
+        yield
+        self.log(f"{what} {time.perf_counter() - start:.3f} s")
 
     def stamp(self) -> None:
         stamp(self.release)

@@ -1,4 +1,7 @@
-"""The api, and the public side of the embedding, on several devices at once: a process each, private data in none."""
+"""The api, and the public side of the embedding, asked in batches, on several devices at once where there are several.
+
+A device has a process of its own with its own copy of the parts; private data are in none of them.
+"""
 
 from __future__ import annotations
 
@@ -8,36 +11,88 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
 
-from dpsyn.api import Api
+import numpy as np
+
+from dpsyn.api import Api, Degree
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError
+from dpsyn.population import Label, Samples, concatenate, take
+from dpsyn.runtime import Runtime
 
 Ask = Callable[..., Any]
 """(what: 'generate', 'vary' or 'embed', its arguments ...) -> its answer"""
 SpreadOut = Callable[[str, Sequence[Callable[[], tuple[Any, ...]]]], Iterator[Any]]
 """(what, for each batch what gives its arguments) -> the answers, in order"""
+During = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""(what is done, for how many rows) -> a context that is told the number of rows done"""
 
-_asked: Ask | None = None  # of a worker process
+_ask_here: Ask | None = None  # of a worker process
 
 
-def asked_of(api: Api, embed: Embedding) -> Ask:
-    """All that is asked of public parts, by name."""
-    parts: dict[str, Ask] = {"generate": api.generate, "vary": api.vary, "embed": embed}
-    return lambda what, *arguments: parts[what](*arguments)
+@dataclass(frozen=True)
+class InBatches:
+    """An api, and an embedding of its samples, that may be asked for any number of rows."""
+
+    api: Api
+    inner: Embedding
+    runtime: Runtime
+    spread: SpreadOut
+    during: During
+
+    @property
+    def row_bytes(self) -> int:
+        return self.api.row_bytes
+
+    def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
+        return concatenate(self._asked("generate", "generating", len(labels), lambda at: (labels[at], seeds[at])))
+
+    def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: np.ndarray) -> Samples:
+        def batch(at: slice) -> tuple[Any, ...]:
+            return take(samples, np.arange(len(samples))[at]), labels[at], degree, seeds[at]
+
+        return concatenate(self._asked("vary", "varying", len(labels), batch))
+
+    def embed(self, samples: Samples) -> np.ndarray:
+        """float32 [n, d]; looked up where the api has looked at all that it makes with this very embedding."""
+        if getattr(self.api, "embedding", None) == self.inner:
+            with self.during("looking up", len(samples)):
+                return self.api.vectors(samples)  # type: ignore[attr-defined]
+        rows = np.arange(len(samples))
+        parts = self._asked("embed", "embedding", len(rows), lambda at: (take(samples, rows[at]),))
+        return np.concatenate(parts).astype(np.float32, copy=False)
+
+    def _asked(self, what: str, text: str, n: int, arguments: Callable[[slice], tuple[Any, ...]]) -> list[Any]:
+        devices = len(self.runtime.devices or [None])
+        size = min(self.runtime.batch_size, max(1, -(-n // devices)))
+        slices = [slice(start, min(start + size, n)) for start in range(0, max(n, 1), size)]
+        parts = []
+        with self.during(text, n) as advance:
+            answers = self.spread(what, [lambda at=at: arguments(at) for at in slices])  # type: ignore[misc]
+            for at, part in zip(slices, answers, strict=True):
+                if len(part) != at.stop - at.start:
+                    raise RuntimeError(f"{text}: asked for {at.stop - at.start} rows, got {len(part)}")
+                advance(len(part))
+                parts.append(part)
+        return parts
 
 
 @contextmanager
-def spread_out(api: Api, embed: Embedding, devices: Sequence[str] | None) -> Iterator[SpreadOut]:
-    """devices: 'cuda:1', 'cpu', ...: a process each, started when first asked; None: all in this process, in turn.
+def in_batches(api: Api, embed: Embedding, runtime: Runtime, during: During) -> Iterator[InBatches]:
+    """The processes of `runtime.devices` start when first asked and end with the context. Raises UserError where one
+    of them dies."""
+    with _spread_out(api, embed, runtime.devices) as spread:
+        yield InBatches(api, embed, runtime, spread, during)
 
-    Every process has its own copy of the parts and sees its own device alone. Raises UserError where one of them dies.
-    """
+
+@contextmanager
+def _spread_out(api: Api, embed: Embedding, devices: Sequence[str] | None) -> Iterator[SpreadOut]:
     if devices is None:
-        ask = asked_of(api, embed)
+        ask = _asker(api, embed)
         yield lambda what, batches: (ask(what, *batch()) for batch in batches)
         return
     context = get_context("spawn")
@@ -65,18 +120,23 @@ def spread_out(api: Api, embed: Embedding, devices: Sequence[str] | None) -> Ite
         yield lambda what, batches: threads.map(lambda batch: one(what, batch), batches)
 
 
+def _asker(api: Api, embed: Embedding) -> Ask:
+    parts: dict[str, Ask] = {"generate": api.generate, "vary": api.vary, "embed": embed}
+    return lambda what, *arguments: parts[what](*arguments)
+
+
 def _begin(device: str, devices: int, api: Api, embed: Embedding) -> None:
     """In the new process, before torch is imported there."""
-    global _asked
+    global _ask_here
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once, without a word
     kind, _, number = device.partition(":")
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     os.environ["CUDA_VISIBLE_DEVICES"] = (visible[int(number)] if visible else number) if kind == "cuda" else ""
     if kind == "cpu":
-        os.environ["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // devices))
-    _asked = asked_of(api, embed)
+        os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // devices))
+    _ask_here = _asker(api, embed)
 
 
 def _ask(what: str, arguments: tuple[Any, ...]) -> Any:
-    assert _asked is not None
-    return _asked(what, *arguments)
+    assert _ask_here is not None
+    return _ask_here(what, *arguments)
