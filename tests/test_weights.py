@@ -1,0 +1,37 @@
+import pytest
+
+from dpsyn.errors import UserError
+from dpsyn.files import public_cache
+from dpsyn.weights import check_weights, local_weights
+
+WHAT = "weights of a network"
+
+
+def test_a_file_is_itself_and_an_address_is_fetched_once(tmp_path):
+    file = tmp_path / "net.pt"
+    file.write_bytes(b"numbers")
+    assert local_weights("api.path", str(file), WHAT) == file
+    address = file.as_uri()
+    copy = local_weights("api.path", address, WHAT)
+    assert copy.read_bytes() == b"numbers" and public_cache() in copy.parents
+    file.unlink()
+    assert local_weights("api.path", address, WHAT) == copy
+    assert [path.name for path in copy.parent.iterdir()] == ["net.pt"]
+
+
+def test_without_network_it_says_which_file_to_put_where(tmp_path):
+    with pytest.raises(UserError) as refused:
+        local_weights("api.path", (tmp_path / "nowhere.pt").as_uri(), WHAT)
+    said = str(refused.value)
+    assert "\n" not in said and said.startswith("api.path=file://")
+    place = said.split("Put the file at ")[1].split(",")[0]
+    (tmp_path / "mine").write_bytes(b"1")
+    with open(place, "wb") as file:
+        file.write(b"by hand")
+    assert local_weights("api.path", (tmp_path / "nowhere.pt").as_uri(), WHAT).read_bytes() == b"by hand"
+
+
+@pytest.mark.parametrize("path", [None, "", "nowhere.pt", 5])
+def test_what_is_neither_a_file_nor_an_address_is_one_line(path):
+    with pytest.raises(UserError, match=r"^embedding.weights=.*: expected an existing file or an address"):
+        check_weights("embedding.weights", path, WHAT)
