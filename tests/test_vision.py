@@ -193,3 +193,12 @@ def test_a_wrong_setting_is_one_line(key, wrong):
 
 def test_a_size_below_one_patch_is_one_line(dino):
     one_line(lambda: Vision(str(dino), 13, True)(Samples(noise(1))), r"embedding\.size=13: expected 14 px or more")
+
+
+def test_other_weights_at_the_same_place_have_another_fingerprint(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    (tmp_path / "model.safetensors").write_bytes(b"one")
+    part = Vision(str(tmp_path), 32, True)
+    first = part.fingerprint()
+    (tmp_path / "model.safetensors").write_bytes(b"two")
+    assert part.fingerprint() != first

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from dpsyn.errors import UserError, bad
+from dpsyn.files import sha256
 from dpsyn.population import Samples
 from dpsyn.runtime import Runtime, exact, in_batches, torch_device
 from dpsyn.weights import check_weights, local_weights
@@ -50,6 +51,10 @@ class Inception:
     def check(self) -> None:
         """Raises UserError where the weights are neither a file nor an address."""
         check_weights("embedding.weights", self.weights, WHAT)
+
+    def fingerprint(self) -> str:
+        """Of the weights, fetched if need be."""
+        return sha256(local_weights("embedding.weights", self.weights, WHAT))
 
     def __call__(self, samples: Samples) -> np.ndarray:
         """Raises UserError for what are no images, and for weights of another network."""

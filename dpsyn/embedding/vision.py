@@ -15,6 +15,7 @@ import numpy as np
 
 from dpsyn import tensors
 from dpsyn.errors import UserError, bad, one_of
+from dpsyn.files import sha256
 from dpsyn.population import Samples
 from dpsyn.runtime import Runtime, exact, in_batches, torch_device
 
@@ -59,6 +60,13 @@ class Vision:
         elif not re.fullmatch(r"[\w.-]+/[\w.-]+", str(self.path)):
             path = "null" if self.path is None else self.path
             raise bad("embedding.path", path, "a folder that is there, or a name such as openai/clip-vit-base-patch32")
+
+    def fingerprint(self) -> str:
+        """Of the files of the network, fetched if need be."""
+        files = (
+            path for path in sorted(_fetched(self.path).iterdir()) if path.suffix in (".json", ".safetensors", ".bin")
+        )
+        return " ".join(f"{path.name} {sha256(path)}" for path in files)
 
     def __call__(self, samples: Samples) -> np.ndarray:
         """Raises UserError for what are no images, and where the network cannot be loaded."""
