@@ -28,6 +28,7 @@ from dpsyn.api import Degree
 from dpsyn.errors import UserError, bad
 from dpsyn.population import Label, Samples
 from dpsyn.runtime import Runtime
+from dpsyn.seeds import uniform
 
 PARAMETERS = {
     "style": "AvatarStyle",
@@ -117,7 +118,7 @@ class Avatar:
             names = ", ".join(sorted(missing))
             raise UserError(f"api avatar: the samples lack the traits {names}: another api drew them.")
         old = np.stack([_indices(name, samples.traits[name]) for name in PARAMETERS], axis=1)
-        coins = [_uniform(np.asarray(seeds), 200 + k) for k in range(len(PARAMETERS))]
+        coins = [uniform(np.asarray(seeds), 200 + k) for k in range(len(PARAMETERS))]
         return self._drawn(np.where(np.stack(coins, axis=1) < degree, _random(np.asarray(seeds), 100), old))
 
     def _drawn(self, rows: np.ndarray) -> Samples:
@@ -173,22 +174,11 @@ def _random(seeds: np.ndarray, stream: int) -> np.ndarray:
     """int64 [n, 16]. Row i from seeds[i] and the stream alone."""
     columns = []
     for k, name in enumerate(PARAMETERS):
-        column = np.floor(_uniform(seeds, stream + k) * len(_values(name))).astype(np.int64)
+        column = np.floor(uniform(seeds, stream + k) * len(_values(name))).astype(np.int64)
         if name in OFTEN_NONE:
-            column[_uniform(seeds, stream + 50 + k) < 0.5] = _names(name).index("NONE")
+            column[uniform(seeds, stream + 50 + k) < 0.5] = _names(name).index("NONE")
         columns.append(column)
     return np.stack(columns, axis=1)
-
-
-def _uniform(seeds: np.ndarray, stream: int) -> np.ndarray:
-    """float64 [n] in [0, 1): splitmix64 (Steele, Lea and Flood 2014) of seed and stream."""
-    with np.errstate(over="ignore"):
-        z = seeds.astype(np.uint64) + np.uint64(stream + 1) * np.uint64(0x9E3779B97F4A7C15)
-        for _ in range(2):
-            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            z = z ^ (z >> np.uint64(31))
-    return (z >> np.uint64(11)) * 2.0**-53
 
 
 SHOWS: Mapping[str, tuple[str, ...]] = {

@@ -18,6 +18,7 @@ import numpy as np
 from dpsyn.api import Degree
 from dpsyn.errors import UserError, bad
 from dpsyn.population import Label, Samples, take
+from dpsyn.seeds import uniform
 
 CHUNK = 512  # rows drawn at once
 FINEST = 256  # steps of a stored distance per px of the master
@@ -103,10 +104,10 @@ class DrawText:
         if self.shift:
             traits["shift"] = _grid(seeds, 100, (2,), self.shift)
         if self.warp:
-            amplitude = _uniform(seeds, 400).astype(np.float32)
+            amplitude = uniform(seeds, 400).astype(np.float32)
             traits["warp"] = _grid(seeds, 200, (2, 3, 3), self.warp) * amplitude[:, None, None, None]
         if self.pressure:
-            amplitude = _uniform(seeds, 401).astype(np.float32)
+            amplitude = uniform(seeds, 401).astype(np.float32)
             traits["pressure"] = _grid(seeds, 500, (3, 3), self.pressure) * amplitude[:, None, None]
         return self._drawn(labels, traits)
 
@@ -123,8 +124,8 @@ class DrawText:
             )
         new: dict[str, np.ndarray] = {}
         choice = _integers(seeds, 0, 0, len(self.texts) - 1)
-        new["text"] = np.where(_uniform(seeds, 300) < degrees["text"], choice, old["text"])
-        new["font"] = np.where(_uniform(seeds, 301) < degrees["font"], self._fonts(labels, seeds), old["font"])
+        new["text"] = np.where(uniform(seeds, 300) < degrees["text"], choice, old["text"])
+        new["font"] = np.where(uniform(seeds, 301) < degrees["font"], self._fonts(labels, seeds), old["font"])
         for k, name in self._whole:
             whole = int(degrees[name])
             new[name] = np.clip(old[name] + _integers(seeds, k, -whole, whole), *getattr(self, name))
@@ -239,7 +240,7 @@ class DrawText:
         By label, and not by what the batch or the run has met: a row is the same in any batch, and after a resume.
         """
         keys = [tuple(label.items()) for label in labels]
-        fraction, choice = _uniform(seeds, 1), np.empty(len(labels), np.int64)
+        fraction, choice = uniform(seeds, 1), np.empty(len(labels), np.int64)
         number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
         which = np.array([number[key] for key in keys], np.int64)
         for key, i in number.items():
@@ -366,23 +367,12 @@ def _basis(n: int) -> list[np.ndarray]:
     return [u * (u - 1) / 2, 1 - u * u, u * (u + 1) / 2]
 
 
-def _uniform(seeds: np.ndarray, stream: int) -> np.ndarray:
-    """float64 [n] in [0, 1): splitmix64 (Steele, Lea and Flood 2014) of seed and stream."""
-    with np.errstate(over="ignore"):
-        z = seeds.astype(np.uint64) + np.uint64(stream + 1) * np.uint64(0x9E3779B97F4A7C15)
-        for _ in range(2):
-            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            z = z ^ (z >> np.uint64(31))
-    return (z >> np.uint64(11)) * 2.0**-53
-
-
 def _integers(seeds: np.ndarray, stream: int, low: int, high: int) -> np.ndarray:
-    return low + np.floor(_uniform(seeds, stream) * (high - low + 1)).astype(np.int64)
+    return low + np.floor(uniform(seeds, stream) * (high - low + 1)).astype(np.int64)
 
 
 def _reals(seeds: np.ndarray, stream: int, low: float, high: float) -> np.ndarray:
-    return (low + _uniform(seeds, stream) * (high - low)).astype(np.float32)
+    return (low + uniform(seeds, stream) * (high - low)).astype(np.float32)
 
 
 def _grid(seeds: np.ndarray, stream: int, shape: tuple[int, ...], reach: float) -> np.ndarray:

@@ -25,6 +25,7 @@ from dpsyn.errors import UserError, bad
 from dpsyn.files import public_cache, room_on_disk, sync_folder
 from dpsyn.population import Label, Samples
 from dpsyn.runtime import Runtime, exact, in_batches, torch_device
+from dpsyn.seeds import uniform
 
 BLOCK = 16384  # items that are compared at once with QUERIES of them
 QUERIES = {"cpu": 1024, "cuda": 16384}  # all items are read once for so many: a GPU has to wait for them
@@ -366,16 +367,8 @@ def _keys(partial: Any, norms: Any, places: Any) -> Any:
 
 
 def _choice(seeds: np.ndarray, stream: int, sizes: np.ndarray) -> np.ndarray:
-    """int64 [n], uniform in [0, sizes[i]) by seeds[i] alone: splitmix64 of seed and stream (Steele, Lea, Flood 2014).
-
-    53 of its bits count: the probabilities of two numbers differ by at most 2^-53.
-    """
-    z = seeds.astype(np.uint64) + np.uint64((stream + 1) * 0x9E3779B97F4A7C15 % 2**64)
-    for _ in range(2):
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z = z ^ (z >> np.uint64(31))
-    return np.floor((z >> np.uint64(11)) * 2.0**-53 * sizes).astype(np.int64)
+    """int64 [n], uniform in [0, sizes[i]) by seeds[i] alone."""
+    return np.floor(uniform(seeds, stream) * sizes).astype(np.int64)
 
 
 def _items(samples: Samples, n: int) -> np.ndarray:

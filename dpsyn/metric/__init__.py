@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
-from dpsyn.errors import UserError
+from dpsyn.errors import UserError, bad
 from dpsyn.population import Population, Samples, take
 
 
@@ -23,6 +23,17 @@ class Metric(Protocol):
     def __call__(self, population: Population) -> Mapping[str, float]:
         """Names to numbers."""
         ...
+
+
+def check_settings(metric: Any, name: str, least: Mapping[str, int]) -> None:
+    """least: for each setting that is a whole number, the least that it can be. Raises UserError, also for a `public`
+    that is not true or false: a word such as "no" would count as true, and publish a private number."""
+    for key, at_least in least.items():
+        value = getattr(metric, key)
+        if type(value) is not int or value < at_least:
+            raise bad(f"metric.parts.{name}.{key}", value, f"a whole number, {at_least} or more")
+    if type(metric.public) is not bool:
+        raise bad(f"metric.parts.{name}.public", metric.public, "true or false")
 
 
 def check_real(data: Data | None) -> None:

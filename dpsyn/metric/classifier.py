@@ -12,7 +12,7 @@ import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.errors import UserError, bad, one_of
-from dpsyn.metric import check_real
+from dpsyn.metric import check_real, check_settings
 from dpsyn.population import Population
 from dpsyn.tensors import resized, tensor
 
@@ -53,19 +53,14 @@ class Classifier:
     augment: bool = False
 
     def __post_init__(self) -> None:
-        for key in ("epochs", "batch_size"):
-            if type(value := getattr(self, key)) is not int or value < 1:
-                raise bad(f"metric.parts.classifier.{key}", value, "a whole number, 1 or more")
+        check_settings(self, "classifier", {"epochs": 1, "batch_size": 1, "seed": 0})
         rate = self.learning_rate
         if type(rate) not in (int, float) or not 0 < rate < math.inf:
             raise bad("metric.parts.classifier.learning_rate", rate, "a number above 0")
-        if type(self.seed) is not int or not 0 <= self.seed < 2**63:
-            raise bad("metric.parts.classifier.seed", self.seed, "a whole number, 0 or more")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(self.device)):
             raise bad("metric.parts.classifier.device", self.device, "auto, cpu, cuda or cuda:1")
-        for key in ("public", "augment"):  # a word such as "no" would count as true, and publish a private number
-            if type(value := getattr(self, key)) is not bool:
-                raise bad(f"metric.parts.classifier.{key}", value, "true or false")
+        if type(self.augment) is not bool:
+            raise bad("metric.parts.classifier.augment", self.augment, "true or false")
         if self.network != "cnn" and self.network not in PUBLISHED:
             raise bad("metric.parts.classifier.network", self.network, one_of(["cnn", *PUBLISHED]))
         for key in ("depth", "width"):

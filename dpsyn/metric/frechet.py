@@ -10,8 +10,7 @@ import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
-from dpsyn.errors import bad
-from dpsyn.metric import batched, check_comparable, check_real, real_samples
+from dpsyn.metric import batched, check_comparable, check_real, check_settings, real_samples
 from dpsyn.population import Population
 
 
@@ -29,10 +28,7 @@ class Frechet:
     public: bool
 
     def __post_init__(self) -> None:
-        if type(self.batch_size) is not int or self.batch_size < 1:
-            raise bad("metric.parts.frechet.batch_size", self.batch_size, "a whole number, 1 or more")
-        if type(self.public) is not bool:  # a word such as "no" would count as true, and publish a private number
-            raise bad("metric.parts.frechet.public", self.public, "true or false")
+        check_settings(self, "frechet", {"batch_size": 1})
 
     def check(self) -> None:
         """Raises UserError without real data."""

@@ -10,8 +10,8 @@ import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
-from dpsyn.errors import UserError, bad
-from dpsyn.metric import batched, check_comparable, check_real, real_samples, sampled
+from dpsyn.errors import UserError
+from dpsyn.metric import batched, check_comparable, check_real, check_settings, real_samples, sampled
 from dpsyn.population import Population
 
 
@@ -36,13 +36,7 @@ class Kid:
     public: bool
 
     def __post_init__(self) -> None:
-        for key, least in (("subsets", 1), ("subset_size", 2), ("rows", 2), ("batch_size", 1)):
-            if type(value := getattr(self, key)) is not int or value < least:
-                raise bad(f"metric.parts.kid.{key}", value, f"a whole number, {least} or more")
-        if type(self.seed) is not int or not 0 <= self.seed < 2**63:
-            raise bad("metric.parts.kid.seed", self.seed, "a whole number, 0 or more")
-        if type(self.public) is not bool:  # a word such as "no" would count as true, and publish a private number
-            raise bad("metric.parts.kid.public", self.public, "true or false")
+        check_settings(self, "kid", {"subsets": 1, "subset_size": 2, "rows": 2, "seed": 0, "batch_size": 1})
 
     def check(self) -> None:
         """Raises UserError without real data."""

@@ -12,7 +12,7 @@ import numpy as np
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, bad
-from dpsyn.metric import batched, check_comparable, check_real, real_samples, sampled
+from dpsyn.metric import batched, check_comparable, check_real, check_settings, real_samples, sampled
 from dpsyn.population import Population
 from dpsyn.runtime import Runtime, torch_device
 
@@ -42,13 +42,8 @@ class PrecisionRecall:
     runtime: Runtime = Runtime()
 
     def __post_init__(self) -> None:
-        for key in ("neighbours", "coverage_neighbours", "rows", "batch_size"):
-            if type(value := getattr(self, key)) is not int or value < 1:
-                raise bad(f"metric.parts.precision_recall.{key}", value, "a whole number, 1 or more")
-        if type(self.seed) is not int or not 0 <= self.seed < 2**63:
-            raise bad("metric.parts.precision_recall.seed", self.seed, "a whole number, 0 or more")
-        if type(self.public) is not bool:  # a word such as "no" would count as true, and publish a private number
-            raise bad("metric.parts.precision_recall.public", self.public, "true or false")
+        least = {"neighbours": 1, "coverage_neighbours": 1, "rows": 1, "seed": 0, "batch_size": 1}
+        check_settings(self, "precision_recall", least)
         if self.rows <= (most := max(self.neighbours, self.coverage_neighbours)):
             raise bad("metric.parts.precision_recall.rows", self.rows, f"more than {most}, the neighbours of a row")
 

@@ -1,0 +1,13 @@
+"""Numbers from one seed a row, for all rows at once."""
+
+import numpy as np
+
+
+def uniform(seeds: np.ndarray, stream: int) -> np.ndarray:
+    """float64 [n] in [0, 1), multiples of 2^-53: splitmix64 (Steele, Lea and Flood 2014) of seed and stream."""
+    z = seeds.astype(np.uint64) + np.uint64((stream + 1) * 0x9E3779B97F4A7C15 % 2**64)
+    for _ in range(2):
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z = z ^ (z >> np.uint64(31))
+    return (z >> np.uint64(11)) * 2.0**-53
