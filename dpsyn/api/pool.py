@@ -86,10 +86,6 @@ class Pool:
         if self.neighbours is not None and degree > self.neighbours:
             raise bad("schedule.degree", degree, f"at most api.neighbours={self.neighbours}", "Raise that one.")
 
-    def fingerprints(self) -> list[str]:
-        """Of the data that the samples come from."""
-        return [self._fingerprint]
-
     def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
         """An item each, uniform over the pool, or over its items with the row's label.
 
@@ -148,7 +144,8 @@ class Pool:
     @cached_property
     def _name(self) -> str:
         """Of the folder in the cache."""
-        named = json.dumps([__version__, self._fingerprint, _settings(self.data), _settings(self.embedding)])
+        seen_by = getattr(self.embedding, "fingerprint", lambda: None)()
+        named = json.dumps([__version__, self._fingerprint, _settings(self.data), _settings(self.embedding), seen_by])
         return hashlib.sha256(named.encode()).hexdigest()[:32]
 
     def _stock(self) -> _Stock:
