@@ -84,7 +84,7 @@ def expand(given: list[str]) -> int:
     parser.add_argument("run", type=Path)
     parser.add_argument("--rows", type=int, required=True, help="how many rows synthetic.parquet is to have")
     parser.add_argument("overrides", nargs="*", help="e.g. expand.degree.size=1, api.fonts=DIR, runtime.batch_size=512")
-    chosen = parser.parse_args(given)
+    chosen = parser.parse_intermixed_args(given)
     from dpsyn import compose
     from dpsyn.job import expand_run
     from dpsyn.run import open_run

@@ -284,7 +284,7 @@ def _in_one_line(error: Exception, overrides: Sequence[str]) -> str:
         given = next((text for text in overrides if text.lstrip("+~").split("=")[0] == key), key)
         if "No match in the defaults list" in text:
             return f"{given}: there is no config group '{key}'. {_near(key, _groups())}"
-        return f"{given}: unknown key. {_near(key, _keys())}"
+        return f"{given}: unknown key. {_near(key, _keys(overrides))}"
     if found := re.search(r"(?:In '.*': )?Could not find '([\w/]+)/([\w.-]+)'", text):
         group, name = found.groups()
         options = sorted(path.stem for path in (config_folder() / group).glob("*.yaml"))
@@ -304,8 +304,14 @@ def _groups() -> list[str]:
     return sorted(path.name for path in config_folder().iterdir() if path.is_dir())
 
 
-def _keys() -> list[str]:
-    return [key for key in flat(settings([DEFAULT])) if "_target_" not in key]
+def _keys(overrides: Sequence[str]) -> list[str]:
+    """Of the parts that were chosen."""
+    chosen = [text for text in overrides if text.lstrip("+").split("=")[0] in _groups()]
+    try:
+        found = settings(chosen)
+    except UserError:
+        found = settings([DEFAULT])
+    return [key for key in flat(found) if "_target_" not in key]
 
 
 def _first_line(error: BaseException) -> str:

@@ -113,25 +113,29 @@ def check(job: Job) -> None:
         if degree is not None:
             check_degree(degree)
     job.data.check()
-    for source in _public_sources(job):
+    for key, source in _public_sources(job):
         if _same_place(getattr(source, "path", None), getattr(job.data, "path", None)):
-            raise bad("api.path", getattr(source, "path", None), "public data, not those of data.path")
+            raise bad(key, getattr(source, "path", None), "public data, not those of data.path")
     for part in (job.api, job.embed, *job.metrics.values()):
         getattr(part, "check", lambda: None)()
 
 
-def _public_sources(job: Job) -> list[Data]:
-    """The data that api and embedding read: pools, and what features were learned from."""
+def _public_sources(job: Job) -> list[tuple[str, Data]]:
+    """The data that api and embedding read, and what names them: pools, and what features were learned from."""
 
     def found(part: Any) -> Iterator[Data]:
         for field in fields(part) if is_dataclass(part) else ():
             inner = getattr(part, field.name)
             if hasattr(inner, "batches"):
                 yield inner
-            else:
+            elif inner != job.embed:
                 yield from found(inner)
 
-    return [*found(job.api), *found(job.embed)]
+    return [(key, s) for key, part in (("api.path", job.api), ("embedding.data", job.embed)) for s in found(part)]
+
+
+def _contents(data: Data) -> set[str]:
+    return getattr(data, "contents", lambda: {data.fingerprint()})()
 
 
 def _same_place(one: object, two: object) -> bool:
@@ -146,25 +150,28 @@ def carry_out(job: Job, screen: Screen) -> Path:
     for device in [job.runtime.device, *(job.runtime.devices or [])]:
         _check_device(device)
     run = RunDirectory(job.root, job.privacy.is_private)
-    known, fingerprint = run.identity(), job.data.fingerprint()
-    if any(source.fingerprint() == fingerprint for source in _public_sources(job)):
-        raise UserError("api.path: these files are the private data (data.path). Pools must be public.")
+    known, fingerprint = run.identity() if run.has_begun() else None, job.data.fingerprint()
+    for key, source in _public_sources(job):
+        if _contents(source) & _contents(job.data):
+            raise UserError(f"{key}: files of the private data (data.path) are among these, which must be public.")
     if known:
         run.refuse_another(known, job.identity, fingerprint)
     budget = plan(job.privacy, len(job.schedule), known["sigma"] if known else None)
     with run.locked():
-        if (known := run.identity()) is not None:
+        if (known := run.identity() if run.has_begun() else None) is not None:
             run.refuse_another(known, job.identity, fingerprint)  # of two that start at once, the second comes here
         identity = known["run"] if known else run.begin(job.identity, fingerprint, budget.sigma)
         ledger = Ledger(run.private, run.votes, identity, job.privacy, budget, job.seed)
         lost = ledger.recover()
         mine = account.entry(job.data_key, identity, job.root.absolute(), job.privacy, budget, lost)
-        _state(job, run, budget, lost, mine)
+        if run.iterations():
+            _state(job, run, budget, lost, mine)
         with screen.shown(), _makers(job, run, screen) as makers:
             left = len(job.schedule) > max(run.iterations(), default=0)
             electorate = _electorate(job, run, screen) if left else None
             if not run.iterations():
                 run.save(begin(makers, job.start), job.labels)
+                _state(job, run, budget, lost, mine)
             account.enter(mine)  # once all is there that the first release needs
             final = _evolve(job, makers, run, ledger, electorate, screen)
             synthetic = _expand(job, makers, run, final, job.expand_rows)

@@ -72,6 +72,11 @@ class RunDirectory:
         known: dict[str, Any] = yaml.safe_load(path.read_text())
         return known
 
+    def has_begun(self) -> bool:
+        """Whether anything is there that goes with one run alone: none before its first population is."""
+        kinds = ("*/iterations/*", "*/votes/*", "private/intents/*")
+        return any(any(self.root.glob(kind)) for kind in kinds)
+
     def begin(self, settings: Mapping[str, Any], fingerprint: str, sigma: float) -> str:
         """Writes down what a new run is, and returns its id."""
         import yaml

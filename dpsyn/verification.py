@@ -50,7 +50,7 @@ def verified(run: RunDirectory) -> Report:
     if len(runs) > 1:
         faults.append("the receipts belong to several runs")
     lost = said["lost_draws"]
-    if (run.private / "intents").exists():
+    if (run.private / "config.yaml").exists():
         intents = [path.name.split("-")[0] for path in (run.private / "intents").glob("*-*")]
         receipts = sorted(path.stem for path in run.votes.glob("*.parquet"))
         faults += [f"the receipt of iteration {t} has no intent" for t in receipts if t not in intents]

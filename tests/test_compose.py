@@ -183,7 +183,6 @@ def test_a_typo_in_a_key_of_the_chosen_part_is_one_clear_line(given, message, tm
     assert said.count("\n") == 1
 
 
-@pytest.mark.xfail(strict=True, reason="what is near is looked for among the keys of the default experiment")
 @pytest.mark.parametrize(
     ("given", "near"),
     [

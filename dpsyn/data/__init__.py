@@ -40,6 +40,8 @@ class Records:
 class Data(Protocol):
     """Rows of one modality, read anew by every call of `batches`.
 
+    It may have `contents(self) -> set[str]`, a digest of each of its files: none may be among those of a pool.
+
     id: the name under which releases from this data set are added up; None: its place stands for it.
     labels: declared, public, never discovered.
     records: how many there are, a declared public number, or None. Never counted from the rows.

@@ -127,14 +127,26 @@ class HubImages:
         else:
             self._columns(["image", "label"], ["image"])
 
+    def contents(self) -> set[str]:
+        """A digest of the content of each local file; of a data set on the hub, its fingerprint."""
+        if self._kind() == "hub":
+            return {self.fingerprint()}
+        return {digest for _, _, digest in self._digests}
+
     def fingerprint(self) -> str:
         """Of names, sizes and content of local files; of the name and the commit of a data set on the hub."""
         kind = self._kind()
         if kind == "hub":
             name = json.dumps([self.path, self.subset, self.split, _commit(str(self.path))])
             return blake2b(name.encode(), digest_size=32).hexdigest()
+        return blake2b(json.dumps(self._digests).encode(), digest_size=32).hexdigest()
+
+    @functools.cached_property
+    def _digests(self) -> list[tuple[str, int, str]]:
+        """Name below the path, size, and digest of the content of each local file that is read."""
         try:
-            return _content(sorted(_walk(self._place, kind)), _root(self._place))
+            root, kind = _root(self._place), self._kind()
+            return [_content(Path(name), root) for name in sorted(_walk(self._place, kind))]
         except OSError:  # it names a private file, so ours is raised after it and not from it
             pass
         raise bad("data.path", self.path, "files that can be read")
@@ -368,16 +380,14 @@ def _below(top: str) -> Iterator[str]:
         yield from (os.path.join(folder, name) for name in names if not name.startswith("."))
 
 
-def _content(files: Sequence[str], root: Path) -> str:
-    digest = blake2b(digest_size=32)
-    for file in map(Path, files):
-        content, size = blake2b(digest_size=32), 0
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                content.update(block)
-                size += len(block)
-        digest.update(os.fsencode(file.relative_to(root)) + b"\0%d\0" % size + content.digest())
-    return digest.hexdigest()
+def _content(file: Path, root: Path) -> tuple[str, int, str]:
+    content, size = blake2b(digest_size=32), 0
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            content.update(block)
+            size += len(block)
+    name = os.fsencode(file.relative_to(root)).decode("utf-8", "backslashreplace")
+    return name, size, content.hexdigest()
 
 
 def _class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
