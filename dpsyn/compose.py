@@ -29,6 +29,7 @@ from dpsyn.schedule import initial_size
 IDENTITY = ("seed", "data", "api", "embedding", "privacy", "schedule", "label_shares")
 DEFAULT = "+experiment=digits"
 RUNTIME = "dpsyn.runtime.Runtime"
+NOT_PUBLISHED = "(not published)"
 PUBLISHED_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 
 
@@ -153,7 +154,7 @@ def rebuilt(run: RunDirectory, overrides: Sequence[str]) -> Job:
     `release/config.yaml`, which names no places.
     """
     known = run.identity() if (run.private / "config.yaml").exists() else None
-    said = known["settings"] if known else OmegaConf.to_container(OmegaConf.load(run.release / "config.yaml"))
+    said: Any = known["settings"] if known else OmegaConf.to_container(OmegaConf.load(run.release / "config.yaml"))
     rest = {
         "name": run.root.name,
         "run_dir": str(run.root),
@@ -162,12 +163,22 @@ def rebuilt(run: RunDirectory, overrides: Sequence[str]) -> Job:
         "runtime": {"_target_": RUNTIME},
         "trusted_packages": [],
     }
+    plain: Any
     try:
         plain = OmegaConf.to_container(OmegaConf.merge(rest, said, OmegaConf.from_dotlist(list(overrides))))
     except OmegaConfBaseException as error:
         raise UserError(_first_line(error)) from None
-    assert isinstance(plain, dict)
-    return build(plain)  # type: ignore[arg-type]
+    moved = {NOT_PUBLISHED, said["api"].get("path")} - {None}
+    return build(plain | {"api": _following(plain["api"], moved)})
+
+
+def _following(part: Any, moved: set[str], path: Any = None) -> Any:
+    """A pool's data are where the pool is now: api.path stands for the paths of the parts inside it."""
+    if not isinstance(part, Mapping):
+        return part
+    own = path if part.get("path") in moved and path else part.get("path")
+    whole = {key: _following(inner, moved, own or path) for key, inner in part.items()}
+    return {**whole, "path": own} if "path" in part else whole
 
 
 def launch(arguments: Sequence[str], job: Callable[[list[str]], None]) -> None:
@@ -197,10 +208,12 @@ def published(value: Any, where: tuple[str, ...]) -> Any:
     if not isinstance(value, str):
         return value
     name = where[-1]
+    if where[0] in ("api", "embedding") and name in ("path", "weights") and value.startswith("https://"):
+        return value.rsplit("/", 1)[-1].split("?")[0]  # which network: its file's name
     secret = name in ("path", "base_url", "api_key", "token") or name.endswith(("_key", "_token", "_path", "_url"))
     place = "://" in value or value.startswith(("/", "~", "./", "../", "\\")) or value[1:3] == ":\\"
     if (secret and not (name == "path" and where[0] != "data" and PUBLISHED_NAME.match(value))) or place:
-        return "(not published)"
+        return NOT_PUBLISHED
     return value
 
 
@@ -225,7 +238,10 @@ def _with_runtime(config: Any, runtime: Mapping[str, Any]) -> Any:
     if not isinstance(config, Mapping):
         return config
     whole = {key: _with_runtime(part, runtime) for key, part in config.items()}
-    takes = "_target_" in config and "runtime" in inspect.signature(_found(str(config["_target_"]))).parameters
+    try:
+        takes = "_target_" in config and "runtime" in inspect.signature(_found(str(config["_target_"]))).parameters
+    except (TypeError, ValueError):  # it does not say
+        takes = False
     return {**whole, "runtime": dict(runtime)} if takes else whole
 
 

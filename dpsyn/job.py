@@ -32,12 +32,12 @@ from dpsyn.privacy.budget import Budget, Charge, Settings, plan
 from dpsyn.privacy.ledger import Ledger, Receipt
 from dpsyn.privacy.statement import statement
 from dpsyn.run import RunDirectory
-from dpsyn.runtime import Runtime
+from dpsyn.runtime import Runtime, torch_dtype
 from dpsyn.schedule import Step, final_size
 from dpsyn.show import Screen
 from dpsyn.storage import from_parquet, to_parquet
 from dpsyn.voting import Search, Votes, faiss_search, torch_search
-from dpsyn.workers import in_batches
+from dpsyn.workers import asked_in_batches
 
 PICTURED = 20  # samples of a label that are read for the picture
 WORTH_KEEPING = 1.0  # seconds: a part of an expansion that is made faster is made again after an interruption
@@ -116,6 +116,9 @@ def check(job: Job) -> None:
     for key, source in _public_sources(job):
         if _same_place(getattr(source, "path", None), getattr(job.data, "path", None)):
             raise bad(key, getattr(source, "path", None), "public data, not those of data.path")
+        place = Path(str(getattr(source, "path", None))).expanduser()
+        if any((above / "privacy.json").exists() for above in (place, *place.parents[:3])):
+            raise bad(key, place, "public data, not what dpsyn released", "Its privacy loss would not be counted here.")
     for part in (job.api, job.embed, *job.metrics.values()):
         getattr(part, "check", lambda: None)()
 
@@ -128,7 +131,7 @@ def _public_sources(job: Job) -> list[tuple[str, Data]]:
             inner = getattr(part, field.name)
             if hasattr(inner, "batches"):
                 yield inner
-            elif inner != job.embed:
+            elif is_dataclass(inner) and inner != job.embed:
                 yield from found(inner)
 
     return [(key, s) for key, part in (("api.path", job.api), ("embedding.data", job.embed)) for s in found(part)]
@@ -149,9 +152,16 @@ def carry_out(job: Job, screen: Screen) -> Path:
     check(job)
     for device in [job.runtime.device, *(job.runtime.devices or [])]:
         _check_device(device)
+    if job.runtime.dtype == "float16":
+        torch_dtype(job.runtime)
     run = RunDirectory(job.root, job.privacy.is_private)
     known, fingerprint = run.identity() if run.has_begun() else None, job.data.fingerprint()
-    for key, source in _public_sources(job):
+    declared = [
+        (f"metric.parts.{name}.public", getattr(metric, "data", None))
+        for name, metric in job.metrics.items()
+        if not metric.private
+    ]
+    for key, source in [*_public_sources(job), *((key, data) for key, data in declared if data is not None)]:
         if _contents(source) & _contents(job.data):
             raise UserError(f"{key}: files of the private data (data.path) are among these, which must be public.")
     if known:
@@ -164,15 +174,16 @@ def carry_out(job: Job, screen: Screen) -> Path:
         ledger = Ledger(run.private, run.votes, identity, job.privacy, budget, job.seed)
         lost = ledger.recover()
         mine = account.entry(job.data_key, identity, job.root.absolute(), job.privacy, budget, lost)
-        if run.iterations():
+        if lost or run.iterations():
+            account.enter(mine)
             _state(job, run, budget, lost, mine)
         with screen.shown(), _makers(job, run, screen) as makers:
             left = len(job.schedule) > max(run.iterations(), default=0)
             electorate = _electorate(job, run, screen) if left else None
             if not run.iterations():
                 run.save(begin(makers, job.start), job.labels)
+                account.enter(mine)  # once all is there that the first release needs
                 _state(job, run, budget, lost, mine)
-            account.enter(mine)  # once all is there that the first release needs
             final = _evolve(job, makers, run, ledger, electorate, screen)
             synthetic = _expand(job, makers, run, final, job.expand_rows)
             _measure(job, run, synthetic, screen)
@@ -193,6 +204,9 @@ def expand_run(job: Job, screen: Screen, rows: int) -> Path:
         final = run.load(done[-1])
         if rows < len(final):
             raise bad("rows", rows, f"at least {len(final)}, the rows of the final population")
+        if job.last_degree is None:
+            raise bad("expand.degree", "null", "how far a variation goes", "Add expand.degree=.")
+        getattr(job.api, "check_degree", lambda degree: None)(job.last_degree)
         with screen.shown(), _makers(job, run, screen) as makers:
             _expand(job, makers, run, final, rows)
         run.stamp()
@@ -264,7 +278,7 @@ def _expand(job: Job, makers: Makers, run: RunDirectory, final: Population, rows
         final_hash = sha256(run.checkpoint(final.iteration))[:16]
 
         def kept(places: str, make: Callable[[], Population]) -> Population:
-            key = hashlib.sha256(f"{final_hash} {degree} {places}".encode()).hexdigest()[:16]
+            key = hashlib.sha256(f"{final_hash} {degree} {job.identity['api']} {places}".encode()).hexdigest()[:16]
             path = folder / f"{key}.parquet"
             if path.exists():
                 return from_parquet(path.read_bytes(), path)
@@ -344,7 +358,7 @@ def _makers(job: Job, run: RunDirectory, screen: Screen) -> Iterator[Makers]:
         with screen.phase(text, rows) as advance, run.timed(text):
             yield advance
 
-    with in_batches(job.api, job.embed, job.runtime, during) as asked:
+    with asked_in_batches(job.api, job.embed, job.runtime, during) as asked:
         yield Makers(asked, asked.embed, job.labels, job.shares, job.seed)
 
 

@@ -130,7 +130,7 @@ def agree_to_joint_epsilon(jobs: Sequence[Job]) -> None:
         joint = epsilon_of(charges, delta, runs[0][0].privacy.neighbours)
         accepted = runs[0][0].privacy.accept_joint_epsilon
         print(f"{len(runs)} runs on one data set: together epsilon {shown(joint)} at delta {delta:g}")
-        if accepted is None or accepted < joint:
+        if joint and (accepted is None or accepted < joint):
             value = "null" if accepted is None else f"{accepted:g}"
             up = math.ceil(joint * 1000) / 1000
             raise bad(

@@ -18,6 +18,8 @@ import numpy as np
 from dpsyn.errors import UserError
 from dpsyn.population import Label, Population, Samples
 
+GROUP_BYTES = 2**28  # of pixels
+
 
 def label_name(label: Label) -> str:
     """'3', or 'Hotels | 5' for a label of several columns, or 'all' for data without labels."""
@@ -48,7 +50,7 @@ def to_parquet(population: Population, labels: Sequence[Label], lineage: bool = 
         {"huggingface": json.dumps({"info": {"features": features}}), "dpsyn": json.dumps(facts)}
     )
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", row_group_size=_group(population.samples.content))
     return bytes(sink.getvalue())
 
 
@@ -64,7 +66,10 @@ def from_parquet(content: bytes, where: object, per_label: int | None = None) ->
         table = pq.read_table(pa.BufferReader(content))
         facts = json.loads(table.schema.metadata[b"dpsyn"])
         if per_label is not None:
-            table = table.take(_few(table["label"].to_numpy(), table["survivor"].to_numpy(), per_label))
+            rows = _few(table["label"].to_numpy(), table["survivor"].to_numpy(), per_label)
+            table = pa.concat_tables(
+                [table.slice(row, 1) for row in rows.tolist()]
+            )  # take joins 2 GiB of bytes, or fails
         traits = {
             name: _array(table[f"trait.{name}"], np.dtype(dtype), tuple(shape))
             for name, (dtype, shape) in facts["traits"].items()
@@ -91,15 +96,20 @@ def _few(labels: np.ndarray, survivors: np.ndarray, per_label: int) -> np.ndarra
     return np.concatenate(chosen)
 
 
+def _group(content: np.ndarray) -> int:
+    """Rows of a group in the file: Arrow's arrays of bytes, and groups that it can read back, end at 2 GiB."""
+    return max(1, GROUP_BYTES // max(1, content[:1].nbytes)) if content.ndim == 4 else 2**20
+
+
 def _content(content: np.ndarray) -> tuple[dict[str, Any], dict[str, Any]]:
     import pyarrow as pa
 
     if content.ndim == 4:
-        pictures = pa.array(list(_encoded(content)), pa.binary())
-        paths = pa.nulls(len(content), pa.string())
-        return {"image": pa.StructArray.from_arrays([pictures, paths], ["bytes", "path"])}, {
-            "image": {"_type": "Image"}
-        }
+        step = _group(content)
+        parts = [content[start : start + step] for start in range(0, max(len(content), 1), step)]
+        columns = [[pa.array(list(_encoded(part)), pa.binary()), pa.nulls(len(part), pa.string())] for part in parts]
+        pictures = pa.chunked_array([pa.StructArray.from_arrays(pair, ["bytes", "path"]) for pair in columns])
+        return {"image": pictures}, {"image": {"_type": "Image"}}
     if content.dtype.kind in "OU":
         return {"text": pa.array(content.tolist(), pa.string())}, {"text": _value("string")}
     raise TypeError(f"no layout for content of dtype {content.dtype} and shape {content.shape}")

@@ -26,6 +26,7 @@ def local_weights(key: str, path: str, what: str) -> Path:
     if "://" not in path:
         return Path(path).expanduser()
     import urllib.request
+    from http.client import HTTPException
 
     name = path.rsplit("/", 1)[-1].split("?")[0]
     place = public_cache() / "weights" / hashlib.sha256(path.encode()).hexdigest()[:12] / name
@@ -45,9 +46,10 @@ def local_weights(key: str, path: str, what: str) -> Path:
                 kind = f"{got} of {expected} bytes came"
             else:
                 os.replace(temporary, place)
-        except (OSError, ValueError) as error:
-            if getattr(error, "errno", None) is not None and not hasattr(error, "reason"):
-                raise  # the disk, not the network
+        except (OSError, ValueError, HTTPException) as error:
+            network = isinstance(error, ConnectionError | TimeoutError) or hasattr(error, "reason")
+            if isinstance(error, OSError) and error.errno is not None and not network:
+                raise  # the disk
             kind = type(error).__name__
         finally:
             Path(temporary).unlink(missing_ok=True)

@@ -83,7 +83,7 @@ class InBatches:
 
 
 @contextmanager
-def in_batches(api: Api, embed: Embedding, runtime: Runtime, during: During) -> Iterator[InBatches]:
+def asked_in_batches(api: Api, embed: Embedding, runtime: Runtime, during: During) -> Iterator[InBatches]:
     """The processes of `runtime.devices` start when first asked and end with the context. Raises UserError where one
     of them dies."""
     with _spread_out(api, embed, runtime.devices) as spread:

@@ -194,3 +194,12 @@ def test_a_typo_in_a_key_of_the_chosen_part_is_one_clear_line(given, message, tm
 def test_the_key_that_is_suggested_is_one_of_the_chosen_part(given, near):
     with pytest.raises(UserError, match=f"Did you mean {near}[?]"):
         compose.settings(given)
+
+
+def test_the_release_names_a_network_from_the_internet_by_its_file_and_no_place():
+    plain = compose.settings(
+        ["+experiment=cifar10", "data.path=mine/train.parquet", "embedding.weights=/home/me/net.pth"]
+    )
+    said = compose.build(plain).public
+    assert said["api"]["path"] == "imagenet64_cond_270M_250K.pt"
+    assert said["embedding"]["weights"] == said["data"]["path"] == "(not published)"

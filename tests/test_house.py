@@ -64,7 +64,7 @@ def test_imports_keep_the_floors_of_the_house():
         }
         ours &= known
         if is_part(name):
-            allowed = {"", "errors", "files", "population", "runtime", "seeds", "tensors", "weights", "improved_diffusion", *GROUPS}
+            allowed = FLOORS[0] | FLOORS[1] | {*GROUPS}
             assert ours <= allowed, f"the part {name} imports {ours - allowed}"
             continue
         assert floor(name) is not None, f"{name} has no floor"

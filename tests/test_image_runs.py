@@ -632,3 +632,39 @@ def test_private_vectors_are_made_again_when_the_public_images_behind_them_chang
     expected = made_now(Samples(records.samples.content))[::10]
     kept = np.frombuffer((second / "0.vectors").read_bytes(), np.float32).reshape(6, -1)
     np.testing.assert_allclose(kept, expected, atol=1e-6)
+
+
+def test_a_metric_that_reads_the_private_files_is_not_public(made, tmp_path, capsys):
+    given = from_pool(made, "metric=frechet", "metric.parts.frechet.public=true", "held_out.split=train")
+    assert refused(tmp_path / "run", given, capsys).startswith("metric.parts.frechet.public: files of the private data")
+
+
+def test_a_pool_that_dpsyn_released_is_refused(made, pooled, tmp_path, capsys):
+    for place in ("release/synthetic.parquet", "release/iterations/001/samples.parquet"):
+        text = refused(tmp_path / "run", from_pool(made, f"api.path={pooled / place}"), capsys)
+        assert "not what dpsyn released" in text
+
+
+def test_without_private_and_with_the_pool_moved_one_path_is_enough_to_expand(made, pooled, tmp_path):
+    shutil.copytree(pooled, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/private")
+    shutil.copytree(made / "pool", tmp_path / "moved")
+    moved = f"api.path={tmp_path}/moved/pool.parquet"
+    assert cli.main(["expand", str(tmp_path / "run"), "--rows", "50", "expand.degree=3", moved]) == 0
+    assert len(pictures(tmp_path / "run/release/synthetic.parquet")) == 50
+
+
+def test_a_run_without_votes_needs_a_degree_to_be_expanded(made, tmp_path, capsys):
+    run(tmp_path / "run", from_pool(made, "schedule=none", "expand.rows=null", "expand.degree=null"))
+    capsys.readouterr()
+    assert cli.main(["expand", str(tmp_path / "run"), "--rows", "50"]) == 2
+    assert capsys.readouterr().err.startswith("dpsyn: expand.degree=null: expected how far")
+    assert cli.main(["expand", str(tmp_path / "run"), "--rows", "50", "expand.degree=2"]) == 0
+
+
+def test_a_run_without_votes_names_the_other_runs_on_the_data(made, tmp_path):
+    run(tmp_path / "one", from_pool(made, "expand.rows=null"))
+    run(tmp_path / "two", from_pool(made, "expand.rows=null", "schedule=none"))
+    said = json.loads((tmp_path / "two/release/privacy.json").read_text())
+    assert said["epsilon"] == 0 and said["joint"]["runs"] == 2 and said["joint"]["epsilon"] > 0.9
+    assert "known here: 2 runs with this one" in said["statement"]

@@ -2,6 +2,7 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -271,3 +272,19 @@ def test_rows_stay_aligned():
         concatenate([samples, Samples(CONTENT["grey"])])
     with pytest.raises(ValueError, match="t has 5 rows"):
         Samples(CONTENT["grey"], {"t": np.arange(5)})
+
+
+def test_images_of_many_bytes_stand_in_several_groups_and_come_back(monkeypatch):
+    images = noise(50, 8, 8, 3)
+    before = population(images, np.arange(50) % 10, survivors=np.arange(50) < 20, traits={"n": np.arange(50)})
+    whole = to_parquet(before, [{"digit": str(i)} for i in range(10)])
+    monkeypatch.setattr("dpsyn.storage.GROUP_BYTES", 7 * images[:1].nbytes)
+    content = to_parquet(before, [{"digit": str(i)} for i in range(10)])
+    assert pq.ParquetFile(io.BytesIO(content)).num_row_groups == 8
+    assert pq.ParquetFile(io.BytesIO(whole)).num_row_groups == 1
+    after = from_parquet(content, "here")
+    np.testing.assert_array_equal(after.samples.content, images)
+    np.testing.assert_array_equal(after.samples.traits["n"], np.arange(50))
+    few = from_parquet(content, "here", per_label=2)
+    assert len(few) == 20
+    np.testing.assert_array_equal(few.samples.content, images[few.samples.traits["n"]])

@@ -133,3 +133,18 @@ def test_images_that_are_missing_too_few_or_too_small_are_one_line():
         part()(Samples(noise(2, 3, 3, 1)))
     with pytest.raises(UserError, match="expected images"):
         part()(Samples(np.array(["a"], object)))
+
+
+def test_images_read_in_another_way_are_learned_from_anew():
+    @dataclass(frozen=True)
+    class Read(Images):
+        side: int = 8
+
+        def fingerprint(self):
+            return "the same files"
+
+    small, large = Read(noise(60, 8, 8, 1)), Read(noise(60, 16, 16, 1), 16)
+    some = Samples(noise(5, 16, 16, 1))
+    part(small)(some)
+    alone = module._learn(module._images(large), 3, 32, 1, 40, 0)
+    np.testing.assert_array_equal(part(large)._learned["filters"], alone["filters"])

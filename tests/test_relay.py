@@ -82,3 +82,10 @@ def test_each_refuses_its_own_degrees():
     with pytest.raises(UserError, match="too far"):
         relay().check_degree({"first": 2})
     relay().check_degree({"second": 2})
+
+
+def test_what_is_no_api_and_a_second_that_adopts_nothing_are_refused():
+    with pytest.raises(UserError, match=r"^api.second=null: expected an api"):
+        Relay(Grey(), None)
+    with pytest.raises(UserError, match=r"^api.second=Grey: expected an api that adopts"):
+        Relay(Grey(), Grey()).check()

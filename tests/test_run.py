@@ -210,7 +210,7 @@ def test_verify_agrees_with_an_honest_run_and_finds_what_was_altered(copied):
     assert "not the population that was voted on" in "".join(verified(open_run(copied)).lines)
 
 
-@pytest.mark.parametrize("number", [1, 4, 9, 15, 19, 26, 33, 40])
+@pytest.mark.parametrize("number", [1, 4, 9, 15, 19, 26, 33, 41])
 def test_a_full_disk_stops_in_one_line_and_the_same_command_finishes(tmp_path, monkeypatch, number):
     count = 0
 

@@ -1,3 +1,7 @@
+import io
+from http.client import IncompleteRead
+from typing import ClassVar
+
 import pytest
 
 from dpsyn.errors import UserError
@@ -35,3 +39,17 @@ def test_without_network_it_says_which_file_to_put_where(tmp_path):
 def test_what_is_neither_a_file_nor_an_address_is_one_line(path):
     with pytest.raises(UserError, match=r"^embedding.weights=.*: expected an existing file or an address"):
         check_weights("embedding.weights", path, WHAT)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), IncompleteRead(b"x"), TimeoutError("slow")])
+def test_a_connection_that_is_lost_half_way_is_one_line(tmp_path, monkeypatch, error):
+    class Answer(io.BytesIO):
+        headers: ClassVar = {}
+
+        def read(self, size=-1):
+            raise error
+
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: Answer())
+    with pytest.raises(UserError, match="cannot be fetched"):
+        local_weights("api.path", "https://example.org/net.pt", WHAT)
+    assert not [path for path in public_cache().rglob("*") if path.is_file()]

@@ -173,8 +173,9 @@ class Diffusion:
                 started = with_channels(resized(tensor(parents[rows], device), loaded.size), loaded.channels)
             classes = torch.from_numpy(traits["class"][rows]).to(device) if traits else None
             with running(self.runtime):
-                values = make(generators(seeds[rows]), started, classes)
-            return images(resized(values.float(), size))
+                values = make(generators(seeds[rows]), started, classes).float()
+            whole = values.isfinite().flatten(1).all(1)[:, None, None, None]  # float16 may overflow: then the parent
+            return images(resized(torch.where(whole, values, 0 if started is None else started), size))
 
         parts = in_batches(len(seeds), self.runtime, "api diffusion", work)
         return np.concatenate(parts) if parts else np.empty((0, *size, loaded.channels), np.uint8)

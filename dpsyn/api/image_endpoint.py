@@ -65,7 +65,7 @@ class ImageEndpoint:
         connections and answers that are no image; waits double, and Retry-After is obeyed up to ten minutes.
     max_refused: the run stops where more than this share of the rows asked for (and more than one) got no image; up to
         there a fresh row that is refused tries other prompts and is grey in the end, a variation comes back as its
-        parent, and they are counted in the log.
+        parent, and how many is said on standard error.
 
     Hosted models take no seed: what makes a row repeatable is the cache of answers, keyed by the request and the seed.
     """
@@ -379,7 +379,7 @@ class ImageEndpoint:
         )
 
     def _judge(self, reasons: Sequence[str | None], what: str) -> None:
-        """Counts in the log what got no image. Raises UserError where it is too much."""
+        """Says on standard error how many got no image. Raises UserError where it is too much."""
         without = [reason for reason in reasons if reason is not None]
         if len(without) > self._bearable(len(reasons)):
             raise self._too_many(without, len(reasons))

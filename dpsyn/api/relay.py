@@ -29,12 +29,19 @@ class Relay:
     first: Api
     second: Api
 
+    def __post_init__(self) -> None:
+        for leg in LEGS:
+            if not hasattr(api := getattr(self, leg), "vary"):
+                raise bad(f"api.{leg}", api or "null", "an api, {_target_: ..., and its arguments}")
+
     @property
     def row_bytes(self) -> int:
         return max(self.first.row_bytes, self.second.row_bytes)
 
     def check(self) -> None:
-        """The cheap checks of both."""
+        """The cheap checks of both, and that `second` can go on with what `first` made."""
+        if not hasattr(self.second, "adopt"):
+            raise bad("api.second", type(self.second).__name__, "an api that adopts the samples of another")
         for api in (self.first, self.second):
             getattr(api, "check", lambda: None)()
 

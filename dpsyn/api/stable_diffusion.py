@@ -46,7 +46,7 @@ class StableDiffusion:
     size: [height, width] px that the model draws. image_size: of the samples; None: as drawn.
     safety_checker: the model's own (SD 1.x). A fresh row that it refuses is drawn again with other noise, at most
         ATTEMPTS times, then it is black; a variation that it refuses comes back as its parent. So do rows that are not
-        finite (float16 may overflow). Refused rows are counted in the log.
+        finite (float16 may overflow). How many were refused is said on standard error.
 
     The weights are loaded in the dtype of the runtime, once for both pipelines.
     """

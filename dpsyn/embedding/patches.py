@@ -11,7 +11,7 @@ import functools
 import hashlib
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -85,8 +85,10 @@ class Patches:
     @functools.cached_property
     def _learned(self) -> Mapping[str, np.ndarray]:
         """filters float32 [k, c, size, size], bias [k]; mean, deviation [4 k]; basis [4 k, dimension]."""
+        told = ("path", "id", "records", "on_error", "unit_column")  # or of no matter here
+        read = [(f.name, getattr(self.data, f.name)) for f in fields(self.data) if f.name not in told]  # type: ignore[arg-type]
         settings = (__version__, self.fingerprint(), self.size, self.filters, self.stride, self.dimension, self.seed)
-        path = public_cache() / "patches" / f"{hashlib.sha256(repr(settings).encode()).hexdigest()[:32]}.npz"
+        path = public_cache() / "patches" / f"{hashlib.sha256(repr((settings, read)).encode()).hexdigest()[:32]}.npz"
         if not path.exists():
             sink = io.BytesIO()
             np.savez(sink, **_learn(_images(self.data), *settings[2:]))  # type: ignore[arg-type]

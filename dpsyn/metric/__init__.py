@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -40,7 +41,10 @@ def check_real(data: Data | None) -> None:
     """Raises UserError without real data, or for what they can tell to be wrong without reading a row."""
     if data is None:
         raise UserError("held_out=null: this metric needs real data. Declare a part of the group data as held_out.")
-    data.check()
+    try:
+        data.check()
+    except UserError as error:
+        raise type(error)(re.sub(r"\bdata\.", "held_out.", str(error))) from None
 
 
 def real_samples(data: Data, size: int) -> Iterator[Samples]:

@@ -34,16 +34,16 @@ class Entry:
 def entry(
     data: str, run: str, directory: Path, settings: Settings, budget: Budget, lost: Sequence[Charge]
 ) -> Entry | None:
-    """What a run declares. None for one without noise or without a release: there is nothing to add up."""
-    charges = (*budget.charges, *lost)
-    if not settings.is_private or not charges:
+    """What a run declares. None for one without noise: there is nothing to add up."""
+    if not settings.is_private:
         return None
+    charges = (*budget.charges, *lost)
     return Entry(data, run, str(directory), settings.unit, settings.neighbours, budget.delta, charges)
 
 
 def enter(entry: Entry | None) -> None:
-    """Puts a run on the account, before its first release."""
-    if entry is None or entry in entries(entry.data):
+    """Puts a run on the account, before its first release; one without any is not put there."""
+    if entry is None or not entry.charges or entry in entries(entry.data):
         return
     path = _file(entry.data)
     with room_on_disk(path), os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:
