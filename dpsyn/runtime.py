@@ -132,7 +132,9 @@ def in_batches(n: int, runtime: Runtime, what: str, work: Callable[[slice], T]) 
         try:
             part = work(rows)
         except RuntimeError as error:  # torch has several kinds
-            if not re.search("out of memory|allocate memory|ALLOC_FAILED", str(error)):
+            if "OutOfMemory" not in type(error).__name__ and not re.search(
+                "out of memory|allocate memory|ALLOC_FAILED", str(error)
+            ):
                 raise
         if part is not None:
             parts.append(part)
