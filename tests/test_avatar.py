@@ -227,6 +227,7 @@ PROGRAM = """
 import os, signal, sys, threading
 import numpy as np
 from dpsyn.api import avatar
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a script in the background is started deaf to it
 same = np.zeros((200, 16), np.int64)
 pool = avatar._pool(2)
 pool.pictures(same, (32, 32), (0, 0, 264, 280))
