@@ -1,6 +1,7 @@
 """The contract of a candidate maker: a foundation model or a simulator that is asked, never trained."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,6 +10,24 @@ from dpsyn.population import Label, Samples
 
 Degree = float | Mapping[str, Any]
 """How far a variation goes: a number, or several by name. The api says what its degrees mean."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What asking a paid or slow model took, or will take.
+
+    calls: requests that were answered. cached: rows whose answer was kept from before; they cost nothing. prompt_tokens,
+    answer_tokens: of the calls. money: what they cost by the price table; None where it has no price. stood_in: rows
+    that got no answer of their own. seconds: how long it takes at the limits that are set; None where that is not known.
+    """
+
+    calls: int = 0
+    cached: int = 0
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+    money: float | None = 0.0
+    stood_in: int = 0
+    seconds: float | None = None
 
 
 class Api(Protocol):
@@ -26,6 +45,13 @@ class Api(Protocol):
       one needs to vary them; content as it is.
     * `embedding`, the embedding it has looked at its samples with, and `vectors(self, samples) -> float32 [n, d]`, what
       that embedding says of samples it made, looked up.
+
+    * `operational: ClassVar[frozenset[str]]`, the names of settings that say how and where it asks, not what: a run
+      goes on with others.
+    * `watched(self, advance) -> context manager`: while it lasts, `advance(n)` is called, from any thread, as n more
+      rows are done. Such an api gets all rows of an iteration in one call and queues them itself.
+    * `usage`, the `Usage` so far, of this process and of what `resume(self, before: Usage)` said of those before it; and
+      `estimate(self, labels, generated: int, varied: int) -> Usage`, what so many rows will take, from declared lengths.
 
     It is picklable until it is first asked: with `runtime.devices` each process has a copy.
 
