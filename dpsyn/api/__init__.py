@@ -16,9 +16,10 @@ Degree = float | Mapping[str, Any]
 class Usage:
     """What asking a paid or slow model took, or will take.
 
-    calls: requests that were answered. cached: rows whose answer was kept from before; they cost nothing. prompt_tokens,
-    answer_tokens: of the calls. money: what they cost by the price table; None where it has no price. stood_in: rows
-    that got no answer of their own. seconds: how long it takes at the limits that are set; None where that is not known.
+    calls: requests that were answered. cached: rows whose answer was kept from before; they cost nothing.
+    prompt_tokens, answer_tokens: of the calls. money: what they cost by the price table; None where it has no price.
+    stood_in: rows that got no answer of their own. seconds: how long it takes at the limits that are set; None where
+    that is not known.
     """
 
     calls: int = 0
@@ -50,8 +51,9 @@ class Api(Protocol):
       goes on with others.
     * `watched(self, advance) -> context manager`: while it lasts, `advance(n)` is called, from any thread, as n more
       rows are done. Such an api gets all rows of an iteration in one call and queues them itself.
-    * `usage`, the `Usage` so far, of this process and of what `resume(self, before: Usage)` said of those before it; and
-      `estimate(self, labels, generated: int, varied: int) -> Usage`, what so many rows will take, from declared lengths.
+    * `usage`, the `Usage` so far, of this process and of what `resume(self, before: Usage)` said of those before it;
+      and `estimate(self, labels, generated: int, varied: int) -> Usage`: what so many rows, evenly over the labels,
+      will take, from declared lengths.
 
     It is picklable until it is first asked: with `runtime.devices` each process has a copy.
 
