@@ -17,6 +17,7 @@ dpsyn: differentially private synthetic data by Private Evolution, without train
   dpsyn run -m ... KEY=A,B,C                      a sweep (Hydra multirun)
   dpsyn plan [the same arguments]                 what it would cost: privacy, calls, disk; reads and writes nothing
   dpsyn expand RUN --rows N                       more rows from a finished run; costs no privacy
+  dpsyn export RUN --to DIR --format csv          its data as csv, jsonl, parquet, imagefolder or npz
   dpsyn verify RUN                                recompute epsilon from the receipts by an independent formula
   dpsyn budget                                    what was spent on each data set
   dpsyn --version
@@ -30,7 +31,7 @@ PASSED_TO_HYDRA = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 something is wrong inside, 2 something that the user can mend, 130 interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    verbs = {"run": run, "plan": plan, "expand": expand, "verify": verify, "budget": budget}
+    verbs = {"run": run, "plan": plan, "expand": expand, "export": export, "verify": verify, "budget": budget}
     if not given or given[0] in ("--help", "-h", "help"):
         print(HELP, end="")
         return 0
@@ -92,6 +93,28 @@ def expand(given: list[str]) -> int:
     job = compose.rebuilt(open_run(chosen.run), chosen.overrides)
     folder = expand_run(job, _screen({"run": str(chosen.run)}, 0), chosen.rows)
     print(f"{folder / 'synthetic.parquet'}: {chosen.rows} rows")
+    return 0
+
+
+def export(given: list[str]) -> int:
+    """`dpsyn export RUN --to DIR --format FORMAT`: the data and `private/` may be gone."""
+    parser = argparse.ArgumentParser("dpsyn export", description="A run's synthetic data as files of one's own.")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="a folder that is made")
+    parser.add_argument("--format", required=True, help="csv, jsonl, parquet, imagefolder or npz")
+    parser.add_argument("--iteration", type=int, help="what survived that iteration's vote, not the final data")
+    parser.add_argument("--all", action="store_true", help="of an iteration the variations without votes too")
+    parser.add_argument("--not-private", action="store_true", help="also of a run without noise that protects")
+    chosen = parser.parse_args(given)
+    from dpsyn.export import export as written
+    from dpsyn.run import open_run
+
+    run = open_run(chosen.run)
+    if not run.is_private and not chosen.not_private:
+        do = "If it is to leave all the same, say --not-private."
+        raise UserError(f"{chosen.run}: this run is NOT PRIVATE: its noise protects nobody. {do}")
+    rows = written(run, chosen.to, chosen.format, chosen.iteration, chosen.all)
+    print(f"{chosen.to}: {rows} rows")
     return 0
 
 

@@ -20,6 +20,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from dpsyn import prompts
 from dpsyn.errors import UserError, bad
 from dpsyn.job import Job
 from dpsyn.privacy.budget import Settings
@@ -29,6 +30,7 @@ from dpsyn.schedule import initial_size
 IDENTITY = ("seed", "data", "api", "embedding", "privacy", "schedule", "label_shares")
 DEFAULT = "+experiment=digits"
 RUNTIME = "dpsyn.runtime.Runtime"
+PROMPTS = "dpsyn.prompts.Prompts"
 NOT_PUBLISHED = "(not published)"
 PUBLISHED_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 
@@ -64,7 +66,20 @@ def settings(overrides: Sequence[str], folder: str | None = None) -> dict[str, A
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_in_one_line(error, overrides)) from None
     assert isinstance(plain, dict)
-    return plain  # type: ignore[return-value]
+    places = [Path(folder) / "prompts"] if folder else []
+    return _with_prompts(plain, [*places, config_folder() / "prompts"])
+
+
+def _with_prompts(part: Any, folders: Sequence[Path]) -> Any:
+    """A prompt file by its content, so that what it says identifies the run: by the name of one of ours, or a path."""
+    if isinstance(part, list):
+        return [_with_prompts(inner, folders) for inner in part]
+    if not isinstance(part, dict):
+        return part
+    whole = {key: _with_prompts(inner, folders) for key, inner in part.items()}
+    if part.get("_target_") == PROMPTS and isinstance(part.get("file"), str):
+        whole["file"] = dict(prompts.read(part["file"], *folders))
+    return whole
 
 
 def _chosen(overrides: Sequence[str]) -> list[str]:
@@ -146,6 +161,7 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
         identity=identity,
         cache_identity={key: plain[key] for key in ("data", "embedding")},
         public={"name": str(plain["name"]), **{key: published(value, (key,)) for key, value in identity.items()}},
+        operational=frozenset(_operational(identity)),
     )
 
 
@@ -248,6 +264,16 @@ def _with_runtime(config: Any, runtime: Mapping[str, Any]) -> Any:
 def _found(target: str) -> Any:
     module, _, name = target.rpartition(".")
     return getattr(importlib.import_module(module), name)
+
+
+def _operational(config: Any, where: str = "") -> Iterator[str]:
+    """Keys, `api.base_url` say, of the settings that a part calls operational."""
+    if not isinstance(config, Mapping):
+        return
+    if "_target_" in config:
+        yield from (f"{where}{name}" for name in getattr(_found(str(config["_target_"])), "operational", ()))
+    for key, part in config.items():
+        yield from _operational(part, f"{where}{key}.")
 
 
 def _targets(config: Any) -> Iterator[str]:

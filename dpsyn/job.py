@@ -35,6 +35,7 @@ from dpsyn.run import RunDirectory
 from dpsyn.runtime import Runtime, torch_dtype
 from dpsyn.schedule import Step, final_size
 from dpsyn.show import Screen
+from dpsyn.spending import Spending
 from dpsyn.storage import from_parquet, to_parquet
 from dpsyn.voting import Search, Votes, faiss_search, torch_search
 from dpsyn.workers import asked_in_batches
@@ -49,7 +50,8 @@ class Job:
 
     root: the run directory. start: rows of iteration 0. schedule: the steps after it, () for no votes.
     identity: the settings that identify the run. public: those of them that are published. cache_identity: those of
-    data and embedding. metrics: name to part; every: also after every n-th iteration.
+    data and embedding. operational: keys of settings that a run goes on with others of. metrics: name to part; every:
+    also after every n-th iteration.
     expand_rows: None for no expansion; expand_degree: None for that of the last step.
     """
 
@@ -71,6 +73,7 @@ class Job:
     identity: Mapping[str, Any]
     cache_identity: Mapping[str, Any]
     public: Mapping[str, Any]
+    operational: frozenset[str] = frozenset()
 
     @property
     def labels(self) -> Sequence[Label]:
@@ -123,6 +126,16 @@ def check(job: Job) -> None:
         getattr(part, "check", lambda: None)()
 
 
+def rows_asked(job: Job) -> list[tuple[int, int]]:
+    """(generated, varied) rows that each iteration asks the api for, at most: iteration 0, the steps, the expansion."""
+    rows = job.start
+    asked = [(rows, 0)]
+    for step in job.schedule:
+        asked.append((0, step.size * step.folds + rows * step.lookahead))
+        rows = step.size * (step.folds + step.keep)
+    return [*asked, (0, job.expand_rows or 0)]
+
+
 def _public_sources(job: Job) -> list[tuple[str, Data]]:
     """The data that api and embedding read, and what names them: pools, and what features were learned from."""
 
@@ -165,11 +178,12 @@ def carry_out(job: Job, screen: Screen) -> Path:
         if _contents(source) & _contents(job.data):
             raise UserError(f"{key}: files of the private data (data.path) are among these, which must be public.")
     if known:
-        run.refuse_another(known, job.identity, fingerprint)
+        run.refuse_another(known, job.identity, fingerprint, job.operational)
     budget = plan(job.privacy, len(job.schedule), known["sigma"] if known else None)
     with run.locked():
         if (known := run.identity() if run.has_begun() else None) is not None:
-            run.refuse_another(known, job.identity, fingerprint)  # of two that start at once, the second comes here
+            # of two that start at once, the second comes here
+            run.refuse_another(known, job.identity, fingerprint, job.operational)
         identity = known["run"] if known else run.begin(job.identity, fingerprint, budget.sigma)
         ledger = Ledger(run.private, run.votes, identity, job.privacy, budget, job.seed)
         lost = ledger.recover()
@@ -177,7 +191,8 @@ def carry_out(job: Job, screen: Screen) -> Path:
         if lost or run.iterations():
             account.enter(mine)
             _state(job, run, budget, lost, mine)
-        with screen.shown(), _makers(job, run, screen) as makers:
+        to_come = rows_asked(job)[len(run.iterations()) :]
+        with screen.shown(), _makers(job, run, screen, to_come) as makers:
             left = len(job.schedule) > max(run.iterations(), default=0)
             electorate = _electorate(job, run, screen) if left else None
             if not run.iterations():
@@ -207,7 +222,7 @@ def expand_run(job: Job, screen: Screen, rows: int) -> Path:
         if job.last_degree is None:
             raise bad("expand.degree", "null", "how far a variation goes", "Add expand.degree=.")
         getattr(job.api, "check_degree", lambda degree: None)(job.last_degree)
-        with screen.shown(), _makers(job, run, screen) as makers:
+        with screen.shown(), _makers(job, run, screen, [(0, rows)]) as makers:
             _expand(job, makers, run, final, rows)
         run.stamp()
     return run.release
@@ -352,14 +367,27 @@ def _search(device: str) -> Callable[[np.ndarray], Search]:
 
 
 @contextmanager
-def _makers(job: Job, run: RunDirectory, screen: Screen) -> Iterator[Makers]:
+def _makers(job: Job, run: RunDirectory, screen: Screen, to_come: Sequence[tuple[int, int]]) -> Iterator[Makers]:
+    """to_come: (generated, varied) rows of each iteration that is left."""
+    generated, varied = (sum(rows) for rows in zip(*to_come, strict=True))
+    spending = Spending(job.api, job.labels, run, generated, varied)
+    screen.asked = lambda: str(spending)
+
     @contextmanager
     def during(text: str, rows: int) -> Iterator[Callable[[int], None]]:
         with screen.phase(text, rows) as advance, run.timed(text):
-            yield advance
 
-    with asked_in_batches(job.api, job.embed, job.runtime, during) as asked:
-        yield Makers(asked, asked.embed, job.labels, job.shares, job.seed)
+            def done(more: int) -> None:
+                advance(more)
+                spending.done(text, more)
+
+            yield done
+
+    try:
+        with asked_in_batches(job.api, job.embed, job.runtime, during) as asked:
+            yield Makers(asked, asked.embed, job.labels, job.shares, job.seed)
+    finally:
+        spending.save()
 
 
 @contextmanager

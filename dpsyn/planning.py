@@ -9,10 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 from dpsyn.errors import bad
-from dpsyn.job import Job, check
+from dpsyn.job import Job, check, rows_asked
 from dpsyn.privacy import account
 from dpsyn.privacy.budget import WEAK, Budget, Charge, epsilon_of, plan, shown
 from dpsyn.run import RunDirectory
+from dpsyn.spending import paid
+from dpsyn.spending import shown as shown_usage
 from dpsyn.storage import label_name
 
 
@@ -60,19 +62,23 @@ def show_plan(job: Job) -> None:
     table = Table(
         "iteration", "population", "generated", "varied", "survivors", "epsilon alone", "epsilon so far", box=None
     )
-    rows = calls = stored = job.start
+    asked = rows_asked(job)
+    rows = stored = job.start
     table.add_row("0", f"{rows:,}", f"{rows:,}", "0", "", "", "")
     for t, step in enumerate(job.schedule, 1):
-        varied = step.size * step.folds + rows * step.lookahead
+        varied = asked[t][1]
         rows = step.size * (step.folds + step.keep)
-        calls, stored = calls + varied, stored + rows
+        stored += rows
         alone, far = _epsilon(job, budget.charges[t - 1 : t]), _epsilon(job, budget.charges[:t])
         table.add_row(str(t), f"{rows:,}", "0", f"{varied:,}", f"{step.size:,}", alone, far)
     if job.expand_rows:
         table.add_row("expand", f"{job.expand_rows:,}", "0", f"{job.expand_rows:,}", "", "", "")
-        calls, stored = calls + job.expand_rows, stored + 2 * job.expand_rows
+        stored += 2 * job.expand_rows
     console.print(table)
-    console.print(f"asked of the api: {calls:,} rows at most", highlight=False)
+    generated, varied = (sum(part) for part in zip(*asked, strict=True))
+    console.print(f"asked of the api: {generated + varied:,} rows at most", highlight=False)
+    if (api := paid(job.api)) is not None:
+        console.print(f"at most: {shown_usage(api.estimate(job.labels, generated, varied))}", highlight=False)
     console.print(f"disk: about {_megabytes(stored * job.api.row_bytes)} for the run", highlight=False)
 
 

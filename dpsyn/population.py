@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+MISSING = np.iinfo(np.int64).min
+"""In a table's column of integers: no value."""
+
 Label = Mapping[str, str]
 """Column names to values, `{"digit": "3"}`: prompts and texts are formatted from it."""
 
@@ -15,7 +18,9 @@ Label = Mapping[str, str]
 class Samples:
     """Rows of one modality.
 
-    content: images uint8 [n, h, w, c] | texts object of str [n] | table rows, structured [n].
+    content: images uint8 [n, h, w, c] | texts object of str [n] | table rows, structured [n], with a field a column:
+        object of str or None | int64 or MISSING | float64 or NaN | datetime64[D] or NaT | int8: 1 true, 0 false, -1
+        none.
     traits: what the api needs to vary a row again (class id, font, pool index, ...), [n, ...] each.
     Raises ValueError where an array has another number of rows.
     """

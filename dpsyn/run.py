@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,10 +86,16 @@ class RunDirectory:
         write(self.private / "config.yaml", yaml.safe_dump(facts, sort_keys=False).encode(), private=True)
         return run
 
-    def refuse_another(self, known: Mapping[str, Any], settings: Mapping[str, Any], fingerprint: str) -> None:
-        """Raises UserError, with the keys that differ, unless these are the settings and the data of the run here."""
+    def refuse_another(
+        self, known: Mapping[str, Any], settings: Mapping[str, Any], fingerprint: str, free: Collection[str] = ()
+    ) -> None:
+        """Raises UserError, with the keys that differ, unless these are the settings and the data of the run here.
+
+        free: keys, `api.base_url` say, that may differ.
+        """
         before, now = flat(known["settings"]), flat(settings)
         keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+        keys = [key for key in keys if not any(f"{key}.".startswith(f"{name}.") for name in free)]
         if keys:
             differing = ", ".join(f"{key} was {before.get(key)}, now {now.get(key)}" for key in keys)
             raise UserError(
@@ -134,6 +140,14 @@ class RunDirectory:
         line = json.dumps(numbers)
         if line not in lines:
             write(path, "".join(f"{text}\n" for text in [*lines, line]).encode(), private=private)
+
+    def asked(self) -> dict[str, Any]:
+        """What the api took in all starts of this run, from cost.json; {} before the first time."""
+        path = self.root / "cost.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def has_asked(self, usage: Mapping[str, Any]) -> None:
+        write(self.root / "cost.json", (json.dumps(usage, indent=1) + "\n").encode(), private=True)
 
     def log(self, text: str) -> None:
         """Dates and durations: private."""

@@ -34,6 +34,7 @@ class Screen:
         self.releases = releases
         self.signs: dict[int, Mapping[str, float]] = {}
         self.notes: list[str] = []
+        self.asked: Callable[[], str] = lambda: ""  # what the api took so far, and will take
         columns = (
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
@@ -69,6 +70,8 @@ class Screen:
         if self.live is None:
             parts = [f"{words} {form.format(signs[name])}" for name, (words, form) in SIGNS.items()]
             self._print(f"iteration {iteration} of {self.releases}: " + ", ".join(parts))
+            if asked := self.asked():
+                self._print(f"asked: {asked}")
 
     @contextmanager
     def phase(self, text: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -105,6 +108,8 @@ class Screen:
             head.add_row(f"[dim]{name}", value)
         made = max(self.signs, default=0)
         head.add_row("[dim]releases", f"{made} of {self.releases}")
+        if asked := self.asked():
+            head.add_row("[dim]asked", asked)
         parts: list[Any] = [head]
         if self.signs:
             table = Table("iteration", *(words for words, _ in SIGNS.values()), box=None, padding=(0, 2))

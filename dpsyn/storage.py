@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from dpsyn.errors import UserError
-from dpsyn.population import Label, Population, Samples
+from dpsyn.population import MISSING, Label, Population, Samples
 
 GROUP_BYTES = 2**28  # of pixels
+ARROW_NAMES = {"double": "float64", "date32[day]": "date32"}  # as `datasets` calls them
 
 
 def label_name(label: Label) -> str:
@@ -34,10 +35,13 @@ def to_parquet(population: Population, labels: Sequence[Label], lineage: bool = 
     columns, features = _content(population.samples.content)
     columns["label"] = pa.array(population.labels, pa.int64())
     features["label"] = {"names": [label_name(label) for label in labels], "_type": "ClassLabel"}
+    content = population.samples.content
     facts: dict[str, Any] = {
         "iteration": population.iteration,
+        "labels": [dict(label) for label in labels],
         "traits": {},
-        "shape": population.samples.content.shape[1:],
+        "shape": content.shape[1:],
+        "fields": [[name, content.dtype[name].str] for name in content.dtype.names or ()],
     }
     if lineage:
         columns["parent"] = pa.array(population.parents, pa.int64())
@@ -55,7 +59,8 @@ def to_parquet(population: Population, labels: Sequence[Label], lineage: bool = 
 
 
 def from_parquet(content: bytes, where: object, per_label: int | None = None) -> Population:
-    """The inverse of `to_parquet` with lineage. Raises UserError, naming `where`, for what is no checkpoint.
+    """The inverse of `to_parquet`. Raises UserError, naming `where`, for what it did not write. Without lineage there
+    are no traits, no parents (-1), and every row is a survivor.
 
     per_label: decode only so many rows of each label, survivors first, evenly spaced; None: all.
     """
@@ -65,6 +70,9 @@ def from_parquet(content: bytes, where: object, per_label: int | None = None) ->
     try:
         table = pq.read_table(pa.BufferReader(content))
         facts = json.loads(table.schema.metadata[b"dpsyn"])
+        if "parent" not in table.column_names:
+            table = table.append_column("parent", pa.array(np.full(table.num_rows, -1)))
+            table = table.append_column("survivor", pa.array(np.ones(table.num_rows, bool)))
         if per_label is not None:
             rows = _few(table["label"].to_numpy(), table["survivor"].to_numpy(), per_label)
             table = pa.concat_tables(
@@ -76,13 +84,30 @@ def from_parquet(content: bytes, where: object, per_label: int | None = None) ->
         }
         return Population(
             facts["iteration"],
-            Samples(_read_content(table, tuple(facts["shape"])), traits),
+            Samples(_read_content(table, tuple(facts["shape"]), facts["fields"]), traits),
             table["label"].to_numpy(),
             table["parent"].to_numpy(),
             table["survivor"].to_numpy(),
         )
     except (pa.ArrowException, KeyError, TypeError, ValueError):
         raise UserError(f"{where}: not a checkpoint of this version of dpsyn.") from None
+
+
+def labels_of(content: bytes, where: object) -> list[Label]:
+    """The declared labels of what `to_parquet` wrote. Raises UserError, naming `where`, for anything else."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return list(json.loads(pq.read_schema(pa.BufferReader(content)).metadata[b"dpsyn"])["labels"])
+    except (pa.ArrowException, KeyError, TypeError, ValueError):
+        raise UserError(f"{where}: not a file of this version of dpsyn.") from None
+
+
+def columns_of(content: np.ndarray) -> dict[str, list[Any]]:
+    """Texts or table rows, column by column, as Python values; None for a missing one."""
+    columns, _ = _content(content)
+    return {name: column.to_pylist() for name, column in columns.items()}
 
 
 def _few(labels: np.ndarray, survivors: np.ndarray, per_label: int) -> np.ndarray:
@@ -110,12 +135,48 @@ def _content(content: np.ndarray) -> tuple[dict[str, Any], dict[str, Any]]:
         columns = [[pa.array(list(_encoded(part)), pa.binary()), pa.nulls(len(part), pa.string())] for part in parts]
         pictures = pa.chunked_array([pa.StructArray.from_arrays(pair, ["bytes", "path"]) for pair in columns])
         return {"image": pictures}, {"image": {"_type": "Image"}}
+    if content.dtype.names:
+        arrays = {name: _column(content[name]) for name in content.dtype.names}
+        return arrays, {
+            name: _value(ARROW_NAMES.get(str(array.type), str(array.type))) for name, array in arrays.items()
+        }
     if content.dtype.kind in "OU":
         return {"text": pa.array(content.tolist(), pa.string())}, {"text": _value("string")}
     raise TypeError(f"no layout for content of dtype {content.dtype} and shape {content.shape}")
 
 
-def _read_content(table: Any, shape: tuple[int, ...]) -> np.ndarray:
+def _column(values: np.ndarray) -> Any:
+    """An Arrow array, null where a value is missing."""
+    import pyarrow as pa
+
+    if values.dtype == np.int8:
+        return pa.array(values == 1, pa.bool_(), mask=values < 0)
+    if values.dtype.kind == "i":
+        return pa.array(values, pa.int64(), mask=values == MISSING)
+    if values.dtype.kind == "f":
+        return pa.array(values, pa.float64(), mask=np.isnan(values))
+    if values.dtype.kind == "M":
+        return pa.array(values, pa.date32(), mask=np.isnat(values))
+    return pa.array(values.tolist(), pa.string())
+
+
+def _read_column(column: Any, dtype: np.dtype) -> np.ndarray:
+    """The inverse of `_column`."""
+    if dtype.kind == "O":
+        return np.array([*column.to_pylist(), None], dtype)[:-1]
+    none = column.is_null().to_numpy(zero_copy_only=False)
+    missing = {"i": -1 if dtype == np.int8 else MISSING, "f": np.nan, "M": np.datetime64("NaT")}[dtype.kind]
+    filled = np.full(len(column), missing, dtype)
+    filled[~none] = column.drop_null().to_numpy(zero_copy_only=False).astype(dtype)
+    return filled
+
+
+def _read_content(table: Any, shape: tuple[int, ...], fields: Sequence[Sequence[str]]) -> np.ndarray:
+    if fields:
+        content = np.empty(table.num_rows, [(name, dtype) for name, dtype in fields])
+        for name, dtype in fields:
+            content[name] = _read_column(table[name].combine_chunks(), np.dtype(dtype))
+        return content
     if "image" not in table.column_names:
         return np.array(table["text"].to_pylist(), dtype=object)
     from PIL import Image

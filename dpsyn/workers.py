@@ -68,6 +68,11 @@ class InBatches:
         return np.concatenate(parts).astype(np.float32, copy=False)
 
     def _asked(self, what: str, text: str, n: int, arguments: Callable[[slice], tuple[Any, ...]]) -> list[Any]:
+        watched = getattr(self.api, "watched", None) if what != "embed" else None
+        if watched is not None:  # it queues all rows itself, in this process, and says how far it is
+            with self.during(text, n) as advance, watched(advance):
+                part = getattr(self.api, what)(*arguments(slice(0, n)))
+            return [_whole(part, n, text)]
         devices = len(self.runtime.devices or [None])
         size = min(self.runtime.batch_size, max(1, -(-n // devices)))
         slices = [slice(start, min(start + size, n)) for start in range(0, max(n, 1), size)]
@@ -75,11 +80,15 @@ class InBatches:
         with self.during(text, n) as advance:
             answers = self.spread(what, [lambda at=at: arguments(at) for at in slices])  # type: ignore[misc]
             for at, part in zip(slices, answers, strict=True):
-                if len(part) != at.stop - at.start:
-                    raise RuntimeError(f"{text}: asked for {at.stop - at.start} rows, got {len(part)}")
+                parts.append(_whole(part, at.stop - at.start, text))
                 advance(len(part))
-                parts.append(part)
         return parts
+
+
+def _whole(part: Any, rows: int, text: str) -> Any:
+    if len(part) != rows:
+        raise RuntimeError(f"{text}: asked for {rows} rows, got {len(part)}")
+    return part
 
 
 @contextmanager

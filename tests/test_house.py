@@ -22,7 +22,7 @@ FLOORS = [
     {f"{group}" for group in GROUPS},
     {"schedule", "selection", "storage", "voting", "picture", "show"}
     | {"privacy", "privacy.budget", "privacy.mechanism", "workers", "cells"},
-    {"electorate", "evolution", "expansion", "privacy.ledger", "privacy.account", "privacy.statement", "run"},
+    {"electorate", "evolution", "expansion", "privacy.ledger", "privacy.account", "privacy.statement", "run", "spending", "export"},
     {"job", "verification"},
     {"planning", "compose"},
     {"cli", "__main__"},
