@@ -21,8 +21,9 @@ from PIL import Image
 
 from dpsyn.data import Data, Records
 from dpsyn.data.digits import Digits
-from dpsyn.data.hub import HubImages, Row, _guarded
+from dpsyn.data.hub import HubImages, Row
 from dpsyn.errors import UserError
+from dpsyn.rows import guarded
 
 CANARY = "CANARY-4711"
 CONFIGS = Path(__file__).parent.parent / "configs" / "data"
@@ -474,10 +475,10 @@ def test_an_exception_of_a_library_is_neither_quoted_nor_chained() -> None:
         yield {"image": grey(1)}
         raise ValueError(f"could not convert string {CANARY} to int")
 
-    guarded = _guarded(rows(), "x")
-    next(guarded)
+    reading = guarded(rows(), "x")
+    next(reading)
     with pytest.raises(UserError) as caught:
-        next(guarded)
+        next(reading)
     assert caught.value.__context__ is None and caught.value.__cause__ is None
     assert CANARY not in str(caught.value) + repr(caught.value.args)
 

@@ -1,0 +1,188 @@
+"""Texts from csv, jsonl and parquet files and the Hugging Face hub."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dpsyn.data import Records, Refusal
+from dpsyn.errors import bad
+from dpsyn.population import Samples
+from dpsyn.rows import (
+    Broken,
+    Columns,
+    Row,
+    check_declared,
+    combinations,
+    guarded,
+    is_utf8,
+    label_sources,
+    labeller,
+    shown,
+)
+from dpsyn.sources import Source
+
+EMPTY = "no text"
+NOT_UTF8 = "not UTF-8"
+LONG = "more words than data.max_words"
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts, object of str [n]: from a name on the hub, or local csv, jsonl or parquet files.
+
+    path: a name on the hub, or a local file, folder or glob pattern.
+    builder: 'csv', 'jsonl', 'parquet', or None: by the names of the files. Cells of csv and jsonl are strings as they
+        are written: "5.0" is not "5". A csv is UTF-8, its first line names the columns, its quotes are doubled inside
+        quotes; a quoted cell may have several lines. Raises UserError for one whose quotes do not match.
+    subset, split: which part of a data set on the hub. Of local files, a split other than 'train' is what stands in the
+        place of 'train' in the name of `path`: train.csv, test.csv.
+    delimiter: what parts the cells of a csv; None: a tab for .tsv, otherwise a comma.
+    text_column: None for `text`, or where there is no such column the only one of text that is neither label nor unit.
+    max_words: a text of more words, parted by white space, is refused; None: none is. (How far a text is read is the
+        embedding's to say; what of it lies beyond that has no part in its vote.)
+    labels: given as {column: declared values}, held as all their combinations; {} is one label for all rows.
+    label_columns: which source column a label column is read from, where the names differ.
+    label_values: {column: {value in the source: declared value that it stands for}}.
+    id, records, on_error, unit_column: as in `dpsyn.data.Data`. An empty or missing unit is -1.
+
+    White space around a text and NUL characters in it are left out. A text that is then empty, or is not UTF-8, is
+    refused, as is a line of another number of cells than the first or one that is no JSON object.
+    """
+
+    path: str | None
+    builder: str | None = None
+    subset: str | None = None
+    split: str = "train"
+    delimiter: str | None = None
+    text_column: str | None = None
+    max_words: int | None = None
+    labels: Any = field(default_factory=dict)
+    label_columns: Mapping[str, str] = field(default_factory=dict)
+    label_values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    id: str | None = None
+    records: int | None = None
+    on_error: str = "refuse"
+    unit_column: str | None = None
+
+    def __post_init__(self) -> None:
+        self._source.check_settings()
+        object.__setattr__(self, "labels", combinations(self.labels))
+        label_sources(self.labels, self.label_columns)
+        object.__setattr__(self, "label_values", self._meanings())
+        if self.max_words is not None and (type(self.max_words) is not int or self.max_words < 1):
+            raise bad("data.max_words", self.max_words, "a whole number, 1 or more, or null")
+        check_declared(self.id, self.records, self.on_error)
+
+    def _meanings(self) -> dict[str, dict[str, str]]:
+        meanings: dict[str, dict[str, str]] = {}
+        for column, values in self.label_values.items():
+            key = f"data.label_values.{column}"
+            if column not in self.labels[0]:
+                raise bad("data.label_values", column, "columns that data.labels declares")
+            if not isinstance(values, Mapping):
+                raise bad(key, values, "values in the source with the declared ones, {'5.0': '5'}")
+            meanings[column] = {str(value): str(meant) for value, meant in values.items()}
+            declared = {label[column] for label in self.labels}
+            for meant in meanings[column].values():
+                if meant not in declared:
+                    raise bad(key, meant, f"values that data.labels.{column} declares")
+        return meanings
+
+    @functools.cached_property
+    def _source(self) -> Source:
+        return Source(self.path, self.builder, ("csv", "jsonl", "parquet"), self.subset, self.split, self.delimiter)
+
+    def check(self) -> None:
+        """Raises UserError for a missing path, package or column, without reading a row.
+
+        The hub is not asked before `batches`; the columns of jsonl are those of each line.
+        """
+        first = self._source.check()
+        if first is not None:
+            self._chosen(self._source.columns(first))
+
+    def contents(self) -> set[str]:
+        """A digest of the content of each local file; of a data set on the hub, its fingerprint."""
+        return self._source.contents()
+
+    def fingerprint(self) -> str:
+        """Of names, sizes and content of local files; of the name and the commit of a data set on the hub."""
+        return self._source.fingerprint()
+
+    def batches(self, size: int) -> Iterator[Records]:
+        """Batches of exactly `size` rows but for the last, which may have none where rows were refused after it.
+
+        Raises UserError for files that cannot be read and missing columns.
+        """
+        label_of = labeller(self.labels, label_sources(self.labels, self.label_columns), self.label_values)
+        codes: dict[str, int] = {}
+        texts: list[str] = []
+        labels: list[int] = []
+        units: list[int] = []
+        refused: list[Refusal] = []
+        for number, (column, row) in enumerate(guarded(self._rows(), self.path)):
+            found = row if isinstance(row, Broken) else self._read(row, column, label_of)
+            if isinstance(found, Broken):
+                refused.append(Refusal(number, found.column, found.rule, found.value))
+                continue
+            text, label, unit = found
+            texts.append(text)
+            labels.append(label)
+            units.append(codes.setdefault(unit, len(codes)) if unit else -1)
+            if len(texts) == size:
+                yield self._records(texts, labels, units, refused)
+                texts, labels, units, refused = [], [], [], []
+        if texts or refused:
+            yield self._records(texts, labels, units, refused)
+
+    def _read(
+        self, row: Row, column: str, label_of: Callable[[Row], int | Broken]
+    ) -> tuple[str, int, str | None] | Broken:
+        """The text of a row, its label and its unit."""
+        label = label_of(row)
+        if isinstance(label, Broken):
+            return label
+        text = (row[column] or "").replace("\0", "").strip()
+        if not text:
+            return Broken(column, EMPTY, "")
+        if not is_utf8(text):
+            return Broken(column, NOT_UTF8, shown(text))
+        if self.max_words is not None and len(text.split()) > self.max_words:
+            return Broken(column, LONG, shown(text))
+        return text, label, row[self.unit_column] if self.unit_column is not None else None
+
+    def _records(self, texts: list[str], labels: list[int], units: list[int], refused: list[Refusal]) -> Records:
+        content = np.empty(len(texts), object)
+        content[:] = texts
+        coded = np.array(units, np.int64) if self.unit_column is not None else None
+        return Records(Samples(content), np.array(labels, np.int64), coded, tuple(refused))
+
+    def _rows(self) -> Iterator[tuple[str, Row | Broken]]:
+        """Rows, each with the column of its text."""
+        for (column, *_), rows in self._source.tables(self._chosen):
+            for row in rows:
+                yield column, row
+
+    def _chosen(self, there: Columns) -> list[str]:
+        """What is read: the column of text, then the others. Raises UserError for those that are not there."""
+        sources = label_sources(self.labels, self.label_columns)
+        named = {f"data.label_columns.{column}": source for column, source in sources.items()}
+        if self.unit_column is not None:
+            named["data.unit_column"] = self.unit_column
+        there.check(named)
+        column = self.text_column
+        if column is None:
+            others = [name for name in there.texts if name not in named.values()]
+            column = "text" if there.names is None or "text" in there.names or len(others) != 1 else others[0]
+        if self.text_column is None and there.names is not None and column not in there.names:
+            which = f" ({', '.join(there.texts)})" if there.listed and there.texts else ""
+            raise bad("data.text_column", "null", f"the name of a column of text{which}")
+        there.check({"data.text_column": column})
+        if there.names is not None and column not in there.texts:
+            raise bad("data.text_column", column, "a column of text")
+        return [column, *dict.fromkeys(named.values())]

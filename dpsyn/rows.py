@@ -1,0 +1,298 @@
+"""Rows of csv, jsonl and parquet files, each read as a map of one row, and what is made of their cells: labels."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import itertools
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dpsyn.errors import UserError, bad, one_of
+from dpsyn.population import Label
+
+T = TypeVar("T")
+
+Row = Mapping[str, str | None]
+"""Column to cell; None for a missing one. Bytes that are no UTF-8 are lone surrogates, see `is_utf8`."""
+
+BOM = b"\xef\xbb\xbf"
+
+UNDECLARED = "not among the declared values"
+CELLS = "more or fewer cells than the first line has names"
+NO_OBJECT = "not a JSON object"
+NESTED = "a list or an object where a single value belongs"
+LINE = "(line)"  # the column of what is wrong with a whole line
+
+
+@dataclass(frozen=True)
+class Broken:
+    """What stands in the place of a row that cannot be used. `value` is private; `column` and `rule` may be shown."""
+
+    column: str
+    rule: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Those of a file, which are public. names: None where every line brings its own (jsonl). texts: those of strings,
+    or of bytes that can be. listed: whether a message may list the names; the first line of a csv without a head is a
+    private row.
+    """
+
+    names: Sequence[str] | None
+    texts: Sequence[str]
+    listed: bool = True
+
+    def check(self, asked: Mapping[str, str]) -> None:
+        """asked: setting to column. Raises UserError for one that is not there."""
+        for key, column in asked.items():
+            if self.names is not None and column not in self.names:
+                if self.listed:
+                    raise bad(key, column, f"one of the columns ({', '.join(self.names)})")
+                do = "Does it name them, and are they parted by data.delimiter?"
+                raise bad(key, column, "one of the columns that the first line of the csv file names", do)
+
+
+# Formats
+
+
+def _opened(file: Path) -> io.BufferedReader:
+    """After the mark that some programs put at the head of UTF-8."""
+    stream = file.open("rb")
+    if stream.read(len(BOM)) != BOM:
+        stream.seek(0)
+    return stream
+
+
+def csv_names(file: Path, delimiter: str, path: str | None) -> list[str]:
+    """The first line. Raises UserError where it is none, or gives two columns one name; some may have none."""
+    names: list[str] | None = None
+    try:
+        with _csv(file, delimiter) as lines:
+            names = next(lines, [])
+    except (csv.Error, OSError):
+        pass
+    if names is None or not any(names) or not all(map(is_utf8, names)):
+        raise bad("data.path", path, "csv in UTF-8 whose first line names the columns")
+    if len(set(filter(None, names))) < len(list(filter(None, names))):
+        raise bad("data.path", path, "csv whose first line gives every column a name of its own")
+    return names
+
+
+def csv_rows(file: Path, columns: Sequence[str], delimiter: str, path: str | None) -> Iterator[Row | Broken]:
+    """Blank lines are left out. Raises UserError for quotes that do not match: what follows has no known rows."""
+    names = csv_names(file, delimiter, path)
+    places, width = [(column, names.index(column)) for column in columns], len(names)
+    try:
+        with _csv(file, delimiter) as lines:
+            next(lines)
+            for cells in lines:
+                if len(cells) == width:
+                    yield {column: cells[place] for column, place in places}
+                elif cells:
+                    yield Broken(LINE, CELLS, shown(delimiter.join(cells)))
+            return
+    except csv.Error:
+        pass
+    raise bad("data.path", path, 'csv whose quotes match ("" for one inside a quoted cell)')
+
+
+@contextlib.contextmanager
+def _csv(file: Path, delimiter: str) -> Iterator[Iterator[list[str]]]:
+    csv.field_size_limit(sys.maxsize)
+    with io.TextIOWrapper(_opened(file), "utf-8", "surrogateescape", newline="") as stream:
+        yield csv.reader(stream, delimiter=delimiter, strict=True)
+
+
+def jsonl_rows(file: Path, columns: Sequence[str]) -> Iterator[Row | Broken]:
+    """Numbers keep the text they are written as; a key that is not there is a missing cell. No row is a blank line."""
+    decode = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str).decode
+    with _opened(file) as stream:
+        for line in stream:
+            text = line.decode("utf-8", "surrogateescape")
+            if text.isspace():
+                continue
+            try:
+                found = decode(text)
+            except (ValueError, RecursionError):
+                found = None
+            if not isinstance(found, dict):
+                yield Broken(LINE, NO_OBJECT, shown(text))
+                continue
+            row: dict[str, Any] = {column: found.get(column) for column in columns}
+            for column, value in row.items():
+                if isinstance(value, bool):
+                    row[column] = "true" if value else "false"
+                elif value is not None and not isinstance(value, str):
+                    yield Broken(column, NESTED, shown(text))
+                    break
+            else:
+                yield row
+
+
+def parquet_schema(file: Path, path: str | None) -> Any:
+    """Arrow's. Raises UserError for what is no parquet, or names a column twice."""
+    import pyarrow.parquet as pq
+
+    broken = False
+    try:
+        schema = pq.read_schema(file)
+    except Exception:
+        broken = True
+    if broken:
+        raise bad("data.path", path, "parquet files that can be read")
+    if len(set(schema.names)) < len(schema.names):
+        raise bad("data.path", path, "parquet files that name every column once")
+    return schema
+
+
+def parquet_rows(file: Path, columns: Sequence[str]) -> Iterator[Row]:
+    for batch, cells in parquet_batches(file, columns, 512):
+        lists = [cells(batch.column(column), column) for column in columns]
+        for values in zip(*lists, strict=True):
+            yield dict(zip(columns, values, strict=True))
+
+
+def parquet_batches(
+    file: Path, columns: Sequence[str], size: int
+) -> Iterator[tuple[Any, Callable[[Any, str], list[str | None]]]]:
+    """Arrow's batches of at most `size` rows, and what turns one of their columns into cells."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    # With either left at its default, Arrow holds a row group: 991 MiB for one of 751, against 433 (its pages).
+    with pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False) as reader:
+        names = _class_names(reader.schema_arrow.metadata)
+
+        def cells(array: Any, column: str) -> list[str | None]:
+            if pa.types.is_dictionary(array.type):
+                array = array.dictionary_decode()
+            if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+                array = array.cast(pa.large_binary())  # text that is no UTF-8 is then one bad row, not an error
+            return [as_text(value, names.get(column)) for value in array.to_pylist()]
+
+        for batch in reader.iter_batches(batch_size=size, columns=list(columns)):
+            yield batch, cells
+
+
+def _class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
+    """Names of class labels, from what `datasets` writes into the schema of a parquet file."""
+    try:
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        return {c: list(f["names"]) for c, f in features.items() if isinstance(f, dict) and "names" in f}
+    except (KeyError, TypeError, ValueError):
+        return {}
+
+
+# Cells and labels
+
+
+def as_text(value: Any, names: Sequence[str] | None = None) -> str | None:
+    """One cell as a string; None for a missing one. A class is its name, and one without a name is None."""
+    if names is not None:
+        return names[value] if isinstance(value, int) and 0 <= value < len(names) else None
+    if value is None or (isinstance(value, float) and value != value):
+        return None
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    return str(value)
+
+
+def is_utf8(text: str) -> bool:
+    """Whether it was read from UTF-8, and can be written as it."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shown(value: str | None) -> str:
+    """A value for private/refused.jsonl: bounded, and writable as UTF-8."""
+    return (value or "")[:200].encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def combinations(labels: Any) -> tuple[Label, ...]:
+    """{column: values} -> all combinations, in order; what is already a tuple of labels stays."""
+    if isinstance(labels, tuple):
+        return labels
+    if labels is None:
+        return ({},)
+    if not isinstance(labels, Mapping):
+        raise bad("data.labels", labels, "columns with their values, {digit: ['0', '1']}")
+    columns: dict[str, list[str]] = {}
+    for column, values in labels.items():
+        key = f"data.labels.{column}"
+        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+            raise bad(key, values, "a list with at least one value")
+        for value in values:
+            if type(value) not in (str, int):
+                raise bad(key, value, "strings", "Put it in quotes.")
+        columns[str(column)] = [str(value) for value in values]
+        if len(set(columns[str(column)])) < len(values):
+            raise bad(key, list(values), "every value once")
+    return tuple(dict(zip(columns, values, strict=True)) for values in itertools.product(*columns.values()))
+
+
+def label_sources(labels: Sequence[Label], columns: Mapping[str, str]) -> dict[str, str]:
+    """Label column to the source column it is read from. Raises UserError for `columns` that are not declared."""
+    for column in columns:
+        if column not in labels[0]:
+            raise bad("data.label_columns", column, "columns that data.labels declares")
+    return {column: columns.get(column, column) for column in labels[0]}
+
+
+def labeller(
+    labels: Sequence[Label], sources: Mapping[str, str], values: Mapping[str, Mapping[str, str]] | None = None
+) -> Callable[[Row], int | Broken]:
+    """Row -> the index of its label, or what is wrong with it. values: what stands for a declared value, by column."""
+    meant = {column: {label[column]: label[column] for label in labels} for column in sources}
+    for column, others in (values or {}).items():
+        meant[column].update(others)
+    indices = {tuple(label[column] for column in sources): index for index, label in enumerate(labels)}
+    pairs = [(source, meant[column]) for column, source in sources.items()]
+
+    def label_of(row: Row) -> int | Broken:
+        index = indices.get(tuple(known.get(row[source]) for source, known in pairs))  # type: ignore[arg-type, misc]
+        if index is not None:
+            return index
+        wrong = next(source for source, known in pairs if row[source] not in known)
+        return Broken(wrong, UNDECLARED, shown(row[wrong]))
+
+    return label_of
+
+
+def check_declared(id: str | None, records: int | None, on_error: str) -> None:
+    """Raises UserError for a wrong `data.id`, `data.records` or `data.on_error`."""
+    if id is not None and (not isinstance(id, str) or not id):
+        raise bad("data.id", id, "a name or null")
+    if records is not None and (type(records) is not int or records < 1):
+        raise bad("data.records", records, "a whole number, 1 or more, or null")
+    if on_error not in ("refuse", "skip"):
+        raise bad("data.on_error", on_error, one_of(["refuse", "skip"]))
+
+
+def guarded(rows: Iterator[T], path: str | None) -> Iterator[T]:
+    """The same rows. An exception of a library may quote a private row, so none goes on, nor is chained to ours."""
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except UserError:
+            raise
+        except Exception as error:
+            kind = type(error).__name__
+        else:
+            yield row
+            continue
+        raise bad("data.path", path, f"data that can be read to its end ({kind})")

@@ -1,0 +1,300 @@
+"""Where rows lie: local files and data sets on the hub.
+
+Local files are walked and opened here. `datasets` would open a lock file in its cache and call a server that counts
+loads, for local files too; it infers the types of a csv from all of its rows, so that one empty cell turns every "3"
+into "3.0"; and where one image of a folder is called `train_1.png`, its image folders hold that image alone (measured,
+datasets 5.2). It reads what is on the hub.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import glob
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from dpsyn.errors import bad, one_of
+from dpsyn.rows import Broken, Columns, Row, as_text, csv_names, csv_rows, jsonl_rows, parquet_rows, parquet_schema
+
+SUFFIXES = {
+    "csv": (".csv", ".tsv"),
+    "jsonl": (".jsonl", ".ndjson"),
+    "parquet": (".parquet",),
+    "imagefolder": (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".avif"),
+}
+CALLED = {
+    "csv": "csv files",
+    "jsonl": "jsonl files",
+    "parquet": "parquet files",
+    "imagefolder": "a folder of images",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where rows lie: a name on the hub, or a local file, folder or glob pattern.
+
+    path, builder, subset, split: settings of the data. builders: the kinds of file that may be meant. delimiter: of
+    csv; None: a tab for .tsv, otherwise a comma.
+    """
+
+    path: str | None
+    builder: str | None
+    builders: Sequence[str]
+    subset: str | None
+    split: str
+    delimiter: str | None = None
+
+    def check_settings(self) -> None:
+        """Raises UserError for a wrong builder, split or delimiter."""
+        if self.builder not in (None, *self.builders):
+            raise bad("data.builder", self.builder, one_of(["null", *self.builders]))
+        if not re.fullmatch(r"[\w.-]+", str(self.split)):
+            do = "Parts by position (train[:10%]) are refused: they would depend on other rows."
+            raise bad("data.split", self.split, "the name of a split", do)
+        sign = self.delimiter
+        if sign is not None and (not isinstance(sign, str) or len(sign) != 1 or sign in '"\r\n'):
+            raise bad("data.delimiter", repr(sign), "one character, or null")
+
+    def check(self, packages: Sequence[str] = ()) -> Path | None:
+        """The first local file; None for the hub, which is not asked. Raises UserError for a missing path or package.
+
+        packages: those that are needed whatever the kind.
+        """
+        kind = self.kind()
+        for package in [*packages, *{"parquet": ["pyarrow"], "hub": ["datasets", "huggingface_hub"]}.get(kind, [])]:
+            if find_spec(package) is None:
+                name = {"PIL": "pillow"}.get(package, package)
+                raise bad("data.path", self.path, f"the package {name}", f"Install it: pip install {name}")
+        if kind == "hub":
+            return None
+        if self.subset is not None:
+            raise bad("data.subset", self.subset, "null for local files")
+        first = next(walk(self.place, kind), None)
+        if first is None:
+            raise bad("data.path", self.place, "images in it" if kind == "imagefolder" else CALLED[kind])
+        return Path(first)
+
+    @property
+    def place(self) -> str:
+        """The local path of this split. Raises UserError where the name of `path` does not say where others are."""
+        place = Path(str(self.path))
+        if self.split == "train":
+            return str(place)
+        if "train" not in place.name:
+            raise bad("data.split", self.split, "train for local files", "Name the test files by data.path.")
+        return str(place.with_name(place.name.replace("train", self.split)))
+
+    def kind(self) -> str:
+        """One of `builders`, or 'hub'. Raises UserError for a local path that is not there."""
+        called = [CALLED[builder] for builder in self.builders]
+        if not isinstance(self.path, str) or not self.path:
+            anything = f"a name on the hub, {', '.join(called[:-1])}, or {called[-1]}"
+            raise bad("data.path", "null" if self.path is None else self.path, CALLED.get(str(self.builder), anything))
+        place = os.path.expanduser(self.path)
+        if os.path.exists(place) or glob.has_magic(place):
+            place = os.path.expanduser(self.place)
+            if not os.path.exists(place) and not glob.has_magic(place):
+                raise bad("data.path", self.place, "an existing file or folder")
+            return self.builder or self._local_kind(place)
+        is_name = re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", self.path) and not self.path.endswith(".zip")
+        if self.builder is not None or not is_name or self.path.lower().endswith(tuple(sum(SUFFIXES.values(), ()))):
+            name = "" if self.builder else ", or a name on the hub"
+            raise bad("data.path", self.path, f"an existing file or folder{name}")
+        return "hub"
+
+    def _local_kind(self, place: str) -> str:
+        """By the name of the file, or by the names in the folder."""
+        names = os.listdir(place) if os.path.isdir(place) else [place]
+        tables = [builder for builder in self.builders if builder != "imagefolder"]
+        found = [kind for kind in tables if any(name.lower().endswith(SUFFIXES[kind]) for name in names)]
+        if len(found) == 1 or (found and "imagefolder" in self.builders):
+            return found[0]
+        if "imagefolder" in self.builders:
+            return "imagefolder"
+        endings = one_of(suffix for kind in tables for suffix in SUFFIXES[kind])
+        raise bad("data.path", self.place, f"files of one kind, ending in {endings}", "Or name it: data.builder=")
+
+    def files(self) -> list[Path]:
+        """Local files in the order in which they are read."""
+        return [Path(name) for name in sorted(walk(self.place, self.kind()))]
+
+    def contents(self) -> set[str]:
+        """A digest of the content of each local file; of a data set on the hub, its fingerprint."""
+        if self.kind() == "hub":
+            return {self.fingerprint()}
+        return {digest for _, _, digest in self._digests}
+
+    def fingerprint(self) -> str:
+        """Of names, sizes and content of local files; of the name and the commit of a data set on the hub."""
+        if self.kind() == "hub":
+            name = json.dumps([self.path, self.subset, self.split, commit(str(self.path))])
+            return blake2b(name.encode(), digest_size=32).hexdigest()
+        return blake2b(json.dumps(self._digests).encode(), digest_size=32).hexdigest()
+
+    @functools.cached_property
+    def _digests(self) -> list[tuple[str, int, str]]:
+        """Name below the path, size, and digest of the content of each local file that is read."""
+        try:
+            top = root(self.place)
+            return [_content(file, top) for file in self.files()]
+        except OSError:  # it names a private file, so ours is raised after it and not from it
+            pass
+        raise bad("data.path", self.path, "files that can be read")
+
+    def columns(self, file: Path) -> Columns:
+        """Of a local file. Raises UserError where they cannot be read, or have no names of their own."""
+        kind = self.kind()
+        if kind == "jsonl":
+            return Columns(None, ())
+        if kind == "csv":
+            names = csv_names(file, self._delimiter(file), self.path)
+            return Columns(names, names, listed=False)
+        import pyarrow as pa
+
+        schema = parquet_schema(file, self.path)
+        kinds = {item.name: getattr(item.type, "value_type", item.type) for item in schema}  # of a dictionary's values
+        tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+        return Columns(schema.names, [name for name, kind in kinds.items() if any(test(kind) for test in tests)])
+
+    def tables(self, choose: Callable[[Columns], list[str]]) -> Iterator[tuple[list[str], Iterator[Row | Broken]]]:
+        """For each file, or the one part on the hub: the columns that `choose` wants of it, and its rows, streamed."""
+        kind = self.kind()
+        if kind == "hub":
+            with hub_stream(self, "rows", commit(str(self.path))) as stream:
+                if stream.features is None:
+                    do = "Download its files and name them by data.path."
+                    raise bad("data.path", self.path, "data on the hub that declare the types of their columns", do)
+                types = {name: getattr(feature, "dtype", None) for name, feature in stream.features.items()}
+                texts = [name for name, dtype in types.items() if dtype in ("string", "large_string")]
+                columns = choose(Columns(list(types), texts))
+                yield columns, hub_rows(stream, columns)
+            return
+        for file in self.files():
+            columns = choose(self.columns(file))
+            if kind == "csv":
+                yield columns, csv_rows(file, columns, self._delimiter(file), self.path)
+            elif kind == "jsonl":
+                yield columns, jsonl_rows(file, columns)
+            else:
+                yield columns, parquet_rows(file, columns)
+
+    def _delimiter(self, file: Path) -> str:
+        return self.delimiter or ("\t" if file.suffix.lower() == ".tsv" else ",")
+
+
+# Files
+
+
+def root(path: str) -> Path:
+    """What names below `path` are relative to: the folder, the folder of the file, or the fixed head of a pattern."""
+    place = Path(os.path.expanduser(path))
+    if place.exists():
+        return place if place.is_dir() else place.parent
+    while glob.has_magic(str(place)):
+        place = place.parent
+    return place
+
+
+def walk(path: str, kind: str) -> Iterator[str]:
+    """The files of one kind under a file, folder or pattern, unsorted. Whether one is read depends on it alone."""
+    place = os.path.expanduser(path)
+    if os.path.isfile(place):
+        yield place
+        return
+    for name in _below(place) if os.path.isdir(place) else glob.iglob(place, recursive=True):
+        if name.lower().endswith(SUFFIXES[kind]) and os.path.isfile(name):
+            yield name
+
+
+def _below(top: str) -> Iterator[str]:
+    for folder, folders, names in os.walk(top):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (os.path.join(folder, name) for name in names if not name.startswith("."))
+
+
+def _content(file: Path, top: Path) -> tuple[str, int, str]:
+    content, size = blake2b(digest_size=32), 0
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            content.update(block)
+            size += len(block)
+    name = os.fsencode(file.relative_to(top)).decode("utf-8", "backslashreplace")
+    return name, size, content.hexdigest()
+
+
+# The hub
+
+
+def quiet_datasets() -> Any:
+    """`datasets` without telemetry, without progress bars (they show the number of files) and without its log, which
+    quotes values. The variables work where it is not imported yet, the attributes where it is."""
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["HF_UPDATE_DOWNLOAD_COUNTS"] = "0"
+    import datasets
+    import huggingface_hub
+
+    huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
+    datasets.disable_progress_bars()
+    huggingface_hub.utils.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    return datasets
+
+
+@functools.cache
+def commit(name: str) -> str:
+    """The commit of a data set on the hub, asked once a process, so that what is read is what was fingerprinted.
+
+    Raises UserError where the hub cannot be reached or does not tell it: a name alone is no digest of content.
+    """
+    quiet_datasets()
+    from huggingface_hub import HfApi
+
+    kind = "no commit"
+    try:
+        found = HfApi().dataset_info(name).sha
+    except Exception as error:
+        found, kind = None, type(error).__name__
+    if found is None:
+        raise bad("data.path", name, f"an existing file or folder, or a name on the hub that can be reached ({kind})")
+    return found
+
+
+@contextlib.contextmanager
+def hub_stream(source: Source, what: str, revision: str | None) -> Iterator[Any]:
+    """A split of a data set on the hub as `datasets` streams it. Raises UserError, which says `what` was looked for."""
+    import tempfile
+
+    datasets = quiet_datasets()
+    with tempfile.TemporaryDirectory() as cache:  # lock files; streamed rows are never written
+        kind = None
+        try:
+            stream = datasets.load_dataset(
+                source.path, source.subset, split=source.split, revision=revision, streaming=True, cache_dir=cache
+            )
+        except Exception as error:
+            kind = type(error).__name__
+        if kind is not None:
+            which = f"data.subset={source.subset or 'null'}, data.split={source.split}"
+            raise bad("data.path", source.path, f"{what} on the hub with {which} ({kind})")
+        yield stream
+
+
+def hub_rows(stream: Any, columns: Sequence[str]) -> Iterator[Row]:
+    names = class_names(stream.features)
+    for example in stream.select_columns(list(columns)):
+        yield {column: as_text(example[column], names.get(column)) for column in columns}
+
+
+def class_names(features: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Names of class labels, from the features of a data set."""
+    return {name: feature.names for name, feature in features.items() if hasattr(feature, "names")}
