@@ -29,6 +29,7 @@ from dpsyn.seeds import uniform
 
 BLOCK = 16384  # items that are compared at once with QUERIES of them
 QUERIES = {"cpu": 1024, "cuda": 16384}  # all items are read once for so many: a GPU has to wait for them
+LAYOUT = 2  # of the files in the cache
 FARTHEST = 1e15  # distances between such vectors, squared and summed, leave float32
 
 
@@ -145,7 +146,7 @@ class Pool:
     def _name(self) -> str:
         """Of the folder in the cache."""
         seen_by = getattr(self.embedding, "fingerprint", lambda: None)()
-        named = json.dumps([__version__, self._fingerprint, _settings(self.data), _settings(self.embedding), seen_by])
+        named = json.dumps([__version__, LAYOUT, self._fingerprint, _settings(self.data), _settings(self.embedding), seen_by])
         return hashlib.sha256(named.encode()).hexdigest()[:32]
 
     def _stock(self) -> _Stock:
@@ -196,6 +197,29 @@ class Pool:
 
 
 @dataclass(frozen=True)
+class _Lines:
+    """Items that are objects, on disk: JSON, one after the other. Those that are asked for are decoded, and no others:
+    2,000,000 texts of 600 characters, opened, take 31 MiB of memory, and 2.4 GiB as a list.
+
+    starts: int64 [n + 1], where each item begins; content: uint8, all of them.
+    """
+
+    dtype: np.dtype
+    starts: np.ndarray
+    content: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, items: np.ndarray) -> np.ndarray:
+        spans = zip(self.starts[items].tolist(), self.starts[items + 1].tolist(), strict=True)
+        rows = [json.loads(self.content[start:stop].tobytes()) for start, stop in spans]
+        found = np.empty(len(rows), self.dtype)
+        found[:] = [tuple(row) for row in rows] if self.dtype.names else rows
+        return found
+
+
+@dataclass(frozen=True)
 class _Stock:
     """A pool on disk, opened. parts: int64 [n], the label of each item, or 0 for all where labels do not count.
 
@@ -203,7 +227,7 @@ class _Stock:
     """
 
     folder: Path
-    content: np.ndarray
+    content: np.ndarray | _Lines
     vectors: np.ndarray
     parts: np.ndarray
     order: np.ndarray
@@ -222,11 +246,10 @@ def _opened(folder: Path, labels: int) -> _Stock:
     """labels: how many there are; 0: they do not count."""
     facts = json.loads((folder / "facts.json").read_text())
     n, dtype = facts["rows"], np.lib.format.descr_to_dtype(ast.literal_eval(facts["dtype"]))
+    content: np.ndarray | _Lines
     if dtype.hasobject:
-        with (folder / "content").open() as lines:
-            rows = [json.loads(line) for line in lines]
-        content = np.empty(n, dtype)
-        content[:] = [tuple(row) for row in rows] if dtype.names else rows
+        starts = np.memmap(folder / "starts", np.int64, "r", shape=(n + 1,))
+        content = _Lines(dtype, starts, np.memmap(folder / "content", np.uint8, "r"))
     else:
         content = np.memmap(folder / "content", dtype, "r", shape=(n, *facts["shape"]))
     vectors = np.memmap(folder / "vectors", np.float32, "r", shape=(n, facts["dimension"]))
@@ -263,7 +286,9 @@ def _write_items(data: Data, embedding: Embedding, size: int, folder: Path) -> d
         (folder / "content").open("wb") as content,
         (folder / "labels").open("wb") as labels,
         (folder / "vectors").open("wb") as vectors,
+        (folder / "starts").open("wb") as starts,
     ):
+        starts.write(bytes(8))
         for records in data.batches(size):
             left_out += len(records.refused)
             if not len(records.samples):
@@ -277,7 +302,9 @@ def _write_items(data: Data, embedding: Embedding, size: int, folder: Path) -> d
             if facts != shape:
                 raise bad("api.data", type(data).__name__, "rows of one shape and type")
             if items.dtype.hasobject:
-                content.write("".join(json.dumps(item) + "\n" for item in items.tolist()).encode())
+                lines = [json.dumps(item).encode() for item in items.tolist()]
+                starts.write((np.cumsum([len(line) for line in lines], dtype=np.int64) + content.tell()).tobytes())
+                content.write(b"".join(lines))
             else:
                 content.write(items.tobytes())
             labels.write(records.labels[usable].astype(np.int64).tobytes())
