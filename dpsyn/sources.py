@@ -121,7 +121,8 @@ class Source:
         if "imagefolder" in self.builders:
             return "imagefolder"
         endings = one_of(suffix for kind in tables for suffix in SUFFIXES[kind])
-        raise bad("data.path", self.place, f"files of one kind, ending in {endings}", "Or name it: data.builder=")
+        do = "Or say which to read with data.builder=."
+        raise bad("data.path", self.place, f"files of one kind, ending in {endings}", do)
 
     def files(self) -> list[Path]:
         """Local files in the order in which they are read."""
