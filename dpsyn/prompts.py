@@ -475,7 +475,7 @@ def _cleaned(answer: str | None, keep_lines: bool) -> str | None:
     text = re.sub(r"[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f\ufeff]", "", text.replace("\r\n", "\n").replace("\r", "\n"))
     text = THOUGHT.sub("", text)
     text = re.sub(r"\A\s*<\|im_start\|>\s*assistant\b", "", text)
-    text = MARKS.sub(" ", END.split(text.strip(), maxsplit=1)[0] if END.match(text.strip()) is None else "")
+    text = MARKS.sub(" ", END.split(text, maxsplit=1)[0]).strip()
     text = re.sub(r"\A\s*```\w*\n(.*?)\n?```\s*\Z", r"\1", text, flags=re.DOTALL).strip()
     plain = text.replace("\u2019", "'")  # of the same length
     if REFUSAL.match(plain):
