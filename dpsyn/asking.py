@@ -102,8 +102,8 @@ class Limits:
 class Asker(Protocol):
     """Who asks. All are called in one thread; what they raise stops the asking."""
 
-    def before(self, question: Question) -> None:
-        """It is about to be sent. Raises UserError where it must not be."""
+    def before(self, question: Question) -> bool:
+        """It is about to be sent; False: not before something else has come back. Raises UserError where never."""
         ...
 
     def answered(self, question: Question, answer: Answer) -> Question | None:
@@ -274,6 +274,7 @@ class _Line:
     def client(self) -> Any:
         import openai
 
+        headers: Any = {f"X-Stainless-{name}": openai.Omit() for name in ABOUT_THIS_MACHINE}
         http = openai.DefaultAsyncHttpxClient(
             limits=_http().Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
             follow_redirects=False,  # else prompts go to an address that nobody gave
@@ -284,7 +285,7 @@ class _Line:
             api_key=self.endpoint.key or "none",
             timeout=self.limits.timeout,
             max_retries=0,
-            default_headers={f"X-Stainless-{name}": openai.Omit() for name in ABOUT_THIS_MACHINE},
+            default_headers=headers,
             http_client=http,
         )
 
@@ -348,12 +349,14 @@ class _Asking:
             if not ready:
                 return min(soonest, *(when for _, when in usable))
             line = min(ready, key=lambda line: (not line.is_open, line.on_their_way / line.window))
-            row = self.waiting.popleft()
+            row = self.waiting[0]
             try:
-                self.asker.before(row.question)
+                if not self.asker.before(row.question):
+                    return soonest
             except UserError as error:
                 self.stop = error
                 return now
+            self.waiting.popleft()
             line.begin(now, row.question.tokens)
             task = asyncio.create_task(self.one(row, line, now))
             self.tasks.add(task)
@@ -456,9 +459,9 @@ def _by_status(endpoint: Endpoint, body: Mapping[str, Any], error: Any) -> Answe
     words = f"{told.get('code')} {told.get('type')} {told.get('message')} {told.get('innererror')}"
     key_env = endpoint.key_env or "null"
     if status in (400, 403, 422, 451) and FILTERED.search(words):
-        return Answer(None, "content_filter")
+        return Answer(None, "content_filter", 0, 0)
     if status in (400, 413, 422, 429) and TOO_LONG.search(words):
-        return Answer(None, "too_long")
+        return Answer(None, "too_long", 0, 0)
     if status in (401, 403):
         do = f"{endpoint.host} answered {status}."
         raise bad("api.api_key_env", key_env, f"a key that may use the model {body.get('model')}", do)
