@@ -187,7 +187,7 @@ JUNK = [
 ]
 
 
-@settings(max_examples=60, deadline=None, database=None)
+@settings(max_examples=40, deadline=None, database=None)
 @given(some.lists(some.tuples(CELL, CELL), max_size=6), some.integers(0, 6), some.sampled_from(JUNK), some.booleans())
 def test_a_line_that_is_put_in_anywhere_leaves_the_others_as_they_were(
     tmp_path_factory: Any, rows: list[tuple[str, str]], place: int, line: bytes, is_csv: bool
@@ -206,7 +206,7 @@ def test_a_line_that_is_put_in_anywhere_leaves_the_others_as_they_were(
     before, after = found(lines), found([*lines[:place], line, *lines[place:]])
     assert after[:place] == before[:place]
     assert after[len(after) - len(before) + place :] == before[place:]
-    assert len(after) - len(before) in (0, 1)
+    assert 0 <= len(after) - len(before) <= line.count(b"\n")
 
 
 def test_parquet_cells_are_text_whatever_their_type_and_one_missing_changes_no_other(tmp_path: Path) -> None:
