@@ -200,6 +200,18 @@ def test_shares_of_many_draws_are_those_of_the_network():
         assert counts[2] == 0
 
 
+def test_of_a_large_vocabulary_top_p_keeps_the_same_tokens_however_they_are_found(monkeypatch):
+    logits = torch.randn((50, 3000), generator=torch.Generator().manual_seed(0)) * 4
+    numbers = torch.from_numpy(uniform(np.arange(50, dtype=np.uint64), 3))
+    found = {top_p: _chosen(logits, numbers, 1.0, None, top_p) for top_p in (0.3, 0.9, 0.9999)}
+    monkeypatch.setattr(part, "MOST_LIKELY", 2)
+    for top_p, tokens in found.items():
+        assert (_chosen(logits, numbers, 1.0, None, top_p) == tokens).all()
+        shares, order = torch.softmax(logits, 1).sort(descending=True)
+        before = {int(t): float(b) for t, b in zip(order[0], shares[0].cumsum(0) - shares[0], strict=True)}
+        assert before[int(tokens[0])] < top_p
+
+
 def test_tokens_that_are_as_likely_as_the_last_one_kept_are_kept():
     logits = torch.tensor([[0.0, 1.0, 0.0, 0.0]]).repeat(4, 1)
     numbers = torch.tensor([0.0, 0.2, 0.9, 1 - 2**-53], dtype=torch.float64)

@@ -31,6 +31,7 @@ from dpsyn.seeds import uniform
 HUB_NAME = r"[A-Za-z0-9_-][\w.-]*(/[A-Za-z0-9_-][\w.-]*)?"
 AT_ONCE = 4  # tokens between two looks at which rows have ended; a look waits for the device
 LEAVING = 8  # a batch is made smaller once one in so many of its rows has ended: it copies what the network remembers
+MOST_LIKELY = 1024  # tokens that mostly hold top_p: of 50,257 they are found in 1/8 of the time that a sort takes
 LAST_RESORT = 10  # times `attempts`, for a label of which no row at all got a text
 TOKENS = 2**32  # the streams of a row's seed from here on are its tokens'; those below are the prompts'
 
@@ -370,9 +371,11 @@ def _chosen(logits: Any, numbers: Any, temperature: float, top_k: int | None, to
         least = shares.topk(top_k).values[:, -1:]
         shares = torch.where(shares >= least, shares, 0)
     if top_p < 1:
-        falling = shares.sort(descending=True).values
-        before = falling.cumsum(-1) - falling
-        kept = before < top_p * falling.sum(-1, keepdim=True)
+        enough = top_p * shares.sum(-1, keepdim=True)
+        falling = shares.topk(min(MOST_LIKELY, shares.shape[1])).values
+        if not (falling.sum(-1, keepdim=True) > enough).all():
+            falling = shares.sort(descending=True).values
+        kept = falling.cumsum(-1) - falling < enough
         least = torch.where(kept, falling, torch.inf).amin(-1, keepdim=True)
         shares = torch.where(shares >= least, shares, 0)
     below = shares.double().cumsum(-1)
