@@ -162,9 +162,10 @@ class Source:
         import pyarrow as pa
 
         schema = parquet_schema(file, self.path)
-        kinds = {item.name: getattr(item.type, "value_type", item.type) for item in schema}  # of a dictionary's values
+        types = [item.type.value_type if pa.types.is_dictionary(item.type) else item.type for item in schema]
         tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
-        return Columns(schema.names, [name for name, kind in kinds.items() if any(test(kind) for test in tests)])
+        texts = [name for name, kind in zip(schema.names, types, strict=True) if any(test(kind) for test in tests)]
+        return Columns(schema.names, texts)
 
     def tables(self, choose: Callable[[Columns], list[str]]) -> Iterator[tuple[list[str], Iterator[Row | Broken]]]:
         """For each file, or the one part on the hub: the columns that `choose` wants of it, and its rows, streamed."""

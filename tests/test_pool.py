@@ -299,6 +299,19 @@ def test_other_labels_than_the_pool_has_are_one_line():
         api.generate(api.data.labels, seeds(3))
 
 
+def test_of_a_pool_of_texts_only_those_that_are_asked_for_are_decoded():
+    api = made(kind="texts")
+    first, folder = api.generate([{}] * 20, seeds(20)), public_cache() / "pools" / api._name
+    starts = np.fromfile(folder / "starts", np.int64)
+    unasked = np.setdiff1d(np.arange(200), first.traits["item"])
+    content = bytearray((folder / "content").read_bytes())
+    for item in unasked:
+        content[starts[item]] = 0
+    (folder / "content").write_bytes(content)
+    module._opened.cache_clear()
+    assert (made(kind="texts").generate([{}] * 20, seeds(20)).content == first.content).all()
+
+
 def test_an_empty_pool_is_one_line_and_leaves_nothing():
     with pytest.raises(UserError, match=r"^api\.path=made: expected at least one row .*\(1 were left out\)\.$"):
         made(0).generate([{}], seeds(1))

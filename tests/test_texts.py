@@ -147,10 +147,12 @@ def test_the_column_of_text_is_text_or_the_only_one_besides_labels_and_users(for
     assert read(Texts(written(tmp_path / f"b.{form}", [{"other": "b", "text": "a"}])))[0] == ["a"]
 
 
-def test_a_column_of_numbers_is_no_column_of_text(tmp_path: Path) -> None:
-    path = written(tmp_path / "a.parquet", [{"text": "a", "stars": 5}])
-    with pytest.raises(UserError, match=r"^data\.text_column=stars: expected a column of text\.$"):
-        Texts(path, text_column="stars").check()
+def test_a_column_of_numbers_or_lists_is_no_column_of_text(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.parquet", [{"review": "a", "stars": 5, "words": ["a", "b"]}])
+    Texts(path).check()
+    for column in ("stars", "words"):
+        with pytest.raises(UserError, match=rf"^data\.text_column={column}: expected a column of text\.$"):
+            Texts(path, text_column=column).check()
     pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "b.parquet")
     with pytest.raises(UserError, match=r"^data\.text_column=text: expected a column of text\.$"):
         Texts(str(tmp_path / "b.parquet")).check()
