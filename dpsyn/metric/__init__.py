@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +13,8 @@ from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, bad
 from dpsyn.population import Population, Samples, take
+
+ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Metric(Protocol):
@@ -33,8 +36,9 @@ def check_settings(metric: Any, name: str, least: Mapping[str, int]) -> None:
         value = getattr(metric, key)
         if type(value) is not int or value < at_least:
             raise bad(f"metric.parts.{name}.{key}", value, f"a whole number, {at_least} or more")
-    if type(metric.public) is not bool:
-        raise bad(f"metric.parts.{name}.public", metric.public, "true or false")
+    public = getattr(metric, "public", False)  # what is always private, or always public, has no such setting
+    if type(public) is not bool:
+        raise bad(f"metric.parts.{name}.public", public, "true or false")
 
 
 def check_real(data: Data | None) -> None:
@@ -84,3 +88,43 @@ def check_comparable(ours: np.ndarray, real: np.ndarray) -> None:
             "held_out: the embedding makes vectors of another length of the real samples than of the synthetic ones. "
             "Give both one size and as many channels."
         )
+
+
+def texts_of(samples: Samples, name: str) -> np.ndarray:
+    """object of str [n]. Raises UserError for what are no texts."""
+    if samples.content.dtype != object:
+        raise UserError(f"metric {name}: expected texts. Leave this metric out for this kind of data.")
+    return samples.content
+
+
+@dataclass(frozen=True)
+class Words:
+    """Of many texts, one after the other: runs of letters, digits and underscores, without case.
+
+    hashes: uint64 [m], of every word; they hold in this process alone. texts: int64 [m], the row of its text.
+    """
+
+    hashes: np.ndarray
+    texts: np.ndarray
+
+    def ngrams(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Hashes uint64 [k] and first words int64 [k] of all n-grams, none of which reaches over two texts."""
+        found = self.hashes, np.arange(len(self.hashes))
+        for length in range(1, n):
+            found = self.longer(*found, length)
+        return found
+
+    def longer(self, hashes: np.ndarray, starts: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """From n-grams to the (n+1)-grams at the same starts: fewer, as some texts end there."""
+        inside = starts + n < len(self.texts)
+        hashes, starts = hashes[inside], starts[inside]
+        inside = self.texts[starts] == self.texts[starts + n]
+        hashes, starts = hashes[inside], starts[inside]
+        return hashes * ODD + self.hashes[starts + n], starts
+
+
+def words(texts: Iterable[str]) -> Words:
+    """Of all texts, in order."""
+    parts = [np.array([hash(word) for word in re.findall(r"\w+", text.lower())], np.int64) for text in texts]
+    hashes = np.concatenate([np.zeros(0, np.int64), *parts]).view(np.uint64)
+    return Words(hashes, np.repeat(np.arange(len(parts)), [len(part) for part in parts]))
