@@ -257,7 +257,7 @@ def labeller(
     """Row -> the index of its label, or what is wrong with it. values: what stands for a declared value, by column."""
     meant = {column: {label[column]: label[column] for label in labels} for column in sources}
     for column, others in (values or {}).items():
-        meant[column].update(others)
+        meant[column] |= {value: declared for value, declared in others.items() if declared in meant[column]}
     indices = {tuple(label[column] for column in sources): index for index, label in enumerate(labels)}
     pairs = [(source, meant[column]) for column, source in sources.items()]
 

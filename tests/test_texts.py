@@ -193,7 +193,6 @@ def test_check_finds_missing_files_and_columns(form: str, key: str, wrong: dict[
         ("label_columns", {"label_columns": {"stars": "score"}}),
         ("label_values", {"label_values": {"stars": {"5.0": "5"}}}),
         (r"label_values\.stars", {"labels": STARS, "label_values": {"stars": ["5.0"]}}),
-        (r"label_values\.stars", {"labels": STARS, "label_values": {"stars": {"4.0": "4"}}}),
         ("records", {"records": 1.5}),
         ("id", {"id": ""}),
         ("on_error", {"on_error": "ignore"}),
@@ -309,6 +308,15 @@ def test_every_published_value_of_yelp_and_openreview_stands_for_a_declared_one(
             own = {value.removeprefix(head): meant for value, meant in values.items() if value.startswith(head)}
             assert set(own.values()) == declared
             assert all(value.removesuffix(".0") == meant for value, meant in own.items())
+
+
+def test_a_preset_whose_labels_are_made_fewer_refuses_the_others(tmp_path: Path) -> None:
+    path = written(
+        tmp_path / "a.csv", [{"text": "a", "category": "Bars", "stars": f"{stars}.0"} for stars in (1, 2, 5)]
+    )
+    data = preset("data=yelp", f"data.path={path}", "data.labels.stars=['1','5']")
+    assert len(data.labels) == 20
+    assert [row for row, _, _ in read(data)[2]] == [1]
 
 
 def test_reviews_with_a_rating_alone_are_read_as_openreview(tmp_path: Path) -> None:

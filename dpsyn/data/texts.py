@@ -47,7 +47,8 @@ class Texts:
         embedding's to say; what of it lies beyond that has no part in its vote.)
     labels: given as {column: declared values}, held as all their combinations; {} is one label for all rows.
     label_columns: which source column a label column is read from, where the names differ.
-    label_values: {column: {value in the source: declared value that it stands for}}.
+    label_values: {column: {value in the source: value that it stands for}}; where that one is not declared, neither is
+        this. So a preset whose labels are made fewer stays as it is.
     id, records, on_error, unit_column: as in `dpsyn.data.Data`. An empty or missing unit is -1.
 
     White space around a text and NUL characters in it are left out. A text that is then empty, or is not UTF-8, is
@@ -81,16 +82,12 @@ class Texts:
     def _meanings(self) -> dict[str, dict[str, str]]:
         meanings: dict[str, dict[str, str]] = {}
         for column, values in self.label_values.items():
-            key = f"data.label_values.{column}"
             if column not in self.labels[0]:
                 raise bad("data.label_values", column, "columns that data.labels declares")
             if not isinstance(values, Mapping):
-                raise bad(key, values, "values in the source with the declared ones, {'5.0': '5'}")
+                expected = "values in the source with the declared ones, {'5.0': '5'}"
+                raise bad(f"data.label_values.{column}", values, expected)
             meanings[column] = {str(value): str(meant) for value, meant in values.items()}
-            declared = {label[column] for label in self.labels}
-            for meant in meanings[column].values():
-                if meant not in declared:
-                    raise bad(key, meant, f"values that data.labels.{column} declares")
         return meanings
 
     @functools.cached_property
