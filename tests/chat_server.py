@@ -1,7 +1,7 @@
 """A loopback chat endpoint in OpenAI's manner that can fail in all the ways of real ones, and keeps every request.
 
 `with ChatServer(behave) as server`: its own event loop in a thread. As a process of its own (for benchmarks):
-`python tests/chat_server.py --latency 0.2 [--per-minute 600]`, which prints its address and ends with its standard input.
+`python tests/chat_server.py --latency 0.2 [--per-minute 600]`, which prints its address and ends with its input.
 """
 
 from __future__ import annotations

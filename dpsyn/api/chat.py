@@ -178,7 +178,7 @@ class Chat:
             self._state.advance = None
 
     def check(self) -> None:
-        """Raises UserError for a missing package, model, key or price, for what is no address and what are no prompts."""
+        """Raises UserError for a missing package, model, key or price, what is no address, what are no prompts."""
         if importlib.util.find_spec("openai") is None:
             raise bad("api", "chat", "the package openai", "Install it: pip install openai")
         if not self.model:

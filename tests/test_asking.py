@@ -1,0 +1,458 @@
+"""The queue of questions, against an endpoint on the loopback that fails in all the ways of real ones."""
+
+import asyncio
+import logging
+import random
+import time
+from collections import Counter
+
+import pytest
+from chat_server import FILTERED, ChatServer, Reply, Window, completion, failure, words
+
+from dpsyn import asking
+from dpsyn.asking import Endpoint, Limits, Question, ask, tokens_of
+from dpsyn.errors import UserError
+
+KEY = "sk-a-key-that-nobody-may-see"
+N = 40
+
+
+@pytest.fixture(autouse=True)
+def haste(monkeypatch):
+    monkeypatch.setattr(asking, "PAUSE", 0.02)
+    monkeypatch.setattr(asking, "LONGEST_PAUSE", 0.1)
+
+
+def limits(**settings):
+    given = {"concurrency": 8, "requests_per_minute": None, "tokens_per_minute": None, "timeout": 5, "deadline": 60}
+    return Limits(**{**given, "patience": 20, "retries": 6, **settings})
+
+
+def questions(n=N, tokens=50):
+    return [
+        Question(i, {"model": "m", "messages": [{"role": "user", "content": f"row {i}"}]}, tokens) for i in range(n)
+    ]
+
+
+def number(asked):
+    return int(asked.prompt.split()[1])
+
+
+class Kept:
+    """An asker that takes every answer. follow: what to ask in place of an answer of no use."""
+
+    def __init__(self, follow=lambda question, answer: None):
+        self.answers, self.lost, self.without, self.follow = {}, Counter(), {}, follow
+
+    def before(self, question):
+        return True
+
+    def answered(self, question, answer):
+        other = self.follow(question, answer)
+        if other is None:
+            assert question.key not in self.answers
+            self.answers[question.key] = answer
+        return other
+
+    def failed(self, question, sent):
+        self.lost[sent] += 1
+
+    def given_up(self, question, reason):
+        self.without[question.key] = reason
+
+
+def asked_of(*servers, n=N, asker=None, tokens=50, **settings):
+    asker = asker or Kept()
+    ask(questions(n, tokens), [Endpoint(server.url, KEY, "A_KEY") for server in servers], limits(**settings), asker)
+    return asker
+
+
+def is_whole(asker, server, n=N):
+    """Every row has the answer to its own request, and every success was asked for once."""
+    assert len(server.answered) == len({asked.prompt for asked in server.answered}) == n
+    texts = {number(asked): words(asked) for asked in server.answered}
+    return {key: answer.text for key, answer in asker.answers.items()} == texts and not asker.without
+
+
+def test_every_question_gets_its_own_answer_whatever_the_order_of_arrival():
+    with ChatServer(lambda asked, server: Reply(after=0.001 + 0.1 * (number(asked) % 3 == 0))) as server:
+        asker = asked_of(server)
+        assert is_whole(asker, server) and 4 < server.most_at_once <= 8
+    answer = asker.answers[0]
+    assert (answer.finish, answer.prompt_tokens, answer.answer_tokens) == ("stop", 20, 10)
+    assert list(asker.answers) != sorted(asker.answers)
+
+
+def test_a_request_is_its_body_and_the_key_and_tells_nothing_of_this_machine():
+    with ChatServer() as server:
+        asked_of(server, n=1)
+        (asked,) = server.log
+    assert asked.path == "/v1/chat/completions" and asked.key == KEY
+    assert asked.body == {"model": "m", "messages": [{"role": "user", "content": "row 0"}]}
+    told = {name for name in asked.headers if name.startswith("x-stainless")}
+    assert told <= {"x-stainless-retry-count", "x-stainless-read-timeout"}
+    assert KEY not in repr(Endpoint(server.url, KEY, "A_KEY"))
+
+
+BAD_ANSWERS = {
+    "500": failure(500, "oops"),
+    "503 that says when": failure(503, "loading", retry_after="0.05"),
+    "reset": Reply(cut="reset"),
+    "half a body": Reply(cut=0.5),
+    "half an object": Reply(body=b'{"choices": [{"message": {"content": "An ans'),
+    "null content": Reply(body=completion(None)),
+    "no choices": Reply(body={"choices": []}),
+    "null": Reply(body=b"null"),
+    "an error with status 200": Reply(body={"error": {"message": "overloaded"}}),
+    "a page": Reply(body=b"<html>", headers={"Content-Type": "text/html"}),
+}
+
+
+@pytest.mark.parametrize("reply", BAD_ANSWERS.values(), ids=BAD_ANSWERS)
+def test_an_answer_that_is_none_is_asked_for_again(reply):
+    seen = Counter()
+
+    def behave(asked, server):
+        seen[asked.prompt] += 1
+        return reply if number(asked) % 4 == 0 and seen[asked.prompt] <= 2 else None
+
+    with ChatServer(behave) as server:
+        asker = asked_of(server)
+        assert is_whole(asker, server) and len(server.log) == N + 2 * N // 4
+
+
+@pytest.mark.parametrize("reply", [Reply(after=5), Reply(drip=0.1)], ids=["hangs", "drips"])
+def test_a_request_that_takes_too_long_is_given_up_and_asked_again(reply):
+    seen = Counter()
+
+    def behave(asked, server):
+        seen[asked.prompt] += 1
+        return reply if number(asked) < 2 and seen[asked.prompt] == 1 else None
+
+    with ChatServer(behave) as server:
+        start = time.monotonic()
+        asker = asked_of(server, n=8, timeout=0.5)
+        assert time.monotonic() - start < 4
+        assert len(asker.answers) == 8 and asker.lost == {True: 2} and not asker.without
+
+
+@pytest.mark.parametrize("after", [{}, {"retry_after": "0.1"}, {"retry_after_ms": "100"}], ids=["", "s", "ms"])
+def test_a_storm_of_429_costs_its_own_requests_and_no_row(after):
+    seen = Counter()
+
+    def behave(asked, server):
+        seen[asked.prompt] += 1
+        return failure(429, "slow down", **after) if seen[asked.prompt] <= 2 else None
+
+    with ChatServer(behave) as server:
+        asker = asked_of(server, n=10, retries=0)
+        assert is_whole(asker, server, 10) and len(server.log) == 30
+
+
+def test_a_storm_of_everything_leaves_no_row_empty_and_asks_for_no_success_twice():
+    draw = random.Random(7)
+    kinds = [*BAD_ANSWERS.values(), failure(429), failure(429, retry_after="0.05"), failure(529)]
+
+    def behave(asked, server):
+        return draw.choice(kinds) if draw.random() < 0.3 else None
+
+    with ChatServer(behave) as server:
+        assert is_whole(asked_of(server, n=80, concurrency=16, retries=20), server, 80)
+
+
+def test_retry_after_is_obeyed_by_all_requests_in_seconds_and_as_a_date(monkeypatch):
+    def behave(asked, server):
+        return failure(429, retry_after="0.6") if len(server.log) == 4 else None
+
+    with ChatServer(behave) as server:
+        assert is_whole(asked_of(server, concurrency=1, n=10), server, 10)
+        times = [asked.at for asked in server.log]
+    assert times[4] - times[3] >= 0.59
+    soon = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 30))
+    assert 28 <= asking._retry_after({"retry-after": soon}) <= 30
+    assert asking._retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
+    assert asking._retry_after({"retry-after": "86400"}) == asking.LONGEST_RETRY_AFTER
+    assert asking._retry_after({"retry-after": "soon"}) is None and asking._retry_after({}) is None
+    monkeypatch.setattr(asking, "PAUSE", 0.5)
+    monkeypatch.setattr(asking, "LONGEST_PAUSE", 60)
+    assert 3 <= asking._backoff(3) <= 4 and 45 <= asking._backoff(5000) <= 60
+
+
+def test_a_limit_that_is_told_is_kept_and_used():
+    window = Window(36, 1)  # a busy machine bunches what was sent evenly
+
+    def behave(asked, server):
+        return failure(429, retry_after="1") if window.full(asked.at) else None
+
+    with ChatServer(behave) as server:
+        asker = asked_of(server, n=60, requests_per_minute=1800)
+        times = [asked.at for asked in server.log]
+        assert is_whole(asker, server, 60) and len(server.log) == 60  # not one 429
+    assert times[-1] - times[0] > 1.7
+
+
+def test_a_limit_that_is_not_told_is_found(monkeypatch):
+    window = Window(20, 0.5)
+
+    def behave(asked, server):
+        return failure(429) if window.full(asked.at) else None
+
+    with ChatServer(behave) as server:
+        asker = asked_of(server, n=100, concurrency=32)
+        assert is_whole(asker, server, 100)
+        assert len(server.log) < 300
+
+
+def test_tokens_a_minute_are_set_aside_and_given_back_by_what_was_used():
+    def span(told):
+        with ChatServer(lambda asked, server: Reply(body=completion("A text.", usage=told))) as server:
+            asked_of(server, n=13, concurrency=2, tokens_per_minute=60_000, tokens=100)
+            times = [asked.at for asked in server.log]
+        return times[-1] - times[0]
+
+    # 100 tokens are 0.1 s; of the first, a quarter of a second may be caught up
+    assert span(told=False) > 0.9
+    assert span(told=True) < 0.9  # 30 of them were used
+
+
+def test_an_endpoint_that_is_down_is_left_alone_and_all_goes_on_when_it_is_back():
+    with ChatServer(latency=0.01) as server:
+
+        def until_ten(asked, server):
+            if len(server.answered) == 10:
+                server.loop.create_task(down())
+
+        async def down():
+            await server._stop()
+            await asyncio.sleep(0.5)
+            await server._start()
+
+        server.behave = until_ten
+        asker = asked_of(server, retries=0)
+        assert len(asker.answers) == N and not asker.without  # a retry is for a row's own failures
+
+
+def test_an_endpoint_that_fails_again_and_again_gets_a_single_request_at_once():
+    def behave(asked, server):
+        return None if server.down_until < asked.at else failure(503)
+
+    with ChatServer(behave, latency=0.01) as server:
+        server.down_until = time.monotonic() + 1
+        asker = asked_of(server, retries=3)
+        assert is_whole(asker, server)
+        down = [asked for asked in server.log if asked.at <= server.down_until]
+    assert len(down) < 8 + asking.FAILURES + 25  # those of the first moment, then a probe every 0.1 s
+
+
+def test_with_all_endpoints_down_for_good_it_stops_with_one_line():
+    with ChatServer() as server:
+        server.stop()
+        start = time.monotonic()
+        with pytest.raises(UserError) as stopped:
+            asked_of(server, server, patience=0.5)
+        assert 0.5 <= time.monotonic() - start < 5
+        line = str(stopped.value)
+        assert line.startswith("api.base_url=127.0.0.1:") and "\n" not in line and KEY not in line
+        assert "api.patience=0.5 s" in line and "ConnectError" in line
+        server.behave = lambda *_: failure(503)
+        server.start()
+        asker = Kept()
+        with pytest.raises(UserError, match=r"status 503.*api\.patience"):
+            asked_of(server, patience=0.5, retries=100, asker=asker)
+        assert not asker.without
+
+
+def test_of_two_endpoints_a_dead_one_is_left_out_and_both_share_the_load_when_well():
+    with ChatServer(latency=0.02) as one, ChatServer(latency=0.02) as other:
+        asker = asked_of(one, other, concurrency=4)
+        assert len(one.log) + len(other.log) == N and min(len(one.log), len(other.log)) > N // 4
+        one.stop()
+        other.log.clear()
+        other.answered.clear()
+        asker = asked_of(one, other, concurrency=4)
+        assert is_whole(asker, other) and len(other.log) == N
+
+
+def test_several_keys_at_one_address_have_a_pace_of_their_own(caplog):
+    def behave(asked, server):
+        return failure(429, "no more", "insufficient_quota") if asked.key == "one" else None
+
+    with ChatServer(behave) as server, caplog.at_level(logging.WARNING):
+        asker, two = Kept(), [Endpoint(server.url, "one", "KEY_1"), Endpoint(server.url, "two", "KEY_2")]
+        ask(questions(), two, limits(), asker)
+        assert is_whole(asker, server) and {asked.key for asked in server.answered} == {"two"}
+        assert "api.api_key_env=KEY_1: expected a key with credit left" in caplog.text
+        with pytest.raises(UserError, match="KEY_1: expected a key with credit left"):
+            ask(questions(), two[:1], limits(), asker)
+
+
+def test_fewer_are_asked_at_once_when_answers_take_much_longer_than_they_did():
+    def behave(asked, server):
+        if len(server.log) == 100:
+            server.most_at_once = 0
+        return Reply(after=0.01 if len(server.log) < 100 else 0.05 * server.now**0.5)
+
+    with ChatServer(behave) as server:
+        asker = asked_of(server, n=400, concurrency=32)
+        late = [asked.at for asked in server.log[-64:]]
+        assert len(asker.answers) == 400 and late
+    line = asking._Line(Endpoint(None, None, None), limits(concurrency=32), None)
+    for i in range(500):
+        line.well(0.01 * i, 0.01 * i - 0.1)
+    assert line.window == 32
+    for i in range(500, 1000):
+        line.well(0.01 * i, 0.01 * i - 0.5)
+    assert 4 <= line.window < 32
+    for i in range(1000, 3000):
+        line.well(0.01 * i, 0.01 * i - 0.1)
+    assert line.window == 32
+
+
+def test_a_row_that_always_fails_is_given_up_and_the_others_are_not_held_up():
+    def behave(asked, server):
+        return failure(500) if number(asked) % 10 == 0 else None
+
+    with ChatServer(behave) as server:
+        asker = asked_of(server, retries=3)
+        assert asker.without == dict.fromkeys(range(0, N, 10), "4 attempts, the last one: status 500")
+        assert len(asker.answers) == N - 4 and len(server.log) == N + 3 * 4
+
+
+def test_a_row_gets_no_longer_than_its_deadline():
+    def behave(asked, server):
+        return failure(500) if number(asked) == 3 else None
+
+    with ChatServer(behave) as server:
+        start = time.monotonic()
+        asker = asked_of(server, retries=1000, deadline=0.3)
+        assert time.monotonic() - start < 5
+        assert asker.without == {3: "no answer within the deadline, the last time: status 500"}
+
+
+STOPS = {
+    "401": (
+        failure(401, f"Incorrect API key provided: {KEY}."),
+        r"^api\.api_key_env=A_KEY: expected a key that may use",
+    ),
+    "403": (failure(403, "no access"), r"^api\.api_key_env=A_KEY: expected a key that may use the model m\. 127"),
+    "404": (
+        failure(404, f"no model m for {KEY}"),
+        r"^api\.model=m: .* base_url its address\. 127.*no model m for \(key\)",
+    ),
+    "400": (failure(400, "temperature must be 1"), r"^api\.model=m: expected settings .*400: temperature must be 1"),
+    "an echo": (failure(422, "bad input: row 7 ..."), r"422: \(it quotes the prompt\)"),
+    "302": (Reply(302, headers={"Location": "http://127.0.0.1:9/"}), r"^api\.base_url=127.*: it is elsewhere\."),
+    "402": (failure(402, "pay"), r"^api\.api_key_env=A_KEY: expected a key with credit left"),
+}
+
+
+@pytest.mark.parametrize(("reply", "line"), STOPS.values(), ids=STOPS)
+def test_what_no_retry_can_mend_stops_at_once_and_what_is_on_its_way_is_kept(reply, line):
+    def behave(asked, server):
+        return reply if number(asked) == 7 else Reply(after=0.2)
+
+    with ChatServer(behave) as server:
+        asker = Kept()
+        with pytest.raises(UserError, match=line) as stopped:
+            asked_of(server, asker=asker)
+        assert KEY not in str(stopped.value) and "\n" not in str(stopped.value)
+        assert len(server.log) == 8 and sorted(asker.answers) == list(range(7))
+
+
+def test_an_error_of_the_programme_stops_at_once():
+    def follow(question, answer):
+        raise TypeError("a mistake of ours")
+
+    with ChatServer() as server, pytest.raises(TypeError, match="a mistake of ours"):
+        asked_of(server, asker=Kept(follow))
+    assert len(server.log) <= 8
+
+
+def test_an_asker_may_have_a_question_wait_for_what_is_on_its_way_and_may_stop_all():
+    class Careful(Kept):
+        now = most = 0
+
+        def before(self, question):
+            if question.key == 30:
+                raise UserError("enough")
+            self.most = max(self.most, self.now)
+            self.now += self.now < 2
+            return self.now < 2 or self.most < 2
+
+        def answered(self, question, answer):
+            self.now -= 1
+            return super().answered(question, answer)
+
+    asker = Careful()
+    with ChatServer() as server, pytest.raises(UserError, match="enough"):
+        asked_of(server, asker=asker)
+    assert len(asker.answers) == 30 and server.most_at_once <= 3
+
+
+FINAL = {
+    "filtered": (FILTERED, "content_filter"),
+    "filtered by Azure": (failure(400, "", None, None) and failure(400, "policy", "content_filter"), "content_filter"),
+    "filtered answer": (Reply(body=completion(None, "content_filter")), "content_filter"),
+    "too long": (failure(400, "maximum context length is 10", "context_length_exceeded"), "too_long"),
+    "larger than the limit": (failure(429, "Request too large for m on tokens per min"), "too_long"),
+    "only thought": (Reply(body=completion(None, "length")), "length"),
+    "refused": (
+        Reply(body={"choices": [{"message": {"content": None, "refusal": "I will not."}, "finish_reason": "stop"}]}),
+        "refusal",
+    ),
+}
+
+
+@pytest.mark.parametrize(("reply", "finish"), FINAL.values(), ids=FINAL)
+def test_what_is_filtered_refused_or_too_long_is_an_answer_without_a_text(reply, finish):
+    def follow(question, answer):
+        if answer.text is None:
+            assert answer.finish == finish
+            return Question(question.key, {**question.body, "seed": 1}, question.tokens)
+
+    def behave(asked, server):
+        return reply if number(asked) % 20 == 0 and "seed" not in asked.body else None
+
+    with ChatServer(behave) as server:
+        asker = asked_of(server, asker=Kept(follow))
+        assert len(asker.answers) == N and len(server.log) == N + 2
+
+
+def test_an_answer_may_come_in_parts_and_with_halves_of_characters():
+    parts = completion([{"type": "text", "text": "One "}, {"type": "image"}, {"type": "text", "text": "two."}])
+    assert asking._read(str(parts).replace("'", '"').replace("None", "null").encode()).text == "One two."
+    odd = b'{"choices": [{"message": {"content": "a \\ud83d b \\ud83d\\ude00"}}], "usage": {"prompt_tokens": "x"}}'
+    answer = asking._read(odd)
+    assert answer.text == "a \ufffd b \U0001f600" and answer.finish == "stop"
+    assert answer.prompt_tokens is None
+
+
+def test_an_interrupt_ends_it_at_once_and_leaves_no_task():
+    def behave(asked, server):
+        return Reply(after=30) if number(asked) > 3 else None
+
+    asker = Kept()
+
+    async def interrupted(server):
+        given = questions(), [Endpoint(server.url, KEY, "A_KEY")], limits(timeout=60), asker
+        task = asyncio.create_task(asking._Asking(*given).run())
+        while len(asker.answers) < 4:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return len(asyncio.all_tasks())
+
+    with ChatServer(behave) as server:
+        start = time.monotonic()
+        assert asyncio.run(interrupted(server)) == 1
+        assert time.monotonic() - start < 5
+
+
+def test_tokens_are_estimated_from_the_bytes():
+    assert tokens_of([{"role": "user", "content": "word " * 80}]) == 108
+    assert tokens_of([]) == 0
+
+
+def test_nothing_is_asked_where_there_is_no_question():
+    ask([], [], limits(), Kept())
