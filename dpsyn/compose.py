@@ -161,6 +161,7 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
         identity=identity,
         cache_identity={key: plain[key] for key in ("data", "embedding")},
         public={"name": str(plain["name"]), **{key: published(value, (key,)) for key, value in identity.items()}},
+        noisy_shares=plain["label_shares"] == "noisy",
         operational=frozenset(_operational(identity)),
     )
 
@@ -303,7 +304,7 @@ def _check_target(key: str, target: str, trusted: Sequence[str]) -> None:
 
 
 def _shares(declared: Any, n: int) -> np.ndarray:
-    if declared == "uniform":
+    if declared in ("uniform", "noisy"):
         return np.full(n, 1 / n)
     good = (
         isinstance(declared, list)
@@ -312,7 +313,9 @@ def _shares(declared: Any, n: int) -> np.ndarray:
     )
     if not good or sum(declared) <= 0:
         raise bad(
-            "label_shares", declared, f"'uniform', or one number a label ({n}), declared without the private data"
+            "label_shares",
+            declared,
+            f"'uniform', one number a label ({n}), declared without the private data, or 'noisy'",
         )
     return np.asarray(declared, np.float64) / sum(declared)
 

@@ -136,7 +136,8 @@ def _npz(population: Population, labels: Sequence[Label]) -> Files:
     arrays = {name: _words(values) if values.dtype.kind == "O" else values for name, values in fields.items()}
     names = np.array([label_name(label) for label in labels])
     sink = io.BytesIO()
-    np.savez_compressed(sink, **arrays, label=population.labels, label_names=names)
+    arrays |= {"label": population.labels, "label_names": names}
+    np.savez_compressed(sink, **arrays)  # type: ignore[arg-type]
     yield "data.npz", sink.getvalue()
 
 

@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,12 @@ from dpsyn.picture import sample_grid
 from dpsyn.population import Label, Population
 from dpsyn.privacy import account
 from dpsyn.privacy.budget import Budget, Charge, Settings, plan
-from dpsyn.privacy.ledger import Ledger, Receipt
+from dpsyn.privacy.ledger import LABELS, Ledger, Receipt
 from dpsyn.privacy.statement import statement
 from dpsyn.run import RunDirectory
 from dpsyn.runtime import Runtime, torch_dtype
 from dpsyn.schedule import Step, final_size
+from dpsyn.selection import shares_of
 from dpsyn.show import Screen
 from dpsyn.spending import Spending
 from dpsyn.storage import from_parquet, to_parquet
@@ -49,6 +50,7 @@ class Job:
     """All parts of a run.
 
     root: the run directory. start: rows of iteration 0. schedule: the steps after it, () for no votes.
+    shares: of the labels, float64 [l], sums to 1; noisy_shares: they come from a release of noisy counts instead.
     identity: the settings that identify the run. public: those of them that are published. cache_identity: those of
     data and embedding. operational: keys of settings that a run goes on with others of. metrics: name to part; every:
     also after every n-th iteration.
@@ -74,10 +76,15 @@ class Job:
     cache_identity: Mapping[str, Any]
     public: Mapping[str, Any]
     operational: frozenset[str] = frozenset()
+    noisy_shares: bool = False
 
     @property
     def labels(self) -> Sequence[Label]:
         return self.data.labels
+
+    def budget(self, sigma: float | None = None) -> Budget:
+        """sigma: as calibrated when the run began; None: calibrate."""
+        return plan(self.privacy, len(self.schedule), sigma, self.noisy_shares)
 
     @property
     def final_size(self) -> int:
@@ -99,7 +106,7 @@ class Job:
 def check(job: Job) -> None:
     """What can be found out without reading a private row, loading a model or writing a file. Raises UserError."""
     for size in [step.size for step in job.schedule] or [job.start]:
-        if size < len(job.labels) or not split(size, job.shares)[job.shares > 0].all():
+        if not split(size, job.shares)[job.shares > 0].all():
             raise bad("schedule.size", size, f"enough for every one of the {len(job.labels)} labels")
     if job.privacy.unit == "user" and job.data.unit_column is None:
         raise bad("privacy.unit", "user", "a column of user ids", "Name it with data.unit_column=.")
@@ -179,7 +186,7 @@ def carry_out(job: Job, screen: Screen) -> Path:
             raise UserError(f"{key}: files of the private data (data.path) are among these, which must be public.")
     if known:
         run.refuse_another(known, job.identity, fingerprint, job.operational)
-    budget = plan(job.privacy, len(job.schedule), known["sigma"] if known else None)
+    budget = job.budget(known["sigma"] if known else None)
     with run.locked():
         if (known := run.identity() if run.has_begun() else None) is not None:
             # of two that start at once, the second comes here
@@ -188,13 +195,16 @@ def carry_out(job: Job, screen: Screen) -> Path:
         ledger = Ledger(run.private, run.votes, identity, job.privacy, budget, job.seed)
         lost = ledger.recover()
         mine = account.entry(job.data_key, identity, job.root.absolute(), job.privacy, budget, lost)
-        if lost or run.iterations():
+        if known:
             account.enter(mine)
             _state(job, run, budget, lost, mine)
         to_come = rows_asked(job)[len(run.iterations()) :]
         with screen.shown(), _makers(job, run, screen, to_come) as makers:
             left = len(job.schedule) > max(run.iterations(), default=0)
             electorate = _electorate(job, run, screen) if left else None
+            if job.noisy_shares and job.schedule:
+                account.enter(mine)
+                makers = replace(makers, shares=_label_shares(job, ledger, electorate, screen))
             if not run.iterations():
                 run.save(begin(makers, job.start), job.labels)
                 account.enter(mine)  # once all is there that the first release needs
@@ -269,6 +279,18 @@ def _evolve(
         labels, population = after.labels, after
         run.stamp()
     return population
+
+
+def _label_shares(job: Job, ledger: Ledger, electorate: Electorate | None, screen: Screen) -> np.ndarray:
+    """float64 [l]: of the noisy counts, nothing for labels that would not get a row in every iteration."""
+    vote = electorate.vote_for_labels if electorate else _nothing_left
+    receipt = ledger.release(len(job.schedule) + 1, LABELS, vote)
+    shares = shares_of(receipt.votes.astype(np.float64))
+    sizes = [step.size for step in job.schedule]
+    while not split(min(sizes), shares)[shares > 0].all():
+        shares = shares_of(np.where(split(min(sizes), shares) > 0, shares, 0.0))
+    screen.line(f"labels with a share: {(shares > 0).sum()} of {len(shares)}, by a noisy release")
+    return shares
 
 
 def _nothing_left() -> Any:

@@ -11,7 +11,7 @@ from rich.table import Table
 from dpsyn.errors import bad
 from dpsyn.job import Job, check, rows_asked
 from dpsyn.privacy import account
-from dpsyn.privacy.budget import WEAK, Budget, Charge, epsilon_of, plan, shown
+from dpsyn.privacy.budget import WEAK, Budget, Charge, epsilon_of, shown
 from dpsyn.run import RunDirectory
 from dpsyn.spending import paid
 from dpsyn.spending import shown as shown_usage
@@ -20,7 +20,7 @@ from dpsyn.storage import label_name
 
 def facts(job: Job) -> dict[str, str]:
     """What stands at the head of a run's panel."""
-    budget = plan(job.privacy, len(job.schedule))
+    budget = job.budget()
     return {"run": str(job.root), "promise": promise(job, budget), "noise": noise(job, budget)}
 
 
@@ -38,15 +38,17 @@ def noise(job: Job, budget: Budget) -> str:
     """'standard deviation 11.7 votes in each of 8 releases'"""
     if not budget.charges:
         return "no release: no private row is read"
-    sigmas = sorted({charge.sigma for charge in budget.charges}, reverse=True)
+    votes, labels = budget.charges[: len(job.schedule)], budget.charges[len(job.schedule) :]
+    sigmas = sorted({charge.sigma for charge in votes}, reverse=True)
     span = f"{sigmas[0]:g}" if len(sigmas) == 1 else f"{sigmas[0]:g} to {sigmas[-1]:g}"
-    return f"standard deviation {span} votes in each of {len(job.schedule)} releases"
+    counts = f", and {labels[0].sigma:g} in the counts of the labels" if labels else ""
+    return f"standard deviation {span} votes in each of {len(job.schedule)} releases{counts}"
 
 
 def show_plan(job: Job) -> None:
     """Prints privacy, sizes, calls and disk. Nothing is read or written."""
     check(job)
-    budget = plan(job.privacy, len(job.schedule))
+    budget = job.budget()
     console = Console()
     lines = {
         "run directory": str(job.root),
@@ -71,6 +73,8 @@ def show_plan(job: Job) -> None:
         stored += rows
         alone, far = _epsilon(job, budget.charges[t - 1 : t]), _epsilon(job, budget.charges[:t])
         table.add_row(str(t), f"{rows:,}", "0", f"{varied:,}", f"{step.size:,}", alone, far)
+    for charge in budget.charges[len(job.schedule) :]:
+        table.add_row(charge.name, "", "", "", "", _epsilon(job, [charge]), _epsilon(job, budget.charges))
     if job.expand_rows:
         table.add_row("expand", f"{job.expand_rows:,}", "0", f"{job.expand_rows:,}", "", "", "")
         stored += 2 * job.expand_rows
@@ -125,7 +129,7 @@ def agree_to_joint_epsilon(jobs: Sequence[Job]) -> None:
     for job in jobs:
         check(job)
         if job.privacy.is_private:
-            by_data.setdefault(job.data_key, []).append((job, plan(job.privacy, len(job.schedule))))
+            by_data.setdefault(job.data_key, []).append((job, job.budget()))
     for runs in by_data.values():
         delta = max(budget.delta for _, budget in runs)
         if len({(job.privacy.unit, job.privacy.neighbours) for job, _ in runs}) > 1:

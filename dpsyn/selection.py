@@ -29,9 +29,14 @@ def balanced(votes: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarr
     many candidates without votes cancels instead of surviving as mass. Systematic resampling gives every candidate its
     share of `size`, up or down to the next whole number.
     """
-    shares = _shares(project_on_simplex(votes.astype(np.float64), float(votes.sum())))
+    shares = shares_of(votes.astype(np.float64))
     points = (np.arange(size) + rng.random()) / size
     return np.minimum(np.searchsorted(np.cumsum(shares), points, side="right"), len(votes) - 1)
+
+
+def shares_of(noisy: np.ndarray) -> np.ndarray:
+    """Noisy counts, projected on the simplex of their own sum, as shares of it; float64 [m], sums to 1."""
+    return _shares(project_on_simplex(noisy, float(noisy.sum())))
 
 
 def project_on_simplex(values: np.ndarray, mass: float) -> np.ndarray:

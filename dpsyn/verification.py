@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from dpsyn.errors import UserError
 from dpsyn.files import sha256
 from dpsyn.privacy.budget import Charge, closed_form, shown, tolerance
-from dpsyn.privacy.ledger import read_receipt
+from dpsyn.privacy.ledger import LABELS, read_receipt
 from dpsyn.run import RunDirectory
 
 
@@ -43,26 +43,25 @@ def verified(run: RunDirectory) -> Report:
         elif said["charges"][t - 1]["receipt_sha256"] not in (None, sha256(path)):
             faults.append(f"{path}: not the receipt that the statement names")
         before = run.checkpoint(t - 1)
-        if before.exists() and sha256(before) != receipt.population:
+        if receipt.population != LABELS and before.exists() and sha256(before) != receipt.population:
             faults.append(f"{before}: not the population that was voted on")
     missing = [c["name"] for t, c in enumerate(said["charges"], 1) if c["receipt_sha256"] and not _receipt(run, t)]
     faults += [f"the receipt of '{name}' is gone" for name in missing]
     if len(runs) > 1:
         faults.append("the receipts belong to several runs")
-    lost = said["lost_draws"]
+    lost = [Charge(**charge) for charge in said["lost_charges"]]
     if (run.private / "config.yaml").exists():
         intents = [path.name.split("-")[0] for path in (run.private / "intents").glob("*-*")]
         receipts = sorted(path.stem for path in run.votes.glob("*.parquet"))
         faults += [f"the receipt of iteration {t} has no intent" for t in receipts if t not in intents]
         counted = len(intents) - len(receipts)
         lines.append(f"noisy draws started: {len(intents)}, receipts: {len(receipts)}, lost: {counted}")
-        if counted != lost:
-            faults.append(f"the statement counts {lost} lost draws, the intents say {counted}")
-            lost = max(lost, counted)
+        if counted != len(lost):
+            faults.append(f"the statement counts {len(lost)} lost draws, the intents say {counted}")
     else:
         lines.append("private/ is not here: lost draws are taken from the statement")
     if declared:
-        epsilon = closed_form([*declared, *declared[:1] * lost], said["delta"], said["neighbours"])
+        epsilon = closed_form([*declared, *lost], said["delta"], said["neighbours"])
         lines.append(f"stated: epsilon {shown(said['epsilon'])} at delta {said['delta']:g}")
         lines.append(f"closed form of Gaussian composition: epsilon {shown(epsilon)}")
         if abs(epsilon - said["epsilon"]) > tolerance(declared) * epsilon:

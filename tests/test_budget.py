@@ -82,6 +82,19 @@ def test_the_calibrated_noise_never_spends_more_than_was_promised(epsilon, delta
         assert spent > 0.95 * epsilon
 
 
+@pytest.mark.parametrize("nearest", [1, 4])
+@pytest.mark.parametrize("part", [0.02, 0.1, 0.9])
+def test_noisy_label_shares_spend_their_part_of_the_budget_and_no_more(part, nearest):
+    settings = Settings(epsilon=1.0, delta=1e-5, label_budget=part, shares=[1, 2, 5], nearest=nearest)
+    budget = plan(settings, 3, label_shares=True)
+    *votes, labels = [charge.moves / charge.sigma**2 for charge in budget.charges]
+    assert [charge.moves for charge in budget.charges] == [nearest, nearest, nearest, 1]
+    assert labels / (labels + sum(votes)) == pytest.approx(part, rel=1e-3)
+    assert [vote / votes[0] for vote in votes] == pytest.approx([1, 2, 5], rel=1e-3)
+    assert 0.99 < epsilon_of(budget.charges, 1e-5, "add_remove") <= 1.0
+    assert plan(settings, 3, budget.sigma, label_shares=True) == budget
+
+
 def test_ordinary_requests_are_calibrated():
     for epsilon, delta, releases in ((1, 1e-3, 1), (1, 1e-12, 1), (0.01, 1e-6, 40), (10, 1e-5, 4)):
         assert (

@@ -42,7 +42,7 @@ BAD = [
     (["run", "privacy.epsilon='a\\nb'"], "privacy.epsilon=a"),
     (["run", "privacy.epsilon='a\nb'"], "privacy.epsilon=a b: expected a number"),
     (["run", "seed=1.5"], "seed=1.5: expected a whole number"),
-    (["run", "label_shares=[1]"], "label_shares=[1]: expected 'uniform', or one number a label (10)"),
+    (["run", "label_shares=[1]"], "label_shares=[1]: expected 'uniform', one number a label (10)"),
     (["run", "runtime.device=gpu"], "runtime.device=gpu: expected auto, cpu, cuda or cuda:1."),
     (["run", "runtime.device=cuda:99"], "runtime.device=cuda:99: expected a device of this machine."),
     (["run", "schedule.degree={nonsense:1}"], "schedule.degree=nonsense: expected some of text, font"),

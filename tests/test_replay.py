@@ -19,6 +19,7 @@ CANARY = (np.arange(64, dtype=np.uint8).reshape(8, 8) * 37 + 11).astype(np.uint8
 ROWS = digits(137)
 ODD = {"image": png(CANARY), "label": "3", "user": "canary-user"}
 USERS = ["privacy.unit=user", "data.unit_column=user"]
+NOISY_SHARES = ["label_shares=noisy"]
 SKIP = ["data.on_error=skip"]
 
 NEIGHBOURS = {
@@ -31,6 +32,11 @@ NEIGHBOURS = {
     "a record of nobody": ([*ROWS, {**ODD, "user": None}], USERS),
     "a user with many records less": ([row for row in ROWS if row["user"] != "u3"], USERS),
     "a user with many records more": ([*ROWS, *[{**ODD, "label": str(i % 10)} for i in range(30)]], USERS),
+    "one record more, noisy label shares": ([*ROWS, ODD], NOISY_SHARES),
+    "a user with many records less, noisy label shares": (
+        [row for row in ROWS if row["user"] != "u3"],
+        [*USERS, *NOISY_SHARES],
+    ),
     "no record at all of a label": ([row for row in ROWS if row["label"] != "7"], []),
 }
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from programme import TINY, digits, files, job, own_data, parquet, run, same_noise
@@ -380,6 +381,26 @@ def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path, monkeypatch, capsys
         assert cli.main(["run", *TINY]) == 130
     assert "goes on" in capsys.readouterr().err
     assert cli.main(["run", *TINY]) == 0
+
+
+def test_noisy_label_shares_follow_the_data_and_are_drawn_once(tmp_path):
+    rows = [row for row in digits(300) if row["label"] in "12"] + digits(20)
+    wanted = [*own_data(parquet(tmp_path / "d.parquet", rows)), "label_shares=noisy", "privacy.epsilon=9"]
+    run(tmp_path / "run", *wanted, "expand.rows=null")
+    here = open_run(tmp_path / "run")
+    labels = np.bincount(here.load(2).labels, minlength=10)
+    assert labels[1] > 3 and labels[2] > 3 and labels[[0, *range(3, 10)]].max() <= 3
+    assert [charge["name"] for charge in json.loads((here.release / "privacy.json").read_text())["charges"]] == [
+        "votes 1",
+        "votes 2",
+        "label shares",
+    ]
+    assert verified(here).agrees
+    shutil.rmtree(here.release / "iterations/002")
+    kept = files(here.votes)
+    run(tmp_path / "run", *wanted, "expand.rows=null")
+    assert files(here.votes) == kept
+    assert verified(here).agrees
 
 
 def test_rows_that_cannot_vote_stop_the_run_before_anything_is_released(tmp_path):

@@ -41,6 +41,12 @@ def _image(row):
 
 
 def votes(folder, rows, unit="record", k=1, search=faiss_search, vectors=None, labels=None):
+    if vectors is None:
+        vectors, labels = candidates()
+    return unseal(electorate_of(folder, rows, unit).vote(vectors, labels, k, search))
+
+
+def electorate_of(folder, rows, unit):
     folder.mkdir(exist_ok=True)
     data = HubImages(
         path=str(parquet(folder / "data.parquet", rows)),
@@ -50,10 +56,7 @@ def votes(folder, rows, unit="record", k=1, search=faiss_search, vectors=None, l
         unit_column="user" if unit == "user" else None,
         on_error="skip",
     )
-    if vectors is None:
-        vectors, labels = candidates()
-    electorate = open_electorate(data, EMBED, {}, unit, folder / "cache")
-    return unseal(electorate.vote(vectors, labels, k, search))
+    return open_electorate(data, EMBED, {}, unit, folder / "cache")
 
 
 ODD = {"image": png((np.arange(64).reshape(8, 8) * 3).astype(np.uint8)), "label": "3", "user": "new"}
@@ -109,6 +112,18 @@ def test_one_user_more_in_many_labels_moves_the_votes_by_at_most_one(tmp_path, k
 def test_a_user_replaced_moves_the_votes_by_at_most_the_square_root_of_two(tmp_path):
     changed = [row if row["user"] != "u3" else {**ODD, "user": "u3"} for row in ROWS]
     assert np.linalg.norm(votes(tmp_path / "a", ROWS, "user") - votes(tmp_path / "b", changed, "user")) <= 2**0.5 * GRID
+
+
+def test_one_record_more_or_one_user_more_moves_the_counts_of_the_labels_by_at_most_one(tmp_path):
+    def counted(name, rows, unit):
+        return unseal(electorate_of(tmp_path / name, rows, unit).vote_for_labels())
+
+    before = counted("a", ROWS, "record")
+    assert before.tolist() == np.bincount([int(row["label"]) for row in ROWS], minlength=10).tolist()
+    assert (counted("b", [ODD, *ROWS], "record") - before).tolist() == [0, 0, 0, 1, 0, 0, 0, 0, 0, 0]
+    everywhere = [{**row, "user": "new"} for row in digits(80, seed=9)]
+    moved = counted("c", [*everywhere, *ROWS], "user") - counted("d", ROWS, "user")
+    assert 0.95 * GRID < np.linalg.norm(moved) <= GRID
 
 
 def test_never_more_votes_than_there_are_candidates(tmp_path):

@@ -46,6 +46,7 @@ class Settings:
     epsilon, delta: the target. There is no default: a run says what it promises.
     noise_multiplier: sigma in votes, instead of epsilon; with shares, the least sigma.
     shares: how the budget is shared among the releases, one number each; None: equally.
+    label_budget: the part of the budget that noisy label shares spend, where they are asked for.
     unit: 'record', or 'user': all rows with one value of `data.unit_column`.
     neighbours: data sets that differ by one unit added or removed ('add_remove') or replaced ('replace').
     nearest: a record votes for this many nearest candidates.
@@ -58,6 +59,7 @@ class Settings:
     delta: float | None = None
     noise_multiplier: float | None = None
     shares: Sequence[float] | None = None
+    label_budget: float = 0.1
     unit: Unit = "record"
     neighbours: Neighbours = "add_remove"
     nearest: int = 1
@@ -87,6 +89,8 @@ class Settings:
             or not self.shares
         ):
             raise bad("privacy.shares", self.shares, "null, or one number over 0 a release")
+        if type(self.label_budget) is not float or not 0 < self.label_budget < 1:
+            raise bad("privacy.label_budget", self.label_budget, "a number between 0 and 1")
         if self.noise == "none":
             return  # whatever an experiment promises: nothing is, and all that is written says so
         if self.epsilon is None and self.noise_multiplier is None:
@@ -133,8 +137,8 @@ class Budget:
         return min((charge.sigma for charge in self.charges), default=0.0)
 
 
-def plan(settings: Settings, releases: int, sigma: float | None = None) -> Budget:
-    """The budget of `releases` vote releases.
+def plan(settings: Settings, releases: int, sigma: float | None = None, label_shares: bool = False) -> Budget:
+    """The budget of `releases` vote releases and, with label_shares, after them that of one of the labels' counts.
 
     sigma: as calibrated when the run began; it is verified, not computed again. None: calibrate.
     """
@@ -146,11 +150,16 @@ def plan(settings: Settings, releases: int, sigma: float | None = None) -> Budge
     shares = settings.shares or [1.0] * releases
     if len(shares) != releases:
         raise bad("privacy.shares", list(shares), f"null, or one number a release ({releases})")
-    factors = [math.sqrt(max(shares) / share) for share in shares]  # what a release costs falls as 1/sigma^2
+    factors = [1 / math.sqrt(share / moves) for share in shares]  # what a release costs: moves / sigma^2
+    multiplicity = [moves] * releases
+    if label_shares:
+        whole = sum(shares) * settings.label_budget / (1 - settings.label_budget)
+        names, factors, multiplicity = [*names, "label shares"], [*factors, 1 / math.sqrt(whole)], [*multiplicity, 1]
+    least = min(factors)
 
     def charges(sigma: float) -> tuple[Charge, ...]:
-        sigmas = [_rounded_up(sigma * factor) for factor in factors]
-        return tuple(Charge(name, s, grid, moves) for name, s in zip(names, sigmas, strict=True))
+        sigmas = [_rounded_up(sigma * (factor / least)) for factor in factors]
+        return tuple(Charge(name, s, grid, m) for name, s, m in zip(names, sigmas, multiplicity, strict=True))
 
     if settings.noise == "none":
         return Budget(charges(0.0), math.inf, 0.0, settings.neighbours)

@@ -31,6 +31,7 @@ from dpsyn.privacy.mechanism import discrete_gaussian, insecure_seeded
 from dpsyn.voting import Votes, unseal
 
 FORMAT = "dpsyn receipt 1"
+LABELS = "the declared labels"  # what the release of label shares is about, where others name a population
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ def statement(
         "covers": "everything under release/, and every request sent to the generating model",
         "charges": _charges(budget, receipts),
         "lost_draws": len(lost),
+        "lost_charges": [asdict(charge) for charge in lost],
         "epsilon_declared_schedule": float(shown(epsilon_of(budget.charges, budget.delta, budget.neighbours))),
         "mechanism": f"discrete Gaussian, OpenDP {importlib.metadata.version('opendp')}, operating system's randomness",
         "accountant": {
