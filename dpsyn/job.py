@@ -25,7 +25,7 @@ from dpsyn.expansion import expand
 from dpsyn.files import cache_folder, private_folder, sha256, write
 from dpsyn.metric import Metric
 from dpsyn.metric.vital_signs import vital_signs
-from dpsyn.picture import sample_grid
+from dpsyn.picture import sample_grid, sample_texts
 from dpsyn.population import Label, Population
 from dpsyn.privacy import account
 from dpsyn.privacy.budget import Budget, Charge, Settings, plan
@@ -345,11 +345,13 @@ def _measure(job: Job, run: RunDirectory, population: Population, screen: Screen
 def _draw(job: Job, run: RunDirectory) -> None:
     iterations = run.iterations()
     populations = [run.load(t, per_label=PICTURED) for t in iterations]
-    if populations[0].samples.content.ndim != 4:
-        return
-    sink = io.BytesIO()
-    sample_grid(populations, job.labels).save(sink, "PNG")
-    write(run.release / "samples.png", sink.getvalue())
+    content = populations[0].samples.content
+    if content.ndim == 4:
+        sink = io.BytesIO()
+        sample_grid(populations, job.labels).save(sink, "PNG")
+        write(run.release / "samples.png", sink.getvalue())
+    elif content.dtype.kind == "O":
+        write(run.release / "samples.txt", sample_texts(populations, job.labels).encode())
 
 
 def _state(job: Job, run: RunDirectory, budget: Budget, lost: Sequence[Charge], mine: account.Entry | None) -> None:

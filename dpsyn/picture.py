@@ -1,7 +1,8 @@
-"""A grid of samples by label and iteration, so that the evolution can be looked at."""
+"""Samples to look at, by label and iteration: a grid of images, a page of texts."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from dpsyn.storage import label_name
 LABELS, ITERATIONS = 12, 8  # shown at most: evenly spaced, the first and the last among them
 WIDE = 1800  # px, the pictures of a row or of a column together
 GAP = 12
+TEXTS, CHARACTERS = 3, 400  # of a label and iteration, and of each text
 
 
 def sample_grid(populations: Sequence[Population], labels: Sequence[Label], columns: int = 5) -> Image.Image:
@@ -60,3 +62,18 @@ def _picture(image: np.ndarray, size: tuple[int, int]) -> Any:
     flat = image[..., 0] if image.shape[-1] == 1 else image
     by = Image.Resampling.NEAREST if size[0] >= image.shape[1] else Image.Resampling.BOX
     return Image.fromarray(flat).convert("RGB").resize(size, by)
+
+
+def sample_texts(populations: Sequence[Population], labels: Sequence[Label]) -> str:
+    """Of every label some texts of the first and of the last population, each cut to a few lines."""
+    lines: list[str] = []
+    for number in _spaced(len(labels), LABELS):
+        lines += [f"== {label_name(labels[number])}", ""]
+        for population in populations[:: max(1, len(populations) - 1)]:
+            texts = population.samples.content[population.labels == number][:TEXTS]
+            lines.append(f"   iteration {population.iteration}" + ("" if len(texts) else ": none"))
+            for text in texts:
+                cut = textwrap.shorten(text, CHARACTERS, placeholder=" ...")
+                lines += textwrap.wrap(cut, 116, initial_indent=" * ", subsequent_indent="   ")
+            lines.append("")
+    return "\n".join(lines)

@@ -93,6 +93,7 @@ def show_end(job: Job) -> None:
     for name, path in (
         ("synthetic data", run.release / "synthetic.parquet"),
         ("pictures", run.release / "samples.png"),
+        ("samples to read", run.release / "samples.txt"),
         ("privacy statement", run.release / "privacy.json"),
         ("metrics on real data (private)", run.private / "metrics.jsonl"),
     ):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dpsyn.picture import sample_grid
+from dpsyn.picture import sample_grid, sample_texts
 from dpsyn.population import Population, Samples
 
 
@@ -77,3 +77,13 @@ def test_a_label_or_a_population_without_rows_leaves_its_place_empty():
 def test_what_are_no_images_is_a_type_error(content):
     with pytest.raises(TypeError):
         sample_grid([population(content, [0])], named(1))
+
+
+def test_texts_are_shown_by_label_before_and_after():
+    texts = {0: ["one", "two " * 300, "three"], 2: ["uno", "dos", "tres"], 4: ["vier", "fünf", "sechs"]}
+    populations = [population(np.array(rows, object), [0, 0, 1], iteration=t) for t, rows in texts.items()]
+    page = sample_texts(populations, [{"stars": "1"}, {"stars": "5"}])
+    assert page.index("== 1") < page.index(" * one") < page.index("iteration 4") < page.index(" * fünf")
+    assert page.index(" * fünf") < page.index("== 5") < page.index(" * three") < page.index(" * sechs")
+    assert max(map(len, page.splitlines())) <= 116
+    assert len(page) < 1200
