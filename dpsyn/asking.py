@@ -187,6 +187,7 @@ class _Line:
 
     def __post_init__(self) -> None:
         self.window = float(self.limits.concurrency)
+        self.next_request = self.next_tokens = time.monotonic()
         if self.limits.requests_per_minute is not None:
             self.most = self.rate = self.limits.requests_per_minute / 60 * MARGIN
 

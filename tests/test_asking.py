@@ -185,10 +185,10 @@ def test_a_limit_that_is_told_is_kept_and_used():
         return failure(429, retry_after="1") if window.full(asked.at) else None
 
     with ChatServer(behave) as server:
-        asker = asked_of(server, n=60, requests_per_minute=1800)
+        asker = asked_of(server, n=45, requests_per_minute=1800)
         times = [asked.at for asked in server.log]
-        assert is_whole(asker, server, 60) and len(server.log) == 60  # not one 429
-    assert times[-1] - times[0] > 1.7
+        assert is_whole(asker, server, 45) and len(server.log) == 45  # not one 429
+    assert times[-1] - times[0] > 1.2
 
 
 def test_a_limit_that_is_not_told_is_found(monkeypatch):
@@ -287,15 +287,6 @@ def test_several_keys_at_one_address_have_a_pace_of_their_own(caplog):
 
 
 def test_fewer_are_asked_at_once_when_answers_take_much_longer_than_they_did():
-    def behave(asked, server):
-        if len(server.log) == 100:
-            server.most_at_once = 0
-        return Reply(after=0.01 if len(server.log) < 100 else 0.05 * server.now**0.5)
-
-    with ChatServer(behave) as server:
-        asker = asked_of(server, n=400, concurrency=32)
-        late = [asked.at for asked in server.log[-64:]]
-        assert len(asker.answers) == 400 and late
     line = asking._Line(Endpoint(None, None, None), limits(concurrency=32), None)
     for i in range(500):
         line.well(0.01 * i, 0.01 * i - 0.1)
@@ -337,7 +328,7 @@ STOPS = {
     "403": (failure(403, "no access"), r"^api\.api_key_env=A_KEY: expected a key that may use the model m\. 127"),
     "404": (
         failure(404, f"no model m for {KEY}"),
-        r"^api\.model=m: .* base_url its address\. 127.*no model m for \(key\)",
+        r"^api\.model=m: .*base_url its address\. 127.*no model m for \(key\)",
     ),
     "400": (failure(400, "temperature must be 1"), r"^api\.model=m: expected settings .*400: temperature must be 1"),
     "an echo": (failure(422, "bad input: row 7 ..."), r"422: \(it quotes the prompt\)"),
@@ -370,14 +361,14 @@ def test_an_error_of_the_programme_stops_at_once():
 
 def test_an_asker_may_have_a_question_wait_for_what_is_on_its_way_and_may_stop_all():
     class Careful(Kept):
-        now = most = 0
+        now = 0
 
         def before(self, question):
             if question.key == 30:
                 raise UserError("enough")
-            self.most = max(self.most, self.now)
-            self.now += self.now < 2
-            return self.now < 2 or self.most < 2
+            may = self.now < 2
+            self.now += may
+            return may
 
         def answered(self, question, answer):
             self.now -= 1
@@ -386,12 +377,12 @@ def test_an_asker_may_have_a_question_wait_for_what_is_on_its_way_and_may_stop_a
     asker = Careful()
     with ChatServer() as server, pytest.raises(UserError, match="enough"):
         asked_of(server, asker=asker)
-    assert len(asker.answers) == 30 and server.most_at_once <= 3
+    assert len(asker.answers) == 30 and server.most_at_once == 2
 
 
 FINAL = {
     "filtered": (FILTERED, "content_filter"),
-    "filtered by Azure": (failure(400, "", None, None) and failure(400, "policy", "content_filter"), "content_filter"),
+    "filtered by another": (failure(403, "It violates our content policy.", 403), "content_filter"),
     "filtered answer": (Reply(body=completion(None, "content_filter")), "content_filter"),
     "too long": (failure(400, "maximum context length is 10", "context_length_exceeded"), "too_long"),
     "larger than the limit": (failure(429, "Request too large for m on tokens per min"), "too_long"),
