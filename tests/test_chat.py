@@ -1,0 +1,487 @@
+"""The api chat, against an endpoint on the loopback: every row filled, nothing asked or paid for twice."""
+
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from chat_server import FILTERED, ChatServer, Reply, completion, failure, words
+
+from dpsyn import asking, compose
+from dpsyn.answers import Answers, answer_key
+from dpsyn.api import Usage
+from dpsyn.api.chat import Chat
+from dpsyn.errors import UserError
+from dpsyn.files import public_cache
+from dpsyn.population import Samples, take
+from dpsyn.prompts import Prompts
+
+KEY = "sk-a-key-that-nobody-may-see"
+N = 40
+LABELS = [{"city": f"city{i % 5}"} for i in range(N)]
+SEEDS = np.random.default_rng(0).integers(0, 2**64, N, np.uint64)
+FILE = {
+    "generate": {"system": "You write.", "user": "Write about {city}, {style}."},
+    "vary": {"user": "Fill in, {style}: {masked_sample}"},
+    "words": {"style": [f"style{i}" for i in range(200)]},
+}
+PROMPTS = {
+    "file": FILE,
+    "description": None,
+    "typical_words": None,
+    "generate_tokens": 64,
+    "word_std": 5,
+    "least_words": 5,
+    "tokens_per_word": 2,
+    "max_tokens": 100,
+    "most_words": None,
+    "tokenizer": None,
+    "keep_lines": False,
+}
+
+
+@pytest.fixture(autouse=True)
+def key_and_haste(monkeypatch):
+    monkeypatch.setenv("CHAT_KEY", KEY)
+    monkeypatch.setattr(asking, "PAUSE", 0.02)
+    monkeypatch.setattr(asking, "LONGEST_PAUSE", 0.1)
+
+
+def part(server, **settings):
+    plain = yaml.safe_load((compose.config_folder() / "api" / "chat.yaml").read_text())
+    del plain["_target_"]
+    url = server.url if isinstance(server, ChatServer) else server
+    given = {"model": "m", "prompts": Prompts(**PROMPTS), "base_url": url, "api_key_env": "CHAT_KEY", "concurrency": 8}
+    return Chat(**{**plain, **given, "timeout": 5, "patience": 20, "prices": {"m": [1.0, 10.0]}, **settings})
+
+
+def parents(n=N):
+    content = np.empty(n, object)
+    content[:] = [f"This is {{parent}} number {i} and it is \"a 'quoted' one\"." for i in range(n)]
+    return Samples(content)
+
+
+def by_style(asked):
+    """The number of the style that was drawn."""
+    return int(asked.prompt.split("style")[1].split(".")[0].split(":")[0])
+
+
+def test_every_row_gets_the_answer_to_its_own_prompt_whatever_the_order_of_arrival():
+    with ChatServer(lambda asked, server: Reply(after=0.001 + 0.05 * (by_style(asked) % 3))) as server:
+        fresh = part(server).generate(LABELS, SEEDS)
+        varied = part(server).vary(parents(), LABELS, 0.5, SEEDS)
+        assert len(server.log) == 2 * N and server.most_at_once <= 8
+    assert fresh.content.dtype == object and fresh.content.shape == (N,) and not fresh.traits
+    asked = part("http://x").prompts.generate(LABELS, SEEDS) + part("http://x").prompts.vary(
+        list(parents().content), LABELS, 0.5, SEEDS
+    )
+    said = {str(one.body["messages"]): words(one) for one in server.log}
+    assert [*fresh.content, *varied.content] == [said[str([dict(m) for m in one.messages])] for one in asked]
+
+
+def test_a_request_holds_the_prompt_and_the_parameters_and_nothing_else():
+    with ChatServer() as server:
+        part(server, top_p=0.5, extra={"reasoning_effort": "low"}).generate(LABELS[:1], SEEDS[:1])
+        settings = {"temperature": None, "send_seed": False, "max_tokens_as": "max_completion_tokens"}
+        part(server, api_key_env=None, **settings).vary(parents(1), LABELS[:1], 1, SEEDS[:1])
+        first, second = server.log
+    style = by_style(first)
+    assert first.body == {
+        "model": "m",
+        "messages": [
+            {"role": "system", "content": "You write."},
+            {"role": "user", "content": f"Write about city0, style{style}."},
+        ],
+        "max_tokens": 64,
+        "temperature": 1.0,
+        "top_p": 0.5,
+        "seed": int(SEEDS[0]) % 2**31,
+        "reasoning_effort": "low",
+    }
+    assert first.key == KEY and second.key == "none"
+    assert set(second.body) == {"model", "messages", "max_completion_tokens"}
+    assert second.prompt.split(": ")[1] == " ".join("_" * 11)
+
+
+def test_a_row_depends_on_its_own_label_parent_and_seed_alone():
+    given, order = parents(), np.random.default_rng(1).permutation(N)
+    with ChatServer() as server:
+        fresh, varied = part(server).generate(LABELS, SEEDS), part(server).vary(given, LABELS, 0.5, SEEDS)
+    shuffled = [LABELS[i] for i in order]
+    with ChatServer() as server, new_cache():
+        api = part(server, concurrency=1)
+        assert list(api.generate(shuffled, SEEDS[order]).content) == list(fresh.content[order])
+        parts = [
+            api.vary(take(given, order[at]), [LABELS[i] for i in order[at]], 0.5, SEEDS[order[at]]).content
+            for at in (slice(0, 7), slice(7, 8), slice(8, N))
+        ]
+        assert list(np.concatenate(parts)) == list(varied.content[order])
+
+
+class new_cache:
+    def __enter__(self):
+        public_cache().joinpath("answers.sqlite").rename(public_cache() / "old.sqlite")
+
+    def __exit__(self, *_):
+        pass
+
+
+def test_what_was_answered_once_is_never_asked_again_by_any_copy_of_the_part():
+    with ChatServer() as server:
+        api = part(server)
+        fresh, varied = api.generate(LABELS, SEEDS), api.vary(parents(), LABELS, 0.5, SEEDS)
+        assert len(server.log) == 2 * N and api.usage.cached == 0
+        server.stop()  # how and where it asks is not what it asks
+        again = part("http://127.0.0.1:9", concurrency=1, api_key_env=None, max_cost=1e-9, timeout=1, retries=0)
+        assert list(again.generate(LABELS[3:], SEEDS[3:]).content) == list(fresh.content[3:])
+        assert list(again.vary(parents(), LABELS, 0.5, SEEDS).content) == list(varied.content)
+        assert again.usage == Usage(cached=2 * N - 3)
+        server.start()
+        for other in ({"model": "n"}, {"temperature": 0.5}, {"extra": {"k": 1}}):
+            part(server, **other).generate(LABELS[:1], SEEDS[:1])
+        api.generate(LABELS[:1], SEEDS[1:2])
+        assert len(server.log) == 2 * N + 4
+
+
+def test_rows_with_one_request_and_one_seed_are_asked_once():
+    with ChatServer() as server:
+        texts = part(server).generate([LABELS[0]] * 5 + [LABELS[1]], np.array([7, 7, 8, 7, 8, 7], np.uint64)).content
+        assert len(server.log) == 3
+    assert texts[0] == texts[1] == texts[3] != texts[2] == texts[4] and texts[5] not in texts[:5]
+
+
+def test_the_cache_can_be_filled_beforehand():
+    api = part("http://127.0.0.1:9")
+    parameters = {"max_tokens": 64, "temperature": 1.0}
+    with Answers() as answers:
+        for i, request in enumerate(api.prompts.generate(LABELS, SEEDS)):
+            messages = [dict(message) for message in request.messages]
+            key = answer_key("m", parameters, messages, int(SEEDS[i]), 0)
+            answers.put(key, {"text": f"Text {i}.", "finish": "stop"})
+    assert list(api.generate(LABELS, SEEDS).content) == [f"Text {i}." for i in range(N)]
+
+
+def test_the_key_and_the_address_are_in_no_file_and_in_no_line(caplog, capfd):
+    for name in ("openai", "httpx2"):
+        logging.getLogger(name).setLevel(logging.DEBUG)  # as OPENAI_LOG=debug does
+
+    def behave(asked, server):
+        return failure(401, f"wrong: {KEY}") if len(server.log) > 20 else None
+
+    with caplog.at_level(logging.DEBUG), ChatServer(behave) as server:
+        with pytest.raises(UserError, match=r"^api\.api_key_env=CHAT_KEY: expected a key that may use") as stopped:
+            part(server).generate(LABELS, SEEDS)
+        port = str(server.port)
+    for file in public_cache().rglob("*"):
+        content = file.read_bytes() if file.is_file() else b""
+        assert KEY.encode() not in content and f":{port}".encode() not in content
+    shown = caplog.text + "".join(capfd.readouterr()) + str(stopped.value)
+    assert KEY not in shown + repr(part("http://x")) and "Write about" not in shown
+
+
+def test_a_degree_of_nothing_is_the_parent_itself_and_nothing_is_asked():
+    given = parents()
+    api = part("http://127.0.0.1:9")
+    assert list(api.vary(given, LABELS, 0.0, SEEDS).content) == list(given.content)
+    assert api.usage == Usage() and len(api.generate([], SEEDS[:0])) == 0
+    assert list(api.adopt(Samples(given.content, {"item": np.arange(N)}), LABELS, SEEDS).traits) == []
+    with pytest.raises(UserError, match="api chat: expected texts"):
+        api.vary(Samples(np.zeros((2, 4, 4, 3), np.uint8)), LABELS[:2], 0.5, SEEDS[:2])
+    with pytest.raises(UserError, match=r"^schedule\.degree=2: expected"):
+        api.check_degree(2)
+
+
+REFUSED = {
+    "filtered": FILTERED,
+    "filtered answer": Reply(body=completion(None, "content_filter")),
+    "refused": Reply(body="I'm sorry, but I can't assist with that request."),
+    "empty": Reply(body=" \n "),
+}
+
+
+@pytest.mark.parametrize("reply", REFUSED.values(), ids=REFUSED)
+def test_a_row_that_is_refused_is_asked_with_other_words_and_another_seed(reply):
+    refused = set()
+
+    def behave(asked, server):
+        if asked.body["seed"] in first[::20]:
+            refused.add(asked.prompt)
+            return reply
+
+    first = [int(seed) % 2**31 for seed in SEEDS]
+    with ChatServer(behave) as server:
+        fresh = part(server).generate(LABELS, SEEDS)
+        assert all(text.startswith("An answer") for text in fresh.content)
+        again = [asked for asked in server.log if asked.body["seed"] not in first]
+        assert len(server.log) == N + 2 and len(again) == 2
+        assert not refused & {asked.prompt for asked in again}
+        assert all("city0" in asked.prompt for asked in again)  # of the same label
+        assert list(part(server).generate(LABELS, SEEDS).content) == list(fresh.content)
+        assert len(server.log) == N + 2  # refusals are kept, too
+
+
+def test_a_variation_that_is_always_refused_comes_back_as_its_parent(caplog):
+    def behave(asked, server):
+        return FILTERED if "number 3 " in asked.prompt or "number 17 " in asked.prompt else None
+
+    given = parents()
+    with ChatServer(behave) as server, caplog.at_level(logging.WARNING):
+        api = part(server)
+        varied = api.vary(given, LABELS, 0.01, SEEDS)
+        assert [i for i in range(N) if varied.content[i] == given.content[i]] == [3, 17]
+        assert len(server.log) == N + 2 * 2 and api.usage.stood_in == 2
+        assert "api chat: 2 of 40 rows got no answer of use (filtered), come back as their parents" in caplog.text
+        assert list(part(server).vary(given, LABELS, 0.01, SEEDS).content) == list(varied.content)
+        assert len(server.log) == N + 2 * 2
+
+
+def test_a_fresh_row_that_is_always_refused_is_a_copy_of_another_one_of_its_label(caplog):
+    def behave(asked, server):
+        count[asked.prompt.split(",")[0]] = count.get(asked.prompt.split(",")[0], 0) + 1
+        return FILTERED if "city3" in asked.prompt and count["Write about city3"] != 2 else None
+
+    count = {}
+    with ChatServer(behave) as server, caplog.at_level(logging.WARNING):
+        fresh = part(server, attempts=1, max_stood_in=0.5).generate(LABELS, SEEDS).content
+    assert len(set(fresh[3::5])) == 1 and len(set(fresh)) == N - 7
+    assert "7 of 40 rows got no answer of use (filtered), are copies of others of their label" in caplog.text
+
+    no_row = pytest.raises(UserError, match="no row of city4 got an answer")
+    with ChatServer(lambda asked, server: FILTERED if "city4" in asked.prompt else None) as server, no_row as stopped:
+        part(server, model="n", max_stood_in=0.5).generate(LABELS, SEEDS)
+    assert "\n" not in str(stopped.value)
+
+
+def test_where_too_many_are_refused_it_stops_early():
+    with ChatServer(lambda asked, server: FILTERED) as server:
+        with pytest.raises(
+            UserError, match=r"5 of 40 rows got no answer of use \(filtered\): more than api.max_stood_in=0.1"
+        ):
+            part(server, max_stood_in=0.1, attempts=2).vary(parents(), LABELS, 0.5, SEEDS)
+        assert len(server.log) < 2 * N
+
+
+def test_an_answer_that_is_cut_off_ends_with_its_last_whole_sentence():
+    texts = iter(["One. Two! Thr", "No end of a sentence", 'He said "Go." And th'])
+    with ChatServer(lambda asked, server: Reply(body=next(texts), finish="length")) as server:
+        fresh = part(server, concurrency=1).generate(LABELS[:3], SEEDS[:3]).content
+    assert list(fresh) == ["One. Two!", "No end of a sentence", 'He said "Go."']
+
+
+def test_rows_that_fail_for_good_stand_in_now_and_are_asked_again_another_time():
+    def behave(asked, server):
+        return failure(500) if "number 3 " in asked.prompt else None
+
+    given = parents()
+    with ChatServer(behave) as server:
+        varied = part(server, retries=2).vary(given, LABELS, 0.01, SEEDS)
+        assert varied.content[3] == given.content[3] and len(server.log) == N + 2
+        server.behave = lambda *_: None
+        assert part(server).vary(given, LABELS, 0.01, SEEDS).content[3] != given.content[3]
+        assert len(server.log) == N + 3
+
+
+@pytest.mark.parametrize("after", [0, 1.2], ids=["at once", "counting what is on its way"])
+def test_it_stops_before_the_cost_is_passed_and_goes_on_with_a_higher_one(after):
+    """The server counts 20 + 10 tokens a call: 0.00012 by the prices."""
+    with ChatServer(latency=0.02) as server:
+        api = part(server, max_cost=0.0025)
+        with pytest.raises(UserError, match=r"^api\.max_cost=0\.0025: expected more: 0\.0\d+ are spent") as stopped:
+            api.generate(LABELS, SEEDS)
+        assert "\n" not in str(stopped.value)
+        calls = len(server.log)
+        assert api.usage.money == pytest.approx(calls * 0.00012) and api.usage.money <= 0.0025
+        assert calls == api.usage.calls >= 10  # the last one may have cost 0.0008 by its bytes and its longest answer
+        more = part(server, max_cost=0.0025 + after)
+        more.resume(api.usage)
+        if after:
+            assert len(set(more.generate(LABELS, SEEDS).content)) == N and len(server.log) == N
+            assert more.usage == Usage(N, calls, 20 * N, 10 * N, pytest.approx(0.0048))
+        else:
+            with pytest.raises(UserError, match=r"api\.max_cost"):
+                more.generate(LABELS, SEEDS)
+            assert len(server.log) == calls
+
+
+def test_what_timed_out_counts_as_paid_for():
+    with ChatServer(lambda *_: Reply(after=5)) as server:
+        api = part(server, timeout=0.2, max_cost=0.0014, retries=100, concurrency=1)
+        with pytest.raises(UserError, match=r"api\.max_cost=0\.0014: expected more: 0\.000\d+ are spent"):
+            api.generate(LABELS, SEEDS)
+        assert len(server.log) == 1 and api.usage.calls == 0
+
+
+def test_usage_counts_calls_tokens_money_and_what_came_from_the_cache():
+    with ChatServer(lambda asked, server: Reply(body=completion("A text of eight.", usage=False))) as server:
+        api = part(server)
+        api.generate(LABELS[:4], SEEDS[:4])
+        prompt = asking.tokens_of(server.log[0].body["messages"])
+        assert abs(api.usage.prompt_tokens - 4 * prompt) <= 4 and api.usage.answer_tokens == 4 * 4
+        assert api.usage.money == pytest.approx((api.usage.prompt_tokens + 160) / 1e6)
+        api.generate(LABELS[:4], SEEDS[:4])
+        assert (api.usage.calls, api.usage.cached) == (4, 4)
+        assert part(server, prices={}).usage.money is None
+
+
+def test_the_estimate_is_made_of_declared_lengths_and_limits():
+    api = part(["http://x", "http://y"], requests_per_minute=60, tokens_per_minute=60_000)
+    (p, a), (q, b) = api.prompts.lengths(LABELS[:5], "generate"), api.prompts.lengths(LABELS[:5], "vary")
+    whole = api.estimate(LABELS[:5], 100, 300)
+    assert (whole.calls, whole.prompt_tokens, whole.answer_tokens) == (
+        400,
+        round(100 * p + 300 * q),
+        round(100 * a + 300 * b),
+    )
+    assert whole.money == pytest.approx((100 * p + 300 * q + 10 * (100 * a + 300 * b)) / 1e6)
+    assert whole.seconds == 200  # two endpoints
+    assert part("http://x").estimate(LABELS, 1, 0).seconds is None
+    assert api.estimate(LABELS, 0, 0) == Usage(seconds=0)
+
+
+def test_the_watcher_hears_of_every_row_once():
+    heard = []
+    with ChatServer(lambda asked, server: FILTERED if "number 3 " in asked.prompt else None) as server:
+        api = part(server)
+        api.vary(parents(10), LABELS[:10], 0.01, SEEDS[:10])
+        with api.watched(heard.append):
+            api.vary(parents(), LABELS, 0.01, SEEDS)
+            assert sum(heard) == N
+            api.vary(parents(), LABELS, 0.0, SEEDS)
+        assert sum(heard) == 2 * N
+        api.generate(LABELS, SEEDS)
+    assert sum(heard) == 2 * N
+
+
+def test_it_works_in_a_thread_and_in_a_copy_of_the_part():
+    with ChatServer() as server:
+        api = pickle.loads(pickle.dumps(part(server)))
+        texts = []
+        thread = threading.Thread(target=lambda: texts.extend(api.generate(LABELS, SEEDS).content))
+        thread.start()
+        thread.join()
+    assert len(set(texts)) == N and api == part(server)
+
+
+RUN = """
+import sys
+import numpy as np
+sys.path[:0] = [{tests!r}]
+from test_chat import LABELS, SEEDS, part
+print("asks", flush=True)
+part({url!r}, concurrency=8).generate(LABELS, SEEDS)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
+def test_a_run_that_is_cut_off_asks_for_nothing_twice(how):
+    def behave(asked, server):
+        return Reply(after=60) if len(server.log) > 15 else None
+
+    with ChatServer(behave) as server:
+        code = RUN.format(tests=str(Path(__file__).parent), url=server.url)
+        options = {"env": {**os.environ, "CHAT_KEY": KEY}, "stderr": subprocess.PIPE, "text": True}
+        restore = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
+        with subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, preexec_fn=restore, **options
+        ) as run:
+            assert run.stdout.readline() == "asks\n"
+            end = time.monotonic() + 30
+            while (len(server.answered) < 15 or len(server.log) < 23) and time.monotonic() < end:
+                time.sleep(0.05)
+            time.sleep(0.3)
+            start = time.monotonic()
+            run.send_signal(how)
+            said = run.communicate(timeout=20)[1]
+            assert time.monotonic() - start < 10
+        assert said.count("KeyboardInterrupt") <= 2 and "never retrieved" not in said and "Write about" not in said
+        first = {asked.prompt for asked in server.answered}
+        assert len(first) == 15
+        server.behave = lambda *_: None
+        server.log.clear()
+        assert len(set(part(server).generate(LABELS, SEEDS).content)) == N
+        assert len(server.log) == N - 15 and not first & {asked.prompt for asked in server.log}
+
+
+def test_with_the_endpoint_down_it_stops_with_one_line_and_goes_on_when_it_is_back():
+    def behave(asked, server):
+        if len(server.answered) == 12:
+            server.loop.create_task(server._stop())
+
+    with ChatServer(behave) as server:
+        with pytest.raises(
+            UserError, match=r"^api\.base_url=127.*api\.patience=0\.3 s\. .*same command again to go on\.$"
+        ):
+            part(server, patience=0.3).generate(LABELS, SEEDS)
+        kept = len(server.answered)
+        assert 12 <= kept < N
+        server.behave = lambda *_: None
+        server.start()
+        assert len(set(part(server).generate(LABELS, SEEDS).content)) == N
+        assert len(server.answered) == N
+
+
+WRONG = [
+    ({"model": 3}, r"^api\.model=3"),
+    ({"prompts": {}}, r"^api\.prompts="),
+    ({"temperature": -1}, r"^api\.temperature=-1"),
+    ({"top_p": 0}, r"^api\.top_p=0"),
+    ({"extra": {"n": 2}}, r"^api\.extra=n"),
+    ({"extra": {"k": {1, 2}}}, r"^api\.extra="),
+    ({"send_seed": 1}, r"^api\.send_seed=1"),
+    ({"max_tokens_as": "tokens"}, r"^api\.max_tokens_as=tokens"),
+    ({"base_url": 7}, r"^api\.base_url=7"),
+    ({"api_key_env": "sk-abc"}, r"^api\.api_key_env=\(not shown\)"),
+    ({"concurrency": 0}, r"^api\.concurrency=0"),
+    ({"retries": -1}, r"^api\.retries=-1"),
+    ({"attempts": 1.5}, r"^api\.attempts=1.5"),
+    ({"requests_per_minute": 0}, r"^api\.requests_per_minute=0"),
+    ({"max_cost": "5"}, r"^api\.max_cost=5"),
+    ({"timeout": float("inf")}, r"^api\.timeout=inf"),
+    ({"max_stood_in": 2}, r"^api\.max_stood_in=2"),
+    ({"prices": {"m": [1]}}, r"^api\.prices=\{m: \[1\]\}"),
+    ({"prices": None}, r"^api\.prices="),
+]
+
+
+@pytest.mark.parametrize(("settings", "line"), WRONG, ids=[next(iter(settings)) for settings, _ in WRONG])
+def test_a_wrong_setting_is_one_line(settings, line):
+    with pytest.raises(UserError, match=line):
+        part("http://x", **settings)
+
+
+MISSING = [
+    ({}, nullcontext()),
+    ({"model": None}, pytest.raises(UserError, match=r"^api\.model=null")),
+    ({"base_url": "localhost:80"}, pytest.raises(UserError, match=r"^api\.base_url=localhost:80")),
+    ({"base_url": []}, pytest.raises(UserError, match=r"^api\.api_key_env=CHAT_KEY")),
+    ({"base_url": ["http://x"] * 3, "api_key_env": ["A", "B"]}, pytest.raises(UserError, match="each of the 3")),
+    ({"api_key_env": "NO_SUCH"}, pytest.raises(UserError, match=r"^api\.api_key_env=NO_SUCH: .*env=null\.$")),
+    ({"max_cost": 1, "model": "x"}, pytest.raises(UserError, match=r"^api\.max_cost=1: .*api\.prices=\{'x'")),
+]
+
+
+@pytest.mark.parametrize(("settings", "outcome"), MISSING)
+def test_what_is_missing_is_said_before_anything_is_asked(settings, outcome):
+    with outcome:
+        part("http://x", **settings).check()
+
+
+def test_no_variable_of_the_environment_sends_requests_elsewhere(monkeypatch):
+    with ChatServer() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        api = part(None)
+        assert [endpoint.url for endpoint in api._endpoints()] == [asking.DEFAULT_URL]
+        line = asking._Line(api._endpoints()[0], asking.Limits(1, None, None, 1, 1, 1, 0), None)
+        assert str(line.client().base_url) == "https://api.openai.com/v1/"
+    two = replace(part("http://x"), api_key_env=["CHAT_KEY", "CHAT_KEY"])
+    assert len(two._endpoints()) == 2
