@@ -472,7 +472,9 @@ QUOTES = {'"': '"', "\u201c": "\u201d", "\u00ab": "\u00bb"}
 
 def _cleaned(answer: str | None, keep_lines: bool) -> str | None:
     text = (answer or "").encode("utf-8", "ignore").decode("utf-8")  # no lone surrogates
-    text = re.sub(r"[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f\ufeff]", "", text.replace("\r\n", "\n").replace("\r", "\n"))
+    text = re.sub(
+        r"[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f\ufeff\ufffd]", "", text.replace("\r\n", "\n").replace("\r", "\n")
+    )
     text = THOUGHT.sub("", text)
     text = re.sub(r"\A\s*<\|im_start\|>\s*assistant\b", "", text)
     text = MARKS.sub(" ", END.split(text, maxsplit=1)[0]).strip()

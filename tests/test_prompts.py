@@ -208,6 +208,7 @@ KEPT = [
     ("Nice place.</s> [INST] more", "Nice place."),
     ("```text\nNice place.\n```", "Nice place."),
     ("Nice\x00 pl\ud800ace\ufeff.", "Nice place."),
+    ("Nice place \ufffd", "Nice place"),  # cut off within a character
     ("caf\u00e9 \U0001f600 \u6f22\u5b57", "caf\u00e9 \U0001f600 \u6f22\u5b57"),
     ("I'm sorry but I can't help but love it.", "I'm sorry but I can't help but love it."),
     ("Unfortunately I can't recommend it.", "Unfortunately I can't recommend it."),

@@ -32,7 +32,7 @@ HUB_NAME = r"[A-Za-z0-9_-][\w.-]*(/[A-Za-z0-9_-][\w.-]*)?"
 AT_ONCE = 4  # tokens between two looks at which rows have ended; a look waits for the device
 LEAVING = 8  # a batch is made smaller once one in so many of its rows has ended: it copies what the network remembers
 MOST_LIKELY = 1024  # tokens that mostly hold top_p: of 50,257 they are found in 1/8 of the time that a sort takes
-LAST_RESORT = 10  # times `attempts`, for a label of which no row at all got a text
+LAST_RESORT = 10  # times `attempts`, for one row of a label of which no row at all got a text
 TOKENS = 2**32  # the streams of a row's seed from here on are its tokens'; those below are the prompts'
 
 
@@ -179,7 +179,7 @@ class LocalModel:
             rows = [i for i, text in enumerate(texts) if text is None]
             if names is not None and attempt >= self.attempts:
                 found = {name for name, text in zip(names, texts, strict=True) if text is not None}
-                rows = [i for i in rows if names[i] not in found]
+                rows = list({names[i]: i for i in rows if names[i] not in found}.values())
             if not rows:
                 break
             own = np.array([_another(int(seeds[i]), attempt) for i in rows], np.uint64)
@@ -278,7 +278,7 @@ class LocalModel:
         tokens, mask = tokens.to(device), mask.to(device)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         accepted = inspect.signature(network.forward).parameters
-        memory = "cache" if "cache" in accepted else "past_key_values"  # before transformers 5.20, about
+        memory = "cache" if "cache" in accepted else "past_key_values"  # its name before
         last = (_context(network) or math.inf) - 1  # rows that have ended go on for a while
         only_last = {name: 1 for name in ("logits_to_keep", "num_logits_to_keep") if name in accepted}
         answers: list[list[int]] = [[] for _ in ids]
