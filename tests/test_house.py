@@ -18,7 +18,7 @@ GROUPS = ("api", "data", "embedding", "metric")
 FLOORS = [
     {"errors", ""},
     {"files", "population", "runtime", "tensors", "seeds", "weights", "improved_diffusion"}
-    | {"answers", "asking", "prompts", "rows"},
+    | {"answers", "asking", "prompts", "rows", "sources", "schema"},
     {f"{group}" for group in GROUPS},
     {"schedule", "selection", "storage", "voting", "picture", "show"}
     | {"privacy", "privacy.budget", "privacy.mechanism", "workers", "cells"},
@@ -110,7 +110,7 @@ def test_nothing_is_pickled():
         assert not {m.split(".")[0] for m in imported(path, False)} & {"pickle", "dill", "joblib", "shelve"}, name
 
 
-YAMLS = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name not in ("experiment", "prompts"))
+YAMLS = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name not in ("experiment", "prompts", "schemas"))
 
 
 def targets(node):
