@@ -217,12 +217,15 @@ def launch(arguments: Sequence[str], job: Callable[[list[str]], None]) -> None:
 
 
 def published(value: Any, where: tuple[str, ...]) -> Any:
-    """What may stand in `release/config.yaml`: no data path, no address, no key, no place on this machine."""
+    """What may stand in `release/config.yaml`: no data path, no address, no key, no place on this machine.
+
+    Prompts stand there word by word: they are assumed public.
+    """
     if isinstance(value, Mapping):
         return {key: published(part, (*where, str(key))) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [published(part, where) for part in value]
-    if not isinstance(value, str):
+    if not isinstance(value, str) or {"prompts", "file"} <= set(where):  # what a prompt file says, whatever it says
         return value
     name = where[-1]
     if where[0] in ("api", "embedding") and name in ("path", "weights") and value.startswith("https://"):
@@ -252,6 +255,8 @@ def _with_runtime(config: Any, runtime: Mapping[str, Any]) -> Any:
     """Hands the runtime to every part that takes one: it stands in no part's yaml, so it identifies no run."""
     if isinstance(config, list):
         return [_with_runtime(part, runtime) for part in config]
+    if isinstance(config, str):
+        return config.replace("${", "\\${")  # all is resolved: what is left is meant as it stands
     if not isinstance(config, Mapping):
         return config
     whole = {key: _with_runtime(part, runtime) for key, part in config.items()}

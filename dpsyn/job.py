@@ -131,6 +131,9 @@ def check(job: Job) -> None:
             raise bad(key, place, "public data, not what dpsyn released", "Its privacy loss would not be counted here.")
     for part in (job.api, job.embed, *job.metrics.values()):
         getattr(part, "check", lambda: None)()
+    if (lengths := getattr(getattr(job.api, "prompts", None), "lengths", None)) is not None:
+        for what in ("generate", "vary"):
+            lengths(job.labels, what)  # finds a placeholder or a label that a prompt file has nothing for
 
 
 def rows_asked(job: Job) -> list[tuple[int, int]]:

@@ -203,3 +203,15 @@ def test_the_release_names_a_network_from_the_internet_by_its_file_and_no_place(
     said = compose.build(plain).public
     assert said["api"]["path"] == "imagenet64_cond_270M_250K.pt"
     assert said["embedding"]["weights"] == said["data"]["path"] == "(not published)"
+
+
+def test_a_prompt_file_is_taken_word_by_word_and_identifies_the_run(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("generate: {user: 'Write of ${price} and /etc, {description}'}\nvary: {user: 'As {sample}'}\n")
+    chat = ["data=mails", "api=chat", "api.model=m", "privacy.epsilon=1", "privacy.delta=1e-5", "api.api_key_env=null"]
+    chat += [f"api.prompts.file={mine}", "api.prompts.description=https://shop.example mails", "schedule.degree=0.5"]
+    job = compose.build(compose.settings(chat))
+    assert job.api.prompts.file["generate"]["user"] == "Write of ${price} and /etc, {description}"
+    assert job.public["api"]["prompts"]["file"] == job.identity["api"]["prompts"]["file"]
+    assert "api.base_url" in job.operational
+    assert "api.model" not in job.operational
