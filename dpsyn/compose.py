@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import inspect
 import itertools
@@ -16,7 +17,6 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -240,23 +240,36 @@ def published(value: Any, where: tuple[str, ...]) -> Any:
 def _part(key: str, config: Any, trusted: Sequence[str], runtime: Mapping[str, Any]) -> Any:
     for target in _targets(config):
         _check_target(key, target, trusted)
+    return _built(key, _with_runtime(config, runtime))
+
+
+def _built(key: str, config: Any) -> Any:
+    """Every mapping with a `_target_` is what that makes of the rest.
+
+    Not hydra's `instantiate`: it would take a "${" in a prompt for an interpolation, after all of them were resolved.
+    """
+    if isinstance(config, list):
+        return [_built(f"{key}.{at}", part) for at, part in enumerate(config)]
+    if not isinstance(config, Mapping):
+        return config
+    inner = {
+        name: _built(f"{key}.{name}", part) for name, part in config.items() if name not in ("_target_", "_partial_")
+    }
+    if "_target_" not in config:
+        return inner
+    target = _found(str(config["_target_"]))
     try:
-        return instantiate(DictConfig(_with_runtime(config, runtime)), _convert_="all")
-    except HydraException as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, UserError):
-                raise cause from None
-            cause = cause.__cause__ or cause.__context__
-        raise UserError(f"{key}: {_first_line(error.__cause__ or error)}") from None
+        return functools.partial(target, **inner) if config.get("_partial_") else target(**inner)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{key}: {_first_line(error)}") from None
 
 
 def _with_runtime(config: Any, runtime: Mapping[str, Any]) -> Any:
     """Hands the runtime to every part that takes one: it stands in no part's yaml, so it identifies no run."""
     if isinstance(config, list):
         return [_with_runtime(part, runtime) for part in config]
-    if isinstance(config, str):
-        return config.replace("${", "\\${")  # all is resolved: what is left is meant as it stands
     if not isinstance(config, Mapping):
         return config
     whole = {key: _with_runtime(part, runtime) for key, part in config.items()}
