@@ -304,7 +304,6 @@ MAUVE = {"buckets": 4, "scaling": 5, "rows": 100, "seed": 0, "batch_size": 64, "
 
 
 def test_mauve_without_its_package_is_one_line(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr("dpsyn.metric.mauve.find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install mauve-text"):
         Mauve(TEST, EMBEDDING, **MAUVE).check()
