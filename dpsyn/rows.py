@@ -86,13 +86,19 @@ def csv_names(file: Path, delimiter: str, path: str | None) -> list[str]:
     return names
 
 
-def csv_rows(file: Path, columns: Sequence[str], delimiter: str, path: str | None) -> Iterator[Row | Broken]:
-    """Blank lines are left out. Raises UserError for quotes that do not match: what follows has no known rows."""
-    names = csv_names(file, delimiter, path)
+def csv_rows(
+    file: Path, columns: Sequence[str], delimiter: str, path: str | None, header: Sequence[str] | None = None
+) -> Iterator[Row | Broken]:
+    """Blank lines are left out. header: names of the columns, where the first line is a row like the others.
+
+    Raises UserError for quotes that do not match: what follows has no known rows.
+    """
+    names = csv_names(file, delimiter, path) if header is None else header
     places, width = [(column, names.index(column)) for column in columns], len(names)
     try:
         with _csv(file, delimiter) as lines:
-            next(lines)
+            if header is None:
+                next(lines)
             for cells in lines:
                 if len(cells) == width:
                     yield {column: cells[place] for column, place in places}

@@ -43,7 +43,7 @@ class Source:
     """Where rows lie: a name on the hub, or a local file, folder or glob pattern.
 
     path, builder, subset, split: settings of the data. builders: the kinds of file that may be meant. delimiter: of
-    csv; None: a tab for .tsv, otherwise a comma.
+    csv; None: a tab for .tsv, otherwise a comma. header: names for the columns of csv files whose first line has none.
     """
 
     path: str | None
@@ -52,6 +52,7 @@ class Source:
     subset: str | None
     split: str
     delimiter: str | None = None
+    header: Sequence[str] | None = None
 
     def check_settings(self) -> None:
         """Raises UserError for a wrong builder, split or delimiter."""
@@ -156,6 +157,8 @@ class Source:
         kind = self.kind()
         if kind == "jsonl":
             return Columns(None, ())
+        if kind == "csv" and self.header is not None:
+            return Columns(self.header, self.header)
         if kind == "csv":
             names = csv_names(file, self._delimiter(file), self.path)
             return Columns(names, names, listed=False)
@@ -183,7 +186,7 @@ class Source:
         for file in self.files():
             columns = choose(self.columns(file))
             if kind == "csv":
-                yield columns, csv_rows(file, columns, self._delimiter(file), self.path)
+                yield columns, csv_rows(file, columns, self._delimiter(file), self.path, self.header)
             elif kind == "jsonl":
                 yield columns, jsonl_rows(file, columns)
             else:

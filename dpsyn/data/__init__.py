@@ -1,7 +1,7 @@
 """The contract of private (or held-out) data: public facts as attributes, private rows streamed in batches."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -29,12 +29,15 @@ class Records:
     labels: int64 [n], index into the declared labels.
     units: int64 [n], one number a user, -1 for a row without an id (it casts no vote); None without a unit column.
     refused: the rows met since the batch before that cannot be read or have an undeclared label.
+    adjusted: how many cells of these rows were read as another value, as a schema says, by 'column: rule'. The numbers
+        are private.
     """
 
     samples: Samples
     labels: np.ndarray
     units: np.ndarray | None = None
     refused: Sequence[Refusal] = ()
+    adjusted: Mapping[str, int] = field(default_factory=dict)
 
 
 class Data(Protocol):

@@ -1,0 +1,149 @@
+"""Rows of tables from csv, jsonl and parquet files and the Hugging Face hub, typed by a declared schema."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dpsyn.columns import FINE, REFUSED, RULES, near
+from dpsyn.data import Records, Refusal
+from dpsyn.errors import bad
+from dpsyn.population import Label, Samples
+from dpsyn.rows import Broken, Columns, Row, check_declared, guarded, shown
+from dpsyn.schema import Schema, told
+from dpsyn.sources import Source
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Table rows, structured [n], a field a column of `schema`: from a name on the hub, or local files.
+
+    path, builder, subset, split, delimiter: as in `dpsyn.data.texts.Texts`. header: true where the first line of a csv
+        names the columns, or their names where it is a row like the others.
+    schema: the columns that are read, what their cells mean, and the labels.
+    id, records, on_error, unit_column: as in `dpsyn.data.Data`. The unit column stands in no synthetic row, so the
+        schema does not name it; an empty or missing unit is -1.
+
+    The columns of a jsonl file are those of each line: one that is not there is a missing cell, others are left out.
+    A row with a cell that the schema refuses is refused, as is a line of another number of cells than there are
+    columns, or one that is no JSON object.
+    """
+
+    path: str | None
+    schema: Schema
+    builder: str | None = None
+    subset: str | None = None
+    split: str = "train"
+    delimiter: str | None = None
+    header: bool | Sequence[str] = True
+    id: str | None = None
+    records: int | None = None
+    on_error: str = "refuse"
+    unit_column: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.schema, Schema):
+            raise bad("data.schema", self.schema, "a schema, {_target_: dpsyn.schema.Schema, file: ...}")
+        names = self.header
+        if names is not True:
+            if isinstance(names, bool | str) or not isinstance(names, Sequence) or not names:
+                raise bad("data.header", names, "true, or the names of the columns where the first line has none")
+            if not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
+                raise bad("data.header", list(names), "a name of its own for every column")
+        self._source.check_settings()
+        check_declared(self.id, self.records, self.on_error)
+        if self.unit_column in self.schema.columns:
+            do = "Units are nowhere in the synthetic rows."
+            raise bad("data.unit_column", self.unit_column, "a column that the schema does not name", do)
+
+    @property
+    def labels(self) -> Sequence[Label]:
+        return self.schema.labels
+
+    @functools.cached_property
+    def _source(self) -> Source:
+        header = None if self.header is True else tuple(self.header)  # type: ignore[arg-type]
+        kinds = ("csv", "jsonl", "parquet")
+        return Source(self.path, self.builder, kinds, self.subset, self.split, self.delimiter, header)
+
+    def check(self) -> None:
+        """Raises UserError for a missing path or package, and where file and schema disagree, without reading a row.
+
+        The hub is not asked before `batches`; the columns of jsonl are those of each line.
+        """
+        first = self._source.check()
+        if first is not None:
+            self._chosen(self._source.columns(first))
+
+    def contents(self) -> set[str]:
+        """A digest of the content of each local file; of a data set on the hub, its fingerprint."""
+        return self._source.contents()
+
+    def fingerprint(self) -> str:
+        """Of names, sizes and content of local files; of the name and the commit of a data set on the hub."""
+        return self._source.fingerprint()
+
+    def batches(self, size: int) -> Iterator[Records]:
+        """What can be read of each `size` lines, or fewer. Raises UserError for files that cannot be read and missing
+        columns."""
+        rows = enumerate(guarded(self._rows(), self.path))
+        codes: dict[str, int] = {}
+        while some := list(itertools.islice(rows, size)):
+            yield self._records(some, codes)
+
+    def _records(self, rows: Sequence[tuple[int, Row | Broken]], codes: dict[str, int]) -> Records:
+        """codes: the numbers of units, to which new ones are added."""
+        refused = [Refusal(at, row.column, row.rule, row.value) for at, row in rows if isinstance(row, Broken)]
+        numbers = [at for at, row in rows if not isinstance(row, Broken)]
+        whole = [row for _, row in rows if not isinstance(row, Broken)]
+        cells = {name: [row[name] for row in whole] for name in self.schema.columns}
+        content, rules = self.schema.read(cells)
+        good: np.ndarray = (rules < REFUSED).all(1)
+        names = list(self.schema.columns)
+        for row in np.flatnonzero(~good).tolist():
+            at = int(np.argmax(rules[row]))
+            refused.append(Refusal(numbers[row], names[at], RULES[rules[row, at]], shown(cells[names[at]][row])))
+        adjusted = {}
+        for at, column in enumerate(self.schema.columns.values()):
+            for rule, count in enumerate(np.bincount(rules[good, at], minlength=REFUSED)[:REFUSED]):
+                if rule != FINE and count:
+                    adjusted[told(column, rule)] = int(count)
+        content = content[good]
+        units = None
+        if self.unit_column is not None:
+            named = [row[self.unit_column] for row, fits in zip(whole, good, strict=True) if fits]
+            units = np.array([codes.setdefault(unit, len(codes)) if unit else -1 for unit in named], np.int64)
+        refused.sort(key=lambda refusal: refusal.row)
+        return Records(Samples(content), self.schema.labels_of(content), units, tuple(refused), adjusted)
+
+    def _rows(self) -> Iterator[Row | Broken]:
+        for _, rows in self._source.tables(self._chosen):
+            yield from rows
+
+    def _chosen(self, there: Columns) -> list[str]:
+        """What is read. Raises UserError where the file lacks a column of the schema, or has others.
+
+        The first line of a csv may be a private row, so its cells are not told before it names most of the columns.
+        """
+        wanted = list(self.schema.columns)
+        units = [self.unit_column] if self.unit_column is not None else []
+        if there.names is None:
+            return [*wanted, *units]
+        lacking = [name for name in wanted if name not in there.names]
+        others = [name for name in there.names if name not in (*wanted, *units)]
+        if not there.listed and 2 * len(lacking) > len(wanted):
+            do = "Name the columns by data.header=[...] where it is a row."
+            raise bad("data.path", self.path, "csv whose first line names the columns of the schema", do)
+        if lacking:
+            do = near(lacking[0], others) or f"The file has {', '.join(there.names)}."
+            raise bad("data.schema.columns", lacking[0], "columns of the file", do)
+        if units and units[0] not in there.names:
+            raise bad("data.unit_column", units[0], f"a column of the file ({', '.join(there.names)})")
+        if others and self.schema.extra == "refuse":
+            do = "Declare it, or say extra: ignore in the schema."
+            raise bad("data.schema.columns", "...", f"every column of the file; '{others[0]}' is not among them", do)
+        return [*wanted, *units]

@@ -1,0 +1,230 @@
+"""The schema of a table: a yaml that declares every column, the labels, and what rows keep. It is public.
+
+    columns:
+      age:       {kind: integer, bounds: [17, 90]}
+      workclass: {kind: category, values: [Private, State-gov], missing: true, missing_values: ["?"]}
+      income:    {kind: category, values: ["<=50K", ">50K"]}
+    labels: [income]
+    constraints: [...]     # see `dpsyn.constraints`
+    extra: refuse          # or ignore: columns of the file that are not named here are left out
+
+A column: kind, category | ordered | integer | number | date | boolean; values, of the first two; bounds, [lowest,
+highest], of numbers and dates; resolution, the distance between neighbouring values (1; of a number about a
+10,000th of its range); missing: true, missing_values: cells that mean so ([""]); outside: what becomes of other values,
+clip (numbers and dates, unless said otherwise) | other (categories) | missing | refuse; weight, in the distance (1);
+bins, of the cells of a numeric column (256); special: values with a cell of their own ([0] where most are none).
+
+Bounds and values come from a codebook or from what everybody knows, never from the private rows: nothing here looks at
+any, and what a schema says is published.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpsyn import constraints
+from dpsyn.columns import RULES, Column, declared, near
+from dpsyn.constraints import Constraint
+from dpsyn.errors import bad, one_of
+from dpsyn.population import Label
+
+KEY = "data.schema"
+WORDS = ("columns", "labels", "constraints", "extra")
+MOST_LABELS = 10_000
+TAKEN = ("label", "parent", "survivor")  # columns that a run adds to its files
+
+
+@dataclass(frozen=True)
+class Schema:
+    """file: the content of a schema yaml, as `read` gives it. Raises UserError for what is none."""
+
+    file: Any
+
+    def __post_init__(self) -> None:
+        _ = self.constraints  # which asks for all the rest
+
+    @functools.cached_property
+    def columns(self) -> Mapping[str, Column]:
+        """By name, in order."""
+        if not isinstance(self.file, Mapping):
+            raise bad(f"{KEY}.file", "null" if self.file is None else self.file, "a schema, columns: {...}")
+        for word in self.file:
+            if word not in WORDS:
+                raise bad(f"schema.{word}", "...", one_of(WORDS), near(str(word), WORDS))
+        if self.extra not in ("refuse", "ignore"):
+            raise bad("schema.extra", self.extra, one_of(["refuse", "ignore"]))
+        said = self.file.get("columns")
+        if not isinstance(said, Mapping) or not said:
+            raise bad("schema.columns", "null" if said is None else said, "columns by name, {age: {kind: ...}}")
+        names = self.file.get("labels") or []
+        for name in said:
+            if not isinstance(name, str) or not name.strip() or name in TAKEN or name.startswith("trait."):
+                what = f"a name that is not {one_of([repr(''), *TAKEN, 'trait...'])}"
+                raise bad("schema.columns", repr(name), what, "A run adds columns called so. Rename it in the file.")
+        return {name: declared(f"schema.columns.{name}", name, said[name], name in names) for name in said}
+
+    @functools.cached_property
+    def label_columns(self) -> Sequence[str]:
+        names = self.file.get("labels") or []
+        if isinstance(names, str) or not isinstance(names, Sequence):
+            raise bad("schema.labels", names, "a list of columns, [income]; [] where the table has no labels")
+        for name in names:
+            if name not in self.columns:
+                raise bad("schema.labels", name, "a column of the schema", near(str(name), list(self.columns)))
+            column = self.columns[name]
+            if column.kind in ("number", "date"):
+                what = "a category, ordered, boolean or integer column"
+                raise bad("schema.labels", name, what, f"This one is a {column.kind}.")
+            if column.missing:
+                do = "Rows without a label cast no vote; or make the missing one a value."
+                raise bad(f"schema.columns.{name}.missing", "true", "false for a label", do)
+        if len(set(names)) < len(names):
+            raise bad("schema.labels", list(names), "every column once")
+        return tuple(names)
+
+    @functools.cached_property
+    def labels(self) -> tuple[Label, ...]:
+        """All combinations of the values of the label columns, in order; {} alone where there are none."""
+        columns = [self.columns[name] for name in self.label_columns]
+        count = int(np.prod([float(column.size) for column in columns]))
+        if count > MOST_LABELS:
+            raise bad("schema.labels", list(self.label_columns), f"at most {MOST_LABELS} labels; these are {count}")
+        values = [_named(column) for column in columns]
+        return tuple(dict(zip(self.label_columns, chosen, strict=True)) for chosen in itertools.product(*values))
+
+    @functools.cached_property
+    def constraints(self) -> tuple[Constraint, ...]:
+        assert self.labels
+        return constraints.parsed(self.file.get("constraints") or [], self.columns, self.label_columns)
+
+    @property
+    def extra(self) -> str:
+        return str(self.file.get("extra", "refuse"))
+
+    @property
+    def features(self) -> tuple[Column, ...]:
+        """The columns that are no labels."""
+        return tuple(column for column in self.columns.values() if column.name not in self.label_columns)
+
+    @functools.cached_property
+    def dtype(self) -> np.dtype:
+        """Of `Samples.content`: a field a column, labels too."""
+        return np.dtype([(column.name, column.dtype) for column in self.columns.values()])
+
+    def read(self, cells: Mapping[str, Sequence[str | None]]) -> tuple[np.ndarray, np.ndarray]:
+        """Cells by column, n of each -> content [n], and int64 [n, columns]: what became of each cell, an index into
+        `dpsyn.columns.RULES`. Rows with one from REFUSED on cannot be used."""
+        rows = len(next(iter(cells.values())))
+        content = np.empty(rows, self.dtype)
+        rules = np.empty((rows, len(self.columns)), np.int64)
+        for at, (name, column) in enumerate(self.columns.items()):
+            content[name], rules[:, at] = column.read(cells[name])
+        return content, rules
+
+    def labels_of(self, content: np.ndarray) -> np.ndarray:
+        """int64 [n]: index into `labels`."""
+        index = np.zeros(len(content), np.int64)
+        for name in self.label_columns:
+            column = self.columns[name]
+            index = index * column.size + column.places(content[name])
+        return index
+
+    def with_labels(self, content: np.ndarray, labels: np.ndarray) -> None:
+        """Writes the values of each row's label, int64 [n], into its label columns, in place."""
+        for name in reversed(self.label_columns):
+            labels, places = np.divmod(labels, self.columns[name].size)
+            content[name] = self.columns[name].typed(places)
+
+    def index(self, labels: Sequence[Label]) -> np.ndarray:
+        """int64 [n]: where in `labels` each one stands. Raises UserError for one that is none of them."""
+        rows = list(labels)
+        objects = np.fromiter(map(id, rows), np.int64, len(rows))  # many rows, but few labels
+        _, first, kind = np.unique(objects, return_index=True, return_inverse=True)
+        asked = [dict(rows[row]) for row in first.tolist()]
+        places = {tuple(label.values()): place for place, label in enumerate(self.labels)}
+        found = [places.get(tuple(label.get(name, "") for name in self.label_columns), -1) for label in asked]
+        if -1 in found:
+            label = asked[found.index(-1)]
+            raise bad("data.labels", label, "labels of the schema that the api was given: api.schema is data.schema")
+        return np.array(found, np.int64)[kind]
+
+    def broken(self, content: np.ndarray) -> np.ndarray:
+        """bool [n]: rows that break a constraint."""
+        return constraints.broken(content, self.columns, self.constraints)
+
+    def repaired(self, content: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+        """The rows, none of which breaks a constraint: see `dpsyn.constraints.repaired`."""
+        return constraints.repaired(content, self.columns, self.label_columns, self.constraints, seeds)
+
+
+def read(name: str, *folders: Path) -> Mapping[str, Any]:
+    """The content of the schema NAME.yaml in the first of the folders that has it, or of the yaml at a path: plain
+    mappings, lists, texts and numbers. Raises UserError where there is none, or a key stands in it twice.
+    """
+    if not isinstance(name, str) or not name.strip():
+        raise bad(f"{KEY}.file", "null" if name is None else name, "the name of a schema, or the path of one")
+    is_path = "/" in name or "\\" in name or name.endswith((".yaml", ".yml"))
+    places = [Path(name).expanduser()] if is_path else [folder / f"{name}.yaml" for folder in folders]
+    place = next((place for place in places if place.is_file()), None)
+    if place is None:
+        there = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+        also = "" if is_path or not there else f"{', '.join(there)}, or "
+        do = f"`dpsyn schema FILE` drafts one. {near(name, there)}".strip()
+        raise bad(f"{KEY}.file", name, f"{also}the path of a yaml file that is there", do)
+    import yaml
+
+    try:
+        content = yaml.load(place.read_text(encoding="utf-8"), _once_loader())
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1})" if mark is not None else ""
+        raise bad(f"{KEY}.file", name, f"a file that can be read as yaml, every key once{where}") from None
+    except (OSError, ValueError) as error:
+        raise bad(f"{KEY}.file", name, f"a text file in UTF-8 ({type(error).__name__})") from None
+    if not isinstance(content, Mapping):
+        raise bad(f"{KEY}.file", name, "a schema, columns: {...}")
+    plain: Mapping[str, Any] = _plain(content)
+    return plain
+
+
+def told(column: Column, rule: int) -> str:
+    """'age: beyond the bounds, clipped to them', for what is counted in private/."""
+    return f"{column.name}: {RULES[rule]}"
+
+
+def _named(column: Column) -> list[str]:
+    if not column.numeric:
+        return list(column.values)
+    return [str(int(number)) for number in column.number(np.arange(column.size))]
+
+
+def _plain(part: Any) -> Any:
+    """Dates as texts, so that settings can hold them; keys as texts."""
+    if isinstance(part, Mapping):
+        return {str(key): _plain(value) for key, value in part.items()}
+    if isinstance(part, list):
+        return [_plain(value) for value in part]
+    return part.isoformat() if isinstance(part, datetime.date) else part
+
+
+def _once_loader() -> Any:
+    """Yaml's safe loader takes the last of two keys with one name: two columns would be one."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            keys = [key.value for key, _ in node.value]
+            if len(set(keys)) < len(keys):
+                twice = next(key for key, _ in node.value if keys.count(key.value) > 1)
+                raise yaml.constructor.ConstructorError(None, None, "a key twice", twice.start_mark)
+            return super().construct_mapping(node, deep)
+
+    return Loader
