@@ -102,7 +102,7 @@ class Tables:
         whole = [row for _, row in rows if not isinstance(row, Broken)]
         cells = {name: [row[name] for row in whole] for name in self.schema.columns}
         content, rules = self.schema.read(cells)
-        good: np.ndarray = (rules < REFUSED).all(1)
+        good = np.all(rules < REFUSED, axis=1)
         names = list(self.schema.columns)
         for row in np.flatnonzero(~good).tolist():
             at = int(np.argmax(rules[row]))

@@ -1,0 +1,107 @@
+"""Rows of tables, drawn from a declared schema and changed cell by cell (Tab-PE, arXiv 2606.08259). No model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dpsyn.api import Degree
+from dpsyn.columns import Column
+from dpsyn.errors import bad
+from dpsyn.population import Label, Samples
+from dpsyn.schema import Schema
+from dpsyn.seeds import uniform
+
+STREAMS = 3  # of a row's seed, a column: whether it is drawn anew or goes missing, and its value
+
+
+@dataclass(frozen=True)
+class Table:
+    """Random rows, and variations of rows, typed as the schema declares them; label columns are those of the label.
+
+    A fresh cell is uniform over the values that its column may have, of which missing is one for categories and
+    booleans. missing: the probability that a fresh number, date or ordered value that may be missing is.
+    The degree r, 0 to 1, varies every cell by itself: a number x becomes x + U(-r, r) * (its upper - its lower bound),
+    ends at the bounds, and is rounded to its resolution; so does the place of an ordered value. A category is drawn
+    anew with probability r, and so is whether a number is missing. Rows that break a constraint are then repaired.
+    """
+
+    schema: Schema
+    missing: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.schema, Schema):
+            raise bad("api.schema", self.schema, "the schema of the data, ${data.schema}")
+        if type(self.missing) not in (int, float) or not 0 <= self.missing <= 1:
+            raise bad("api.missing", self.missing, "a probability, 0 to 1")
+
+    @property
+    def row_bytes(self) -> int:
+        """A column takes 8, or about that in the letters of a category."""
+        return 8 * len(self.schema.columns)
+
+    def check_degree(self, degree: Degree) -> None:
+        """Raises UserError for what is no rate."""
+        if isinstance(degree, bool) or not isinstance(degree, int | float) or not 0 <= degree <= 1:
+            what = (
+                "a number from 0 (the parent itself) to 1: of the range of a number, and the chance of a new category"
+            )
+            raise bad("schedule.degree", degree, what)
+
+    def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
+        """Rows, structured [n]. labels [n]; seeds uint64 [n]. Raises UserError for labels of another schema."""
+        return self._rows({column.name: self._fresh(column, at, seeds) for at, column in self._columns}, labels, seeds)
+
+    def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: np.ndarray) -> Samples:
+        """One variation a row."""
+        self.check_degree(degree)
+        rate = float(degree)  # type: ignore[arg-type]
+        if samples.content.dtype != self.schema.dtype:
+            raise bad("api.schema", "...", "the schema of the rows that are varied: other columns, or other types")
+        cells = {}
+        for at, column in self._columns:
+            places = column.places(samples.content[column.name])
+            cells[column.name] = self._moved(column, at, places, rate, seeds)
+        return self._rows(cells, labels, seeds)
+
+    @property
+    def _columns(self) -> list[tuple[int, Column]]:
+        return list(enumerate(self.schema.features))
+
+    def _rows(self, places: dict[str, np.ndarray], labels: Sequence[Label], seeds: np.ndarray) -> Samples:
+        content = np.empty(len(seeds), self.schema.dtype)
+        self.schema.with_labels(content, self.schema.index(labels))
+        for column in self.schema.features:
+            content[column.name] = column.typed(places[column.name])
+        return Samples(self.schema.repaired(content, seeds))
+
+    def _fresh(self, column: Column, at: int, seeds: np.ndarray) -> np.ndarray:
+        """Places, int64 [n], -1 for a missing one."""
+        value = uniform(seeds, STREAMS * at)
+        if not _by_size(column):
+            return np.floor(value * (column.size + column.missing)).astype(np.int64) - column.missing
+        places = np.floor(value * column.size).astype(np.int64)
+        return np.where(self._goes_missing(column, at, seeds), -1, places)
+
+    def _moved(self, column: Column, at: int, places: np.ndarray, rate: float, seeds: np.ndarray) -> np.ndarray:
+        anew = uniform(seeds, STREAMS * at + 2) < rate
+        fresh = self._fresh(column, at, seeds)
+        if not _by_size(column):
+            return np.where(anew, fresh, places)
+        span = (column.high - column.low) / column.step if column.numeric else column.size - 1
+        shift = (2 * uniform(seeds, STREAMS * at) - 1) * rate * span
+        moved = np.rint((places + shift).clip(0, column.size - 1)).astype(np.int64)
+        moved = np.where(places < 0, places, moved)
+        if not column.missing:
+            return moved
+        return np.where(anew & ((fresh < 0) | (places < 0)), fresh, moved)
+
+    def _goes_missing(self, column: Column, at: int, seeds: np.ndarray) -> np.ndarray:
+        return (uniform(seeds, STREAMS * at + 1) < self.missing) & column.missing
+
+
+def _by_size(column: Column) -> bool:
+    """Whether near values are alike, so that a cell moves."""
+    return column.numeric or column.kind == "ordered"

@@ -1,0 +1,83 @@
+"""The 569 tumours that come with scikit-learn: a real table, tiny, and on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from importlib.util import find_spec
+
+import numpy as np
+
+from dpsyn.columns import REFUSED
+from dpsyn.data import Records
+from dpsyn.errors import bad, one_of
+from dpsyn.population import Label, Samples
+from dpsyn.rows import check_declared
+from dpsyn.schema import Schema
+
+
+@dataclass(frozen=True)
+class BreastCancer:
+    """Table rows of 30 features of the nuclei of cells, label column `diagnosis` (sklearn.datasets.load_breast_cancer;
+    Wisconsin diagnostic, UCI 1995).
+
+    schema: of these columns. split: 'train', 'test' (about a fifth, chosen by a hash of each row) or 'all'.
+    id, records, on_error: as in `dpsyn.data.Data`. No row of it is ever refused.
+    """
+
+    schema: Schema
+    split: str = "train"
+    id: str | None = "breast_cancer"
+    records: int | None = 455
+    on_error: str = "refuse"
+
+    def __post_init__(self) -> None:
+        if self.split not in ("train", "test", "all"):
+            raise bad("data.split", self.split, one_of(["train", "test", "all"]))
+        check_declared(self.id, self.records, self.on_error)
+
+    @property
+    def labels(self) -> Sequence[Label]:
+        return self.schema.labels
+
+    @property
+    def unit_column(self) -> None:
+        return None
+
+    def check(self) -> None:
+        """Raises UserError without scikit-learn, and for a schema of other columns."""
+        if find_spec("sklearn") is None:
+            raise bad("data", "breast_cancer", "the package scikit-learn", "Install it: pip install scikit-learn")
+        if wrong := set(self.schema.columns) ^ set(_cells()):
+            raise bad("data.schema.file", min(wrong), "the columns of the schema breast_cancer, all and no other")
+
+    def fingerprint(self) -> str:
+        return blake2b(repr(self._content().tolist()).encode(), digest_size=32).hexdigest()
+
+    def batches(self, size: int) -> Iterator[Records]:
+        content = self._content()
+        labels = self.schema.labels_of(content)
+        for start in range(0, len(content), size):
+            yield Records(Samples(content[start : start + size]), labels[start : start + size])
+
+    def _content(self) -> np.ndarray:
+        content, rules = self.schema.read(_cells())
+        assert (rules < REFUSED).all()
+        if self.split == "all":
+            return content
+        held_out = np.array([_held_out(row) for row in content.tolist()])
+        return content[held_out if self.split == "test" else ~held_out]
+
+
+def _cells() -> dict[str, list[str]]:
+    from sklearn.datasets import load_breast_cancer
+
+    table = load_breast_cancer()
+    cells = {str(name): list(map(str, table.data[:, at])) for at, name in enumerate(table.feature_names)}
+    return {**cells, "diagnosis": [str(table.target_names[kind]) for kind in table.target]}
+
+
+def _held_out(row: tuple[object, ...]) -> bool:
+    """True for a fifth of all rows, by their content: no other row moves a row to the other side."""
+    return int.from_bytes(blake2b(repr(row).encode(), digest_size=8).digest(), "big") % 5 == 0

@@ -1,0 +1,32 @@
+"""Table rows as codes: which cell of its column each value lies in. For votes in subspaces, not for distances."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dpsyn import codec
+from dpsyn.errors import UserError, bad
+from dpsyn.population import Samples
+from dpsyn.schema import Schema
+
+
+@dataclass(frozen=True)
+class Cells:
+    """float32 [n, columns that are no labels], whole numbers, exact: see `dpsyn.codec.codes`."""
+
+    schema: Schema
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.schema, Schema):
+            raise bad("embedding.schema", self.schema, "the schema of the data, ${data.schema}")
+        for column in codec.coded(self.schema):
+            if column.codes > 2**24:  # beyond which a float32 skips numbers
+                raise bad(f"schema.columns.{column.name}.values", f"({column.codes})", "at most 2^24 of them")
+
+    def __call__(self, samples: Samples) -> np.ndarray:
+        """Raises UserError for rows of another schema."""
+        if samples.content.dtype != self.schema.dtype:
+            raise UserError("embedding cells: expected rows of its schema, ${data.schema}; these have other columns.")
+        return codec.codes(self.schema, samples.content).astype(np.float32)
