@@ -1,0 +1,32 @@
+"""How many synthetic rows break a constraint of the schema: none should."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from dpsyn.errors import UserError
+from dpsyn.population import Population
+from dpsyn.schema import Schema
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """The share of rows that break one. It reads the synthetic rows alone, so it is public."""
+
+    schema: Schema
+
+    @property
+    def private(self) -> bool:
+        return False
+
+    def __call__(self, population: Population) -> Mapping[str, float]:
+        """{'broken': 0 to 1}; {} for a schema without constraints. Raises UserError for what are no rows of it."""
+        content = population.samples.content
+        if content.dtype != self.schema.dtype:
+            raise UserError("metric constraints: expected rows of the schema. Leave it out for this kind of data.")
+        if not self.schema.constraints or not len(content):
+            return {}
+        return {"broken": float(np.mean(self.schema.broken(content)))}
