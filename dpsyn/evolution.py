@@ -14,6 +14,7 @@ from dpsyn.api import Api
 from dpsyn.embedding import Embedding
 from dpsyn.population import Label, Population, Samples, concatenate, take
 from dpsyn.schedule import Step
+from dpsyn.selection import smoothed
 
 Release = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
 """(iteration, candidates' vectors float32 [n, d], their labels int64 [n]) -> noisy votes int64 [n]"""
@@ -51,7 +52,7 @@ def evolve(makers: Makers, release: Release, schedule: Sequence[Step], populatio
         step = schedule[t - 1]
         vectors = candidate_vectors(makers, step, population, t, known)
         votes = release(t, vectors, population.labels)
-        chosen = survivors(votes, population.labels, makers, step, t)
+        chosen = survivors(votes, vectors, population.labels, makers, step, t)
         population = offspring(makers, step, population, chosen, t)
         kept = population.parents[population.survivors]
         known = vectors[kept] if not step.lookahead else known[:0]
@@ -78,14 +79,16 @@ def candidate_vectors(makers: Makers, step: Step, population: Population, t: int
     return np.concatenate(means).astype(np.float32)
 
 
-def survivors(votes: np.ndarray, labels: np.ndarray, makers: Makers, step: Step, t: int) -> np.ndarray:
+def survivors(
+    votes: np.ndarray, vectors: np.ndarray, labels: np.ndarray, makers: Makers, step: Step, t: int
+) -> np.ndarray:
     """Rows of the population that survive, int64 [step.size], label by label; a row may stand there several times."""
     chosen = []
     for label, size in enumerate(split(step.size, makers.shares)):
         mine = np.flatnonzero(labels == label)
         rng = np.random.default_rng(_sequence(makers.seed, t, "select", label))
         if size:
-            chosen.append(mine[step.select(votes[mine], int(size), rng)])
+            chosen.append(mine[step.select(smoothed(votes[mine], vectors[mine], step.smooth), int(size), rng)])
     return np.concatenate(chosen)
 
 

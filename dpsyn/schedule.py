@@ -23,6 +23,7 @@ class Step:
     folds: variations made of each survivor.
     keep: survivors stay in the population.
     lookahead: a candidate is embedded as the mean of this many of its variations (K of the paper); 0: as itself.
+    smooth: noisy votes are shared out among this many nearest candidates of a label before they select; 1: none.
     select: noisy votes -> rows that survive.
     """
 
@@ -32,9 +33,10 @@ class Step:
     folds: int = 1
     keep: bool = True
     lookahead: int = 0
+    smooth: int = 1
 
     def __post_init__(self) -> None:
-        for key, least in (("size", 1), ("folds", 0), ("lookahead", 0)):
+        for key, least in (("size", 1), ("folds", 0), ("lookahead", 0), ("smooth", 1)):
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise bad(f"schedule.{key}", value, f"a whole number, {least} or more")
@@ -63,6 +65,7 @@ def steps(
     folds: int | Sequence[int] = 1,
     keep: bool | Sequence[bool] = True,
     lookahead: int | Sequence[int] = 0,
+    smooth: int | Sequence[int] = 1,
 ) -> tuple[Step, ...]:
     """`releases` Steps; every other argument is one value for all of them, or a list with a value a release.
 
@@ -82,7 +85,8 @@ def steps(
             return value[t]
         return value
 
-    given = {"size": size, "degree": degree, "select": select, "folds": folds, "keep": keep, "lookahead": lookahead}
+    given = {"size": size, "degree": degree, "select": select, "folds": folds, "keep": keep}
+    given |= {"lookahead": lookahead, "smooth": smooth}
     return tuple(Step(**{k: at(k, v, t) for k, v in given.items()}) for t in range(releases))  # type: ignore[arg-type]
 
 
@@ -94,6 +98,7 @@ def none(
     folds: int | Sequence[int] = 1,
     keep: bool | Sequence[bool] = True,
     lookahead: int | Sequence[int] = 0,
+    smooth: int | Sequence[int] = 1,
 ) -> int:
     """No vote at all, for comparison: how many rows `steps` with these arguments would end with."""
-    return final_size(steps(releases, size, degree, select, folds, keep, lookahead))
+    return final_size(steps(releases, size, degree, select, folds, keep, lookahead, smooth))

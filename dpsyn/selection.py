@@ -6,6 +6,8 @@ weight they choose uniformly: the votes say nothing, the budget is spent, and th
 
 import numpy as np
 
+BLOCK = 1024  # candidates whose distances to all others are held at once
+
 
 def proportional(votes: np.ndarray, size: int, rng: np.random.Generator, threshold: float = 0.0) -> np.ndarray:
     """PE (arXiv 2305.15560, algorithm 2): subtract the threshold, clip at zero, draw with replacement."""
@@ -32,6 +34,28 @@ def balanced(votes: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarr
     shares = shares_of(votes.astype(np.float64))
     points = (np.arange(size) + rng.random()) / size
     return np.minimum(np.searchsorted(np.cumsum(shares), points, side="right"), len(votes) - 1)
+
+
+def smoothed(votes: np.ndarray, vectors: np.ndarray, neighbours: int) -> np.ndarray:
+    """Every candidate's noisy votes shared out among its nearest ones, itself first; float64 [m], the sum is kept.
+
+    votes int64 [m]; vectors float32 [m, d]. Where records are few, a candidate's own votes are lost in the noise, but
+    those of a neighbourhood are not: noise averages out, and near candidates deserve alike. Two candidates are
+    neighbours as often as either counts the other among its `neighbours`: 0, 1 or 2 times.
+    """
+    m, k = len(votes), min(neighbours, len(votes))
+    if k <= 1:
+        return votes.astype(np.float64)
+    squares = (vectors.astype(np.float64) ** 2).sum(1)
+    near = np.empty((m, k), np.int64)
+    for start in range(0, m, BLOCK):
+        rows = slice(start, start + BLOCK)
+        distances = squares - 2.0 * (vectors[rows] @ vectors.T)
+        distances[np.arange(len(distances)), np.arange(m)[rows]] = -np.inf
+        near[rows] = np.argpartition(distances, k - 1, axis=1)[:, :k]
+    ties = k + np.bincount(near.ravel(), minlength=m)  # of each candidate with all, itself among them
+    part = votes / ties
+    return part[near].sum(1) + np.bincount(near.ravel(), np.repeat(part, k), minlength=m)
 
 
 def shares_of(noisy: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from dpsyn.evolution import Makers, begin, evolve, seeds, split
 from dpsyn.expansion import expand
 from dpsyn.population import Samples
 from dpsyn.schedule import Step, initial_size, steps
-from dpsyn.selection import balanced, project_on_simplex, proportional, top
+from dpsyn.selection import balanced, project_on_simplex, proportional, smoothed, top
 
 
 class Line:
@@ -180,3 +180,31 @@ def test_lists_in_a_schedule_have_one_entry_a_release():
         steps(0, 10, 1, top)
     with pytest.raises(UserError, match="Nothing would be left"):
         Step(10, 1, top, folds=0, keep=False)
+
+
+def test_smoothed_votes_keep_their_sum_and_are_those_of_the_neighbourhood():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(50, 3)).astype(np.float32)
+    votes = rng.integers(-5, 50, 50)
+    nearest = np.argsort(((vectors[:, None] - vectors) ** 2).sum(2), axis=1, kind="stable")[:, :6]
+    ties = np.zeros((50, 50))
+    ties[np.arange(50)[:, None], nearest] = 1
+    ties += ties.T
+    found = smoothed(votes, vectors, 6)
+    assert found == pytest.approx((ties / ties.sum(0)) @ votes)
+    assert found.sum() == pytest.approx(votes.sum())
+    assert (smoothed(votes, vectors, 1) == votes).all()
+    assert smoothed(votes, vectors, 1000) == pytest.approx(np.full(50, votes.mean()))
+    assert smoothed(votes[:1], vectors[:1], 5).tolist() == [votes[0]]
+
+
+def test_smoothing_finds_the_side_that_was_voted_for_in_noise_that_hides_every_candidate():
+    rng = np.random.default_rng(1)
+    vectors = rng.normal(size=(1000, 4)).astype(np.float32)
+    side = vectors[:, 0] > 0
+    noisy = side * 1 + np.round(rng.normal(0, 5, 1000))
+
+    def share(votes):
+        return side[balanced(votes, 1000, np.random.default_rng(2))].mean()
+
+    assert share(smoothed(noisy, vectors, 30)) > 0.75 > 0.65 > share(noisy)

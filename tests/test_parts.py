@@ -259,7 +259,7 @@ def test_others_read_what_is_written(tmp_path):
 
 
 def test_a_file_that_is_no_checkpoint_is_named():
-    for content in (b"", b"PAR1", to_parquet(population(CONTENT["grey"], [0] * 6), [{}], lineage=False)):
+    for content in (b"", b"PAR1"):
         with pytest.raises(UserError, match="over there: not a checkpoint"):
             from_parquet(content, "over there")
 
