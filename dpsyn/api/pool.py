@@ -304,7 +304,7 @@ def _write_items(data: Data, embedding: Embedding, size: int, folder: Path) -> d
             if facts != shape:
                 raise bad("api.data", type(data).__name__, "rows of one shape and type")
             if items.dtype.hasobject:
-                lines = [json.dumps(item).encode() for item in items.tolist()]
+                lines = [json.dumps(item, default=str).encode() for item in items.tolist()]  # a date by its name
                 starts.write((np.cumsum([len(line) for line in lines], dtype=np.int64) + content.tell()).tobytes())
                 content.write(b"".join(lines))
             else:
