@@ -25,6 +25,7 @@ A schema is public, and a run publishes it. Bounds and values that were read off
 differential privacy of all that follows: draft from a codebook or from a public sample, never from the private data."""
 ROWS = 200_000  # of a sample
 VALUES = 100  # of a category that are listed, the most frequent ones
+FEW = 20  # values that may all differ and be those of a category
 NONE = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", ".")
 BOOK = ("name", "kind", "values", "low", "high", "resolution", "missing")
 
@@ -117,7 +118,7 @@ def _guess(counts: Counter[str]) -> tuple[list[str], str]:
         return ["kind: number", f"bounds: [{low:g}, {high:g}]", f"resolution: {10**-digits:.{digits}f}"], ""
     if days := _days(counts):
         return ["kind: date", f"bounds: [{min(days).year}-01-01, {max(days).year}-12-31]"], ""
-    if len(counts) > VALUES and len(counts) > sum(counts.values()) / 2:
+    if len(counts) > FEW and len(counts) > sum(counts.values()) / 2:
         return [], "nearly every cell differs: a name, a key or a text; leave it out (extra: ignore)"
     values = [text for text, _ in counts.most_common(VALUES)]
     facts = ["kind: category", f"values: {_listed(sorted(values))}"]

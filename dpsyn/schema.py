@@ -73,13 +73,13 @@ class Schema:
 
     @functools.cached_property
     def label_columns(self) -> Sequence[str]:
-        names = self.file.get("labels") or []
+        columns, names = self.columns, self.file.get("labels") or []
         if isinstance(names, str) or not isinstance(names, Sequence):
             raise bad("schema.labels", names, "a list of columns, [income]; [] where the table has no labels")
         for name in names:
-            if name not in self.columns:
-                raise bad("schema.labels", name, "a column of the schema", near(str(name), list(self.columns)))
-            column = self.columns[name]
+            if name not in columns:
+                raise bad("schema.labels", name, "a column of the schema", near(str(name), list(columns)))
+            column = columns[name]
             if column.kind in ("number", "date"):
                 what = "a category, ordered, boolean or integer column"
                 raise bad("schema.labels", name, what, f"This one is a {column.kind}.")
