@@ -29,7 +29,7 @@ class BreastCancer:
     schema: Schema
     split: str = "train"
     id: str | None = "breast_cancer"
-    records: int | None = 455
+    records: int | None = 460
     on_error: str = "refuse"
 
     def __post_init__(self) -> None:

@@ -125,7 +125,7 @@ Part = TableClassifier | TableRegressor
 
 @dataclass(frozen=True)
 class _Matrix:
-    """What a model sees. values: float64 [n, d], NaN for a missing one, of a category its place. categories: bool [d]."""
+    """values: float64 [n, d], NaN for a missing one, of a category its place. categories: bool [d], which they are."""
 
     values: np.ndarray
     categories: np.ndarray
@@ -190,8 +190,9 @@ def _regressor(part: TableRegressor, matrix: _Matrix, wanted: np.ndarray) -> Cal
 
 
 def _few(matrix: _Matrix) -> Callable[[_Matrix], np.ndarray]:
-    """Of categories that are too many the most frequent ones stay, and the rest are one."""
-    kept = {}
+    """Of categories that are too many the most frequent ones stay, and the rest are one. A column without any value is
+    0: scikit-learn 1.9 stops at one."""
+    kept, empty = {}, np.isnan(matrix.values).all(0)
     for at in np.flatnonzero(matrix.categories).tolist():
         mine = matrix.values[:, at]
         places, counts = np.unique(mine[~np.isnan(mine)], return_counts=True)
@@ -205,6 +206,7 @@ def _few(matrix: _Matrix) -> Callable[[_Matrix], np.ndarray]:
             found = np.searchsorted(places[order], values[:, at]).clip(0, len(places) - 1)
             rank = np.where(places[order][found] == values[:, at], order[found], len(places))
             values[:, at] = np.where(np.isnan(values[:, at]), np.nan, rank)
+        values[:, empty] = 0
         return values
 
     return seen
