@@ -235,6 +235,14 @@ def answer(question: Question, blocks: Iterable[tuple[np.ndarray, np.ndarray]]) 
     return np.concatenate([c.ravel() for c in counts]) if counts else np.zeros(0, np.int64)
 
 
+def places(question: Question, codes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The entries of the answer that a row counts in, one of each subspace: int64 [n, subspaces]. Not for scores."""
+    rows = np.concatenate([codes, labels[:, None]], axis=1, dtype=np.int32)
+    starts = np.cumsum([0, *(subspace.size for subspace in question.subspaces)])
+    found = [start + _cell(subspace, rows) for start, subspace in zip(starts, question.subspaces, strict=False)]
+    return np.stack(found, axis=1)
+
+
 def learn(state: State, question: Question, noisy: np.ndarray, sigma: float, rng: np.random.Generator) -> State:
     """What is known after the answer. noisy [entries]; sigma: of its noise, in records."""
     noisy = np.asarray(noisy, np.float64)
@@ -257,12 +265,12 @@ def learn(state: State, question: Question, noisy: np.ndarray, sigma: float, rng
     return _evolve(state, [1.0] * SWEEPS, rng)
 
 
-def draw(state: State, rows: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def draw(state: State, rows: int, rng: np.random.Generator, settle: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """The population settles, and synthetic rows are made of it. codes int32 [rows, d], labels int64 [rows], shuffled.
 
     More rows than the population has are its copies, moved on by themselves for some sweeps.
     """
-    state = _evolve(state, np.linspace(1, 0.1, SWEEPS), rng)
+    state = _evolve(state, np.linspace(1, 0.1, SWEEPS).tolist(), rng) if settle else state
     held = state.rows
     order = np.argsort(held[:, LABEL], kind="stable")  # evenly spaced rows of it: shares of the labels stay
     picks = ((np.arange(rows) + rng.random()) * (len(held) / max(rows, 1))).astype(np.int64)
@@ -458,7 +466,7 @@ def _denoised(noisy: np.ndarray, column: Column, sigma: float, total: float) -> 
             details.append((sums[::2] - sums[1::2]) / math.sqrt(2))
             sums = (sums[::2] + sums[1::2]) / math.sqrt(2)
         for detail in reversed(details):
-            kept = np.where(np.abs(detail) > 2 * sigma, detail, 0)
+            kept = np.where(np.abs(detail) > 3 * sigma, detail, 0)
             sums = np.stack([sums + kept, sums - kept], 1).ravel() / math.sqrt(2)
         noisy[inside] = sums[: inside.sum()]
     return project_on_simplex(noisy, total)

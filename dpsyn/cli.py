@@ -167,7 +167,7 @@ def _carry_out(plain, swept: Sequence[str]) -> None:  # type: ignore[no-untyped-
 
     job = compose.build(plain, swept)
     check(job)
-    carry_out(job, _screen(facts(job), len(job.schedule)))
+    carry_out(job, _screen(facts(job), job.releases))
     show_end(job)
 
 

@@ -20,17 +20,21 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from dpsyn import prompts
+from dpsyn import prompts, schema
+from dpsyn.cell_run import CellPlan, cell_plan
 from dpsyn.errors import UserError, bad
 from dpsyn.job import Job
 from dpsyn.privacy.budget import Settings
 from dpsyn.run import RunDirectory, flat
-from dpsyn.schedule import initial_size
+from dpsyn.schedule import Cells, initial_size
 
 IDENTITY = ("seed", "data", "api", "embedding", "privacy", "schedule", "label_shares")
 DEFAULT = "+experiment=digits"
 RUNTIME = "dpsyn.runtime.Runtime"
-PROMPTS = "dpsyn.prompts.Prompts"
+READERS = {
+    "dpsyn.prompts.Prompts": ("prompts", prompts.read),
+    "dpsyn.schema.Schema": ("schemas", schema.read),
+}
 NOT_PUBLISHED = "(not published)"
 PUBLISHED_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 
@@ -66,19 +70,20 @@ def settings(overrides: Sequence[str], folder: str | None = None) -> dict[str, A
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_in_one_line(error, overrides)) from None
     assert isinstance(plain, dict)
-    places = [Path(folder) / "prompts"] if folder else []
-    return _with_prompts(plain, [*places, config_folder() / "prompts"])
+    return _with_files(plain, [*([Path(folder)] if folder else []), config_folder()])
 
 
-def _with_prompts(part: Any, folders: Sequence[Path]) -> Any:
-    """A prompt file by its content, so that what it says identifies the run: by the name of one of ours, or a path."""
+def _with_files(part: Any, folders: Sequence[Path]) -> Any:
+    """Prompt files and schemas by their content, so that what they say identifies the run: by the name of one of ours,
+    or by a path. folders: where ours are, in `prompts` and `schemas`."""
     if isinstance(part, list):
-        return [_with_prompts(inner, folders) for inner in part]
+        return [_with_files(inner, folders) for inner in part]
     if not isinstance(part, dict):
         return part
-    whole = {key: _with_prompts(inner, folders) for key, inner in part.items()}
-    if part.get("_target_") == PROMPTS and isinstance(part.get("file"), str):
-        whole["file"] = dict(prompts.read(part["file"], *folders))
+    whole = {key: _with_files(inner, folders) for key, inner in part.items()}
+    if isinstance(part.get("file"), str) and part.get("_target_") in READERS:
+        kind, read = READERS[part["_target_"]]
+        whole["file"] = dict(read(part["file"], *(folder / kind for folder in folders)))
     return whole
 
 
@@ -128,8 +133,9 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
         for name, part in (plain["metric"]["parts"] or {}).items()
     }
     privacy: Settings = parts["privacy"]
-    steps = parts["schedule"]  # or, without votes, a number of rows
-    start, schedule = (steps, ()) if isinstance(steps, int) else (initial_size(steps), steps)
+    steps = parts["schedule"]  # or, without votes, a number of rows; or votes in cells
+    cells = _cells(plain, parts) if isinstance(steps, Cells) else None
+    start, schedule = (steps, ()) if isinstance(steps, int) else (0, ()) if cells else (initial_size(steps), steps)
     identity = {key: plain[key] for key in IDENTITY}
     identity["privacy"] = {key: value for key, value in plain["privacy"].items() if not key.startswith("accept_")}
     root = str(plain["run_dir"])
@@ -161,9 +167,27 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
         identity=identity,
         cache_identity={key: plain[key] for key in ("data", "embedding")},
         public={"name": str(plain["name"]), **{key: published(value, (key,)) for key, value in identity.items()}},
+        cells=cells,
         noisy_shares=plain["label_shares"] == "noisy",
         operational=frozenset(_operational(identity)),
     )
+
+
+def _cells(plain: Mapping[str, Any], parts: Mapping[str, Any]) -> CellPlan:
+    """Raises UserError for what votes in cells cannot go with."""
+    data, privacy = parts["data"], parts["privacy"]
+    if not hasattr(data, "schema"):
+        raise bad("schedule", "cells", "a table with a schema", "Name it with data=tables.")
+    if plain["embedding"]["_target_"] != "dpsyn.embedding.cells.Cells":
+        raise bad("embedding", plain["embedding"]["_target_"], "embedding=cells with schedule=cells")
+    if data.records is None:
+        raise bad("data.records", "null", "a declared number of rows with schedule=cells")
+    if privacy.noise_multiplier is not None:
+        raise bad("privacy.noise_multiplier", privacy.noise_multiplier, "null with schedule=cells", "Give epsilon.")
+    if privacy.nearest != 1 or privacy.shares is not None or plain["label_shares"] != "uniform":
+        ours = "privacy.nearest=1, privacy.shares=null and label_shares=uniform"
+        raise bad("schedule", "cells", f"{ours} with it", "It has shares of its own, and counts the labels itself.")
+    return cell_plan(parts["schedule"], data.schema, len(data.labels), data.records, privacy)
 
 
 def rebuilt(run: RunDirectory, overrides: Sequence[str]) -> Job:

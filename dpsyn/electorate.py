@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from dpsyn import __version__
+from dpsyn.cells import Question, answer, places
 from dpsyn.data import Data, Refusal
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError
@@ -67,6 +68,18 @@ class Electorate:
         if self.unit == "user":
             return count_by_user(choices, self.labels)
         return count_by_record((rows for _, rows in choices), self.labels)
+
+    def vote_in_cells(self, question: Question) -> Votes:
+        """What a question asks of all records, whose vectors are codes; a user's entries have a joint norm of one."""
+        blocks = (
+            (codes.astype(np.int32), np.full(len(codes), label), units)
+            for label in range(self.labels)
+            for codes, units in self._blocks(label)
+        )
+        if self.unit == "user":
+            entries = sum(subspace.size for subspace in question.subspaces)
+            return count_by_user(((units, places(question, codes, labels)) for codes, labels, units in blocks), entries)
+        return Votes(answer(question, ((codes, labels) for codes, labels, _ in blocks)))
 
     def _choices(
         self, vectors: np.ndarray, labels: np.ndarray, k: int, search: Callable[[np.ndarray], Search]

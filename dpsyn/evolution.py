@@ -123,6 +123,10 @@ def seeds(seed: int, t: int, use: str, n: int) -> np.ndarray:
     return _sequence(seed, t, use).generate_state(n, np.uint64)
 
 
+def generator(seed: int, t: int, use: str) -> np.random.Generator:
+    return np.random.default_rng(_sequence(seed, t, use))
+
+
 def _sequence(seed: int, t: int, use: str, part: int = 0) -> np.random.SeedSequence:
-    uses = ("generate", "vary", "lookahead", "select", "expand")
+    uses = ("generate", "vary", "lookahead", "select", "expand", "cells")
     return np.random.SeedSequence(seed, spawn_key=(t, uses.index(use), part))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import time
 import traceback
@@ -16,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from dpsyn.api import Api, Degree
+from dpsyn.cell_run import CellPlan, evolve_cells, release_name
+from dpsyn.cells import Question
 from dpsyn.data import Data
 from dpsyn.electorate import Electorate, open_electorate, refused_rows
 from dpsyn.embedding import Embedding
@@ -28,8 +31,8 @@ from dpsyn.metric.vital_signs import vital_signs
 from dpsyn.picture import sample_grid, sample_texts
 from dpsyn.population import Label, Population
 from dpsyn.privacy import account
-from dpsyn.privacy.budget import Budget, Charge, Settings, plan
-from dpsyn.privacy.ledger import LABELS, Ledger, Receipt
+from dpsyn.privacy.budget import Budget, Charge, Settings, calibrated, plan
+from dpsyn.privacy.ledger import LABELS, Ledger, Receipt, read_receipt
 from dpsyn.privacy.statement import statement
 from dpsyn.run import RunDirectory
 from dpsyn.runtime import Runtime, torch_dtype
@@ -49,7 +52,8 @@ WORTH_KEEPING = 1.0  # seconds: a part of an expansion that is made faster is ma
 class Job:
     """All parts of a run.
 
-    root: the run directory. start: rows of iteration 0. schedule: the steps after it, () for no votes.
+    root: the run directory. start: rows of iteration 0. schedule: the steps after it, () for no votes. cells: votes in
+    subspaces, in the place of start and schedule.
     shares: of the labels, float64 [l], sums to 1; noisy_shares: they come from a release of noisy counts instead.
     identity: the settings that identify the run. public: those of them that are published. cache_identity: those of
     data and embedding. operational: keys of settings that a run goes on with others of. metrics: name to part; every:
@@ -77,6 +81,7 @@ class Job:
     public: Mapping[str, Any]
     operational: frozenset[str] = frozenset()
     noisy_shares: bool = False
+    cells: CellPlan | None = None
 
     @property
     def labels(self) -> Sequence[Label]:
@@ -84,11 +89,20 @@ class Job:
 
     def budget(self, sigma: float | None = None) -> Budget:
         """sigma: as calibrated when the run began; None: calibrate."""
+        if self.cells:
+            return calibrated(self.privacy, self.cells.parts, sigma)
         return plan(self.privacy, len(self.schedule), sigma, self.noisy_shares)
+
+    @property
+    def releases(self) -> int:
+        """Iterations after the first population, each with one release."""
+        return len(self.cells.releases) if self.cells else len(self.schedule)
 
     @property
     def final_size(self) -> int:
         """Rows of the final population, at most."""
+        if self.cells:
+            return self.cells.size
         return final_size(self.schedule) if self.schedule else self.start
 
     @property
@@ -105,7 +119,7 @@ class Job:
 
 def check(job: Job) -> None:
     """What can be found out without reading a private row, loading a model or writing a file. Raises UserError."""
-    for size in [step.size for step in job.schedule] or [job.start]:
+    for size in [] if job.cells else [step.size for step in job.schedule] or [job.start]:
         if not split(size, job.shares)[job.shares > 0].all():
             raise bad("schedule.size", size, f"enough for every one of the {len(job.labels)} labels")
     if job.privacy.unit == "user" and job.data.unit_column is None:
@@ -113,6 +127,8 @@ def check(job: Job) -> None:
     if job.expand_rows is not None and job.expand_rows < job.final_size:
         do = "Those are the final survivors."
         raise bad("expand.rows", job.expand_rows, f"null, or at least {job.final_size}", do)
+    if job.expand_rows is not None and job.cells:
+        raise bad("expand.rows", job.expand_rows, "null with schedule=cells", "Its rows are schedule.size.")
     if job.expand_rows is not None and job.last_degree is None:
         raise bad("expand.degree", "null", "how far a variation goes, with schedule=none")
     above = next(path for path in (job.root.absolute(), *job.root.absolute().parents) if path.exists())
@@ -203,16 +219,20 @@ def carry_out(job: Job, screen: Screen) -> Path:
             _state(job, run, budget, lost, mine)
         to_come = rows_asked(job)[len(run.iterations()) :]
         with screen.shown(), _makers(job, run, screen, to_come) as makers:
-            left = len(job.schedule) > max(run.iterations(), default=0)
+            left = job.releases > max(run.iterations(), default=0)
             electorate = _electorate(job, run, screen) if left else None
+            if job.cells:
+                account.enter(mine)
+                final = _evolve_cells(job, job.cells, run, ledger, electorate, screen)
             if job.noisy_shares and job.schedule:
                 account.enter(mine)
                 makers = replace(makers, shares=_label_shares(job, ledger, electorate, screen))
-            if not run.iterations():
+            if not job.cells and not run.iterations():
                 run.save(begin(makers, job.start), job.labels)
                 account.enter(mine)  # once all is there that the first release needs
                 _state(job, run, budget, lost, mine)
-            final = _evolve(job, makers, run, ledger, electorate, screen)
+            if not job.cells:
+                final = _evolve(job, makers, run, ledger, electorate, screen)
             synthetic = _expand(job, makers, run, final, job.expand_rows)
             _measure(job, run, synthetic, screen)
             _draw(job, run)
@@ -227,11 +247,16 @@ def expand_run(job: Job, screen: Screen, rows: int) -> Path:
     run = RunDirectory(job.root, job.privacy.is_private)
     with run.locked():
         done = run.iterations()
-        if not done or done[-1] != len(job.schedule):
+        if not done or done[-1] != job.releases:
             raise UserError(f"{job.root}: the run is not finished. Finish it with the command that began it.")
         final = run.load(done[-1])
         if rows < len(final):
             raise bad("rows", rows, f"at least {len(final)}, the rows of the final population")
+        if job.cells:
+            more = _drawn_again(job, replace(job.cells, size=rows), run)
+            write(run.release / "synthetic.parquet", to_parquet(more, job.labels, lineage=False))
+            run.stamp()
+            return run.release
         if job.last_degree is None:
             raise bad("expand.degree", "null", "how far a variation goes", "Add expand.degree=.")
         getattr(job.api, "check_degree", lambda degree: None)(job.last_degree)
@@ -282,6 +307,56 @@ def _evolve(
         labels, population = after.labels, after
         run.stamp()
     return population
+
+
+def _evolve_cells(
+    job: Job, plan: CellPlan, run: RunDirectory, ledger: Ledger, electorate: Electorate | None, screen: Screen
+) -> Population:
+    receipts: dict[int, Receipt] = {}
+
+    def ask(t: int, about: str, question: Question) -> tuple[np.ndarray, float]:
+        def vote() -> Votes:
+            return electorate.vote_in_cells(question) if electorate else _nothing_left()
+
+        with _private_side(run, screen, f"release {t}: private records vote", "vote"):
+            receipts[t] = ledger.release(t, about, vote)
+        return _counts(receipts[t], question)
+
+    done = max(run.iterations(), default=0)
+    final = None
+    for t in range(1, done + 1):
+        screen.line(f"{release_name(t, plan.releases[t - 1])}: done before")
+    for final in evolve_cells(plan, ask, job.seed, done):
+        t = final.iteration
+        with run.timed("save"):
+            run.save(final, job.labels)
+        noisy = len(receipts[t].votes)
+        screen.line(
+            f"{release_name(t, plan.releases[t - 1])}: {noisy:,} noisy counts, deviation {receipts[t].charge.sigma:.4g}"
+        )
+        if job.every and t % job.every == 0 and t < len(plan.releases):
+            _measure(job, run, final, screen)
+        run.stamp()
+    return final or run.load(done)
+
+
+def _drawn_again(job: Job, plan: CellPlan, run: RunDirectory) -> Population:
+    """Another number of rows, from the receipts alone."""
+    receipts = {int(path.stem): read_receipt(path) for path in run.votes.glob("*.parquet")}
+
+    def ask(t: int, about: str, question: Question) -> tuple[np.ndarray, float]:
+        if t not in receipts or receipts[t].population != about:
+            raise UserError(f"{run.votes}: release {t} is missing, or is not the one of this run.")
+        return _counts(receipts[t], question)
+
+    *_, final = evolve_cells(plan, ask, job.seed, len(plan.releases) - 1)
+    return final
+
+
+def _counts(receipt: Receipt, question: Question) -> tuple[np.ndarray, float]:
+    """In records: under the user unit, a user with one row is spread over all subspaces, in 1/grid."""
+    scale = 1.0 if receipt.charge.grid == 1 else math.sqrt(len(question.subspaces)) / receipt.charge.grid
+    return receipt.votes * scale, receipt.charge.sigma * receipt.charge.grid * scale
 
 
 def _label_shares(job: Job, ledger: Ledger, electorate: Electorate | None, screen: Screen) -> np.ndarray:
@@ -335,12 +410,12 @@ def _expand(job: Job, makers: Makers, run: RunDirectory, final: Population, rows
 
 
 def _measure(job: Job, run: RunDirectory, population: Population, screen: Screen) -> None:
-    final = population.iteration == len(job.schedule)
+    final = population.iteration == job.releases
     for name, metric in job.metrics.items():
         with _private_side(run, screen, f"metric {name}", f"metric {name}"):
             numbers = metric(population)
         run.add_metrics({"iteration": population.iteration, "final": final, "metric": name, **numbers}, metric.private)
-        if not metric.private:
+        if numbers and not metric.private:
             words = ", ".join(f"{key} {value:.4g}" for key, value in numbers.items())
             screen.line(f"{name} ({'final data' if final else f'iteration {population.iteration}'}): {words}")
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from dpsyn.cell_run import CellPlan, release_name
 from dpsyn.errors import bad
 from dpsyn.job import Job, check, rows_asked
 from dpsyn.privacy import account
@@ -38,6 +39,9 @@ def noise(job: Job, budget: Budget) -> str:
     """'standard deviation 11.7 votes in each of 8 releases'"""
     if not budget.charges:
         return "no release: no private row is read"
+    if job.cells:
+        sigmas = sorted(charge.sigma for charge in budget.charges)
+        return f"standard deviation {sigmas[0]:.4g} to {sigmas[-1]:.4g} records in {job.releases} releases of counts"
     votes, labels = budget.charges[: len(job.schedule)], budget.charges[len(job.schedule) :]
     sigmas = sorted({charge.sigma for charge in votes}, reverse=True)
     span = f"{sigmas[0]:g}" if len(sigmas) == 1 else f"{sigmas[0]:g} to {sigmas[-1]:g}"
@@ -61,6 +65,9 @@ def show_plan(job: Job) -> None:
         lines["mind"] = f"delta {budget.delta:g} is not below one over the declared number of records"
     for name, value in lines.items():
         console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
+    if job.cells:
+        _show_cells(console, job, job.cells, budget)
+        return
     table = Table(
         "iteration", "population", "generated", "varied", "survivors", "epsilon alone", "epsilon so far", box=None
     )
@@ -84,6 +91,17 @@ def show_plan(job: Job) -> None:
     if (api := paid(job.api)) is not None:
         console.print(f"at most: {shown_usage(api.estimate(job.labels, generated, varied))}", highlight=False)
     console.print(f"disk: about {_megabytes(stored * job.api.row_bytes)} for the run", highlight=False)
+
+
+def _show_cells(console: Console, job: Job, cells: CellPlan, budget: Budget) -> None:
+    table = Table("release", "subspaces", "cells in each, about", "noise", "epsilon alone", "epsilon so far", box=None)
+    for t, (release, charge) in enumerate(zip(cells.releases, budget.charges, strict=True), 1):
+        about = "" if release.cells == math.inf else f"{release.cells:,.0f}"
+        alone, far = _epsilon(job, [charge]), _epsilon(job, budget.charges[:t])
+        table.add_row(release_name(t, release), f"{release.moves}", about, f"{charge.sigma:,.4g}", alone, far)
+    console.print(table)
+    console.print(f"rows of the synthetic table: {cells.size:,}", highlight=False)
+    console.print(f"disk: about {_megabytes(2 * cells.size * job.api.row_bytes)} for the run", highlight=False)
 
 
 def show_end(job: Job) -> None:

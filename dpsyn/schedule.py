@@ -46,6 +46,24 @@ class Step:
             raise bad("schedule.folds", 0, "1 or more when schedule.keep=false", "Nothing would be left.")
 
 
+@dataclass(frozen=True)
+class Cells:
+    """Votes in subspaces (dpsyn/cells.py) in the place of Steps: the releases follow from the schema and the budget.
+
+    size: rows of the synthetic table; None: as many as data.records declares.
+    scores: choose pairs of columns by noisy scores, where there are too many to ask them all.
+    """
+
+    size: int | None
+    scores: bool
+
+    def __post_init__(self) -> None:
+        if self.size is not None and (type(self.size) is not int or self.size < 1):
+            raise bad("schedule.size", self.size, "a whole number, 1 or more, or null for data.records")
+        if type(self.scores) is not bool:
+            raise bad("schedule.scores", self.scores, "true or false")
+
+
 def initial_size(schedule: Sequence[Step]) -> int:
     """Rows of the population before the first vote: as many as the first step leaves behind."""
     return schedule[0].size * (schedule[0].folds + schedule[0].keep)

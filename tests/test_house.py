@@ -18,11 +18,11 @@ GROUPS = ("api", "data", "embedding", "metric")
 FLOORS = [
     {"errors", ""},
     {"files", "population", "runtime", "tensors", "seeds", "weights", "improved_diffusion"}
-    | {"answers", "asking", "prompts", "rows", "sources", "schema"},
+    | {"answers", "asking", "prompts", "rows", "sources", "schema", "codec", "columns", "constraints", "draft"},
     {f"{group}" for group in GROUPS},
     {"schedule", "selection", "storage", "voting", "picture", "show"}
     | {"privacy", "privacy.budget", "privacy.mechanism", "workers", "cells"},
-    {"electorate", "evolution", "expansion", "privacy.ledger", "privacy.account", "privacy.statement", "run", "spending", "export"},
+    {"electorate", "evolution", "expansion", "privacy.ledger", "privacy.account", "privacy.statement", "run", "spending", "export", "cell_run"},
     {"job", "verification"},
     {"planning", "compose"},
     {"cli", "__main__"},

@@ -137,29 +137,50 @@ class Budget:
         return min((charge.sigma for charge in self.charges), default=0.0)
 
 
-def plan(settings: Settings, releases: int, sigma: float | None = None, label_shares: bool = False) -> Budget:
-    """The budget of `releases` vote releases and, with label_shares, after them that of one of the labels' counts.
+@dataclass(frozen=True)
+class Part:
+    """A release before its noise is known. moves: entries that a record changes by one. share: of the budget."""
 
-    sigma: as calibrated when the run began; it is verified, not computed again. None: calibrate.
-    """
-    if not releases:
-        return Budget((), 0.0, settings.delta or 0.0, settings.neighbours)
-    grid, moves = (GRID, 1) if settings.unit == "user" else (1, settings.nearest)
-    names = [f"votes {t}" for t in range(1, releases + 1)]
+    name: str
+    moves: int
+    share: float
 
+
+def vote_parts(settings: Settings, releases: int, label_shares: bool = False) -> list[Part]:
+    """`releases` releases of votes and, with label_shares, after them one of the labels' counts."""
     shares = settings.shares or [1.0] * releases
-    if len(shares) != releases:
+    if releases and len(shares) != releases:
         raise bad("privacy.shares", list(shares), f"null, or one number a release ({releases})")
-    factors = [1 / math.sqrt(share / moves) for share in shares]  # what a release costs: moves / sigma^2
-    multiplicity = [moves] * releases
-    if label_shares:
+    parts = [
+        Part(f"votes {t}", settings.nearest, share) for t, share in zip(range(1, releases + 1), shares, strict=False)
+    ]
+    if releases and label_shares:
         whole = sum(shares) * settings.label_budget / (1 - settings.label_budget)
-        names, factors, multiplicity = [*names, "label shares"], [*factors, 1 / math.sqrt(whole)], [*multiplicity, 1]
+        parts.append(Part("label shares", 1, whole))
+    return parts
+
+
+def plan(settings: Settings, releases: int, sigma: float | None = None, label_shares: bool = False) -> Budget:
+    """The budget of `vote_parts`; sigma as in `calibrated`."""
+    return calibrated(settings, vote_parts(settings, releases, label_shares), sigma)
+
+
+def calibrated(settings: Settings, parts: Sequence[Part], sigma: float | None = None) -> Budget:
+    """The budget of some releases: what one costs, moves / sigma^2, is in proportion to its share.
+
+    sigma: the least, as calibrated when the run began; it is verified, not computed again. None: calibrate.
+    """
+    if not parts:
+        return Budget((), 0.0, settings.delta or 0.0, settings.neighbours)
+    by_user = settings.unit == "user"  # all entries of a user are one vector of norm one
+    factors = [math.sqrt((1 if by_user else part.moves) / part.share) for part in parts]
     least = min(factors)
 
     def charges(sigma: float) -> tuple[Charge, ...]:
-        sigmas = [_rounded_up(sigma * (factor / least)) for factor in factors]
-        return tuple(Charge(name, s, grid, m) for name, s, m in zip(names, sigmas, multiplicity, strict=True))
+        return tuple(
+            Charge(part.name, _rounded_up(sigma * (factor / least)), *((GRID, 1) if by_user else (1, part.moves)))
+            for part, factor in zip(parts, factors, strict=True)
+        )
 
     if settings.noise == "none":
         return Budget(charges(0.0), math.inf, 0.0, settings.neighbours)
@@ -173,6 +194,14 @@ def plan(settings: Settings, releases: int, sigma: float | None = None, label_sh
     if target is None:
         target = epsilon_of(charges(sigma), settings.delta, settings.neighbours)
     return Budget(charges(sigma), target, settings.delta, settings.neighbours)
+
+
+def multiplier(settings: Settings) -> float:
+    """About the noise, in votes, of a single release of one vote that spends the whole budget: by the closed form."""
+    if settings.noise == "none" or settings.epsilon is None:
+        return SMALLEST_SIGMA
+    assert settings.delta is not None
+    return _least_sigma(lambda sigma: (Charge("", sigma),), settings.epsilon, settings.delta, settings.neighbours)
 
 
 def epsilon_of(charges: Sequence[Charge], delta: float, neighbours: Neighbours) -> float:
@@ -265,12 +294,7 @@ def _calibrate(
     charges: Callable[[float], tuple[Charge, ...]], epsilon: float, delta: float, neighbours: Neighbours
 ) -> float:
     """The least sigma, rounded up to four digits after the point, with epsilon(sigma) <= epsilon."""
-    low, high = SMALLEST_SIGMA, SMALLEST_SIGMA
-    while closed_form(charges(high), delta, neighbours) > epsilon:
-        low, high = high, high * 2
-    while high - low > 1e-5 * low:
-        middle = (low + high) / 2
-        low, high = (middle, high) if closed_form(charges(middle), delta, neighbours) > epsilon else (low, middle)
+    high = _least_sigma(charges, epsilon, delta, neighbours)
     # The accountant has the last word. Epsilon falls about as 1/sigma, so a few steps come close from above; at small
     # sigma the discrete Gaussian is better than the closed form, and less noise will do.
     sigma, best = _rounded_up(high), math.inf
@@ -283,6 +307,18 @@ def _calibrate(
     while epsilon_of(charges(sigma), delta, neighbours) > epsilon:
         sigma = _rounded_up(sigma * 1.001)
     return min(sigma, best)
+
+
+def _least_sigma(
+    charges: Callable[[float], tuple[Charge, ...]], epsilon: float, delta: float, neighbours: Neighbours
+) -> float:
+    low, high = SMALLEST_SIGMA, SMALLEST_SIGMA
+    while closed_form(charges(high), delta, neighbours) > epsilon:
+        low, high = high, high * 2
+    while high - low > 1e-5 * low:
+        middle = (low + high) / 2
+        low, high = (middle, high) if closed_form(charges(middle), delta, neighbours) > epsilon else (low, middle)
+    return high
 
 
 def _rounded_up(sigma: float) -> float:

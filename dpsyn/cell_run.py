@@ -1,0 +1,88 @@
+"""A run by votes in subspaces: releases of counts, and the rows that evolve to agree with them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from dpsyn import cells
+from dpsyn.codec import coded, decoded
+from dpsyn.evolution import generator, seeds
+from dpsyn.population import Population, Samples
+from dpsyn.privacy.budget import Part, Settings, multiplier
+from dpsyn.schedule import Cells
+from dpsyn.schema import Schema
+
+SHOWN = 2000  # rows of a checkpoint before the last
+
+Ask = Callable[[int, str, cells.Question], tuple[np.ndarray, float]]
+"""(release, what it is about, question) -> noisy answer float64 [entries] and the deviation of its noise, in records"""
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """What is settled before the first release, by public facts alone. size: rows of the synthetic table."""
+
+    schema: Schema
+    labels: int
+    records: int
+    size: int
+    releases: tuple[cells.Release, ...]
+
+    @property
+    def parts(self) -> list[Part]:
+        """For the budget."""
+        return [Part(release_name(t, r), r.moves, r.share) for t, r in enumerate(self.releases, 1)]
+
+    @property
+    def columns(self) -> list[cells.Column]:
+        return [cells.Column(column.codes, column.ordered, column.missing) for column in coded(self.schema)]
+
+
+def release_name(t: int, release: cells.Release) -> str:
+    """'counts 3 (tables)'"""
+    return f"counts {t} ({release.kind.replace('_', ' ')})"
+
+
+def cell_plan(schedule: Cells, schema: Schema, labels: int, records: int, privacy: Settings) -> CellPlan:
+    """records: as declared."""
+    columns = [cells.Column(column.codes, column.ordered, column.missing) for column in coded(schema)]
+    # a user's rows, and a record that is replaced, move a score by more than one
+    scores = schedule.scores and privacy.unit == "record" and privacy.neighbours == "add_remove"
+    releases = cells.plan(columns, labels, records, multiplier(privacy), scores)
+    return CellPlan(schema, labels, records, schedule.size or records, releases)
+
+
+def evolve_cells(plan: CellPlan, ask: Ask, seed: int, done: int = 0) -> Iterator[Population]:
+    """After each release a population of some rows, after the last the synthetic table; the first `done` are left out.
+
+    All but the answers is a function of the plan and the seed, so what a run had learned is learned again from its
+    receipts.
+    """
+    state = cells.start(plan.columns, plan.labels, plan.records)
+    for t, release in enumerate(plan.releases, 1):
+        question = cells.ask(state, release)
+        noisy, sigma = ask(t, digest(question), question)
+        state = cells.learn(state, question, noisy, sigma, generator(seed, t, "cells"))
+        last = t == len(plan.releases)
+        if t > done:
+            size = plan.size if last else min(plan.size, SHOWN)
+            codes, labels = cells.draw(state, size, generator(seed, t, "generate"), settle=last)
+            content = decoded(plan.schema, codes, labels, seeds(seed, t, "vary", size))
+            everyone = np.arange(size)
+            yield Population(t, Samples(content), labels, np.full(size, -1), everyone >= 0)
+
+
+def digest(question: cells.Question) -> str:
+    """What a release is about, for its receipt: all that was asked."""
+    told = hashlib.sha256(f"{question.release}".encode())
+    for subspace in question.subspaces:
+        told.update(f"{subspace.columns} {subspace.shape}".encode())
+        for of_code in subspace.cells:
+            told.update(of_code.astype("<i8").tobytes())
+    for expected in question.expected or ():
+        told.update(expected.astype("<i8").tobytes())
+    return f"cells {told.hexdigest()}"
