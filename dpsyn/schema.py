@@ -195,6 +195,13 @@ def read(name: str, *folders: Path) -> Mapping[str, Any]:
     return plain
 
 
+def check_schema(key: str, given: Any) -> None:
+    """Raises UserError for what is no schema, such as null with data that have none."""
+    if not isinstance(given, Schema):
+        do = "Choose data that have one: data=tables data.schema.file=..."
+        raise bad(key, "null" if given is None else given, "the schema of a table", do)
+
+
 def told(column: Column, rule: int) -> str:
     """'age: beyond the bounds, clipped to them', for what is counted in private/."""
     return f"{column.name}: {RULES[rule]}"

@@ -114,7 +114,9 @@ def test_wrong_settings_and_rows_of_another_schema_are_one_line() -> None:
     rows = Table(other, 0).generate([other.labels[0]], seeds(1))
     with pytest.raises(UserError, match=r"^api\.missing=2: expected a probability"):
         Table(PEOPLE, 2)
-    with pytest.raises(UserError, match=r"^api\.schema=adult: expected the schema of the data"):
+    with pytest.raises(
+        UserError, match=r"^api\.schema=adult: expected the schema of a table\. Choose data that have one: "
+    ):
         Table("adult", 0)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"^api\.schema=\.\.\.: expected the schema of the rows"):
         API.vary(rows, labels(1), 0.5, seeds(1))

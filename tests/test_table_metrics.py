@@ -224,6 +224,7 @@ def test_wrong_settings_and_rows_are_one_line(tmp_path: Path) -> None:
             lambda: TableRegressor(data, MANY, "code", **SETTINGS),
             r"metric\.parts\.table_regressor\.target=code: .*x, w",
         ),
+        (lambda: Constraints(None), r"metric\.parts\.constraints\.schema=null"),  # type: ignore[arg-type]
         (TableRegressor(data, MANY, None, **SETTINGS).check, r"metric\.parts\.table_regressor\.target=null"),
         (TableClassifier(None, MANY, **SETTINGS).check, r"held_out=null"),  # type: ignore[arg-type]
         (marginals(data, MANY, combinations=1, seed=0).check, r"held_out\.path=.*none\.csv: expected an existing file"),

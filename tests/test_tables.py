@@ -195,7 +195,7 @@ def test_a_column_of_missing_values_alone_is_read_where_the_schema_allows_it(tmp
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({"schema": "adult"}, r"data\.schema=adult: expected a schema"),
+        ({"schema": "adult"}, r"data\.schema=adult: expected the schema of a table"),
         ({"header": False}, r"data\.header=False: expected true, or the names"),
         ({"header": ["a", "a"]}, r"data\.header=.*a name of its own"),
         ({"builder": "xlsx"}, r"data\.builder=xlsx: expected null, csv, jsonl or parquet"),

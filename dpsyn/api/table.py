@@ -11,7 +11,7 @@ from dpsyn.api import Degree
 from dpsyn.columns import Column
 from dpsyn.errors import bad
 from dpsyn.population import Label, Samples
-from dpsyn.schema import Schema
+from dpsyn.schema import Schema, check_schema
 from dpsyn.seeds import uniform
 
 STREAMS = 3  # of a row's seed, a column: whether it is drawn anew or goes missing, and its value
@@ -32,8 +32,7 @@ class Table:
     missing: float
 
     def __post_init__(self) -> None:
-        if not isinstance(self.schema, Schema):
-            raise bad("api.schema", self.schema, "the schema of the data, ${data.schema}")
+        check_schema("api.schema", self.schema)
         if type(self.missing) not in (int, float) or not 0 <= self.missing <= 1:
             raise bad("api.missing", self.missing, "a probability, 0 to 1")
 

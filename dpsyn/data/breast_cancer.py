@@ -14,7 +14,7 @@ from dpsyn.data import Records
 from dpsyn.errors import bad, one_of
 from dpsyn.population import Label, Samples
 from dpsyn.rows import check_declared
-from dpsyn.schema import Schema
+from dpsyn.schema import Schema, check_schema
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class BreastCancer:
     on_error: str = "refuse"
 
     def __post_init__(self) -> None:
+        check_schema("data.schema", self.schema)
         if self.split not in ("train", "test", "all"):
             raise bad("data.split", self.split, one_of(["train", "test", "all"]))
         check_declared(self.id, self.records, self.on_error)

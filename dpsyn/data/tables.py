@@ -14,7 +14,7 @@ from dpsyn.data import Records, Refusal
 from dpsyn.errors import bad
 from dpsyn.population import Label, Samples
 from dpsyn.rows import Broken, Columns, Row, check_declared, guarded, shown
-from dpsyn.schema import Schema, told
+from dpsyn.schema import Schema, check_schema, told
 from dpsyn.sources import Source
 
 
@@ -46,8 +46,7 @@ class Tables:
     unit_column: str | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.schema, Schema):
-            raise bad("data.schema", self.schema, "a schema, {_target_: dpsyn.schema.Schema, file: ...}")
+        check_schema("data.schema", self.schema)
         names = self.header
         if names is not True:
             if isinstance(names, bool | str) or not isinstance(names, Sequence) or not names:

@@ -9,7 +9,7 @@ import numpy as np
 from dpsyn import codec
 from dpsyn.errors import UserError, bad
 from dpsyn.population import Samples
-from dpsyn.schema import Schema
+from dpsyn.schema import Schema, check_schema
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,7 @@ class Cells:
     schema: Schema
 
     def __post_init__(self) -> None:
-        if not isinstance(self.schema, Schema):
-            raise bad("embedding.schema", self.schema, "the schema of the data, ${data.schema}")
+        check_schema("embedding.schema", self.schema)
         for column in codec.coded(self.schema):
             if column.codes > 2**24:  # beyond which a float32 skips numbers
                 raise bad(f"schema.columns.{column.name}.values", f"({column.codes})", "at most 2^24 of them")

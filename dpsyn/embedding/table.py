@@ -10,7 +10,7 @@ import numpy as np
 from dpsyn.columns import Column
 from dpsyn.errors import UserError, bad
 from dpsyn.population import Samples
-from dpsyn.schema import Schema
+from dpsyn.schema import Schema, check_schema
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,7 @@ class Table:
     missing_weight: float
 
     def __post_init__(self) -> None:
-        if not isinstance(self.schema, Schema):
-            raise bad("embedding.schema", self.schema, "the schema of the data, ${data.schema}")
+        check_schema("embedding.schema", self.schema)
         for key in ("number_weight", "category_weight", "missing_weight"):
             value = getattr(self, key)
             if type(value) not in (int, float) or not 0 <= value < float("inf"):

@@ -9,7 +9,7 @@ import numpy as np
 
 from dpsyn.errors import UserError
 from dpsyn.population import Population
-from dpsyn.schema import Schema
+from dpsyn.schema import Schema, check_schema
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,9 @@ class Constraints:
     """The share of rows that break one. It reads the synthetic rows alone, so it is public."""
 
     schema: Schema
+
+    def __post_init__(self) -> None:
+        check_schema("metric.parts.constraints.schema", self.schema)
 
     @property
     def private(self) -> bool:

@@ -15,7 +15,7 @@ from dpsyn.data import Data
 from dpsyn.errors import UserError, bad
 from dpsyn.metric import check_real, check_settings, real_samples
 from dpsyn.population import Population
-from dpsyn.schema import Schema
+from dpsyn.schema import Schema, check_schema
 
 BATCH = 4096
 DENSE = 2**20  # cells of a marginal that are counted one by one; of more, those that a row lies in
@@ -39,6 +39,7 @@ class Marginals:
     seed: int
 
     def __post_init__(self) -> None:
+        check_schema("metric.parts.marginals.schema", self.schema)
         check_settings(self, "marginals", {"bins": 2, "combinations": 1, "seed": 0})
         if isinstance(self.ways, str) or not all(type(k) is int and 1 <= k <= 5 for k in self.ways):
             raise bad("metric.parts.marginals.ways", self.ways, "a list of whole numbers from 1 to 5")

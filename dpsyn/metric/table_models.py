@@ -15,7 +15,7 @@ from dpsyn.data import Data
 from dpsyn.errors import UserError, bad, one_of
 from dpsyn.metric import check_real, check_settings, real_samples
 from dpsyn.population import Population
-from dpsyn.schema import Schema
+from dpsyn.schema import Schema, check_schema
 
 BATCH = 4096
 MODELS = ("boosting", "tabicl", "tabpfn")
@@ -132,6 +132,7 @@ class _Matrix:
 
 
 def _check_settings(part: Part, name: str) -> None:
+    check_schema(f"metric.parts.{name}.schema", part.schema)
     check_settings(part, name, {"seed": 0} | ({} if part.rows is None else {"rows": 1}))
     if part.model not in MODELS:
         raise bad(f"metric.parts.{name}.model", part.model, one_of(MODELS))
