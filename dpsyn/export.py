@@ -89,9 +89,7 @@ Files = Iterator[tuple[str, bytes]]
 def _rows(population: Population, labels: Sequence[Label]) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
     """Names of columns, then the rows: the content, then a column for each of the label's."""
     columns = columns_of(population.samples.content)
-    clash = [name for name in labels[0] if name in columns]
-    own = {(f"label_{name}" if name in clash else name): name for name in labels[0]}
-    named = {own_name: [labels[i][name] for i in population.labels] for own_name, name in own.items()}
+    named = {name: [labels[i][name] for i in population.labels] for name in labels[0] if name not in columns}
     return [*columns, *named], zip(*columns.values(), *named.values(), strict=True)
 
 

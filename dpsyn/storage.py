@@ -28,14 +28,21 @@ def label_name(label: Label) -> str:
 
 
 def to_parquet(population: Population, labels: Sequence[Label], lineage: bool = True) -> bytes:
-    """lineage: parents, survivors and traits too, all that `from_parquet` needs to give the population back."""
+    """lineage: parents, survivors and traits too, all that `from_parquet` needs to give the population back.
+
+    Without it a table whose columns hold its labels has no further column for them: it is as its source is.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     columns, features = _content(population.samples.content)
-    columns["label"] = pa.array(population.labels, pa.int64())
-    features["label"] = {"names": [label_name(label) for label in labels], "_type": "ClassLabel"}
     content = population.samples.content
+    own = _bookkeeping(bool(content.dtype.names))
+    if not lineage and content.dtype.names and set(labels[0]) <= set(content.dtype.names):
+        labels = [{}]
+    else:
+        columns[own["label"]] = pa.array(population.labels, pa.int64())
+        features[own["label"]] = {"names": [label_name(label) for label in labels], "_type": "ClassLabel"}
     facts: dict[str, Any] = {
         "iteration": population.iteration,
         "labels": [dict(label) for label in labels],
@@ -44,9 +51,9 @@ def to_parquet(population: Population, labels: Sequence[Label], lineage: bool = 
         "fields": [[name, content.dtype[name].str] for name in content.dtype.names or ()],
     }
     if lineage:
-        columns["parent"] = pa.array(population.parents, pa.int64())
-        columns["survivor"] = pa.array(population.survivors, pa.bool_())
-        features |= {"parent": _value("int64"), "survivor": _value("bool")}
+        columns[own["parent"]] = pa.array(population.parents, pa.int64())
+        columns[own["survivor"]] = pa.array(population.survivors, pa.bool_())
+        features |= {own["parent"]: _value("int64"), own["survivor"]: _value("bool")}
         for name, values in population.samples.traits.items():
             columns[f"trait.{name}"], features[f"trait.{name}"] = _trait(values)
             facts["traits"][name] = [values.dtype.str if values.dtype.kind != "O" else "O", values.shape[1:]]
@@ -70,11 +77,14 @@ def from_parquet(content: bytes, where: object, per_label: int | None = None) ->
     try:
         table = pq.read_table(pa.BufferReader(content))
         facts = json.loads(table.schema.metadata[b"dpsyn"])
-        if "parent" not in table.column_names:
-            table = table.append_column("parent", pa.array(np.full(table.num_rows, -1)))
-            table = table.append_column("survivor", pa.array(np.ones(table.num_rows, bool)))
+        own = _bookkeeping(bool(facts["fields"]))
+        n = table.num_rows
+        missing = {"label": np.zeros(n, np.int64), "parent": np.full(n, -1), "survivor": np.ones(n, bool)}
+        for key, values in missing.items():
+            if own[key] not in table.column_names:
+                table = table.append_column(own[key], pa.array(values))
         if per_label is not None:
-            rows = _few(table["label"].to_numpy(), table["survivor"].to_numpy(), per_label)
+            rows = _few(table[own["label"]].to_numpy(), table[own["survivor"]].to_numpy(), per_label)
             table = pa.concat_tables(
                 [table.slice(row, 1) for row in rows.tolist()]
             )  # take joins 2 GiB of bytes, or fails
@@ -85,12 +95,17 @@ def from_parquet(content: bytes, where: object, per_label: int | None = None) ->
         return Population(
             facts["iteration"],
             Samples(_read_content(table, tuple(facts["shape"]), facts["fields"]), traits),
-            table["label"].to_numpy(),
-            table["parent"].to_numpy(),
-            table["survivor"].to_numpy(),
+            table[own["label"]].to_numpy(),
+            table[own["parent"]].to_numpy(),
+            table[own["survivor"]].to_numpy(),
         )
     except (pa.ArrowException, KeyError, TypeError, ValueError):
         raise UserError(f"{where}: not a checkpoint of this version of dpsyn.") from None
+
+
+def _bookkeeping(rows: bool) -> dict[str, str]:
+    """Names of the columns beside the content; beside a table's own, which may be called so, they say `row.`."""
+    return {key: f"row.{key}" if rows else key for key in ("label", "parent", "survivor")}
 
 
 def labels_of(content: bytes, where: object) -> list[Label]:

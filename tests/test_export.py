@@ -3,6 +3,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -58,7 +59,7 @@ def test_table_rows_keep_their_types_and_what_is_missing(tmp_path):
     here = finished(tmp_path / "run", ROWS, labels=[{}, {}])
     export(here, tmp_path / "p", "parquet")
     table = pq.read_table(tmp_path / "p/data.parquet")
-    assert table.drop_columns("label").to_pydict() == columns_of(ROWS)
+    assert table.to_pydict() == columns_of(ROWS)
     assert [str(table[name].type) for name in ROWS.dtype.names] == ["string", "int64", "double", "date32[day]", "bool"]
     again = from_parquet((tmp_path / "p/data.parquet").read_bytes(), "here").samples.content
     assert again.dtype == ROWS.dtype
@@ -123,3 +124,21 @@ def test_a_run_that_is_not_private_leaves_only_when_told_to(noise, in_tmp, own_s
     assert cli.main(["export", "here", "--to", "out", "--format", "imagefolder", "--not-private"]) == 0
     assert "out: 60 rows" in capsys.readouterr().out
     assert len(list(Path("out").rglob("*.png"))) == 60
+
+
+def test_a_tables_own_columns_may_be_called_as_ours_and_its_labels_stand_where_they_stood():
+    content = np.array(
+        [("b", "x", 3), ("a", "y", MISSING), ("b", "z", 5)], [("label", "O"), ("parent", "O"), ("survivor", "i8")]
+    )
+    labels = [{"label": "a"}, {"label": "b"}]
+    given = Population(2, Samples(content, {}), np.array([1, 0, 1]), np.array([2, 1, 0]), np.array([True, False, True]))
+    again = from_parquet(to_parquet(given, labels), "here")
+    assert columns_of(again.samples.content) == columns_of(content)
+    assert [again.labels.tolist(), again.parents.tolist(), again.survivors.tolist()] == [
+        [1, 0, 1],
+        [2, 1, 0],
+        [1, 0, 1],
+    ]
+    released = pq.read_table(pa.BufferReader(to_parquet(given, labels, lineage=False)))
+    assert released.column_names == ["label", "parent", "survivor"]
+    assert released.to_pydict() == columns_of(content)
