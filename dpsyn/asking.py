@@ -19,10 +19,11 @@ import random
 import re
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import chain
 from statistics import median
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -30,6 +31,7 @@ from urllib.parse import urlsplit
 from dpsyn.errors import UserError, bad
 
 DEFAULT_URL = "https://api.openai.com/v1"  # named, so that no variable of the environment sends requests elsewhere
+OF_OPENAI = ("OpenAI-Organization", "OpenAI-Project")  # taken from the environment; no other endpoint's business
 ABOUT_THIS_MACHINE = ("OS", "Arch", "Runtime", "Runtime-Version", "Lang", "Package-Version", "Async")
 LIBRARIES = ("openai", "httpx", "httpx2", "httpcore", "httpcore2")  # they may log addresses, headers and bodies
 
@@ -46,7 +48,7 @@ DRAIN = 60.0  # seconds that requests on their way are awaited when all must sto
 CONNECTIONS = 16  # a client: the pool of the HTTP library looks at each for every request (128: 0.25 ms more a call)
 
 FILTERED = re.compile(r"content.?(policy|filter)|moderation|safety|responsible.?ai", re.IGNORECASE)
-TOO_LONG = re.compile(r"context.?length|maximum context|context window|too (long|large)", re.IGNORECASE)
+TOO_LONG = re.compile(r"context.?(length|size|window)|maximum context|too (long|large)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -119,14 +121,16 @@ class Asker(Protocol):
         ...
 
 
-def ask(questions: Sequence[Question], endpoints: Sequence[Endpoint], limits: Limits, asker: Asker) -> None:
+def ask(blocks: Iterable[Sequence[Question]], endpoints: Sequence[Endpoint], limits: Limits, asker: Asker) -> None:
     """Until each has an answer that is of use, or is given up. Where it must stop, those on their way are awaited.
 
+    blocks: of questions, maybe empty, drawn as they are needed: a million need not be in memory, nor wait to be made.
     Raises UserError: a key that is refused, an unknown model, settings that the endpoint rejects, no endpoint that
     answers within limits.patience. Not for use where an event loop runs in this thread.
     """
-    if questions:
-        asyncio.run(_Asking(questions, endpoints, limits, asker).run())
+    blocks = iter(blocks)
+    if first := next(filter(None, blocks), None):
+        asyncio.run(_Asking(chain([first], blocks), endpoints, limits, asker).run())
 
 
 def tokens_of(messages: Sequence[Mapping[str, str]]) -> int:
@@ -275,7 +279,10 @@ class _Line:
     def client(self) -> Any:
         import openai
 
-        headers: Any = {f"X-Stainless-{name}": openai.Omit() for name in ABOUT_THIS_MACHINE}
+        elsewhere = OF_OPENAI if (self.endpoint.url or DEFAULT_URL) != DEFAULT_URL else ()
+        headers: Any = dict.fromkeys(
+            [*elsewhere, *(f"X-Stainless-{name}" for name in ABOUT_THIS_MACHINE)], openai.Omit()
+        )
         http = openai.DefaultAsyncHttpxClient(
             limits=_http().Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
             follow_redirects=False,  # else prompts go to an address that nobody gave
@@ -295,9 +302,10 @@ class _Asking:
     """The queue of one call of `ask`."""
 
     def __init__(
-        self, questions: Sequence[Question], endpoints: Sequence[Endpoint], limits: Limits, asker: Asker
+        self, blocks: Iterator[Sequence[Question]], endpoints: Sequence[Endpoint], limits: Limits, asker: Asker
     ) -> None:
-        self.waiting = deque(_Row(question) for question in questions)
+        self.blocks, self.drawn = blocks, False  # drawn: all of them
+        self.waiting: deque[_Row] = deque()
         self.later: list[tuple[float, int, _Row]] = []  # a heap: by when to ask again
         self.endpoints, self.limits, self.asker = endpoints, limits, asker
         self.tasks: set[asyncio.Task[None]] = set()
@@ -312,10 +320,10 @@ class _Asking:
         async with AsyncExitStack() as clients:
             self.lines = [_Line(endpoint, self.limits, clients) for endpoint in self.endpoints]
             try:
-                while (self.waiting or self.later or self.tasks) and self.stop is None:
+                while self.stop is None and (self.draw() or self.waiting or self.later or self.tasks):
                     when = self.launch(time.monotonic())
                     if self.stop is None:
-                        await self.until(when)
+                        await self.until(0.0 if self.few_wait() else when)
                 if self.tasks:
                     await asyncio.wait(self.tasks, timeout=min(self.limits.timeout, DRAIN))
             finally:
@@ -324,6 +332,21 @@ class _Asking:
                 await asyncio.gather(*self.tasks, return_exceptions=True)
         if self.stop is not None:
             raise self.stop
+
+    def few_wait(self) -> bool:
+        return not self.drawn and len(self.waiting) <= 2 * self.limits.concurrency * len(self.lines)
+
+    def draw(self) -> bool:
+        """One more block where few wait, so that between two the answers are heard. False: there is none."""
+        if self.few_wait():
+            try:
+                block = next(self.blocks, None)
+            except UserError as error:
+                self.stop = error
+                return False
+            self.drawn = block is None
+            self.waiting.extend(_Row(question) for question in block or [])
+        return not self.drawn
 
     async def until(self, when: float) -> None:
         """Something has changed, or it is time."""
@@ -456,7 +479,7 @@ async def _heard(line: _Line, body: Mapping[str, Any]) -> Answer:
 def _by_status(endpoint: Endpoint, body: Mapping[str, Any], error: Any) -> Answer:
     """What an answer other than 200 means."""
     status, told = error.status_code, error.body if isinstance(error.body, Mapping) else {}
-    said = _short(str(told.get("message") or error.body or ""), body, endpoint.key)
+    message = str(told.get("message") or told.get("detail") or error.body or "")
     words = f"{told.get('code')} {told.get('type')} {told.get('message')} {told.get('innererror')}"
     key_env = endpoint.key_env or "null"
     if status in (400, 403, 422, 451) and FILTERED.search(words):
@@ -469,13 +492,16 @@ def _by_status(endpoint: Endpoint, body: Mapping[str, Any], error: Any) -> Answe
     if status == 402 or "insufficient_quota" in words:
         raise _OutOfCredit(str(bad("api.api_key_env", key_env, "a key with credit left", "It has none.")))
     if status == 404:
-        do = f"{endpoint.host}: {said}" if said else ""
+        do = f"{endpoint.host}: {_short(message, body, endpoint.key)}" if message else ""
         raise bad("api.model", body.get("model"), "a model of the endpoint, and api.base_url its address", do)
     if 300 <= status < 400:
         raise bad("api.base_url", endpoint.host, "the address itself", f"It answered {status}: it is elsewhere.")
     if 400 <= status < 500 and status not in (408, 409, 425, 429):
-        expected = "settings that the endpoint accepts (temperature, top_p, max_tokens_key, send_seed, extra)"
-        raise bad("api.model", body.get("model"), expected, f"It answered {status}: {said}")
+        expected = (
+            "a model and settings that the endpoint accepts (temperature, top_p, max_tokens_as, send_seed, extra)"
+        )
+        do = f"It answered {status}: {_short(message, body, endpoint.key)}"
+        raise bad("api.model", body.get("model"), expected, do)
     raise _Failed(f"status {status}", "limit" if status == 429 else "broken", _retry_after(error.response.headers))
 
 
@@ -506,12 +532,12 @@ def _read(content: bytes) -> Answer:
 
 def _short(said: str, body: Mapping[str, Any], key: str | None) -> str:
     """What an endpoint said, on one line, without the key, and not where it quotes the prompt."""
-    said = " ".join(said.split())[:300]
+    said = " ".join((said.replace(key, "(key)") if key else said).split())[:300]
     for message in body["messages"]:
         asked = " ".join(message["content"].split())
         if difflib.SequenceMatcher(None, said, asked, False).find_longest_match().size >= min(24, len(asked)):
             return "(it quotes the prompt)"
-    return said.replace(key, "(key)") if key else said
+    return said
 
 
 def _backoff(number: int) -> float:

@@ -63,7 +63,7 @@ class Kept:
 
 def asked_of(*servers, n=N, asker=None, tokens=50, **settings):
     asker = asker or Kept()
-    ask(questions(n, tokens), [Endpoint(server.url, KEY, "A_KEY") for server in servers], limits(**settings), asker)
+    ask([questions(n, tokens)], [Endpoint(server.url, KEY, "A_KEY") for server in servers], limits(**settings), asker)
     return asker
 
 
@@ -83,7 +83,9 @@ def test_every_question_gets_its_own_answer_whatever_the_order_of_arrival():
     assert list(asker.answers) != sorted(asker.answers)
 
 
-def test_a_request_is_its_body_and_the_key_and_tells_nothing_of_this_machine():
+def test_a_request_is_its_body_and_the_key_and_tells_nothing_of_this_machine(monkeypatch):
+    for name in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_ADMIN_KEY"):
+        monkeypatch.setenv(name, "an-account-elsewhere")
     with ChatServer() as server:
         asked_of(server, n=1)
         (asked,) = server.log
@@ -91,6 +93,7 @@ def test_a_request_is_its_body_and_the_key_and_tells_nothing_of_this_machine():
     assert asked.body == {"model": "m", "messages": [{"role": "user", "content": "row 0"}]}
     told = {name for name in asked.headers if name.startswith("x-stainless")}
     assert told <= {"x-stainless-retry-count", "x-stainless-read-timeout"}
+    assert "an-account-elsewhere" not in str(asked.headers)
     assert KEY not in repr(Endpoint(server.url, KEY, "A_KEY"))
 
 
@@ -280,11 +283,11 @@ def test_several_keys_at_one_address_have_a_pace_of_their_own(caplog):
 
     with ChatServer(behave) as server, caplog.at_level(logging.WARNING):
         asker, two = Kept(), [Endpoint(server.url, "one", "KEY_1"), Endpoint(server.url, "two", "KEY_2")]
-        ask(questions(), two, limits(), asker)
+        ask([questions()], two, limits(), asker)
         assert is_whole(asker, server) and {asked.key for asked in server.answered} == {"two"}
         assert "api.api_key_env=KEY_1: expected a key with credit left" in caplog.text
         with pytest.raises(UserError, match="KEY_1: expected a key with credit left"):
-            ask(questions(), two[:1], limits(), asker)
+            ask([questions()], two[:1], limits(), asker)
 
 
 def test_fewer_are_asked_at_once_when_answers_take_much_longer_than_they_did():
@@ -331,7 +334,14 @@ STOPS = {
         failure(404, f"no model m for {KEY}"),
         r"^api\.model=m: .*base_url its address\. 127.*no model m for \(key\)",
     ),
-    "400": (failure(400, "temperature must be 1"), r"^api\.model=m: expected settings .*400: temperature must be 1"),
+    "400": (
+        failure(400, "temperature must be 1"),
+        r"^api\.model=m: expected a model and settings .*400: temperature must be 1",
+    ),
+    "400 of another kind": (
+        Reply(400, {"detail": "pinned to n"}),
+        r"^api\.model=m: expected a model .*400: pinned to n$",
+    ),
     "an echo": (failure(422, "bad input: row 7 ..."), r"422: \(it quotes the prompt\)"),
     "302": (Reply(302, headers={"Location": "http://127.0.0.1:9/"}), r"^api\.base_url=127.*: it is elsewhere\."),
     "402": (failure(402, "pay"), r"^api\.api_key_env=A_KEY: expected a key with credit left"),
@@ -386,6 +396,7 @@ FINAL = {
     "filtered by another": (failure(403, "It violates our content policy.", 403), "content_filter"),
     "filtered answer": (Reply(body=completion(None, "content_filter")), "content_filter"),
     "too long": (failure(400, "maximum context length is 10", "context_length_exceeded"), "too_long"),
+    "too long for llama.cpp": (failure(400, "the request exceeds the available context size"), "too_long"),
     "larger than the limit": (failure(429, "Request too large for m on tokens per min"), "too_long"),
     "only thought": (Reply(body=completion(None, "length")), "length"),
     "refused": (
@@ -426,7 +437,7 @@ def test_an_interrupt_ends_it_at_once_and_leaves_no_task():
     asker = Kept()
 
     async def interrupted(server):
-        given = questions(), [Endpoint(server.url, KEY, "A_KEY")], limits(timeout=60), asker
+        given = iter([questions()]), [Endpoint(server.url, KEY, "A_KEY")], limits(timeout=60), asker
         task = asyncio.create_task(asking._Asking(*given).run())
         while len(asker.answers) < 4:
             await asyncio.sleep(0.01)
@@ -446,5 +457,30 @@ def test_tokens_are_estimated_from_the_bytes():
     assert tokens_of([]) == 0
 
 
+def test_questions_are_made_as_they_are_needed_and_an_error_in_making_one_keeps_what_was_asked():
+    made, ahead = [], []
+
+    def blocks(server):
+        for question in questions(60):
+            ahead.append(len(made) - len(server.answered))
+            made.append(question)
+            yield [question]
+            yield []
+        raise UserError("no more")
+
+    asker = Kept()
+    with ChatServer(latency=0.01) as server, pytest.raises(UserError, match="no more"):
+        ask(blocks(server), [Endpoint(server.url, KEY, "A_KEY")], limits(concurrency=4), asker)
+    assert len(server.answered) == len(asker.answers) >= 60 - 12 - 4
+    assert max(ahead) <= 3 * 4 + 4  # two that wait for each on its way
+
+
+def test_a_key_is_in_no_part_of_what_an_endpoint_said():
+    body = {"messages": [{"role": "user", "content": "row 0"}]}
+    said = asking._short("x" * 290 + KEY, body, KEY)
+    assert len(said) <= 300 and KEY[:8] not in said
+
+
 def test_nothing_is_asked_where_there_is_no_question():
     ask([], [], limits(), Kept())
+    ask([[], []], [], limits(), Kept())

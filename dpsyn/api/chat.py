@@ -28,7 +28,8 @@ from dpsyn.prompts import Prompts, Request
 
 OURS = ("model", "messages", "n", "stream", "seed", "temperature", "top_p", "max_tokens", "max_completion_tokens")
 PER_MESSAGE = 16  # tokens around a message, at most
-WHY = {"content_filter": "filtered", "refusal": "refused", "too_long": "the prompt is too long"}
+BLOCK = 256  # rows whose requests are made, and looked up in the cache, together
+WHY = {"content_filter": "filtered", "refusal": "refused", "too_long": "too long for the model"}
 SENTENCE_END = re.compile(r"[.!?\u2026\u3002\uff01\uff1f][\"')\]\u201d\u2019\u00bb]*(?=\s|$)")
 
 Requests = Callable[[Sequence[int], np.ndarray], Sequence[Request]]
@@ -189,7 +190,8 @@ class Chat:
         self._endpoints()
         self.prompts.check()
         if self.max_cost is not None and self.model not in self.prices:
-            do = f"Give api.prices={{'{self.model}': [0.15, 0.6]}}, by a million tokens, with what it costs."
+            name = re.sub(r"([:,{}()=\\ ])", r"\\\1", self.model)  # as Hydra reads it
+            do = f"Give '+api.prices={{{name}: [0.15, 0.6]}}', by a million tokens, with what it costs."
             raise bad("api.max_cost", self.max_cost, "null where api.prices lacks the model", do)
 
     def check_degree(self, degree: Degree) -> None:
@@ -251,7 +253,7 @@ class Chat:
         )
         with Answers() as answers:
             call = _Call(self, requests, seeds, answers)
-            ask(call.questions(), self._endpoints(), limits, call)
+            ask(call.blocks(), self._endpoints(), limits, call)
         self._state.stood_in += len(call.why)
         return call.texts, call.why
 
@@ -315,21 +317,17 @@ class _Call:
         self.chat, self.state, self.requests, self.seeds, self.answers = chat, chat._state, requests, seeds, answers
         self.texts: list[str | None] = [None] * len(seeds)
         self.why: dict[int, str] = {}
-        self.alike: dict[int, list[int]] = {}  # rows whose request and seed are those of another one
-        self.reserved: dict[bytes, float] = {}  # money for what is on its way, at its worst
+        self.reserved: dict[int, float] = {}  # by row: money for what is on its way, at its worst
 
-    def questions(self) -> list[Question]:
+    def blocks(self) -> Iterator[list[Question]]:
         """What is not in the cache."""
+        for start in range(0, len(self.seeds), BLOCK):
+            yield self.questions(range(start, min(start + BLOCK, len(self.seeds))))
+
+    def questions(self, rows: Sequence[int]) -> list[Question]:
         asked: list[Question] = []
-        first: dict[bytes, int] = {}
-        rows: Sequence[int] = range(len(self.seeds))
         for attempt in range(self.chat.attempts):
             questions = self.asked_of(rows, attempt)
-            if attempt == 0:
-                for question in questions:
-                    row, _, key = question.key
-                    self.alike.setdefault(first.setdefault(key, row), []).append(row)
-                questions = [question for question in questions if question.key[0] in self.alike]
             known = self.answers.get(question.key[2] for question in questions)
             useless = {}
             for question in questions:
@@ -340,9 +338,10 @@ class _Call:
                 elif (text := self.text_of(answer)) is None:
                     useless[row] = _why(answer)
                 else:
-                    self.state.cached += len(self.alike[row])
+                    self.state.cached += 1
                     self.place(row, text)
-            rows = list(useless)
+            if not (rows := list(useless)):
+                break
         for row, why in useless.items():
             self.without(row, why)
         return asked
@@ -367,7 +366,7 @@ class _Call:
         assert money is not None  # check
         spent = money + self.state.lost
         if spent + sum(self.reserved.values()) + worst <= most:
-            self.reserved[question.key[2]] = worst
+            self.reserved[question.key[0]] = worst
             return True
         if self.reserved:  # it may come cheaper than at its worst
             return False
@@ -378,7 +377,7 @@ class _Call:
 
     def answered(self, question: Question, answer: Answer) -> Question | None:
         row, attempt, key = question.key
-        self.reserved.pop(key, None)
+        self.reserved.pop(row, None)
         asked, told = tokens_of(question.body["messages"]), len((answer.text or "").encode()) // 4
         self.state.calls += 1
         self.state.prompt_tokens += asked if answer.prompt_tokens is None else answer.prompt_tokens
@@ -393,7 +392,7 @@ class _Call:
         return None
 
     def failed(self, question: Question, sent: bool) -> None:
-        worst = self.reserved.pop(question.key[2], 0.0)
+        worst = self.reserved.pop(question.key[0], 0.0)
         self.state.lost += worst if sent else 0.0
 
     def given_up(self, question: Question, reason: str) -> None:
@@ -408,18 +407,17 @@ class _Call:
         return None if text is None else self.chat.prompts.cleaned(text)
 
     def place(self, row: int, text: str) -> None:
-        for other in self.alike[row]:
-            self.texts[other] = text
-        self.chat._advance(len(self.alike[row]))
+        self.texts[row] = text
+        self.chat._advance(1)
 
     def without(self, row: int, why: str) -> None:
         """Raises UserError where it is one too many."""
-        self.why |= dict.fromkeys(self.alike[row], why)
-        self.chat._advance(len(self.alike[row]))
+        self.why[row] = why
+        self.chat._advance(1)
         share, n = self.chat.max_stood_in, len(self.seeds)
         if len(self.why) > max(1.0, share * n):
             what = f"api chat: {len(self.why)} of {n} rows got no answer of use ({why})"
-            do = "What was answered is kept: give the same command again to go on."
+            do = "The same command asks again for those without any; of no use stays of no use: see api.prompts."
             raise UserError(f"{what}: more than api.max_stood_in={share:g}. {do}")
 
     def worst(self, question: Question) -> float:
