@@ -266,17 +266,17 @@ def declared(key: str, name: str, said: Any, is_label: bool) -> Column:
     weight = said.get("weight", 1.0)
     if type(weight) not in (int, float) or not 0 <= weight < math.inf:
         raise bad(f"{key}.weight", weight, "a number, 0 or more")
-    texts = _texts(f"{key}.missing_values", said.get("missing_values", [""]), least=0)
-    known_texts = {"missing": missing, "texts": frozenset(texts), "outside": outside, "weight": float(weight)}
+    texts = frozenset(("", *_texts(f"{key}.missing_values", said.get("missing_values", []), least=0)))
+    shared = {"missing": missing, "texts": texts, "outside": outside, "weight": float(weight)}
     if kind in NUMERIC:
-        return _numeric_column(key, name, str(kind), said, known_texts)
+        return _numeric_column(key, name, str(kind), said, shared)
     values = ("false", "true") if kind == "boolean" else _texts(f"{key}.values", said.get("values"))
     if outside == OTHER and OTHER not in values:
         values = (*values, OTHER)
-    if clash := known_texts["texts"] & set(values):
+    if clash := texts & set(values):
         do = "Leave it out of values, and say missing: true."
         raise bad(f"{key}.missing_values", min(clash), "no text that is a value", do)
-    return Column(name, str(kind), values, **known_texts)
+    return Column(name, str(kind), values, **shared)
 
 
 def near(word: str, known: Sequence[str]) -> str:

@@ -151,7 +151,8 @@ def _outwards(low: float, high: float) -> tuple[float, float]:
 
 
 def _missing(texts: Sequence[str]) -> str:
-    return "missing: true" + (f", missing_values: {_listed(texts)}" if list(texts) != [""] else "")
+    named = [text for text in texts if text]
+    return "missing: true" + (f", missing_values: {_listed(named)}" if named else "")
 
 
 def _listed(texts: Sequence[str]) -> str:

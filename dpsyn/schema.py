@@ -10,7 +10,7 @@
 
 A column: kind, category | ordered | integer | number | date | boolean; values, of the first two; bounds, [lowest,
 highest], of numbers and dates; resolution, the distance between neighbouring values (1; of a number about a
-10,000th of its range); missing: true, missing_values: cells that mean so ([""]); outside: what becomes of other values,
+10,000th of its range); missing: true, missing_values: cells that mean so, besides empty ones; outside: what becomes of other values,
 clip (numbers and dates, unless said otherwise) | other (categories) | missing | refuse; weight, in the distance (1);
 bins, of the cells of a numeric column (256); special: values with a cell of their own ([0] where most are none).
 

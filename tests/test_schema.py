@@ -21,7 +21,7 @@ WIDE: dict[str, Any] = {
     "born": {"kind": "date", "bounds": ["1990-01-01", "1999-12-31"], "missing": True},
     "wed": {"kind": "boolean", "missing": True},
     "size": {"kind": "ordered", "values": ["small", "medium", "large"], "missing": True},
-    "city": {**CITY, "missing": True, "missing_values": ["?", ""]},
+    "city": {**CITY, "missing": True, "missing_values": ["?"]},
     "grade": {"kind": "integer", "bounds": [1, 4]},
 }
 
@@ -342,7 +342,7 @@ def test_a_draft_from_a_codebook_says_what_the_codebook_says(tmp_path: Path) -> 
     made = yaml.safe_load(draft.draft(str(book)))["columns"]
     assert made == {
         "age": {"kind": "integer", "bounds": [17, 90]},
-        "job": {"kind": "category", "values": ["clerk", "farmer"], "missing": True, "missing_values": ["?", ""]},
+        "job": {"kind": "category", "values": ["clerk", "farmer"], "missing": True, "missing_values": ["?"]},
     }
     book.write_text("name,kind\nage,integer\n")
     with pytest.raises(UserError, match="no low and high of 'age'"):
