@@ -10,7 +10,7 @@ import datetime
 import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -100,11 +100,11 @@ class Column:
             names = np.array([*self.values, None], object)
             return places.astype(np.int8) if self.kind == "boolean" else names[places]
         if self.kind == "number":
-            return self.number(places)
+            return self.numbers_at(places)
         whole = np.int64(self.low) + places * np.int64(self.step)
         return np.where(places < 0, MISSING, whole).astype(self.dtype)  # NaT is the same int64
 
-    def number(self, places: np.ndarray) -> np.ndarray:
+    def numbers_at(self, places: np.ndarray) -> np.ndarray:
         """float64 [n]: what a place stands for; of an ordered column the place itself. NaN for a missing one."""
         numbers = places.astype(np.float64)
         if self.numeric:
@@ -116,7 +116,7 @@ class Column:
         """float64 [n] of values of the column's dtype: of a category its place. NaN for a missing one."""
         if self.kind == "number":
             return values
-        if self.kind == "boolean" or not self.numeric:
+        if not self.numeric:
             places = self.places(values)
             return np.where(places < 0, np.nan, places)
         whole = values.astype(np.int64)
@@ -328,7 +328,7 @@ def _numeric_column(key: str, name: str, kind: str, said: Mapping[str, Any], kno
     if any(not low <= number <= high for number in numbers):
         raise bad(f"{key}.special", list(special), "values within the bounds")
     places = sorted({min(round((number - low) / column.step), column.size - 1) for number in numbers})
-    return Column(name, kind, (), low, high, column.step, tuple(places), bins=bins, **known)
+    return replace(column, special=tuple(places))
 
 
 def _bound(key: str, kind: str, value: Any) -> float:

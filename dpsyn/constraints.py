@@ -158,17 +158,17 @@ def _room(
 
 def _above(columns: Mapping[str, Column], each: Order, low: np.ndarray) -> np.ndarray:
     """The lowest places of the higher column that keep the order; of missing values any."""
-    number, high = columns[each.low].number(low), columns[each.high]
+    number, high = columns[each.low].numbers_at(low), columns[each.high]
     places = np.ceil((np.nan_to_num(number) - high.low) / high.step - 1e-6).astype(np.int64)
-    reached = high.number(places)
+    reached = high.numbers_at(places)
     return places + ((reached <= number) if each.strict else (reached < number))
 
 
 def _below(columns: Mapping[str, Column], each: Order, high: np.ndarray) -> np.ndarray:
     """The highest places of the lower column that keep the order; of missing values any."""
-    number, low = columns[each.high].number(high), columns[each.low]
+    number, low = columns[each.high].numbers_at(high), columns[each.low]
     places = np.floor((np.nan_to_num(number) - low.low) / low.step + 1e-6).astype(np.int64)
-    reached = low.number(places)
+    reached = low.numbers_at(places)
     return places - ((reached >= number) if each.strict else (reached > number))
 
 

@@ -10,9 +10,10 @@
 
 A column: kind, category | ordered | integer | number | date | boolean; values, of the first two; bounds, [lowest,
 highest], of numbers and dates; resolution, the distance between neighbouring values (1; of a number about a
-10,000th of its range); missing: true, missing_values: cells that mean so, besides empty ones; outside: what becomes of other values,
-clip (numbers and dates, unless said otherwise) | other (categories) | missing | refuse; weight, in the distance (1);
-bins, of the cells of a numeric column (256); special: values with a cell of their own ([0] where most are none).
+10,000th of its range); missing: true, missing_values: cells that mean so, besides empty ones; outside: what becomes of
+other values, clip (numbers and dates, unless said otherwise) | other (categories) | missing | refuse; weight, in the
+distance (1); bins, of the cells of a numeric column (256); special: values with a cell of their own ([0] where most
+are none).
 
 Bounds and values come from a codebook or from what everybody knows, never from the private rows: nothing here looks at
 any, and what a schema says is published.
@@ -210,7 +211,7 @@ def told(column: Column, rule: int) -> str:
 def _named(column: Column) -> list[str]:
     if not column.numeric:
         return list(column.values)
-    return [str(int(number)) for number in column.number(np.arange(column.size))]
+    return [str(int(number)) for number in column.numbers_at(np.arange(column.size))]
 
 
 def _plain(part: Any) -> Any:
