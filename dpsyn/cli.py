@@ -18,6 +18,7 @@ dpsyn: differentially private synthetic data by Private Evolution, without train
   dpsyn plan [the same arguments]                 what it would cost: privacy, calls, disk; reads and writes nothing
   dpsyn expand RUN --rows N                       more rows from a finished run; costs no privacy
   dpsyn export RUN --to DIR --format csv          its data as csv, jsonl, parquet, imagefolder or npz
+  dpsyn schema FILE > schema.yaml                 drafts the schema of a table from a codebook or a public sample
   dpsyn verify RUN                                recompute epsilon from the receipts by an independent formula
   dpsyn budget                                    what was spent on each data set
   dpsyn --version
@@ -31,7 +32,7 @@ PASSED_TO_HYDRA = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 something is wrong inside, 2 something that the user can mend, 130 interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    verbs = {"run": run, "plan": plan, "expand": expand, "export": export, "verify": verify, "budget": budget}
+    verbs = {"run": run, "plan": plan, "expand": expand, "export": export, "schema": schema, "verify": verify, "budget": budget}
     if not given or given[0] in ("--help", "-h", "help"):
         print(HELP, end="")
         return 0
@@ -115,6 +116,19 @@ def export(given: list[str]) -> int:
         raise UserError(f"{chosen.run}: this run is NOT PRIVATE: its noise protects nobody. {do}")
     rows = written(run, chosen.to, chosen.format, chosen.iteration, chosen.all)
     print(f"{chosen.to}: {rows} rows")
+    return 0
+
+
+def schema(given: list[str]) -> int:
+    """`dpsyn schema FILE`: a draft on standard output, to be mended by hand."""
+    parser = argparse.ArgumentParser("dpsyn schema", description="Drafts a schema. FILE must be public.")
+    parser.add_argument("file", help="a codebook, or a public sample: csv, jsonl or parquet")
+    chosen = parser.parse_args(given)
+    from dpsyn.draft import WARNING, draft
+
+    drafted = draft(chosen.file)
+    print("dpsyn:", " ".join(WARNING.split()), file=sys.stderr)
+    print(drafted, end="")
     return 0
 
 

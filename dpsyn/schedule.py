@@ -9,6 +9,7 @@ import numpy as np
 
 from dpsyn.api import Degree
 from dpsyn.errors import bad
+from dpsyn.selection import proportional, top
 
 Select = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
 """(noisy votes of one label's candidates int64 [m], how many, generator) -> rows int64 [how many] in [0, m)"""
@@ -44,6 +45,29 @@ class Step:
             raise bad("schedule.keep", self.keep, "true or false")
         if self.folds == 0 and not self.keep:
             raise bad("schedule.folds", 0, "1 or more when schedule.keep=false", "Nothing would be left.")
+
+
+def tab_pe(
+    releases: int, size: int, degrees: Sequence[float], power: float, drawn: int, folds: int
+) -> tuple[Step, ...]:
+    """Tab-PE (arXiv 2606.08259, section 4): `drawn` releases of PE's own selection, one variation, nothing kept; then
+    ranked survivors, kept, with `folds` variations; the last one ends on them.
+
+    degrees: [r0, r1]; of release t it is r0 - (r0 - r1) * (t / releases)^power.
+    """
+    if type(releases) is not int or type(drawn) is not int or not 0 <= drawn < releases:
+        raise bad("schedule.drawn", drawn, f"a whole number below schedule.releases={releases}")
+    if isinstance(degrees, str) or len(degrees) != 2:
+        raise bad("schedule.degrees", degrees, "two numbers, the first and the last")
+    widest, least = degrees
+    made = []
+    for t in range(1, releases + 1):
+        degree = widest - (widest - least) * (t / releases) ** power
+        if t <= drawn:
+            made.append(Step(size, degree, proportional, 1, keep=False))
+        else:
+            made.append(Step(size, degree, top, folds if t < releases else 0))
+    return tuple(made)
 
 
 @dataclass(frozen=True)
