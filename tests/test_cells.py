@@ -1,0 +1,200 @@
+"""Votes in subspaces: what a record can change, what the noisy answers alone decide, and that the population fits."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+from dpsyn import cells
+from dpsyn.cells import LABEL, Column, Question, Release, Subspace, answer, ask, draw, learn, plan, start
+
+RNG = np.random.default_rng
+
+
+def people(n, seed=0):
+    """A number with a missing code, its noisy copy, two categories, and a label that is the XOR of them."""
+    rng = RNG(seed)
+    age = rng.binomial(39, 0.3, n)
+    copy = np.clip(age + rng.integers(-2, 3, n), 0, 39)
+    left, right = rng.integers(0, 2, n), rng.integers(0, 2, n)
+    codes = np.stack([np.where(rng.random(n) < 0.2, 40, age), copy, left, right], 1).astype(np.int32)
+    columns = (Column(41, True, 40), Column(40, True), Column(2, False), Column(2, False))
+    return columns, codes, (left ^ right).astype(np.int64)
+
+
+def released(columns, codes, labels, count, multiplier, rng, noise=1.0, records=None, **settings):
+    """A whole run, with its questions and noisy answers."""
+    records = records or max(len(codes), 1)
+    state, seen = start(columns, count, records), []
+    for release in plan(columns, count, records, multiplier, **settings):
+        question = ask(state, release)
+        assert len(question.subspaces) == release.moves
+        sigma = multiplier * (release.moves / release.share) ** 0.5 * noise
+        exact = answer(question, [(codes, labels)])
+        noisy = exact + np.round(RNG(len(seen)).normal(0, sigma, len(exact)))
+        state = learn(state, question, noisy, sigma, rng)
+        seen.append((question, noisy))
+    return state, seen
+
+
+def every_question():
+    columns, codes, labels = people(3000)
+    tables = [(columns[:2] * 4, np.tile(codes[:, :2], 4), labels, 2), (columns, codes, labels, 2)]
+    tables.append((columns, codes, np.zeros_like(labels), 1))
+    for columns, codes, labels, count in tables:
+        for question, _ in released(columns, codes, labels, count, 0.5, RNG(0))[1]:
+            yield question, codes, labels
+
+
+def test_counts_are_those_of_a_naive_count_whatever_the_blocks():
+    kinds = set()
+    for question, codes, labels in every_question():
+        kinds.add(question.release.kind)
+        got = answer(question, [(codes[:7], labels[:7]), (codes[:0], labels[:0]), (codes[7:], labels[7:])])
+        naive = []
+        for at, subspace in enumerate(question.subspaces):
+            table = np.zeros(subspace.shape, int)
+            for row, label in zip(codes.tolist(), labels.tolist(), strict=True):
+                where = [label if j == LABEL else row[j] for j in subspace.columns]
+                table[tuple(cell[code] for cell, code in zip(subspace.cells, where, strict=True))] += 1
+            if question.expected is not None:
+                table = np.array([np.abs(table - question.expected[at]).sum()])
+            naive.append(table.ravel())
+        assert got.dtype == np.int64
+        np.testing.assert_array_equal(got, np.concatenate(naive))
+    assert kinds == {"marginals", "by_label", "scores", "tables"}
+
+
+def test_one_record_moves_as_many_entries_as_the_release_says_by_one_each():
+    for question, codes, labels in every_question():
+        before = answer(question, [(codes, labels)])
+        for gone in (0, 17):
+            kept = np.arange(len(codes)) != gone
+            change = np.abs(before - answer(question, [(codes[kept], labels[kept])]))
+            assert change.max() == 1
+            assert change.sum() == question.release.moves  # so the L2 norm is the root of it
+
+
+def test_what_is_asked_depends_on_the_noisy_answers_only():
+    columns, codes, labels = people(2000)
+    others = people(2000, seed=9)[1]
+    state, seen = released(columns, codes, labels, 2, 0.5, RNG(3))
+    again, rng = start(columns, 2, 2000), RNG(3)
+    for question, noisy in seen:  # another private table, the same noisy answers
+        same = ask(again, question.release)
+        answer(same, [(others, labels)])
+        for one, two in zip(question.subspaces, same.subspaces, strict=True):
+            assert one.columns == two.columns
+            assert all(np.array_equal(a, b) for a, b in zip(one.cells, two.cells, strict=True))
+        sigma = 0.5 * (question.release.moves / question.release.share) ** 0.5
+        again = learn(again, same, noisy, sigma, rng)
+    np.testing.assert_array_equal(again.rows, state.rows)
+
+
+def test_without_noise_the_population_has_the_pairs_of_the_private_rows_and_the_xor_with_the_label():
+    columns, codes, labels = people(6000)
+    state, _ = released(columns, codes, labels, 2, 0.2, RNG(0), noise=1e-6)
+    synthetic, of = draw(state, 6000, RNG(1))
+    assert (synthetic[:, 2] ^ synthetic[:, 3] == of).mean() > 0.98
+    for i, j in itertools.combinations(range(4), 2):
+        sizes = (columns[i].codes, columns[j].codes)
+        real, made = (
+            np.bincount(np.ravel_multi_index((rows[:, i], rows[:, j]), sizes), minlength=sizes[0] * sizes[1])
+            for rows in (codes, synthetic)
+        )
+        alone = np.outer(np.bincount(codes[:, i], minlength=sizes[0]), np.bincount(codes[:, j], minlength=sizes[1]))
+        distance = np.abs(real - made).sum() / 2 / 6000
+        assert distance < 0.12, (i, j)  # two samples of this size are up to 0.08 apart
+        if (i, j) == (0, 1):
+            assert distance < np.abs(real - alone.ravel() / 6000).sum() / 2 / 6000 / 4
+
+
+def test_three_columns_are_asked_where_no_label_is_and_the_xor_among_them_is_found():
+    left, right = RNG(0).integers(0, 2, (2, 5000))
+    codes = np.stack([left, right, left ^ right], 1).astype(np.int32)
+    state, _ = released((Column(2, False),) * 3, codes, np.zeros(5000, np.int64), 1, 4.0, RNG(0))
+    synthetic, _ = draw(state, 5000, RNG(1))
+    assert (synthetic[:, 0] ^ synthetic[:, 1] == synthetic[:, 2]).mean() > 0.95
+
+
+def test_the_same_generator_draws_the_same_rows_and_any_number_of_them():
+    columns, codes, labels = people(1000)
+    one, two = (released(columns, codes, labels, 2, 1.0, RNG(5))[0] for _ in range(2))
+    for rows in (0, 1, 777, 40000):
+        a, b = draw(one, rows, RNG(7)), draw(two, rows, RNG(7))
+        np.testing.assert_array_equal(a[0], b[0])
+        np.testing.assert_array_equal(a[1], b[1])
+        assert a[0].shape == (rows, 4) and a[0].dtype == np.int32 and a[1].shape == (rows,) and a[1].dtype == np.int64
+    assert not np.array_equal(draw(one, 777, RNG(8))[0], draw(one, 777, RNG(7))[0])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("multiplier", [0.3, 30.0])
+def test_constant_missing_and_single_code_columns_and_an_empty_label_are_no_trouble(count, multiplier):
+    rng = RNG(0)
+    columns = (Column(1, False), Column(1, True, 0), Column(9, True, 8), Column(9, True, 8), Column(300, False))
+    rare = np.minimum(rng.geometric(0.05, 400) - 1, 299)
+    codes = np.stack([np.zeros(400), np.zeros(400), np.full(400, 8), np.full(400, 3), rare], 1).astype(np.int32)
+    labels = np.minimum(rng.integers(0, 2, 400), count - 1).astype(np.int64)  # of three labels one is empty
+    state, _ = released(columns, codes, labels, count, multiplier, rng)
+    synthetic, of = draw(state, 500, rng)
+    assert (synthetic >= 0).all() and (synthetic < [column.codes for column in columns]).all()
+    assert (of >= 0).all() and (of < count).all()
+    if multiplier < 1:
+        assert (synthetic[:, 2] == 8).mean() > 0.9 and (synthetic[:, 3] == 3).mean() > 0.9
+        assert (of == 2).mean() < 0.05
+
+
+@pytest.mark.parametrize("fill", [0, -1000, 10**6])
+def test_noisy_answers_that_say_nothing_or_nonsense_still_give_rows(fill):
+    columns = people(1)[0]
+    state, rng = start(columns, 2, 500), RNG(0)
+    for release in plan(columns, 2, 500, 0.5):
+        question = ask(state, release)
+        entries = len(answer(question, []))
+        state = learn(state, question, np.full(entries, fill), 2.0, rng)
+    codes, labels = draw(state, 300, rng)
+    assert codes.shape == (300, 4) and (codes >= 0).all() and (codes < [41, 40, 2, 2]).all()
+    assert set(labels) <= {0, 1}
+
+
+def test_shares_add_up_and_few_records_are_asked_less():
+    columns = tuple(Column(64, True) for _ in range(30))
+    kinds = {}
+    for records, multiplier in ((100, 3.0), (455, 3.0), (30_000, 4.0), (10**6, 4.3)):
+        for labels in (1, 2, 500):
+            releases = plan(columns, labels, records, multiplier)
+            assert sum(release.share for release in releases) == pytest.approx(1)
+            kinds[records, labels] = [release.kind for release in releases]
+    assert kinds[455, 2] == ["marginals", "by_label"] and kinds[100, 1] == ["marginals"]
+    assert kinds[30_000, 2] == ["marginals", "by_label", "scores", "tables", "scores", "tables"]
+    assert not any(release.labelled for release in plan(columns, 500, 30_000, 4.0) if release.kind == "tables")
+    unscored = plan(columns[:6], 2, 30_000, 4.0, scores=False)
+    assert [(release.kind, release.moves) for release in unscored] == [
+        ("marginals", 7),
+        ("by_label", 6),
+        ("tables", 15),
+    ]
+
+
+def test_cells_hold_near_equal_mass_are_runs_of_an_order_and_nest():
+    mass = RNG(0).gamma(0.5, 100, 200)
+    for ordered in (True, False):
+        ladder = cells._ladder(mass, Column(200, ordered, 199))
+        assert [len(np.unique(step)) for step in ladder] == list(range(1, cells.ATOMS + 1))
+        sums = np.bincount(ladder[7], mass)
+        assert sums.max() < 3 * sums.min()
+        for coarse, fine in itertools.pairwise(ladder):
+            assert all(len(set(coarse[fine == cell])) == 1 for cell in range(fine.max() + 1))
+        if ordered:
+            assert (np.diff(ladder[-1][:199]) >= 0).all() and (ladder[-1] == ladder[-1][199]).sum() == 1
+
+
+def test_a_score_is_what_the_counts_differ_from_the_expected_ones():
+    subspace = Subspace((0, LABEL), (np.array([0, 0, 1]), np.arange(2)))
+    question = Question(Release("scores", 1, 1.0), (subspace,), (np.array([[2, 0], [0, 5]]),))
+    rows = np.array([[0], [1], [2], [2]], np.int32), np.array([0, 1, 1, 0])
+    assert answer(question, [rows]).tolist() == [1 + 1 + 1 + 4]
+    counted = dataclasses.replace(question, expected=None)
+    assert answer(counted, [rows]).tolist() == [1, 1, 1, 1]
