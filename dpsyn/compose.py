@@ -243,13 +243,13 @@ def launch(arguments: Sequence[str], job: Callable[[list[str]], None]) -> None:
 def published(value: Any, where: tuple[str, ...]) -> Any:
     """What may stand in `release/config.yaml`: no data path, no address, no key, no place on this machine.
 
-    Prompts stand there word by word: they are assumed public.
+    Prompts and schemas stand there word by word: they are assumed public.
     """
     if isinstance(value, Mapping):
         return {key: published(part, (*where, str(key))) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [published(part, where) for part in value]
-    if not isinstance(value, str) or {"prompts", "file"} <= set(where):  # what a prompt file says, whatever it says
+    if not isinstance(value, str) or (set(where) & {"prompts", "schema"} and "file" in where):  # word by word
         return value
     name = where[-1]
     if where[0] in ("api", "embedding") and name in ("path", "weights") and value.startswith("https://"):

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -131,9 +132,9 @@ def open_electorate(data: Data, embed: Embedding, identity: dict[str, object], u
     return Electorate(entry, len(data.labels), facts["dimension"], unit)
 
 
-def refused_rows(electorate: Electorate) -> bytes:
-    """JSON lines about the rows that cast no vote: private."""
-    return (electorate.folder / "refused.jsonl").read_bytes()
+def told_of_rows(electorate: Electorate) -> dict[str, bytes]:
+    """Private files: refused.jsonl, the rows that cast no vote; adjusted.json, how many cells were read as another."""
+    return {name: (electorate.folder / name).read_bytes() for name in ("refused.jsonl", "adjusted.json")}
 
 
 def _embed_all(data: Data, embed: Embedding, entry: Path) -> None:
@@ -144,10 +145,11 @@ def _embed_all(data: Data, embed: Embedding, entry: Path) -> None:
     private_folder(temporary)
     with room_on_disk(entry):
         try:
-            dimension, refused = _write_vectors(data, embed, temporary)
+            dimension, refused, adjusted = _write_vectors(data, embed, temporary)
             rules = sorted({f"column '{refusal.column}': {refusal.rule}" for refusal in refused})
             lines = "".join(json.dumps(asdict(refusal)) + "\n" for refusal in refused)
             write(temporary / "refused.jsonl", lines.encode(), private=True)
+            write(temporary / "adjusted.json", json.dumps(adjusted, indent=1).encode(), private=True)
             facts = {"dimension": dimension, "refused": rules}
             write(temporary / "complete.json", json.dumps(facts).encode(), private=True)
             shutil.rmtree(entry, ignore_errors=True)
@@ -157,9 +159,10 @@ def _embed_all(data: Data, embed: Embedding, entry: Path) -> None:
             raise
 
 
-def _write_vectors(data: Data, embed: Embedding, folder: Path) -> tuple[int, list[Refusal]]:
+def _write_vectors(data: Data, embed: Embedding, folder: Path) -> tuple[int, list[Refusal], dict[str, int]]:
     dimension = 0  # until there is a record
     refused: list[Refusal] = []
+    adjusted: Counter[str] = Counter()
     files = [
         [
             os.fdopen(os.open(folder / f"{label}.{kind}", os.O_WRONLY | os.O_CREAT, 0o600), "wb")
@@ -170,6 +173,7 @@ def _write_vectors(data: Data, embed: Embedding, folder: Path) -> tuple[int, lis
     try:
         for records in data.batches(BATCH):
             refused += records.refused
+            adjusted.update(records.adjusted)
             n = len(records.samples)
             if not n:
                 continue
@@ -184,7 +188,7 @@ def _write_vectors(data: Data, embed: Embedding, folder: Path) -> tuple[int, lis
         for pair in files:
             for file in pair:
                 file.close()
-    return dimension, refused
+    return dimension, refused, dict(adjusted)
 
 
 def _embed_padded(embed: Embedding, samples: Samples) -> np.ndarray:

@@ -20,7 +20,7 @@ from dpsyn.api import Api, Degree
 from dpsyn.cell_run import CellPlan, evolve_cells, release_name
 from dpsyn.cells import Question
 from dpsyn.data import Data
-from dpsyn.electorate import Electorate, open_electorate, refused_rows
+from dpsyn.electorate import Electorate, open_electorate, told_of_rows
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, bad
 from dpsyn.evolution import Makers, begin, evolve, split
@@ -379,7 +379,8 @@ def _electorate(job: Job, run: RunDirectory, screen: Screen) -> Electorate:
     with _private_side(run, screen, "reading and embedding the private records", "electorate"):
         identity = {**job.cache_identity, "embedded by": getattr(job.embed, "fingerprint", lambda: None)()}
         electorate = open_electorate(job.data, job.embed, identity, job.privacy.unit, cache_folder())
-    write(run.private / "refused.jsonl", refused_rows(electorate), private=True)
+    for name, content in told_of_rows(electorate).items():
+        write(run.private / name, content, private=True)
     return electorate
 
 
@@ -471,7 +472,7 @@ def _search(device: str) -> Callable[[np.ndarray], Search]:
 @contextmanager
 def _makers(job: Job, run: RunDirectory, screen: Screen, to_come: Sequence[tuple[int, int]]) -> Iterator[Makers]:
     """to_come: (generated, varied) rows of each iteration that is left."""
-    generated, varied = (sum(rows) for rows in zip(*to_come, strict=True))
+    generated, varied = (sum(rows) for rows in zip(*(to_come or [(0, 0)]), strict=True))
     spending = Spending(job.api, job.labels, run, generated, varied)
     screen.asked = lambda: str(spending)
 

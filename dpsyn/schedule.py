@@ -53,7 +53,7 @@ def tab_pe(
     """Tab-PE (arXiv 2606.08259, section 4): `drawn` releases of PE's own selection, one variation, nothing kept; then
     ranked survivors, kept, with `folds` variations; the last one ends on them.
 
-    degrees: [r0, r1]; of release t it is r0 - (r0 - r1) * (t / releases)^power.
+    degrees: [r0, r1]; of release t it is r0 - (r0 - r1) * ((t - 1) / (releases + 1))^power, as published.
     """
     if type(releases) is not int or type(drawn) is not int or not 0 <= drawn < releases:
         raise bad("schedule.drawn", drawn, f"a whole number below schedule.releases={releases}")
@@ -62,7 +62,7 @@ def tab_pe(
     widest, least = degrees
     made = []
     for t in range(1, releases + 1):
-        degree = widest - (widest - least) * (t / releases) ** power
+        degree = widest - (widest - least) * ((t - 1) / (releases + 1)) ** power
         if t <= drawn:
             made.append(Step(size, degree, proportional, 1, keep=False))
         else:

@@ -40,7 +40,6 @@ from dpsyn.population import Label
 KEY = "data.schema"
 WORDS = ("columns", "labels", "constraints", "extra")
 MOST_LABELS = 10_000
-TAKEN = ("label", "parent", "survivor")  # columns that a run adds to its files
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,8 @@ class Schema:
             raise bad("schema.columns", "null" if said is None else said, "columns by name, {age: {kind: ...}}")
         names = self.file.get("labels") or []
         for name in said:
-            if not isinstance(name, str) or not name.strip() or name in TAKEN or name.startswith("trait."):
-                what = f"a name that is not {one_of([repr(''), *TAKEN, 'trait...'])}"
+            if not isinstance(name, str) or not name.strip() or name.startswith(("trait.", "row.")):
+                what = "a name, and none that begins with 'trait.' or 'row.'"
                 raise bad("schema.columns", repr(name), what, "A run adds columns called so. Rename it in the file.")
         return {name: declared(f"schema.columns.{name}", name, said[name], name in names) for name in said}
 

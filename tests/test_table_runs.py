@@ -1,0 +1,190 @@
+"""Whole runs of tables: votes in cells, and Tab-PE's for the nearest row, on a table that is made here."""
+
+import csv
+import io
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from programme import files, same_noise
+from rich.console import Console
+
+from dpsyn import cli, compose
+from dpsyn.errors import UserError
+from dpsyn.job import carry_out
+from dpsyn.planning import facts, show_plan
+from dpsyn.run import open_run
+from dpsyn.show import Screen
+from dpsyn.verification import verified
+
+SCHEMA = {
+    "columns": {
+        "age": {"kind": "integer", "bounds": [0, 99]},
+        "job": {"kind": "category", "values": ["none", "clerk", "smith", "nurse"], "missing": True},
+        "left": {"kind": "integer", "bounds": [0, 99], "missing": True},
+        "weight": {"kind": "number", "bounds": [0, 120], "resolution": 0.5},
+        "well": {"kind": "category", "values": ["yes", "no"]},
+    },
+    "labels": ["well"],
+    "constraints": ["left <= age"],
+    "extra": "ignore",
+}
+NAMES = ["user", *SCHEMA["columns"]]
+CANARY = "93"  # years: nobody else is as old
+
+
+def rows(n=900, seed=0):
+    rng = np.random.default_rng(seed)
+    age = rng.integers(10, 80, n)
+    well = age + rng.normal(0, 10, n) < 45
+    job = np.where(well, "smith", rng.choice(["none", "clerk", "nurse"], n))
+    left = np.where(job == "none", "", (age // 2).astype(str))
+    weight = (40 + age / 4).round(1)
+    units = [f"u{i % 300}" for i in range(n)]
+    table = zip(units, age.astype(str), job, left, weight.astype(str), np.where(well, "yes", "no"), strict=True)
+    return [tuple(map(str, row)) for row in table]
+
+
+def job(folder, given, *overrides):
+    folder.mkdir(exist_ok=True)
+    with (folder / "data.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([NAMES, *given])
+    (folder / "schema.yaml").write_text(yaml.safe_dump(SCHEMA, sort_keys=False))
+    return compose.build(
+        compose.settings(
+            [
+                "data=tables",
+                f"data.path={folder / 'data.csv'}",
+                f"data.schema.file={folder / 'schema.yaml'}",
+                "data.id=test",
+                "data.records=900",
+                "data.on_error=skip",
+                "api=table",
+                "embedding=cells",
+                "schedule=cells",
+                "privacy.epsilon=4",
+                "privacy.delta=1e-4",
+                "metric=constraints",
+                f"run_dir={folder / 'run'}",
+                *overrides,
+            ]
+        )
+    )
+
+
+def run(folder, given, *overrides):
+    made, out = job(folder, given, *overrides), io.StringIO()
+    carry_out(made, Screen(Console(file=out, width=200), facts(made), made.releases))
+    return out.getvalue()
+
+
+TAB_PE = ["embedding=table", "schedule=tab_pe", "schedule.size=40", "schedule.releases=3", "schedule.drawn=1"]
+ODD = ("u-new", CANARY, "nurse", "90", "119.5", "yes")
+NEIGHBOURS = {
+    "one row more": (lambda given: [*given, ODD], []),
+    "one row replaced": (lambda given: [ODD, *given[1:]], ["privacy.neighbours=replace"]),
+    "rows that cannot be read": (
+        lambda given: [*given, ("u", "old", "nurse", "1", "1", "yes"), ("u", "1", "", "", "", "?")],
+        [],
+    ),
+    "one user more, with rows of both labels": (
+        lambda given: [*given, *[(*ODD[:-1], well) for well in ("yes", "no", "no")]],
+        ["privacy.unit=user", "data.unit_column=user"],
+    ),
+    "one row more, Tab-PE": (lambda given: [*given, ODD], TAB_PE),
+}
+
+
+@pytest.mark.parametrize("name", NEIGHBOURS)
+def test_given_the_receipts_neighbouring_tables_give_the_same_bytes_everywhere(name, tmp_path, monkeypatch, capfd):
+    more, overrides = NEIGHBOURS[name]
+    seen, noisy = [], None
+    for number, given in enumerate([rows(), more(rows())]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with monkeypatch.context() as patched:
+            patched.setenv("XDG_STATE_HOME", str(folder / "state"))
+            patched.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+            noisy = same_noise(patched, noisy)
+            printed = run(folder, given, *overrides)
+        seen.append((files(folder / "run/release"), printed.replace(str(folder), ""), capfd.readouterr()))
+    assert seen[0] == seen[1]
+
+
+def test_rows_follow_the_private_ones_keep_their_types_and_break_no_constraint(tmp_path, capsys):
+    given = rows(4000)
+    given[7] = ("u", "120", *given[7][2:])
+    printed = run(tmp_path, given, "data.records=4000")
+    assert "constraints (final data): broken 0" in printed
+    found = pq.read_table(tmp_path / "run/release/synthetic.parquet")
+    assert found.column_names == list(SCHEMA["columns"])
+    assert [str(kind) for kind in found.schema.types] == ["int64", "string", "int64", "double", "string"]
+    assert found.num_rows == 4000
+    table = {key: np.array(values) for key, values in found.to_pydict().items()}
+    assert set(table["job"]) <= {"none", "clerk", "smith", "nurse", None}
+    assert (table["weight"] * 2 % 1 == 0).all()
+    real = dict(zip(NAMES, map(np.array, zip(*given, strict=True)), strict=True))
+    pairs = [(table["job"] == "smith", table["well"] == "yes"), (table["job"] == "smith", table["age"] > 45)]
+    true = [(real["job"] == "smith", real["well"] == "yes"), (real["job"] == "smith", real["age"].astype(int) > 45)]
+    for (one, two), (true_one, true_two) in zip(pairs, true, strict=True):
+        assert np.mean(one & two) == pytest.approx(np.mean(true_one & true_two), abs=0.05)
+    report = verified(open_run(tmp_path / "run"))
+    assert report.agrees, report.lines
+    assert sum(json.loads((tmp_path / "run/private/adjusted.json").read_text()).values()) == 1
+    assert json.loads((tmp_path / "run/release/privacy.json").read_text())["epsilon"] <= 4
+    assert cli.main(["expand", str(tmp_path / "run"), "--rows", "5000"]) == 0
+    assert pq.read_table(tmp_path / "run/release/synthetic.parquet").num_rows == 5000
+
+
+def test_a_run_that_stopped_learns_again_from_its_receipts_and_draws_none_twice(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        noisy = same_noise(patched)
+        run(tmp_path / "whole", rows())
+    whole = files(tmp_path / "whole/run/release")
+    for kept in range(len(noisy)):
+        folder = tmp_path / f"stopped{kept}"
+        shutil.copytree(tmp_path / "whole", folder)
+        for path in sorted((folder / "run/release/iterations").iterdir())[kept:]:
+            shutil.rmtree(path)
+        shutil.rmtree(folder / "run/release/iterations" / "none", ignore_errors=True)
+        (folder / "run/release/synthetic.parquet").unlink()
+        made = job(
+            folder,
+            rows(),
+            f"data.path={tmp_path / 'whole/data.csv'}",
+            f"data.schema.file={tmp_path / 'whole/schema.yaml'}",
+        )
+        with monkeypatch.context() as patched:
+            patched.setattr("dpsyn.privacy.ledger.discrete_gaussian", None)  # nothing is drawn
+            carry_out(made, Screen(Console(file=io.StringIO()), facts(made), made.releases))
+        assert files(folder / "run/release") == whole
+
+
+def test_a_plan_shows_the_releases_and_reads_nothing(tmp_path, capsys):
+    show_plan(job(tmp_path, rows()))
+    out = " ".join(capsys.readouterr().out.split())
+    assert "counts 1" in out
+    assert "rows of the synthetic table: 900" in out
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["embedding=table"], "embedding=dpsyn.embedding.table.Table: expected embedding=cells with schedule=cells"),
+        (["data.records=null"], "data.records=null: expected a declared number of rows with schedule=cells"),
+        (["expand.rows=2000"], "expand.rows=2000: expected null with schedule=cells"),
+        (["privacy.nearest=2"], "schedule=cells: expected privacy.nearest=1"),
+        (["label_shares=noisy"], "schedule=cells: expected privacy.nearest=1"),
+        (["privacy.epsilon=null", "privacy.noise_multiplier=3"], "privacy.noise_multiplier=3: expected null"),
+        (["schedule.size=0"], "schedule.size=0: expected a whole number"),
+    ],
+)
+def test_what_votes_in_cells_cannot_go_with_is_one_line(overrides, line, tmp_path):
+    with pytest.raises(UserError) as refused:
+        carry_out(job(tmp_path, rows(), *overrides), Screen(Console(file=io.StringIO()), {}, 1))
+    assert str(refused.value).startswith(line)
+    assert not (tmp_path / "run/release").exists()
