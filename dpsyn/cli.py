@@ -32,7 +32,15 @@ PASSED_TO_HYDRA = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 something is wrong inside, 2 something that the user can mend, 130 interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    verbs = {"run": run, "plan": plan, "expand": expand, "export": export, "schema": schema, "verify": verify, "budget": budget}
+    verbs = {
+        "run": run,
+        "plan": plan,
+        "expand": expand,
+        "export": export,
+        "schema": schema,
+        "verify": verify,
+        "budget": budget,
+    }
     if not given or given[0] in ("--help", "-h", "help"):
         print(HELP, end="")
         return 0
