@@ -20,7 +20,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain
@@ -168,7 +168,7 @@ class _Line:
     endpoint: Endpoint
     limits: Limits
     clients: AsyncExitStack
-    free: list[Any] = field(default_factory=list)  # a client as often as it may send at once
+    free: list[Any] = field(default_factory=list)  # an HTTP client as often as it may send at once
     window: float = 0.0  # requests at once
     most: float = math.inf  # requests a second, by the limit that is set
     rate: float = math.inf  # requests a second, as it bears
@@ -263,39 +263,39 @@ class _Line:
         self.judged = now
         self.latencies.clear()
 
-    async def post(self, body: Mapping[str, Any]) -> bytes:
-        """The content of a good answer. Raises what openai raises."""
+    async def post(self, body: Mapping[str, Any]) -> Any:
+        """The response, whatever its status. Raises what the HTTP library raises."""
         if not self.free:
             self.free += [await self.clients.enter_async_context(self.client())] * CONNECTIONS
         client = self.free.pop()
         try:
-            # as `client.chat.completions.create` does, less 0.4 ms for an answer that is checked field by field
-            answer = await client.post("/chat/completions", cast_to=_http().Response, body=body)
-            content: bytes = answer.content
-            return content
+            return await client.post("chat/completions", content=json.dumps(body).encode())
         finally:
             self.free.append(client)
 
     def client(self) -> Any:
+        """The HTTP client of an openai.AsyncOpenAI, with its address and headers. By `chat.completions.create` a call
+        takes 0.7 ms more of CPU time (1.3 for 0.6), for options that are copied and answers checked field by field."""
         import openai
 
         elsewhere = OF_OPENAI if (self.endpoint.url or DEFAULT_URL) != DEFAULT_URL else ()
-        headers: Any = dict.fromkeys(
-            [*elsewhere, *(f"X-Stainless-{name}" for name in ABOUT_THIS_MACHINE)], openai.Omit()
-        )
+        untold = [*elsewhere, *(f"X-Stainless-{name}" for name in ABOUT_THIS_MACHINE)]
         http = openai.DefaultAsyncHttpxClient(
             limits=_http().Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
+            timeout=self.limits.timeout,
             follow_redirects=False,  # else prompts go to an address that nobody gave
             verify=_trust(),
         )
-        return openai.AsyncOpenAI(
+        client = openai.AsyncOpenAI(
             base_url=self.endpoint.url or DEFAULT_URL,
             api_key=self.endpoint.key or "none",
-            timeout=self.limits.timeout,
-            max_retries=0,
-            default_headers=headers,
+            default_headers=dict.fromkeys(untold, openai.Omit()),  # type: ignore[arg-type]
             http_client=http,
         )
+        headers = {**client.default_headers, **client.auth_headers}
+        http.headers.update({name: value for name, value in headers.items() if isinstance(value, str)})
+        http.base_url = client.base_url
+        return http
 
 
 class _Asking:
@@ -456,31 +456,33 @@ class _Asking:
 
 async def _heard(line: _Line, body: Mapping[str, Any]) -> Answer:
     """Raises _Failed where asking again may help, UserError where it cannot."""
-    import openai
-
+    http = _http()
     try:
         async with asyncio.timeout(line.limits.timeout):
-            return _read(await line.post(body))
-    except openai.APIStatusError as error:
-        failure = error
-    except openai.APIConnectionError as error:
-        cause = type(error.__cause__).__name__
-        if cause in ("ConnectError", "ConnectTimeout"):
-            raise _Failed(f"{cause}: {error.__cause__}".removesuffix(": "), "down") from None
-        slow = isinstance(error, openai.APITimeoutError)
-        raise _Failed("timed out" if slow else cause, "slow" if slow else "broken", sent=True) from None
-    except TimeoutError:
+            response = await line.post(body)
+    except (http.ConnectError, http.ConnectTimeout) as error:
+        raise _Failed(f"{type(error).__name__}: {error}".removesuffix(": "), "down") from None
+    except (http.TimeoutException, TimeoutError):
         raise _Failed("timed out", "slow", sent=True) from None
+    except (http.HTTPError, OSError) as error:
+        raise _Failed(type(error).__name__, "broken", sent=True) from None
+    if not response.is_success:
+        return _by_status(line.endpoint, body, response)
+    try:
+        return _read(response.content)
     except ValueError as error:
         raise _Failed(str(error), "broken", sent=True) from None
-    return _by_status(line.endpoint, body, failure)
 
 
-def _by_status(endpoint: Endpoint, body: Mapping[str, Any], error: Any) -> Answer:
+def _by_status(endpoint: Endpoint, body: Mapping[str, Any], response: Any) -> Answer:
     """What an answer other than 200 means."""
-    status, told = error.status_code, error.body if isinstance(error.body, Mapping) else {}
-    message = str(told.get("message") or told.get("detail") or error.body or "")
-    words = f"{told.get('code')} {told.get('type')} {told.get('message')} {told.get('innererror')}"
+    status, message, words = response.status_code, response.text, ""
+    with suppress(ValueError):
+        told = response.json()
+        told = told.get("error", told) if isinstance(told, Mapping) else told
+        said = told if isinstance(told, Mapping) else {"message": told}
+        message = str(said.get("message") or said.get("detail") or told)
+        words = " ".join(str(said.get(name)) for name in ("code", "type", "message", "innererror"))
     key_env = endpoint.key_env or "null"
     if status in (400, 403, 422, 451) and FILTERED.search(words):
         return Answer(None, "content_filter", 0, 0)
@@ -502,7 +504,7 @@ def _by_status(endpoint: Endpoint, body: Mapping[str, Any], error: Any) -> Answe
         )
         do = f"It answered {status}: {_short(message, body, endpoint.key)}"
         raise bad("api.model", body.get("model"), expected, do)
-    raise _Failed(f"status {status}", "limit" if status == 429 else "broken", _retry_after(error.response.headers))
+    raise _Failed(f"status {status}", "limit" if status == 429 else "broken", _retry_after(response.headers))
 
 
 def _read(content: bytes) -> Answer:

@@ -28,7 +28,7 @@ from dpsyn.prompts import Prompts, Request
 
 OURS = ("model", "messages", "n", "stream", "seed", "temperature", "top_p", "max_tokens", "max_completion_tokens")
 PER_MESSAGE = 16  # tokens around a message, at most
-BLOCK = 256  # rows whose requests are made, and looked up in the cache, together
+BLOCK = 128  # rows whose requests are made, and looked up in the cache, together
 WHY = {"content_filter": "filtered", "refusal": "refused", "too_long": "too long for the model"}
 SENTENCE_END = re.compile(r"[.!?\u2026\u3002\uff01\uff1f][\"')\]\u201d\u2019\u00bb]*(?=\s|$)")
 
