@@ -9,8 +9,8 @@
       style: [...]               # one is drawn a row
       keyword: {Bars: [...], other: [...]}   # by a value of the label, or by its values joined by ' | '
 
-A template has the label's columns, every word list, {description} and {word_count}, and to vary {sample} (paraphrase)
-or {masked_sample} (fill in the blanks). Only templates are scanned for {name}; {{ and }} are braces.
+A template has the label's columns, or {labels} for a sentence that names them all, every word list, {description} and
+{word_count}, and to vary {sample} (paraphrase) or {masked_sample} (fill in the blanks). Only templates are scanned for {name}; {{ and }} are braces.
 """
 
 from __future__ import annotations
@@ -166,6 +166,8 @@ class Prompts:
                         size += text
                     elif name in label or name == "description":
                         size += len(label.get(name, self.description or ""))
+                    elif name == "labels":
+                        size += len(_sentence(label))
                     elif name == "word_count":
                         size += len(str(words))
                     else:
@@ -213,10 +215,12 @@ class Prompts:
         return shortened
 
     def _known(self, file: Mapping[str, Any], what: str, label: Label) -> set[str]:
-        if clash := sorted(set(label) & (set(file.get("words", {})) | {"description", "word_count", SAMPLE, MASKED})):
+        if clash := sorted(
+            set(label) & (set(file.get("words", {})) | {"description", "labels", "word_count", SAMPLE, MASKED})
+        ):
             raise bad(f"{KEY}.words", clash[0], "names that are no columns of the label", "Rename this one.")
         of_parent = {SAMPLE, MASKED} if what == "vary" else set()
-        return {*label, *file.get("words", {}), "description", "word_count"} | of_parent
+        return {*label, *file.get("words", {}), "description", "labels", "word_count"} | of_parent
 
     def _requests(
         self,
@@ -240,7 +244,8 @@ class Prompts:
         requests = []
         for i, label in enumerate(labels):
             row = {name: str(column[i]) for name, column in values.items()}
-            row |= {"description": (self.description or "").strip(), **{k: str(v) for k, v in label.items()}}
+            row |= {"description": (self.description or "").strip(), "labels": _sentence(label)}
+            row |= {k: str(v) for k, v in label.items()}
             for name in lists:
                 options = _options(file, name, label)
                 row[name] = options[int(draws[name][i] * len(options))]
@@ -367,6 +372,11 @@ def _check_known(key: str, name: str, known: set[str]) -> None:
 def _filled(template: str, values: Mapping[str, str]) -> str:
     """One pass over the template: values are not looked into."""
     return PLACEHOLDER.sub(lambda match: values[match[1]] if match[1] is not None else match[0][0], template)
+
+
+def _sentence(label: Label) -> str:
+    """'' for data without labels."""
+    return f"Its labels: {', '.join(f'{name} {value}' for name, value in label.items())}." if label else ""
 
 
 def _options(file: Mapping[str, Any], name: str, label: Label) -> list[str]:
