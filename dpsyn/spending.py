@@ -11,7 +11,7 @@ from dpsyn.api import Api, Usage
 from dpsyn.population import Label
 from dpsyn.run import RunDirectory
 
-EVERY = 2.0  # seconds between two writings of cost.json
+EVERY = 0.5  # seconds between two writings of cost.json
 
 
 def paid(api: Any) -> Any | None:

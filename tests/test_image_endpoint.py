@@ -89,7 +89,8 @@ def test_an_edit_is_made_of_its_parent_and_of_the_instruction_that_the_degree_na
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of variations, by the client
-def test_requests_hold_the_prompt_the_parameters_and_the_parent_and_nothing_else():
+def test_requests_hold_the_prompt_the_parameters_and_the_parent_and_nothing_else(monkeypatch):
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-another")
     given = parents(2)
     with ImageServer() as server:
         api = part(server, quality="low", response_format="b64_json")
@@ -109,6 +110,7 @@ def test_requests_hold_the_prompt_the_parameters_and_the_parent_and_nothing_else
         assert {asked.parent.tobytes() for asked in pair} == {image.tobytes() for image in given.content}
     told = {name for asked in server.log for name in asked.headers if name.startswith("x-stainless")}
     assert told <= {"x-stainless-retry-count", "x-stainless-read-timeout"}  # nothing of this machine
+    assert not any(name.startswith("openai-") for asked in server.log for name in asked.headers)
     assert {asked.headers["authorization"] for asked in server.log} == {f"Bearer {KEY}"}
 
 

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from dpsyn.api import Degree
+from dpsyn.asking import ABOUT_THIS_MACHINE, DEFAULT_URL, OF_OPENAI
 from dpsyn.errors import UserError, bad, one_of
 from dpsyn.files import public_cache, write
 from dpsyn.population import Label, Samples
@@ -36,8 +37,6 @@ from dpsyn.population import Label, Samples
 ATTEMPTS = 3  # prompts a fresh row is asked with before it stays grey
 PAUSE, LONGEST_PAUSE = 1.0, 600.0  # seconds before the first retry, doubled each time; at most
 LARGEST_ANSWER = 100_000_000  # bytes
-DEFAULT_URL = "https://api.openai.com/v1"  # named, so that no variable of the environment sends requests elsewhere
-ABOUT_THIS_MACHINE = ("OS", "Arch", "Runtime", "Runtime-Version", "Lang", "Package-Version", "Async")
 FILTERED = re.compile(r"content.?(policy|filter)|moderation|safety|responsible.?ai", re.IGNORECASE)
 REFUSED = "refused by the content filter"
 GREY = 128
@@ -272,7 +271,9 @@ class ImageEndpoint:
                     stop.append(self._too_many(list(reasons.values()), len(requests)))
 
         options: dict[str, Any] = {"api_key": self._key(), "timeout": self.timeout, "max_retries": 0}
-        options["default_headers"] = {f"X-Stainless-{name}": openai.Omit() for name in ABOUT_THIS_MACHINE}
+        elsewhere = OF_OPENAI if self._url() != DEFAULT_URL else ()
+        untold = [*elsewhere, *(f"X-Stainless-{name}" for name in ABOUT_THIS_MACHINE)]
+        options["default_headers"] = {name: openai.Omit() for name in untold}
         async with openai.AsyncOpenAI(base_url=self._url(), **options) as client:
             await asyncio.gather(*(one(client, key, request) for key, request in requests.items()))
         if stop:
