@@ -192,7 +192,7 @@ def plan(
         rounds = [min(pairs, count), count - min(pairs, count)]
     else:
         rounds = [math.ceil(ROUND * count), count - math.ceil(ROUND * count)]
-    candidates, columns_in_one = pairs, 2
+    candidates, columns_in_one = pairs * (1 + (labelled and count < everything)), 2
     for n in filter(None, rounds):
         chosen = n < candidates
         share = tables * n / count + (0.0 if chosen else SCORES / 2)
@@ -224,13 +224,15 @@ def ask(state: State, release: Release) -> Question:
         return Question(release, tuple(every))
     names: Iterable[tuple[int, ...]]
     if release.kind == "by_label":
-        names = ((j,) for j in range(d))
+        names = ((j, LABEL) for j in range(d))
     elif release.kind == "tables" and state.chosen:
         names = state.chosen
     else:
-        widths = range(2, release.columns + 1)
-        names = (name for k in widths for name in combinations(range(d), k) if name not in state.asked)
-    subspaces = tuple(_grid(state, name, release.cells, release.labelled) for name in names)
+        groups = [group for k in range(2, release.columns + 1) for group in combinations(range(d), k)]
+        with_label = [(*group, LABEL) for group in groups] if release.labelled else []
+        asked = with_label if release.labelled and release.kind == "tables" else groups + with_label
+        names = (name for name in asked if name not in state.asked)
+    subspaces = tuple(_grid(state, name, release.cells) for name in names)
     if release.kind != "scores":
         return Question(release, subspaces)
     scale = state.total / len(state.rows)
@@ -283,8 +285,7 @@ def learn(state: State, question: Question, noisy: np.ndarray, sigma: float, rng
     if question.release.kind == "by_label":
         state = _populate(_share_labels(state), rng)
     else:
-        asked = {_without_label(s.columns) for s in question.subspaces}
-        state = _within_work(replace(state, asked=state.asked | asked))
+        state = _within_work(replace(state, asked=state.asked | {s.columns for s in question.subspaces}))
     return _evolve(state, [1.0] * SWEEPS, rng)
 
 
@@ -299,7 +300,7 @@ def draw(state: State, rows: int, rng: np.random.Generator, settle: bool = True)
     picks = ((np.arange(rows) + rng.random()) * (len(held) / max(rows, 1))).astype(np.int64)
     copies = held[order[np.minimum(picks, len(held) - 1)]]
     if rows > len(held):
-        for _ in range(SWEEPS // 2):
+        for _ in range(SWEEPS // 4):
             _sweep(state, state.measurements, copies, rng)
     copies = copies[rng.permutation(rows)]
     codes = np.empty((rows, len(state.columns)), np.int32)
@@ -444,25 +445,26 @@ def _best(state: State, question: Question, scores: np.ndarray) -> tuple[tuple[i
     assert question.expected is not None
     spread = 2 / math.pi * (1 + state.total / len(state.rows))
     chance = [np.minimum(np.sqrt(spread * e), 2 * e).sum() for e in question.expected]
-    best = np.argsort(-(scores - chance), kind="stable")[: question.release.choose]
-    return tuple(_without_label(question.subspaces[at].columns) for at in best)
+    best: dict[tuple[int, ...], tuple[int, ...]] = {}
+    for at in np.argsort(-(scores - chance), kind="stable"):
+        columns = question.subspaces[at].columns
+        best.setdefault(_without_label(columns), columns)  # with the label or without: the better of the two
+    return tuple(best.values())[: question.release.choose]
 
 
 def _without_label(columns: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(j for j in columns if j != LABEL)
 
 
-def _grid(state: State, columns: tuple[int, ...], cells: float, labelled: bool) -> Subspace:
-    """About `cells` cells over some columns, as many in each as it has atoms for; at least two."""
-    left = cells / (state.labels if labelled else 1)
-    atoms = {j: len(state.ladders[j]) for j in columns}
-    chosen = {}
-    for at, j in enumerate(sorted(columns, key=lambda j: (atoms[j], j))):
-        even = round(max(1.0, left) ** (1 / (len(columns) - at)))
-        chosen[j] = min(atoms[j], max(2, even))
-        left /= chosen[j]
-    grid = Subspace(columns, tuple(state.ladders[j][chosen[j] - 1] for j in columns))
-    return Subspace((*columns, LABEL), (*grid.cells, np.arange(state.labels))) if labelled else grid
+def _grid(state: State, columns: tuple[int, ...], cells: float) -> Subspace:
+    """About `cells` cells: every label, and as many cells of each column as it has atoms for, two or more."""
+    free = sorted(_without_label(columns), key=lambda j: (len(state.ladders[j]), j))
+    left, chosen = cells / (state.labels if LABEL in columns else 1), {LABEL: np.arange(state.labels)}
+    for at, j in enumerate(free):
+        even = round(max(1.0, left) ** (1 / (len(free) - at)))
+        size = min(len(state.ladders[j]), max(2, even))
+        chosen[j], left = state.ladders[j][size - 1], left / size
+    return Subspace(columns, tuple(chosen[j] for j in columns))
 
 
 def _on_atoms(state: State, subspace: Subspace) -> Subspace:
