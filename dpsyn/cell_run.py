@@ -53,6 +53,8 @@ def cell_plan(schedule: Cells, schema: Schema, labels: int, records: int, privac
     # a user's rows, and a record that is replaced, move a score by more than one
     scores = schedule.scores and privacy.unit == "record" and privacy.neighbours == "add_remove"
     releases = cells.plan(columns, labels, records, multiplier(privacy), scores)
+    if not scores and any(release.kind == "scores" for release in releases):
+        raise RuntimeError("cells: scores were planned where one unit moves them by more than is charged")
     return CellPlan(schema, labels, records, schedule.size or records, releases)
 
 
@@ -65,6 +67,8 @@ def evolve_cells(plan: CellPlan, ask: Ask, seed: int, done: int = 0) -> Iterator
     state = cells.start(plan.columns, plan.labels, plan.records)
     for t, release in enumerate(plan.releases, 1):
         question = cells.ask(state, release)
+        if len(question.subspaces) > release.moves:
+            raise RuntimeError(f"{release_name(t, release)}: asks for more than it is charged for; nothing was read")
         noisy, sigma = ask(t, digest(question), question)
         state = cells.learn(state, question, noisy, sigma, generator(seed, t, "cells"))
         last = t == len(plan.releases)

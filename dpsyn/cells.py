@@ -183,6 +183,7 @@ def plan(
     candidates = pairs * (1 + (labelled and count < everything))
     if count < everything and (not scores or _noise_of_scores(multiplier, candidates) > records / 4):
         count = pairs if not scores and pairs <= (with_label if labelled else without) else 0
+        candidates = pairs  # all are asked then, or none: without scores
     if not count:
         marginals, by_label = marginals / (marginals + by_label), by_label / (marginals + by_label)
 

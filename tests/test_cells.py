@@ -198,3 +198,31 @@ def test_a_score_is_what_the_counts_differ_from_the_expected_ones():
     assert answer(question, [rows]).tolist() == [1 + 1 + 1 + 4]
     counted = dataclasses.replace(question, expected=None)
     assert answer(counted, [rows]).tolist() == [1, 1, 1, 1]
+
+
+def test_whatever_the_table_no_score_is_asked_without_leave_and_no_question_has_more_subspaces_than_are_charged():
+    rng = RNG(0)
+    for _ in range(400):
+        d, labels = int(rng.integers(1, 20)), int(rng.choice([1, 2, 5, 30]))
+        records, multiplier, scores = (
+            int(10 ** rng.uniform(1, 7)),
+            float(10 ** rng.uniform(-0.5, 2)),
+            rng.random() < 0.5,
+        )
+        columns, halves = (Column(2, False),) * d, (np.zeros(2, int), np.arange(2))
+        state = dataclasses.replace(
+            start(columns, labels, records),
+            total=1.0,
+            ladders=(halves,) * d,
+            marginals=(*(np.ones(2),) * d, np.ones(labels)),
+            rows=np.zeros((1, d + 1), np.int32),
+        )
+        for release in plan(columns, labels, records, multiplier, scores):
+            question = ask(state, release)
+            asked = [subspace.columns for subspace in question.subspaces]
+            assert len(set(asked)) == len(asked) == release.moves
+            if release.kind == "scores":
+                assert scores
+                state = learn(state, question, rng.normal(0, 1e3, len(asked)), 1.0, rng)
+            elif release.kind == "tables":
+                state = dataclasses.replace(state, asked=state.asked | set(asked), chosen=())
