@@ -180,22 +180,21 @@ def plan(
     with_label, without = (tables * (room / n) ** 2 for n in (4 * labels, 4))
     labelled = labels > 1 and with_label >= (min(limit, d) if scores else pairs)
     count = int(min(limit, with_label if labelled else without))
-    candidates = pairs * (1 + (labelled and count < everything))
-    if count < everything and (not scores or _noise_of_scores(multiplier, candidates) > records / 4):
-        count = pairs if not scores and pairs <= (with_label if labelled else without) else 0
-        candidates = pairs  # all are asked then, or none: without scores
+    candidates = pairs * (1 + labelled)
+    scored = scores and count < everything and _noise_of_scores(multiplier, candidates) <= records / 4
+    if not scored:
+        candidates = pairs
+        if count < everything:
+            count = pairs if not scores and pairs <= (with_label if labelled else without) else 0
     if not count:
         marginals, by_label = marginals / (marginals + by_label), by_label / (marginals + by_label)
 
     releases = [Release("marginals", d + (labels > 1), marginals)]
     if labels > 1:
         releases.append(Release("by_label", d, by_label, room / math.sqrt(d / by_label), True))
-    if count >= everything or not scores:
-        rounds = [min(pairs, count), count - min(pairs, count)]
-    else:
-        rounds = [math.ceil(ROUND * count), count - math.ceil(ROUND * count)]
+    first = math.ceil(ROUND * count) if scored else min(pairs, count)
     columns_in_one = 2
-    for n in filter(None, rounds):
+    for n in filter(None, (first, count - first)):
         chosen = n < candidates
         share = tables * n / count + (0.0 if chosen else SCORES / 2)
         cells = room / math.sqrt(count / tables)
