@@ -133,7 +133,8 @@ def open_electorate(data: Data, embed: Embedding, identity: dict[str, object], u
 
 
 def told_of_rows(electorate: Electorate) -> dict[str, bytes]:
-    """Private files: refused.jsonl, the rows that cast no vote; adjusted.json, how many cells were read as another."""
+    """Private files: refused.jsonl, the rows that cast no vote; adjusted.json, how many cells were read as another
+    value, and how many texts in part."""
     return {name: (electorate.folder / name).read_bytes() for name in ("refused.jsonl", "adjusted.json")}
 
 
@@ -163,6 +164,7 @@ def _write_vectors(data: Data, embed: Embedding, folder: Path) -> tuple[int, lis
     dimension = 0  # until there is a record
     refused: list[Refusal] = []
     adjusted: Counter[str] = Counter()
+    cut_short = getattr(embed, "cut_short", None)
     files = [
         [
             os.fdopen(os.open(folder / f"{label}.{kind}", os.O_WRONLY | os.O_CREAT, 0o600), "wb")
@@ -178,6 +180,8 @@ def _write_vectors(data: Data, embed: Embedding, folder: Path) -> tuple[int, lis
             if not n:
                 continue
             vectors = np.ascontiguousarray(_embed_padded(embed, records.samples)[:n], dtype=np.float32)
+            if cut_short is not None:
+                adjusted["longer than the embedding reads"] += int(cut_short(records.samples).sum())
             units = np.full(n, -1) if records.units is None else records.units
             dimension = vectors.shape[1]
             for label in np.unique(records.labels):

@@ -98,6 +98,12 @@ class Sentence:
                 vectors[rows] = self._encoded(network, some, length, device)[: len(rows)]
         return vectors
 
+    def cut_short(self, samples: Samples) -> np.ndarray:
+        """bool [n]: texts that have as many tokens as are read, or more."""
+        network, _ = _loaded(self.model, self.revision, torch_device(self.runtime))
+        limit = self._limit(network.max_seq_length)
+        return np.array([len(tokens) >= limit for tokens in self._tokens(network, samples.content, limit)], bool)
+
     def _limit(self, most: int | None) -> int:
         """Tokens that are read of a text. most: that the network can read."""
         if self.max_length is None and most is None:
