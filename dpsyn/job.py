@@ -221,11 +221,13 @@ def carry_out(job: Job, screen: Screen) -> Path:
         with screen.shown(), _makers(job, run, screen, to_come) as makers:
             left = job.releases > max(run.iterations(), default=0)
             electorate = _electorate(job, run, screen) if left else None
+            noisy_shares = job.noisy_shares and job.schedule
+            if job.cells or noisy_shares:  # a release comes before anything else is there
+                account.enter(mine)
+                _state(job, run, budget, lost, mine)
             if job.cells:
-                account.enter(mine)
                 final = _evolve_cells(job, job.cells, run, ledger, electorate, screen)
-            if job.noisy_shares and job.schedule:
-                account.enter(mine)
+            if noisy_shares:
                 makers = replace(makers, shares=_label_shares(job, ledger, electorate, screen))
             if not job.cells and not run.iterations():
                 run.save(begin(makers, job.start), job.labels)

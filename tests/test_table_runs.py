@@ -1,6 +1,7 @@
 """Whole runs of tables: votes in cells, and Tab-PE's for the nearest row, on a table that is made here."""
 
 import csv
+import dataclasses
 import io
 import json
 import shutil
@@ -13,6 +14,7 @@ from programme import files, same_noise
 from rich.console import Console
 
 from dpsyn import cli, compose
+from dpsyn.cell_run import evolve_cells
 from dpsyn.errors import UserError
 from dpsyn.job import carry_out
 from dpsyn.planning import facts, show_plan
@@ -161,6 +163,41 @@ def test_a_run_that_stopped_learns_again_from_its_receipts_and_draws_none_twice(
             patched.setattr("dpsyn.privacy.ledger.discrete_gaussian", None)  # nothing is drawn
             carry_out(made, Screen(Console(file=io.StringIO()), facts(made), made.releases))
         assert files(folder / "run/release") == whole
+
+
+def test_a_run_that_is_cut_off_at_its_first_draw_states_what_it_may_spend_and_counts_the_draw(tmp_path, monkeypatch):
+    class Cut(BaseException):
+        pass
+
+    def cut(exact, scale):
+        raise Cut
+
+    with monkeypatch.context() as patched:
+        patched.setattr("dpsyn.privacy.ledger.discrete_gaussian", cut)
+        with pytest.raises(Cut):
+            run(tmp_path, rows())
+    said = json.loads((tmp_path / "run/release/privacy.json").read_text())
+    assert said["status"] == "INCOMPLETE"
+    assert len(said["charges"]) == job(tmp_path, rows()).releases
+    assert not verified(open_run(tmp_path / "run")).agrees  # the draw is started, and not in the statement yet
+    with pytest.raises(UserError, match=r"privacy.accept_lost_draws=0: 1 noisy release\(s\)"):
+        run(tmp_path, rows())
+    for other in ("data.records=901", "privacy.epsilon=3", "privacy.unit=user"):
+        with pytest.raises(UserError, match=f"{other.split('=')[0]} was"):
+            run(tmp_path, rows(), other, "data.unit_column=user")
+    run(tmp_path, rows(), "privacy.accept_lost_draws=1")
+    again = json.loads((tmp_path / "run/release/privacy.json").read_text())
+    assert (again["status"], again["lost_draws"]) == ("DP", 1)
+    assert again["epsilon"] > said["epsilon"] == again["epsilon_declared_schedule"]
+    assert verified(open_run(tmp_path / "run")).agrees
+
+
+def test_a_release_that_asks_for_more_than_it_is_charged_for_reads_nothing(tmp_path):
+    made = job(tmp_path, rows())
+    first, *rest = made.cells.releases
+    plan = dataclasses.replace(made.cells, releases=(dataclasses.replace(first, moves=first.moves - 1), *rest))
+    with pytest.raises(RuntimeError, match="asks for more than it is charged for"):
+        next(evolve_cells(plan, None, 0))
 
 
 def test_a_plan_shows_the_releases_and_reads_nothing(tmp_path, capsys):
