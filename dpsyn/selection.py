@@ -7,6 +7,7 @@ weight they choose uniformly: the votes say nothing, the budget is spent, and th
 import numpy as np
 
 BLOCK = 1024  # candidates whose distances to all others are held at once
+FARTHEST = 1e15  # of an entry: the square of a larger one, summed, leaves float32
 
 
 def proportional(votes: np.ndarray, size: int, rng: np.random.Generator, threshold: float = 0.0) -> np.ndarray:
@@ -41,11 +42,17 @@ def smoothed(votes: np.ndarray, vectors: np.ndarray, neighbours: int) -> np.ndar
 
     votes int64 [m]; vectors float32 [m, d]. Where records are few, a candidate's own votes are lost in the noise, but
     those of a neighbourhood are not: noise averages out, and near candidates deserve alike. Two candidates are
-    neighbours as often as either counts the other among its `neighbours`: 0, 1 or 2 times.
+    neighbours as often as either counts the other among its `neighbours`: 0, 1 or 2 times. One whose vector is NaN,
+    infinite or beyond 1e15 is nobody's neighbour.
     """
     m, k = len(votes), min(neighbours, len(votes))
     if k <= 1:
         return votes.astype(np.float64)
+    known = (np.abs(vectors) < FARTHEST).all(1)  # the others get no votes, so what they hold is noise
+    if not known.all():
+        shared = votes.astype(np.float64)
+        shared[known] = smoothed(votes[known], vectors[known], neighbours)
+        return shared
     squares = (vectors.astype(np.float64) ** 2).sum(1)
     near = np.empty((m, k), np.int64)
     for start in range(0, m, BLOCK):
