@@ -10,6 +10,7 @@ import io
 import json
 import re
 import shutil
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ def _csv(population: Population, labels: Sequence[Label]) -> Files:
 
 def _jsonl(population: Population, labels: Sequence[Label]) -> Files:
     names, rows = _rows(population, labels)
-    lines = (json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) + "\n" for row in rows)
+    lines = (json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False, default=str) + "\n" for row in rows)
     yield "data.jsonl", "".join(lines).encode()
 
 
@@ -129,13 +130,19 @@ def _folders(labels: Sequence[Label]) -> list[str]:
 
 
 def _npz(population: Population, labels: Sequence[Label]) -> Files:
+    """Not by numpy.savez, which a column called `file` stops."""
     content = population.samples.content
     fields = {name: content[name] for name in content.dtype.names} if content.dtype.names else {"content": content}
     arrays = {name: _words(values) if values.dtype.kind == "O" else values for name, values in fields.items()}
-    names = np.array([label_name(label) for label in labels])
+    if not (content.dtype.names and set(labels[0]) <= set(fields)):
+        own = "row." if content.dtype.names else ""
+        names = np.array([label_name(label) for label in labels])
+        arrays |= {f"{own}label": population.labels, f"{own}label_names": names}
     sink = io.BytesIO()
-    arrays |= {"label": population.labels, "label_names": names}
-    np.savez_compressed(sink, **arrays)  # type: ignore[arg-type]
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, values in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asanyarray(values), allow_pickle=False)
     yield "data.npz", sink.getvalue()
 
 

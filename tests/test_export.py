@@ -142,3 +142,20 @@ def test_a_tables_own_columns_may_be_called_as_ours_and_its_labels_stand_where_t
     released = pq.read_table(pa.BufferReader(to_parquet(given, labels, lineage=False)))
     assert released.column_names == ["label", "parent", "survivor"]
     assert released.to_pydict() == columns_of(content)
+
+
+def test_columns_called_as_ours_or_numpys_stay_what_they_are_in_every_format(tmp_path):
+    content = np.array(
+        [("b", 7, np.datetime64("2020-01-31")), ("a", 8, np.datetime64("NaT")), ("b", 9, np.datetime64("2021-03-04"))],
+        [("label", "O"), ("file", "i8"), ("born", "M8[D]")],
+    )
+    here = finished(tmp_path / "run", content, labels=[{"label": "a"}, {"label": "b"}])
+    export(here, tmp_path / "n", "npz")
+    with np.load(tmp_path / "n/data.npz", allow_pickle=False) as arrays:
+        assert sorted(arrays) == ["born", "file", "label"]
+        assert arrays["label"].tolist() == ["b", "a", "b"]
+        assert arrays["file"].tolist() == [7, 8, 9]
+    export(here, tmp_path / "j", "jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "j/data.jsonl").read_text().splitlines()]
+    assert lines[0] == {"label": "b", "file": 7, "born": "2020-01-31"}
+    assert lines[1] == {"label": "a", "file": 8, "born": None}
