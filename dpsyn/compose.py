@@ -7,6 +7,7 @@ import functools
 import importlib
 import inspect
 import itertools
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,10 @@ READERS = {
 }
 NOT_PUBLISHED = "(not published)"
 PUBLISHED_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
+DECLARED = (("data", "labels"), ("data", "label_columns"), ("data", "label_values"))
+SECRET = re.compile(
+    r"key|token|secret|password|auth|cookie|credential", re.IGNORECASE
+)  # in the name of a request's parameter
 
 
 def config_folder() -> Path:
@@ -243,19 +248,22 @@ def launch(arguments: Sequence[str], job: Callable[[list[str]], None]) -> None:
 def published(value: Any, where: tuple[str, ...]) -> Any:
     """What may stand in `release/config.yaml`: no data path, no address, no key, no place on this machine.
 
-    Prompts and schemas stand there word by word: they are assumed public.
+    Declared labels, prompts and schemas stand there word by word: they are assumed public.
     """
     if isinstance(value, Mapping):
         return {key: published(part, (*where, str(key))) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [published(part, where) for part in value]
-    if not isinstance(value, str) or (set(where) & {"prompts", "schema"} and "file" in where):  # word by word
+    content = set(where) & {"prompts", "schema"} and "file" in where[:-1]  # of a file that was read; not its place
+    if not isinstance(value, str) or content or (len(where) > 2 and where[:2] in DECLARED):
         return value
     name = where[-1]
     if where[0] in ("api", "embedding") and name in ("path", "weights") and value.startswith("https://"):
         return value.rsplit("/", 1)[-1].split("?")[0]  # which network: its file's name
     secret = name in ("path", "base_url", "api_key", "token") or name.endswith(("_key", "_token", "_path", "_url"))
+    secret |= "extra" in where and bool(SECRET.search(name))
     place = "://" in value or value.startswith(("/", "~", "./", "../", "\\")) or value[1:3] == ":\\"
+    place |= "/" in value and not PUBLISHED_NAME.match(value) and os.path.exists(value)
     if (secret and not (name == "path" and where[0] != "data" and PUBLISHED_NAME.match(value))) or place:
         return NOT_PUBLISHED
     return value

@@ -205,6 +205,27 @@ def test_the_release_names_a_network_from_the_internet_by_its_file_and_no_place(
     assert said["embedding"]["weights"] == said["data"]["path"] == "(not published)"
 
 
+def test_no_key_and_no_place_leaves_with_the_settings_but_declared_labels_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clients/acme/encoder").mkdir(parents=True)
+    chat = {
+        "model": "accounts/somebody/models/chat",
+        "base_url": ["http://10.0.0.1/v1", "http://10.0.0.2/v1"],
+        "extra": {"reasoning_effort": "low", "data_sources": [{"authentication": {"key": "k", "apiKey": "k"}}]},
+        "prompts": {"_target_": "yours.Prompts", "file": "/home/me/acme.yaml"},
+    }
+    said = compose.published(chat, ("api",))
+    hidden = compose.NOT_PUBLISHED
+    assert said["model"] == chat["model"]
+    assert said["base_url"] == [hidden, hidden]
+    assert said["extra"]["reasoning_effort"] == "low"
+    assert said["extra"]["data_sources"] == [{"authentication": {"key": hidden, "apiKey": hidden}}]
+    assert said["prompts"]["file"] == hidden
+    assert compose.published("clients/acme/encoder", ("embedding", "model")) == hidden
+    declared = {"path": "private.csv", "labels": {"path": ["/r/one", "~two"]}, "label_columns": {"path": "url_path"}}
+    assert compose.published(declared, ("data",)) == {**declared, "path": hidden}
+
+
 def test_a_prompt_file_is_taken_word_by_word_and_identifies_the_run(tmp_path):
     mine = tmp_path / "mine.yaml"
     mine.write_text("generate: {user: 'Write of ${price} and /etc, {description}'}\nvary: {user: 'As {sample}'}\n")
