@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 import os
 import time
 import traceback
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dpsyn.api import Api, Degree
-from dpsyn.cell_run import CellPlan, evolve_cells, release_name
+from dpsyn.cell_run import CellPlan, evolve_cells, records_in_a_vote, release_name
 from dpsyn.cells import Question
 from dpsyn.data import Data
 from dpsyn.electorate import Electorate, open_electorate, told_of_rows
@@ -332,9 +331,10 @@ def _evolve_cells(
         t = final.iteration
         with run.timed("save"):
             run.save(final, job.labels)
-        noisy = len(receipts[t].votes)
+        release, charge = plan.releases[t - 1], receipts[t].charge
+        deviation = charge.sigma * records_in_a_vote(charge, release.moves)
         screen.line(
-            f"{release_name(t, plan.releases[t - 1])}: {noisy:,} noisy counts, deviation {receipts[t].charge.sigma:.4g}"
+            f"{release_name(t, release)}: {len(receipts[t].votes):,} noisy counts, deviation {deviation:.4g} records"
         )
         if job.every and t % job.every == 0 and t < len(plan.releases):
             _measure(job, run, final, screen)
@@ -356,9 +356,9 @@ def _drawn_again(job: Job, plan: CellPlan, run: RunDirectory) -> Population:
 
 
 def _counts(receipt: Receipt, question: Question) -> tuple[np.ndarray, float]:
-    """In records: under the user unit, a user with one row is spread over all subspaces, in 1/grid."""
-    scale = 1.0 if receipt.charge.grid == 1 else math.sqrt(len(question.subspaces)) / receipt.charge.grid
-    return receipt.votes * scale, receipt.charge.sigma * receipt.charge.grid * scale
+    """In records."""
+    vote = records_in_a_vote(receipt.charge, len(question.subspaces))
+    return receipt.votes * vote / receipt.charge.grid, receipt.charge.sigma * vote
 
 
 def _label_shares(job: Job, ledger: Ledger, electorate: Electorate | None, screen: Screen) -> np.ndarray:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from dpsyn.cell_run import CellPlan, release_name
+from dpsyn.cell_run import CellPlan, records_in_a_vote, release_name
 from dpsyn.errors import bad
 from dpsyn.job import Job, check, rows_asked
 from dpsyn.privacy import account
@@ -40,7 +40,8 @@ def noise(job: Job, budget: Budget) -> str:
     if not budget.charges:
         return "no release: no private row is read"
     if job.cells:
-        sigmas = sorted(charge.sigma for charge in budget.charges)
+        pairs = zip(budget.charges, job.cells.releases, strict=True)
+        sigmas = sorted(charge.sigma * records_in_a_vote(charge, release.moves) for charge, release in pairs)
         return f"standard deviation {sigmas[0]:.4g} to {sigmas[-1]:.4g} records in {job.releases} releases of counts"
     votes, labels = budget.charges[: len(job.schedule)], budget.charges[len(job.schedule) :]
     sigmas = sorted({charge.sigma for charge in votes}, reverse=True)
@@ -94,11 +95,14 @@ def show_plan(job: Job) -> None:
 
 
 def _show_cells(console: Console, job: Job, cells: CellPlan, budget: Budget) -> None:
-    table = Table("release", "subspaces", "cells in each, about", "noise", "epsilon alone", "epsilon so far", box=None)
+    table = Table(
+        "release", "subspaces", "cells in each, about", "noise in records", "epsilon alone", "epsilon so far", box=None
+    )
     for t, (release, charge) in enumerate(zip(cells.releases, budget.charges, strict=True), 1):
         about = "" if release.cells == math.inf else f"{release.cells:,.0f}"
         alone, far = _epsilon(job, [charge]), _epsilon(job, budget.charges[:t])
-        table.add_row(release_name(t, release), f"{release.moves}", about, f"{charge.sigma:,.4g}", alone, far)
+        deviation = charge.sigma * records_in_a_vote(charge, release.moves)
+        table.add_row(release_name(t, release), f"{release.moves}", about, f"{deviation:,.4g}", alone, far)
     console.print(table)
     console.print(f"rows of the synthetic table: {cells.size:,}", highlight=False)
     console.print(f"disk: about {_megabytes(2 * cells.size * job.api.row_bytes)} for the run", highlight=False)

@@ -67,6 +67,7 @@ def job(folder, given, *overrides):
                 "api=table",
                 "embedding=cells",
                 "schedule=cells",
+                "schedule.size=900",
                 "privacy.epsilon=4",
                 "privacy.delta=1e-4",
                 "metric=constraints",
@@ -119,7 +120,7 @@ def test_given_the_receipts_neighbouring_tables_give_the_same_bytes_everywhere(n
 def test_rows_follow_the_private_ones_keep_their_types_and_break_no_constraint(tmp_path, capsys):
     given = rows(4000)
     given[7] = ("u", "120", *given[7][2:])
-    printed = run(tmp_path, given, "data.records=4000")
+    printed = run(tmp_path, given, "data.records=4000", "schedule.size=4000")
     assert "constraints (final data): broken 0" in printed
     found = pq.read_table(tmp_path / "run/release/synthetic.parquet")
     assert found.column_names == list(SCHEMA["columns"])
@@ -206,6 +207,15 @@ def test_a_plan_shows_the_releases_and_reads_nothing(tmp_path, capsys):
     assert "counts 1" in out
     assert "rows of the synthetic table: 900" in out
     assert not (tmp_path / "run").exists()
+
+
+def test_noise_is_told_in_records_whoever_is_protected(tmp_path):
+    users = ["privacy.unit=user", "data.unit_column=user", "schedule.scores=false"]
+    told = []
+    for overrides in (["schedule.scores=false"], users):
+        words = facts(job(tmp_path, rows(), *overrides))["noise"].split()
+        told.append([float(words[2]), float(words[4])])
+    assert told[0] == pytest.approx(told[1], rel=0.02)  # a user with one row moves as many entries as a record
 
 
 @pytest.mark.parametrize(
