@@ -74,7 +74,7 @@ def tab_pe(
 class Cells:
     """Votes in subspaces (dpsyn/cells.py) in the place of Steps: the releases follow from the schema and the budget.
 
-    size: rows of the synthetic table; None: as many as data.records declares.
+    size: rows of the synthetic table; None: as many as data.records declares, and 20,000 at least.
     scores: choose pairs of columns by noisy scores, where there are too many to ask them all.
     """
 
@@ -83,7 +83,7 @@ class Cells:
 
     def __post_init__(self) -> None:
         if self.size is not None and (type(self.size) is not int or self.size < 1):
-            raise bad("schedule.size", self.size, "a whole number, 1 or more, or null for data.records")
+            raise bad("schedule.size", self.size, "a whole number, 1 or more, or null")
         if type(self.scores) is not bool:
             raise bad("schedule.scores", self.scores, "true or false")
 
