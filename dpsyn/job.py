@@ -261,6 +261,7 @@ def expand_run(job: Job, screen: Screen, rows: int) -> Path:
         if job.last_degree is None:
             raise bad("expand.degree", "null", "how far a variation goes", "Add expand.degree=.")
         getattr(job.api, "check_degree", lambda degree: None)(job.last_degree)
+        getattr(job.api, "check", lambda: None)()
         with screen.shown(), _makers(job, run, screen, [(0, rows)]) as makers:
             _expand(job, makers, run, final, rows)
         run.stamp()
