@@ -75,7 +75,8 @@ class Cells:
     """Votes in subspaces (dpsyn/cells.py) in the place of Steps: the releases follow from the schema and the budget.
 
     size: rows of the synthetic table; None: as many as data.records declares, and 20,000 at least.
-    scores: choose pairs of columns by noisy scores, where there are too many to ask them all.
+    scores: choose pairs of columns by noisy scores, where there are too many to ask them all. Never so for users and
+        under replace-one, where one unit moves a score by more than one: all pairs are asked then, or none.
     """
 
     size: int | None

@@ -31,6 +31,7 @@ from dpsyn.privacy.mechanism import discrete_gaussian, insecure_seeded
 from dpsyn.voting import Votes, unseal
 
 FORMAT = "dpsyn receipt 1"
+ALTERED = "The run was altered, or another version of dpsyn began it."
 LABELS = "the declared labels"  # what the release of label shares is about, where others name a population
 
 
@@ -146,13 +147,9 @@ class Ledger:
         if receipt.run != self.run:
             raise UserError(f"{name}: this receipt belongs to another run.")
         if receipt.population != population:
-            raise UserError(
-                f"{name}: the votes are for another population than the one before it. The run was altered."
-            )
+            raise UserError(f"{name}: the votes are for another population than the one before it. {ALTERED}")
         if receipt.charge not in self.budget.charges[receipt.iteration - 1 : receipt.iteration]:
-            raise UserError(
-                f"{name}: charged {receipt.charge.sigma}, calibrated {self.budget.sigma}. The run was altered."
-            )
+            raise UserError(f"{name}: charged {receipt.charge.sigma}, calibrated {self.budget.sigma}. {ALTERED}")
         return receipt
 
     def _intend(self, iteration: int, charge: Charge, population: str) -> None:
