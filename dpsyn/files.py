@@ -103,7 +103,8 @@ def cache_folder() -> Path:
 
 
 def public_cache() -> Path:
-    """What can be fetched or computed again, and tells nothing of private data: weights, graphs of public pools."""
+    """What tells nothing of private data: weights, graphs of public pools, answers of models to prompts (as private as
+    the run that asked: with privacy=none, what parents they hold was chosen by bare votes)."""
     return private_folder(_caches() / "public")
 
 
