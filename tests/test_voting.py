@@ -2,6 +2,7 @@ import copy
 import json
 import pickle
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -45,6 +46,14 @@ def test_rounding_of_large_norms_does_not_decide_a_vote():
         assert (found == brute(records, candidates, 1)).all()
     _, bare = torch_search(candidates, "cpu")(records, 1)
     assert (bare != found).any()  # what a bare float32 search makes of them
+
+
+def test_threads_that_share_the_records_find_the_same(monkeypatch):
+    rng = np.random.default_rng(3)
+    candidates, records = np.float32(np.round(rng.standard_normal((40, 6)))), np.float32(rng.standard_normal((1001, 6)))
+    candidates = candidates[distinct(candidates)]
+    monkeypatch.setattr(faiss, "omp_get_max_threads", lambda: 3)
+    assert (nearest(records, candidates, 1, faiss_search(candidates)) == brute(records, candidates, 1)).all()
 
 
 def test_a_record_without_a_distance_votes_for_the_lowest_row():

@@ -17,12 +17,16 @@ def discrete_gaussian(counts: np.ndarray, scale: float) -> np.ndarray:
     """
     if not (math.isfinite(scale) and scale >= SMALLEST_SIGMA):
         raise ValueError(f"scale {scale}: expected finite and at least {SMALLEST_SIGMA}")
-    import opendp.prelude as dp
+    # its parts, as opendp.prelude takes half a second, of which most is scikit-learn's
+    from opendp.domains import atom_domain, vector_domain
+    from opendp.measurements import make_gaussian
+    from opendp.metrics import l2_distance
+    from opendp.mod import enable_features
 
-    dp.enable_features("contrib")
+    enable_features("contrib")
     # 32 bits would saturate: a user's votes are counted in 1/1024
-    vector = dp.vector_domain(dp.atom_domain(T="i64"))
-    noisy = dp.m.make_gaussian(vector, dp.l2_distance(T="f64"), scale=float(scale))
+    vector = vector_domain(atom_domain(T="i64"))
+    noisy = make_gaussian(vector, l2_distance(T="f64"), scale=float(scale))
     return np.asarray(noisy(counts.astype(np.int64).tolist()), dtype=np.int64)
 
 
