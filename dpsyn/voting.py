@@ -18,7 +18,7 @@ import numpy as np
 
 from dpsyn.privacy.budget import GRID
 
-SHORTLIST = 8
+SHORTLIST = 4
 UNIT_ROUNDOFF = 2.0**-24  # of float32
 LEAST_OF_A_THREAD = 256  # records of a search
 FARTHEST = 1e15  # the square of a larger entry, summed, leaves float32
@@ -213,7 +213,12 @@ def _nearest_in_float64(records: np.ndarray, candidates: np.ndarray, shortlists:
 
 
 def _measurable(vectors: np.ndarray) -> np.ndarray:
-    return (vectors.max(1, initial=0) < FARTHEST) & (vectors.min(1, initial=0) > -FARTHEST)  # False for NaN too
+    with np.errstate(over="ignore", invalid="ignore"):
+        usable = np.einsum("ij,ij->i", vectors, vectors) < FARTHEST**2 / 2  # a tenth of the time; False for NaN too
+    far = np.flatnonzero(~usable)
+    if len(far):
+        usable[far] = (vectors[far].max(1, initial=0) < FARTHEST) & (vectors[far].min(1, initial=0) > -FARTHEST)
+    return usable
 
 
 def _norms(vectors: np.ndarray) -> np.ndarray:
