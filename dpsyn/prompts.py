@@ -10,7 +10,8 @@
       keyword: {Bars: [...], other: [...]}   # by a value of the label, or by its values joined by ' | '
 
 A template has the label's columns, or {labels} for a sentence that names them all, every word list, {description} and
-{word_count}, and to vary {sample} (paraphrase) or {masked_sample} (fill in the blanks). Only templates are scanned for {name}; {{ and }} are braces.
+{word_count}, and to vary {sample} (paraphrase) or {masked_sample} (fill in the blanks). Only templates are scanned for
+{name}; {{ and }} are braces.
 """
 
 from __future__ import annotations
