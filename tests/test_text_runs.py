@@ -245,9 +245,9 @@ def test_a_plan_says_calls_tokens_money_and_time_and_asks_nothing(tmp_path, caps
 
 def test_a_storm_of_faults_fills_every_row(tmp_path):
     private(tmp_path / "data.csv", rows())
-    replies = [failure(429), failure(500), Reply(cut="reset"), Reply(cut=0.5), Reply(body=""), FILTERED, None, None]
+    replies = [failure(429), failure(500), Reply(cut="reset"), Reply(cut=0.5), Reply(body=""), FILTERED, *[None] * 18]
 
-    with ChatServer(lambda asked, server: replies[len(server.log) % 8]) as server:
+    with ChatServer(lambda asked, server: replies[len(server.log) % len(replies)]) as server:
         run(tmp_path, server.url, "api.retries=20", "api.attempts=10", "api.deadline=100")
         answered = [json.dumps(asked.body) for asked in server.answered]
     assert len(answered) == len(set(answered))
