@@ -65,7 +65,7 @@ class Electorate:
     def vote_for_labels(self) -> Votes:
         """Every record votes for its own label: int64 [labels], sealed."""
         blocks = ((label, units) for label in range(self.labels) for _, units in self._blocks(label))
-        choices = [(units, np.full((len(units), 1), label)) for label, units in blocks]
+        choices = ((units, np.full((len(units), 1), label)) for label, units in blocks)
         if self.unit == "user":
             return count_by_user(choices, self.labels)
         return count_by_record((rows for _, rows in choices), self.labels)

@@ -64,6 +64,13 @@ def _same_rows(n: int, arrays: Mapping[str, np.ndarray]) -> None:
             raise ValueError(f"{name} has {len(array)} rows, expected {n}: row i of every array is about sample i")
 
 
+def of_texts(texts: Sequence[str | None]) -> Samples:
+    """Texts as samples, without traits."""
+    content = np.empty(len(texts), object)
+    content[:] = texts
+    return Samples(content)
+
+
 def take(samples: Samples, rows: np.ndarray) -> Samples:
     """The named rows (int [m] or bool [n]), in that order."""
     return Samples(samples.content[rows], {name: values[rows] for name, values in samples.traits.items()})

@@ -3,6 +3,11 @@
 import numpy as np
 
 
+def another(seed: int, attempt: int) -> int:
+    """The seed itself, and for each attempt after the first another one."""
+    return int(np.random.SeedSequence([seed, attempt]).generate_state(1, np.uint64)[0]) if attempt else seed
+
+
 def uniform(seeds: np.ndarray, stream: int) -> np.ndarray:
     """float64 [n] in [0, 1), multiples of 2^-53: splitmix64 (Steele, Lea and Flood 2014) of seed and stream."""
     z = seeds.astype(np.uint64) + np.uint64((stream + 1) * 0x9E3779B97F4A7C15 % 2**64)

@@ -23,8 +23,9 @@ from dpsyn.answers import Answers, answer_key
 from dpsyn.api import Degree, Usage
 from dpsyn.asking import DEFAULT_URL, Answer, Endpoint, Limits, Question, ask, tokens_of
 from dpsyn.errors import UserError, bad, one_of
-from dpsyn.population import Label, Samples
+from dpsyn.population import Label, Samples, of_texts
 from dpsyn.prompts import Prompts, Request
+from dpsyn.seeds import another
 
 OURS = ("model", "messages", "n", "stream", "seed", "temperature", "top_p", "max_tokens", "max_completion_tokens")
 PER_MESSAGE = 16  # tokens around a message, at most
@@ -217,7 +218,7 @@ class Chat:
                 raise UserError(f"{what} What was answered is kept: see api.prompts, and give the same command again.")
             texts[i] = others[int(seeds[i]) % len(others)]
         self._say(why, len(texts), "are copies of others of their label")
-        return _samples(texts)
+        return of_texts(texts)
 
     def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: np.ndarray) -> Samples:
         """degree: 0: the parent itself, nothing is asked; else the probability that a token of it is blanked."""
@@ -232,7 +233,7 @@ class Chat:
 
         texts, why = self._asked(requests, seeds)
         self._say(why, len(texts), "come back as their parents")
-        return _samples([own if text is None else text for own, text in zip(parents, texts, strict=True)])
+        return of_texts([own if text is None else text for own, text in zip(parents, texts, strict=True)])
 
     def adopt(self, samples: Samples, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
         """Texts of another api, as they are. Raises UserError for what are no texts."""
@@ -348,7 +349,7 @@ class _Call:
 
     def asked_of(self, rows: Sequence[int], attempt: int) -> list[Question]:
         """key: (row, attempt, key of the cache)."""
-        chat, own = self.chat, np.array([_another(int(self.seeds[i]), attempt) for i in rows], np.uint64)
+        chat, own = self.chat, np.array([another(int(self.seeds[i]), attempt) for i in rows], np.uint64)
         questions = []
         for row, seed, request in zip(rows, own.tolist(), self.requests(rows, own), strict=True):
             body = chat._body(request, seed)
@@ -436,17 +437,6 @@ def _kept(value: Any) -> Answer | None:
 
 def _why(answer: Answer) -> str:
     return WHY.get(answer.finish, "empty" if not (answer.text or "").strip() else "no text of use")
-
-
-def _another(seed: int, attempt: int) -> int:
-    """The seed itself, and for each attempt after the first another one."""
-    return int(np.random.SeedSequence([seed, attempt]).generate_state(1, np.uint64)[0]) if attempt else seed
-
-
-def _samples(texts: Sequence[str | None]) -> Samples:
-    content = np.empty(len(texts), object)
-    content[:] = texts
-    return Samples(content)
 
 
 def _several(value: Any) -> list[Any]:

@@ -23,10 +23,10 @@ import numpy as np
 
 from dpsyn.api import Degree
 from dpsyn.errors import UserError, bad
-from dpsyn.population import Label, Samples
+from dpsyn.population import Label, Samples, of_texts
 from dpsyn.prompts import Prompts, Request
 from dpsyn.runtime import Runtime, in_batches, placed, running, torch_device, torch_dtype
-from dpsyn.seeds import uniform
+from dpsyn.seeds import another, uniform
 
 HUB_NAME = r"[A-Za-z0-9_-][\w.-]*(/[A-Za-z0-9_-][\w.-]*)?"
 AT_ONCE = 4  # tokens between two looks at which rows have ended; a look waits for the device
@@ -138,21 +138,21 @@ class LocalModel:
             others = by_name[names[i]]
             texts[i] = others[int(seeds[i]) % len(others)]
         self._say(len(without), len(texts), "are copies of others of their label")
-        return _samples(texts)
+        return of_texts(texts)
 
     def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: np.ndarray) -> Samples:
         """degree: 0: the parent itself, nothing is asked; else the probability that a token of it is blanked."""
         self.check_degree(degree)
         parents = self.adopt(samples, labels, seeds).content
         if not degree:
-            return _samples(list(parents))
+            return of_texts(list(parents))
 
         def requests(rows: Sequence[int], seeds: np.ndarray) -> list[Request]:
             return self.prompts.vary([parents[i] for i in rows], [labels[i] for i in rows], degree, seeds)
 
         texts = self._texts(requests, seeds, None)
         self._say(sum(text is None for text in texts), len(texts), "come back as their parents")
-        return _samples([own if text is None else text for own, text in zip(parents, texts, strict=True)])
+        return of_texts([own if text is None else text for own, text in zip(parents, texts, strict=True)])
 
     def adopt(self, samples: Samples, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
         """Texts of another api, as they are. Raises UserError for what are no texts."""
@@ -182,7 +182,7 @@ class LocalModel:
                 rows = list({names[i]: i for i in rows if names[i] not in found}.values())
             if not rows:
                 break
-            own = np.array([_another(int(seeds[i]), attempt) for i in rows], np.uint64)
+            own = np.array([another(int(seeds[i]), attempt) for i in rows], np.uint64)
             for i, answer in zip(rows, self._answers(requests(rows, own), own), strict=True):
                 texts[i] = self.prompts.cleaned(answer)
         return texts
@@ -331,16 +331,6 @@ class LocalModel:
         if without:
             line = "api transformers: %d of %d rows got no text after %d attempts and %s"
             logging.getLogger(__name__).warning(line, without, n, self.attempts, what)
-
-
-def _samples(texts: Sequence[str | None]) -> Samples:
-    content = np.empty(len(texts), object)
-    content[:] = texts
-    return Samples(content)
-
-
-def _another(seed: int, attempt: int) -> int:
-    return int(np.random.SeedSequence([seed, attempt]).generate_state(1, np.uint64)[0]) if attempt else seed
 
 
 def _as_text(request: Request) -> str:
