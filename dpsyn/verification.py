@@ -43,8 +43,10 @@ def verified(run: RunDirectory) -> Report:
         elif said["charges"][t - 1]["receipt_sha256"] not in (None, sha256(path)):
             faults.append(f"{path}: not the receipt that the statement names")
         before = run.checkpoint(t - 1)
-        named = receipt.population == LABELS or receipt.population.startswith("cells ")
-        if not named and before.exists() and sha256(before) != receipt.population:
+        about = {"label": LABELS, "counts": "cells "}.get(receipt.charge.name.split()[0])  # where it is no population
+        if about is not None and not receipt.population.startswith(about):
+            faults.append(f"{path}: not about what its charge is for")
+        if about is None and before.exists() and sha256(before) != receipt.population:
             faults.append(f"{before}: not the population that was voted on")
     missing = [c["name"] for t, c in enumerate(said["charges"], 1) if c["receipt_sha256"] and not _receipt(run, t)]
     faults += [f"the receipt of '{name}' is gone" for name in missing]
