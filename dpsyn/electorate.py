@@ -15,29 +15,33 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dpsyn import __version__
 from dpsyn.cells import Question, answer, places
 from dpsyn.data import Data, Refusal
-from dpsyn.embedding import Embedding
+from dpsyn.embedding import Embedding, Sparse
 from dpsyn.errors import UserError
 from dpsyn.files import private_folder, room_on_disk, write
 from dpsyn.population import Samples
-from dpsyn.voting import Search, Votes, count_by_record, count_by_user, distinct, nearest
+from dpsyn.voting import Search, Vectors, Votes, count_by_record, count_by_user, distinct, nearest
 
 BATCH = 256  # rows embedded at once: one fixed shape, whatever the number of records
 BLOCK_BYTES = 2**26
+FORMAT = 2  # of a cache entry
 
 
 @dataclass(frozen=True)
 class Electorate:
-    """Embedded private records, by label. folder: where they lie. Private, all of it: the repr tells nothing."""
+    """Embedded private records, by label. folder: where they lie. told: how many entries of a vector lie there, each
+    with its place, where the others are 0; 0: all, without. Private, all of it: the repr tells nothing."""
 
     folder: Path
     labels: int
     dimension: int
+    told: int
     unit: str
 
     def __repr__(self) -> str:
@@ -95,30 +99,39 @@ class Electorate:
             for records, units in self._blocks(label):
                 yield units, mine[nearest(records, candidates, min(k, len(mine)), shortlist)]
 
-    def _blocks(self, label: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _blocks(self, label: int) -> Iterator[tuple[Any, np.ndarray]]:
+        """(Vectors, units) of one block of records after the other; the next one overwrites it."""
         if not self.dimension:
             return
         rows = max(1, BLOCK_BYTES // (4 * self.dimension))
+        block = np.empty(rows, _row(self.dimension, self.told))
         with (
             (self.folder / f"{label}.vectors").open("rb") as vectors,
             (self.folder / f"{label}.units").open("rb") as units,
         ):
-            block = np.empty((rows, self.dimension), np.float32)
             while True:
-                n = vectors.readinto(block.view(np.uint8)) // (4 * self.dimension)  # type: ignore[arg-type]
+                n = vectors.readinto(block.view(np.uint8)) // block.itemsize  # type: ignore[arg-type]
                 if not n:
                     return
-                yield block[:n], np.frombuffer(units.read(8 * n), np.int64)
+                entries = block["values"][:n]
+                records = Sparse(block["places"][:n], entries, self.dimension) if self.told else entries
+                yield records, np.frombuffer(units.read(8 * n), np.int64)
+
+
+def _row(dimension: int, told: int) -> np.dtype:
+    """How a record's vector lies on disk."""
+    places = [("places", np.int32, told)] if told else []
+    return np.dtype([*places, ("values", np.float32, told or dimension)])
 
 
 def open_electorate(data: Data, embed: Embedding, identity: dict[str, object], unit: str, folder: Path) -> Electorate:
     """The private records, embedded now or found in the private cache.
 
-    identity: all settings of the data and of the embedding; with the content of the data and the version of dpsyn they
-        name the cache entry.
+    identity: all settings of the data and of the embedding; with the content of the data and the versions of dpsyn and
+        of the format they name the cache entry.
     Raises UserError when rows were refused and `data.on_error` is 'refuse': it names columns and rules, no row.
     """
-    named = json.dumps([__version__, data.fingerprint(), identity], sort_keys=True)
+    named = json.dumps([__version__, FORMAT, data.fingerprint(), identity], sort_keys=True)
     key = hashlib.sha256(named.encode()).hexdigest()[:32]
     entry = folder / key
     if not (entry / "complete.json").exists():
@@ -129,7 +142,7 @@ def open_electorate(data: Data, embed: Embedding, identity: dict[str, object], u
             f"data: some rows cannot vote ({'; '.join(facts['refused'])}). See private/refused.jsonl. "
             "Mend them, or let them cast no vote with data.on_error=skip."
         )
-    return Electorate(entry, len(data.labels), facts["dimension"], unit)
+    return Electorate(entry, len(data.labels), facts["dimension"], facts["told"], unit)
 
 
 def told_of_rows(electorate: Electorate) -> dict[str, bytes]:
@@ -146,12 +159,12 @@ def _embed_all(data: Data, embed: Embedding, entry: Path) -> None:
     private_folder(temporary)
     with room_on_disk(entry):
         try:
-            dimension, refused, adjusted = _write_vectors(data, embed, temporary)
+            dimension, told, refused, adjusted = _write_vectors(data, embed, temporary)
             rules = sorted({f"column '{refusal.column}': {refusal.rule}" for refusal in refused})
             lines = "".join(json.dumps(asdict(refusal)) + "\n" for refusal in refused)
             write(temporary / "refused.jsonl", lines.encode(), private=True)
             write(temporary / "adjusted.json", json.dumps(adjusted, indent=1).encode(), private=True)
-            facts = {"dimension": dimension, "refused": rules}
+            facts = {"dimension": dimension, "told": told, "refused": rules}
             write(temporary / "complete.json", json.dumps(facts).encode(), private=True)
             shutil.rmtree(entry, ignore_errors=True)
             temporary.rename(entry)
@@ -160,11 +173,12 @@ def _embed_all(data: Data, embed: Embedding, entry: Path) -> None:
             raise
 
 
-def _write_vectors(data: Data, embed: Embedding, folder: Path) -> tuple[int, list[Refusal], dict[str, int]]:
-    dimension = 0  # until there is a record
+def _write_vectors(data: Data, embed: Embedding, folder: Path) -> tuple[int, int, list[Refusal], dict[str, int]]:
+    dimension = told = 0  # until there is a record
     refused: list[Refusal] = []
     adjusted: Counter[str] = Counter()
     cut_short = getattr(embed, "cut_short", None)
+    embed = getattr(embed, "sparse", embed)
     files = [
         [
             os.fdopen(os.open(folder / f"{label}.{kind}", os.O_WRONLY | os.O_CREAT, 0o600), "wb")
@@ -179,23 +193,30 @@ def _write_vectors(data: Data, embed: Embedding, folder: Path) -> tuple[int, lis
             n = len(records.samples)
             if not n:
                 continue
-            vectors = np.ascontiguousarray(_embed_padded(embed, records.samples)[:n], dtype=np.float32)
+            vectors = _embed_padded(embed, records.samples)[:n]
             if cut_short is not None:
                 adjusted["longer than the embedding reads"] += int(cut_short(records.samples).sum())
             units = np.full(n, -1) if records.units is None else records.units
-            dimension = vectors.shape[1]
+            if isinstance(vectors, Sparse):
+                dimension, told = vectors.dimension, vectors.places.shape[1]
+                lines = np.empty(n, _row(dimension, told))
+                lines["places"], lines["values"] = vectors.places, vectors.values
+            else:
+                dimension = vectors.shape[1]
+                lines = np.empty(n, _row(dimension, told))
+                lines["values"] = vectors
             for label in np.unique(records.labels):
                 mine = records.labels == label
-                files[label][0].write(vectors[mine].tobytes())
+                files[label][0].write(lines[mine].tobytes())
                 files[label][1].write(units[mine].astype(np.int64).tobytes())
     finally:
         for pair in files:
             for file in pair:
                 file.close()
-    return dimension, refused, dict(adjusted)
+    return dimension, told, refused, dict(adjusted)
 
 
-def _embed_padded(embed: Embedding, samples: Samples) -> np.ndarray:
+def _embed_padded(embed: Callable[[Samples], Vectors], samples: Samples) -> Vectors:
     content: np.ndarray | Sequence[object] = samples.content
     short = BATCH - len(samples)
     if short:

@@ -40,7 +40,7 @@ from dpsyn.selection import shares_of
 from dpsyn.show import Screen
 from dpsyn.spending import Spending
 from dpsyn.storage import from_parquet, to_parquet
-from dpsyn.voting import Search, Votes, faiss_search, torch_search
+from dpsyn.voting import Search, Votes, faiss_search, sparse_search, torch_search
 from dpsyn.workers import asked_in_batches
 
 PICTURED = 20  # samples of a label that are read for the picture
@@ -286,7 +286,9 @@ def _evolve(
 
     def release(t: int, vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
         def vote() -> Votes:
-            return electorate.vote(vectors, labels, job.privacy.nearest, _search(job.runtime.device))
+            return electorate.vote(
+                vectors, labels, job.privacy.nearest, _search(job.runtime.device, electorate.told > 0)
+            )
 
         with _private_side(run, screen, f"iteration {t}: private records vote", "vote"):
             receipts[t] = ledger.release(t, sha256(run.checkpoint(t - 1)), vote)
@@ -462,14 +464,16 @@ def _check_device(device: str) -> None:
             raise bad("runtime.device", device, "a device of this machine", "auto takes what there is.")
 
 
-def _search(device: str) -> Callable[[np.ndarray], Search]:
+def _search(device: str, sparse: bool) -> Callable[[np.ndarray], Search]:
     if device == "auto" and not any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")):
         device = "cpu"  # known without importing torch, which takes seconds
     if device == "auto":
         import torch
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return faiss_search if device == "cpu" else lambda candidates: torch_search(candidates, device)
+    if device == "cpu":
+        return sparse_search if sparse else faiss_search
+    return lambda candidates: torch_search(candidates, device)
 
 
 @contextmanager

@@ -11,20 +11,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import repeat
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
+from dpsyn.embedding import Sparse
 from dpsyn.privacy.budget import GRID
 
 SHORTLIST = 4
 UNIT_ROUNDOFF = 2.0**-24  # of float32
 LEAST_OF_A_THREAD = 256  # records of a search
+TOGETHER = 64  # sparse records whose distances are held at once: what a processor keeps near it
+GROUP = 16  # candidates of which the nearest is found first
 FARTHEST = 1e15  # the square of a larger entry, summed, leaves float32
 
-Search = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
-"""(records float32 [b, d], k) -> squared distances float32 [b, k] rising, rows int64 [b, k]; -1 where there is none"""
+Vectors = np.ndarray | Sparse
+"""Of records: float32 [b, d], or the same told by the entries that are not 0."""
+
+Search = Callable[[Any, int], tuple[np.ndarray, np.ndarray]]
+"""(records, Vectors, k) -> squared distances float32 [b, k] rising, rows int64 [b, k]; -1 where there is none"""
 
 
 class Votes:
@@ -65,23 +72,25 @@ def distinct(vectors: np.ndarray) -> np.ndarray:
     return usable[np.sort(first)]
 
 
-def nearest(records: np.ndarray, candidates: np.ndarray, k: int, search: Search) -> np.ndarray:
+def nearest(records: Vectors, candidates: np.ndarray, k: int, search: Search) -> np.ndarray:
     """The k nearest candidates of every record by Euclidean distance, exactly; ties to the lowest row.
 
-    records float32 [b, d]; candidates float32 [m, d], distinct and finite; k <= m. Returns int64 [b, k], in no order.
+    candidates float32 [m, d], distinct and finite; k <= m. Returns int64 [b, k], in no order.
     A record that has no distance (an entry is NaN, inf or beyond 1e15) gets the lowest k rows.
     """
     m = len(candidates)
     everyone = np.arange(m)
-    lost = ~_measurable(records)
+    entries = records.values if isinstance(records, Sparse) else records
+    lost = ~_measurable(entries)
     if lost.any():
-        records = np.where(lost[:, None], np.float32(0), records)
+        entries = np.where(lost[:, None], np.float32(0), entries)
+        records = replace(records, values=entries) if isinstance(records, Sparse) else entries
     found = np.tile(everyone[:k], (len(records), 1))
     if m == k:
         return found
     # |computed - true| squared distance of any float32 evaluation, |x|^2 + |c|^2 - 2 xc among them (Higham 2002, 3.1)
-    reach = _norms(records) + float(_norms(candidates).max())
-    slack = 2 * (records.shape[1] + 16) * UNIT_ROUNDOFF * reach**2
+    reach = _norms(entries) + float(_norms(candidates).max())
+    slack = 2 * (candidates.shape[1] + 16) * UNIT_ROUNDOFF * reach**2
     open_rows = np.flatnonzero(~lost)
     width = min(m, k + SHORTLIST - 1)
     while len(open_rows):
@@ -96,12 +105,15 @@ def nearest(records: np.ndarray, candidates: np.ndarray, k: int, search: Search)
         found[open_rows[clear]] = rows[clear, :k]
         near = complete & ~clear
         found[open_rows[near]] = _nearest_in_float64(
-            records[open_rows[near]], candidates, np.where(distances[near] <= limit[near, None], rows[near], -1), k
+            _dense(records[open_rows[near]]),
+            candidates,
+            np.where(distances[near] <= limit[near, None], rows[near], -1),
+            k,
         )
         open_rows = open_rows[~complete]
         if width == m:  # a search that gives no row for a good record: look at every candidate
             for row in open_rows:
-                found[row] = _nearest_in_float64(records[row : row + 1], candidates, everyone[None], k)
+                found[row] = _nearest_in_float64(_dense(records[row : row + 1]), candidates, everyone[None], k)
             break
         width = min(m, width * 16)
     return found
@@ -168,6 +180,45 @@ def faiss_search(candidates: np.ndarray) -> Search:
     return search
 
 
+def sparse_search(candidates: np.ndarray) -> Search:
+    """The same for Sparse records: an entry a record tells costs a product with every candidate, a 0 nothing."""
+    import faiss
+    from scipy.sparse import csr_array
+
+    m, d = candidates.shape
+    groups = -(-m // GROUP)
+    # |c|^2 - 2 xc is one product, of the record and a 1 with this table; candidates that fill up a group are far away
+    table = np.full((d + 1, groups * GROUP), 0, np.float32)
+    table[:d, :m] = -2 * candidates.T
+    table[d, :m], table[d, m:] = np.einsum("ij,ij->i", candidates, candidates), np.inf
+
+    def part(records: Sparse, k: int) -> tuple[np.ndarray, np.ndarray]:
+        n, told = len(records), records.places.shape[1] + 1
+        values = np.concatenate([records.values, np.ones((n, 1), np.float32)], 1).ravel()
+        places = np.concatenate([records.places, np.full((n, 1), d, np.int32)], 1).ravel()
+        distances = csr_array((values, places, np.arange(0, n * told + 1, told)), shape=(n, d + 1)) @ table
+        rows = np.arange(n)[:, None]
+        # the k nearest lie in the k groups whose nearest are nearest; group g: candidates g, g + groups, ...
+        least = distances.reshape(n, GROUP, groups).min(1)
+        first = min(k, groups)
+        chosen = np.argpartition(least, first - 1, axis=1)[:, :first]
+        among = (chosen[:, :, None] + np.arange(GROUP) * groups).reshape(n, -1)
+        theirs = distances[rows, among]
+        short = np.argpartition(theirs, k - 1, axis=1)[:, :k]
+        short = short[rows, np.argsort(theirs[rows, short], axis=1)]
+        theirs, found = theirs[rows, short], among[rows, short]
+        theirs += np.einsum("ij,ij->i", records.values, records.values)[:, None]
+        return theirs, np.where(found < m, found, -1)
+
+    def search(records: Sparse, k: int) -> tuple[np.ndarray, np.ndarray]:
+        parts = [records[start : start + TOGETHER] for start in range(0, len(records), TOGETHER)]
+        with ThreadPoolExecutor(faiss.omp_get_max_threads()) as pool:
+            found = list(pool.map(part, parts, repeat(k)))
+        return np.concatenate([distances for distances, _ in found]), np.concatenate([rows for _, rows in found])
+
+    return search
+
+
 def torch_search(candidates: np.ndarray, device: str) -> Search:
     """The same on a torch device. float32 without TF32. candidates float32 [m, d]."""
     import torch
@@ -178,13 +229,13 @@ def torch_search(candidates: np.ndarray, device: str) -> Search:
     # a block of 2^28 distances is 1 GiB
     block = max(1, 2**28 // max(1, len(candidates)))
 
-    def search(records: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def search(records: Vectors, k: int) -> tuple[np.ndarray, np.ndarray]:
         tf32, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, False
         try:
             with torch.no_grad():
                 parts = []
                 for start in range(0, len(records), block):
-                    mine = torch.from_numpy(records[start : start + block]).to(device)
+                    mine = torch.from_numpy(_dense(records[start : start + block])).to(device)
                     distances = torch.addmm(squares, mine, there.T, alpha=-2) + (mine * mine).sum(1, keepdim=True)
                     parts.append(torch.topk(distances, k, largest=False, sorted=True))
                 return (
@@ -210,6 +261,10 @@ def _nearest_in_float64(records: np.ndarray, candidates: np.ndarray, shortlists:
     order = np.lexsort((rows, distances, at))
     firsts = np.searchsorted(at[order], np.arange(len(records)))
     return rows[order[firsts[:, None] + np.arange(k)]]
+
+
+def _dense(vectors: Vectors) -> np.ndarray:
+    return vectors.dense() if isinstance(vectors, Sparse) else vectors
 
 
 def _measurable(vectors: np.ndarray) -> np.ndarray:

@@ -7,14 +7,30 @@ from programme import digits, parquet, png
 from dpsyn import electorate as electorate_module
 from dpsyn.data.hub import HubImages
 from dpsyn.electorate import open_electorate
+from dpsyn.embedding import Sparse
 from dpsyn.embedding.pixels import Pixels
 from dpsyn.population import Samples
 from dpsyn.privacy.budget import GRID
-from dpsyn.voting import faiss_search, torch_search, unseal
+from dpsyn.voting import faiss_search, sparse_search, torch_search, unseal
 
 ROWS = digits(150)
-SEARCHES = {"faiss": faiss_search, "torch": lambda candidates: torch_search(candidates, "cpu")}
+SEARCHES = {
+    "faiss": faiss_search,
+    "torch": lambda candidates: torch_search(candidates, "cpu"),
+    "sparse": sparse_search,
+}
 EMBED = Pixels(size=[8, 8], blur=0.5, directions=0, pool=1)
+
+
+class Told:
+    """The same vectors, kept and compared as sparse ones."""
+
+    def __call__(self, samples):
+        return EMBED(samples)
+
+    def sparse(self, samples):
+        vectors = EMBED(samples)
+        return Sparse(np.tile(np.arange(64, dtype=np.int32), (len(vectors), 1)), vectors, 64)
 
 
 @pytest.fixture(autouse=True)
@@ -43,10 +59,11 @@ def _image(row):
 def votes(folder, rows, unit="record", k=1, search=faiss_search, vectors=None, labels=None):
     if vectors is None:
         vectors, labels = candidates()
-    return unseal(electorate_of(folder, rows, unit).vote(vectors, labels, k, search))
+    embed = Told() if search is sparse_search else EMBED
+    return unseal(electorate_of(folder, rows, unit, embed).vote(vectors, labels, k, search))
 
 
-def electorate_of(folder, rows, unit):
+def electorate_of(folder, rows, unit, embed=EMBED):
     folder.mkdir(exist_ok=True)
     data = HubImages(
         path=str(parquet(folder / "data.parquet", rows)),
@@ -56,7 +73,7 @@ def electorate_of(folder, rows, unit):
         unit_column="user" if unit == "user" else None,
         on_error="skip",
     )
-    return open_electorate(data, EMBED, {}, unit, folder / "cache")
+    return open_electorate(data, embed, {}, unit, folder / "cache")
 
 
 ODD = {"image": png((np.arange(64).reshape(8, 8) * 3).astype(np.uint8)), "label": "3", "user": "new"}
@@ -96,7 +113,7 @@ def test_a_record_replaced_moves_at_most_two_votes(tmp_path):
 
 
 @pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES.keys())
-def test_both_searches_and_any_order_of_the_records_give_the_same_votes(tmp_path, search):
+def test_all_searches_and_any_order_of_the_records_give_the_same_votes(tmp_path, search):
     assert (votes(tmp_path / "a", ROWS) == votes(tmp_path / "b", ROWS[::-1], search=search)).all()
 
 

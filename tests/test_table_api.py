@@ -168,6 +168,15 @@ def test_a_column_of_one_value_or_none_at_all_gives_no_nan_and_moves_nothing() -
     assert np.isfinite(vectors).all() and vectors[0, -1] == 0  # `one`, which is always 7
 
 
+def test_private_rows_are_kept_as_an_entry_a_column_and_one_for_each_number_that_may_be_missing() -> None:
+    made = API.generate(labels(400), seeds(400))
+    embed = Embedding(PEOPLE, 1.0, 1 / 3, 0.5)
+    told = embed.sparse(made)
+    assert told.places.shape == told.values.shape == (400, 7 + 2)
+    assert (told.dense() == embed(made)).all()
+    assert all(len(set(places)) == 9 for places in told.places.tolist())
+
+
 def test_the_weight_of_a_column_in_the_schema_counts() -> None:
     table = Schema({"columns": {"a": {**COLUMNS["age"], "weight": 3}, "j": {**COLUMNS["job"], "weight": 0}}})
     content, _ = table.read({"a": ["17", "90", "17"], "j": ["cook", "cook", "smith"]})

@@ -8,8 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dpsyn.embedding import Sparse
 from dpsyn.privacy.budget import GRID
-from dpsyn.voting import Votes, count_by_record, count_by_user, distinct, faiss_search, nearest, torch_search, unseal
+from dpsyn.voting import (
+    Votes,
+    count_by_record,
+    count_by_user,
+    distinct,
+    faiss_search,
+    nearest,
+    sparse_search,
+    torch_search,
+    unseal,
+)
 
 SEARCHES = {"faiss": faiss_search, "torch": lambda candidates: torch_search(candidates, "cpu")}
 
@@ -37,6 +48,27 @@ def test_the_nearest_are_those_of_float64_with_ties_to_the_lowest_row(make, seed
     assert (found == brute(records, candidates, k)).all()
 
 
+@pytest.mark.parametrize("make", [sparse_search, SEARCHES["torch"]], ids=["sparse", "torch"])
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32), k=st.integers(1, 5), whole=st.booleans())
+def test_records_told_by_few_entries_vote_as_their_dense_vectors_do(make, seed, k, whole):
+    rng = np.random.default_rng(seed)
+    m, d = int(rng.integers(k, 200)), int(rng.integers(3, 40))
+    told = int(rng.integers(1, d + 1))
+
+    def drawn(n):
+        values = rng.standard_normal((n, told)).astype(np.float32)
+        places = np.argsort(rng.random((n, d)), axis=1)[:, :told].astype(np.int32)
+        return Sparse(places, np.round(values) if whole else values, d)  # whole numbers: many equal distances
+
+    candidates = drawn(m).dense()
+    candidates = candidates[distinct(candidates)]
+    records, k = drawn(150), min(k, len(candidates))
+    assert (np.count_nonzero(records.dense(), axis=1) <= told).all()
+    found = np.sort(nearest(records, candidates, k, make(candidates)), axis=1)
+    assert (found == brute(records.dense(), candidates, k)).all()
+
+
 def test_rounding_of_large_norms_does_not_decide_a_vote():
     rng = np.random.default_rng(0)
     candidates = (1000 + rng.standard_normal((500, 64)) * 1e-2).astype(np.float32)
@@ -61,6 +93,8 @@ def test_a_record_without_a_distance_votes_for_the_lowest_row():
     records = np.zeros((4, 6), np.float32)
     records[0, 0], records[1, 1], records[2, 2], records[3] = np.nan, np.inf, 1e30, candidates[4]
     assert nearest(records, candidates, 1, faiss_search(candidates)).ravel().tolist() == [0, 0, 0, 4]
+    told = Sparse(np.tile(np.arange(6, dtype=np.int32), (4, 1)), records, 6)
+    assert nearest(told, candidates, 1, sparse_search(candidates)).ravel().tolist() == [0, 0, 0, 4]
 
 
 def test_identical_candidates_are_one_and_the_lowest_row_stands_for_them():

@@ -1,5 +1,8 @@
 """The contract of an embedding: where nearest is decided."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -11,10 +14,35 @@ class Embedding(Protocol):
     """Keeps no state across rows, and nothing in it (mean, projection, bounds) is fitted on private rows.
 
     It may have `check(self)`, cheap checks of its settings that raise UserError, and `fingerprint(self) -> str`, a
-    digest of what its settings name but do not say: weights in a file, public images that it learned from; and
-    `cut_short(self, samples) -> bool [n]`, which samples it sees only the beginning of.
+    digest of what its settings name but do not say: weights in a file, public images that it learned from;
+    `cut_short(self, samples) -> bool [n]`, which samples it sees only the beginning of; and `sparse(self, samples) ->
+    Sparse`, the same vectors, where most entries are 0: private records are kept and compared in this form.
     """
 
     def __call__(self, samples: Samples) -> np.ndarray:
         """float32 [n, d]; row i depends on sample i alone."""
         ...
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """Vectors of `dimension` entries, of which a row tells the same few; the others are 0.
+
+    places: int32 [n, e], a row's all different. values: float32 [n, e].
+    """
+
+    places: np.ndarray
+    values: np.ndarray
+    dimension: int
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, rows: np.ndarray | slice) -> Sparse:
+        return Sparse(self.places[rows], self.values[rows], self.dimension)
+
+    def dense(self) -> np.ndarray:
+        """float32 [n, dimension]"""
+        vectors = np.zeros((len(self), self.dimension), np.float32)
+        np.put_along_axis(vectors, self.places, self.values, axis=1)
+        return vectors

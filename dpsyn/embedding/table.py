@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dpsyn.columns import Column
+from dpsyn.embedding import Sparse
 from dpsyn.errors import UserError, bad
 from dpsyn.population import Samples
 from dpsyn.schema import Schema, check_schema
@@ -38,22 +39,28 @@ class Table:
 
     def __call__(self, samples: Samples) -> np.ndarray:
         """Raises UserError for rows of another schema."""
+        return self.sparse(samples).dense()
+
+    def sparse(self, samples: Samples) -> Sparse:
+        """An entry a column, and one more for a number that may be missing. Raises as above."""
         if samples.content.dtype != self.schema.dtype:
             raise UserError("embedding table: expected rows of its schema, ${data.schema}; these have other columns.")
-        vectors = np.zeros((len(samples), self._starts[-1]), np.float32)
+        places, values = [], []
         for start, column in zip(self._starts[:-1], self.schema.features, strict=True):
-            values = samples.content[column.name]
+            cells = samples.content[column.name]
             if _is_scaled(column):
-                scaled = column.scaled(values)
+                scaled = column.scaled(cells)
                 none = np.isnan(scaled)
-                vectors[:, start] = np.where(none, 0.5, scaled) * (self.number_weight * column.weight)
+                places.append(np.full(len(cells), start))
+                values.append(np.where(none, 0.5, scaled) * (self.number_weight * column.weight))
                 if column.missing:
-                    vectors[none, start + 1] = self.missing_weight * column.weight
+                    places.append(np.full(len(cells), start + 1))
+                    values.append(none * (self.missing_weight * column.weight))
             else:
-                places = column.places(values)
-                places = np.where(places < 0, column.size, places)
-                vectors[np.arange(len(samples)), start + places] = self.category_weight * column.weight
-        return vectors
+                found = column.places(cells)
+                places.append(start + np.where(found < 0, column.size, found))
+                values.append(np.full(len(cells), self.category_weight * column.weight))
+        return Sparse(np.stack(places, 1).astype(np.int32), np.stack(values, 1).astype(np.float32), self._starts[-1])
 
     @functools.cached_property
     def _starts(self) -> list[int]:
