@@ -50,9 +50,10 @@ class Step:
 def tab_pe(
     releases: int, size: int, degrees: Sequence[float], power: float, drawn: int, folds: int
 ) -> tuple[Step, ...]:
-    """Tab-PE (arXiv 2606.08259, section 4): `drawn` releases of PE's own selection, one variation, nothing kept; then
+    """Tab-PE (arXiv 2606.08259, algorithm 2): `drawn` releases of PE's own selection, one variation, nothing kept; then
     ranked survivors, kept, with `folds` variations; the last one ends on them.
 
+    The last drawn survivors stay beside `folds` variations already, so that the first ranking has something to choose.
     degrees: [r0, r1]; of release t it is r0 - (r0 - r1) * ((t - 1) / (releases + 1))^power, as published.
     """
     if type(releases) is not int or type(drawn) is not int or not 0 <= drawn < releases:
@@ -63,10 +64,10 @@ def tab_pe(
     made = []
     for t in range(1, releases + 1):
         degree = widest - (widest - least) * ((t - 1) / (releases + 1)) ** power
-        if t <= drawn:
+        if t < drawn:
             made.append(Step(size, degree, proportional, 1, keep=False))
         else:
-            made.append(Step(size, degree, top, folds if t < releases else 0))
+            made.append(Step(size, degree, proportional if t == drawn else top, folds if t < releases else 0))
     return tuple(made)
 
 

@@ -7,7 +7,7 @@ from dpsyn.errors import UserError
 from dpsyn.evolution import Makers, begin, evolve, seeds, split
 from dpsyn.expansion import expand
 from dpsyn.population import Samples
-from dpsyn.schedule import Step, initial_size, steps
+from dpsyn.schedule import Step, initial_size, steps, tab_pe
 from dpsyn.selection import balanced, project_on_simplex, proportional, smoothed, top
 
 
@@ -94,6 +94,19 @@ def test_a_last_step_without_variations_ends_on_survivors_as_often_as_they_were_
     *_, last = evolve(makers(), pull(50.0), schedule, begin(makers(), initial_size(schedule)))
     assert last.survivors.all()
     assert len(last) == 10
+
+
+def test_every_ranked_release_of_tab_pe_chooses_among_survivors_and_three_variations_of_each():
+    schedule = tab_pe(6, 20, [4, 1], power=0.2, drawn=3, folds=3)
+    assert [step.select for step in schedule] == [proportional] * 3 + [top] * 3
+    populations = [begin(makers(), initial_size(schedule))]
+    populations += evolve(makers(), pull(50.0), schedule, populations[0])
+    asked = [len(population) for population in populations[:-1]]
+    assert asked[:3] == [20, 20, 20]
+    assert 60 < asked[3] <= 80  # what was drawn twice stands there once
+    assert asked[4:] == [80, 80]
+    assert len(populations[-1]) == 20
+    assert populations[-1].survivors.all()
 
 
 def test_expansion_keeps_every_survivor_once_and_its_share_of_variations():
