@@ -17,10 +17,11 @@ from dpsyn.storage import from_parquet, to_parquet
 
 ARGUMENTS = yaml.safe_load((config_folder() / "api/draw_text.yaml").read_text())
 ARGUMENTS.pop("_target_")
-EVERYTHING = DrawText(**{**ARGUMENTS, "fonts": "bundled", "pressure": 1.0})
+EVERYTHING = DrawText(**{**ARGUMENTS, "fonts": "bundled", "pressure": 1.0, "flourish": 0.5})
+FRAMED = dataclasses.replace(EVERYTHING, box=20, size=[28, 28])
 PUBLISHED = dataclasses.replace(
     EVERYTHING, texts=list("0123456789"), size=[10, 29], stroke=[0, 2], rotation=[-30, 30], slant=[0, 0],
-    stretch=[1, 1], weight=[0, 0], shift=0, warp=0, pressure=0,
+    stretch=[1, 1], weight=[0, 0], shift=0, warp=0, pressure=0, flourish=0,
 )  # fmt: skip
 STILL = dataclasses.replace(PUBLISHED, texts=["{digit}"], size=[24, 24], stroke=[0, 0], rotation=[0, 0])
 LABELS = [{"digit": str(i % 10)} for i in range(700)]
@@ -36,12 +37,14 @@ def drawn():
 
 
 @pytest.mark.parametrize("rows", [[0], [699, 3, 3, 511, 512], list(range(250, 620))], ids=["one", "mixed", "many"])
-def test_neither_batch_nor_order_changes_a_sample(drawn, rows):
-    alone = EVERYTHING.generate([LABELS[i] for i in rows], seeds(700)[rows])
+@pytest.mark.parametrize("api", [EVERYTHING, FRAMED], ids=["as it comes", "framed"])
+def test_neither_batch_nor_order_changes_a_sample(api, rows):
+    drawn = api.generate(LABELS, seeds(700))
+    alone = api.generate([LABELS[i] for i in rows], seeds(700)[rows])
     assert (alone.content == drawn.content[rows]).all()
     degree = {name: 1.0 for name in module.TRAITS}
-    varied = EVERYTHING.vary(drawn, LABELS, degree, seeds(700, 1))
-    few = EVERYTHING.vary(take(drawn, np.array(rows)), [LABELS[i] for i in rows], degree, seeds(700, 1)[rows])
+    varied = api.vary(drawn, LABELS, degree, seeds(700, 1))
+    few = api.vary(take(drawn, np.array(rows)), [LABELS[i] for i in rows], degree, seeds(700, 1)[rows])
     assert (few.content == varied.content[rows]).all()
 
 
@@ -62,7 +65,7 @@ def test_samples_come_back_from_disk_and_vary_as_before(drawn):
     back = from_parquet(to_parquet(population, LABELS[:10]), "test")
     assert (back.samples.content == drawn.content).all()
     for name, values in drawn.traits.items():
-        assert (back.samples.traits[name] == values).all(), name
+        np.testing.assert_array_equal(back.samples.traits[name], values, name)  # NaN where there is no flourish
     one, two = (EVERYTHING.vary(s, LABELS, 0.2, seeds(n, 2)) for s in (drawn, back.samples))
     assert (one.content == two.content).all()
 
@@ -190,6 +193,55 @@ def test_a_shift_moves_and_a_warp_bends_and_without_them_nothing_does():
     bent, _ = centres(warp=3)
     assert np.abs(bent - plain).mean() > 5
     assert bent.sum() == pytest.approx(plain.sum(), rel=0.1)
+
+
+def test_in_a_frame_the_longer_side_and_the_centre_of_mass_are_as_in_mnist():
+    images = FRAMED.generate(LABELS, seeds(700)).content[..., 0].astype(float) / 255
+    places, mass = np.arange(28) - 13.5, images.sum((1, 2))
+    centres = np.stack([(images * places[:, None]).sum((1, 2)), (images * places).sum((1, 2))], 1) / mass[:, None]
+    longer = np.maximum((images > 0.1).any(2).sum(1), (images > 0.1).any(1).sum(1))
+    # of MNIST's own: 0.29 and 0.29, 20.0 and 1.0
+    assert np.abs(centres.mean(0)).max() < 0.1 and centres.std(0).max() < 0.4
+    assert longer.mean() == pytest.approx(20.3, abs=0.5) and longer.std() < 1.1
+    loose = dataclasses.replace(FRAMED, box=0).generate(LABELS, seeds(700)).content[..., 0] > 25
+    assert np.maximum(loose.any(2).sum(1), loose.any(1).sum(1)).std() > 2
+
+
+def test_in_a_frame_lines_are_as_thick_whatever_the_size():
+    thin, thick = (ink(box=20, size=[size] * 2, weight=[1, 1]).sum((1, 2)) for size in (14, 28))
+    assert thin == pytest.approx(thick, rel=0.12)
+
+
+def test_nothing_to_draw_is_an_empty_image_in_a_frame_too():
+    api = dataclasses.replace(STILL, texts=[" "], box=20)
+    assert not api.generate(LABELS[:3], seeds(3)).content.any()
+
+
+def test_a_flourish_is_a_stroke_beside_the_text_whose_points_move_by_at_most_the_degree():
+    api = dataclasses.replace(STILL, flourish=0.4)
+    labels = [{"digit": "1"}] * 2000
+    plain, first = STILL.generate(labels, seeds(2000)), api.generate(labels, seeds(2000))
+    having = ~np.isnan(first.traits["flourish"]).any(1)
+    assert having.mean() == pytest.approx(0.4, abs=0.04)
+    assert (first.content[~having] == plain.content[~having]).all()
+    assert (first.content[having] >= plain.content[having]).all()
+    assert (first.content[having] > plain.content[having]).any((1, 2, 3)).mean() > 0.95
+    second = api.vary(first, labels, {"flourish": 1.5}, seeds(2000, 1))
+    moved = np.abs(second.traits["flourish"] - first.traits["flourish"])
+    assert (np.isnan(moved).any(1) == ~having).all()
+    assert 1.4 < np.nanmax(moved[:, :6]) <= 1.5 + 1e-5 and np.nanmax(moved[:, 6]) <= 0.3 + 1e-5
+    assert (api.vary(first, labels, {}, seeds(2000, 2)).content == first.content).all()
+
+
+def test_a_flourish_runs_where_its_points_say():
+    api = dataclasses.replace(STILL, texts=[" "], flourish=1)
+    drawn = api.generate(LABELS[:2], seeds(2))
+    bar, bow = [0, -8, 0, 0, 0, 8, 1], [4, -8, -8, 0, 4, 8, 1]  # y and x of start, bend and end; half the width
+    traits = {**drawn.traits, "flourish": np.array([bar, bow], np.float32)}
+    image, bent = api.vary(Samples(drawn.content, traits), LABELS[:2], {}, seeds(2)).content[..., 0]
+    assert np.flatnonzero(image.any(1)).tolist() == [13, 14] and (image[13:15, 6:22] == 255).all()
+    assert np.flatnonzero(image.any(0)).tolist() == list(range(5, 23))  # its ends are round
+    assert bent[11:13, 13:15].min() > 200 and not bent[18:, 12:16].any()  # halfway to the bend
 
 
 def test_colours_are_three_channels():

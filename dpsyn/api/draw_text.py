@@ -7,6 +7,7 @@ look-up, and no font is touched.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -21,9 +22,14 @@ from dpsyn.population import Label, Samples, take
 from dpsyn.seeds import uniform
 
 CHUNK = 512  # rows drawn at once
+SMALL = 0.7  # of its size is a text drawn to be measured: all of it is seen
+FAINT = 0.2  # ink that is fainter does not count in its extent
+CURVE = 6  # straight pieces of a flourish
+PEN = (0.5, 2.0)  # px, half the width of a flourish
 FINEST = 256  # steps of a stored distance per px of the master
 SINES = np.sin(np.deg2rad(np.arange(360)))
-TRAITS = ("text", "font", "size", "stroke", "rotation", "slant", "stretch", "weight", "shift", "warp", "pressure")
+WHOLE, REAL = ("size", "stroke", "rotation"), ("slant", "stretch", "weight")
+TRAITS = ("text", "font", *WHOLE, *REAL, "shift", "warp", "pressure", "flourish")
 REFERENCE = "DejaVuSans.ttf"  # ships with matplotlib
 DIGITS = "0123456789"
 
@@ -40,6 +46,10 @@ class DrawText:
         image is displaced, px; quadratic in between.
     pressure: the most that is added to the weight, or taken off, at each point of such a grid, px: lines that swell,
         thin out and break.
+    flourish: the share of texts that have a stroke of a pen beside, a quadratic Bezier curve somewhere in the image, 1
+        to 4 px wide: the bar of a 7, the loop of a 2.
+    box: what is drawn is scaled so that its longer side has this many px (lines as thick as before), and put with its
+        centre of mass in the middle, as MNIST does (LeCun et al. 1998); size and shift then mean nothing. 0: not so.
     image_size: [h, w] px. background, foreground: grey 0..255, or [red, green, blue].
     """
 
@@ -54,6 +64,8 @@ class DrawText:
     shift: float
     warp: float
     pressure: float
+    flourish: float
+    box: int
     image_size: Sequence[int]
     background: Any
     foreground: Any
@@ -61,9 +73,9 @@ class DrawText:
     def __post_init__(self) -> None:
         if isinstance(self.texts, str) or not self.texts or not all(isinstance(text, str) for text in self.texts):
             raise bad("api.texts", self.texts, "a list of templates", "For instance ['{digit}'].")
-        for name in ("size", "stroke", "rotation", "slant", "stretch", "weight"):
+        for name in (*WHOLE, *REAL):
             low_high = getattr(self, name)
-            whole = name in ("size", "stroke", "rotation")
+            whole = name in WHOLE
             kinds = int if whole else int | float
             good = isinstance(low_high, Sequence) and len(low_high) == 2 and all(isinstance(v, kinds) for v in low_high)
             if not good or low_high[0] > low_high[1]:
@@ -75,8 +87,12 @@ class DrawText:
         for name in ("shift", "warp", "pressure"):
             if not isinstance(getattr(self, name), int | float) or getattr(self, name) < 0:
                 raise bad(f"api.{name}", getattr(self, name), "px, 0 or more")
+        if not isinstance(self.flourish, int | float) or not 0 <= self.flourish <= 1:
+            raise bad("api.flourish", self.flourish, "a share, 0 to 1")
         if len(self.image_size) != 2 or min(self.image_size) < 1:
             raise bad("api.image_size", self.image_size, "[height, width] px")
+        if type(self.box) is not int or not 0 <= self.box <= min(self.image_size):
+            raise bad("api.box", self.box, "px, a whole number, at most as many as the image has; 0: as it comes")
         if np.shape(self.background) != np.shape(self.foreground) or np.shape(self.background) not in ((), (3,)):
             raise bad("api.foreground", self.foreground, "like api.background a grey value, or [red, green, blue]")
         if not all(0 <= value <= 255 for value in np.ravel([self.background, self.foreground])):
@@ -109,6 +125,12 @@ class DrawText:
         if self.pressure:
             amplitude = uniform(seeds, 401).astype(np.float32)
             traits["pressure"] = _grid(seeds, 500, (3, 3), self.pressure) * amplitude[:, None, None]
+        if self.flourish:
+            start, end, bend = np.moveaxis(_grid(seeds, 700, (3, 2), self._reach), 1, 0)
+            pen = _reals(seeds, 706, *PEN)[:, None]
+            curve = np.concatenate([start, (start + end + bend) / 2, end, pen], 1)
+            curve[uniform(seeds, 402) >= self.flourish] = np.nan
+            traits["flourish"] = curve
         return self._drawn(labels, traits)
 
     def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: np.ndarray) -> Samples:
@@ -140,7 +162,18 @@ class DrawText:
         if self.pressure:
             moved = old["pressure"] + _grid(seeds, 500, (3, 3), degrees["pressure"])
             new["pressure"] = np.clip(moved, -self.pressure, self.pressure)
+        if self.flourish:
+            moved = _grid(seeds, 700, (7,), degrees["flourish"])
+            moved[:, 6] /= 5
+            most = np.array([1.4 * self._reach] * 6 + [PEN[1]], np.float32)
+            least = np.array([-1.4 * self._reach] * 6 + [PEN[0]], np.float32)
+            new["flourish"] = np.clip(old["flourish"] + moved, least, most)
         return self._drawn(labels, new)
+
+    @property
+    def _reach(self) -> float:
+        """How far from the middle a flourish starts and ends, px."""
+        return min(self.image_size) * 5 / 14
 
     @property
     def _whole(self) -> list[tuple[int, str]]:
@@ -170,6 +203,7 @@ class DrawText:
                 "shift": 2 * fraction * self.shift,
                 "warp": 2 * fraction * self.warp,
                 "pressure": 2 * fraction * self.pressure,
+                "flourish": 2 * fraction * self._reach,
             }
         if unknown := degree.keys() - set(TRAITS):
             raise bad("schedule.degree", ", ".join(sorted(unknown)), f"some of {', '.join(TRAITS)}")
@@ -190,30 +224,73 @@ class DrawText:
     def _chunk(self, labels: Sequence[Label], traits: Mapping[str, np.ndarray]) -> np.ndarray:
         """uint8 [n, h, w, c]. Elementwise throughout, so that a row is the same in any batch."""
         n, (h, w) = len(labels), self.image_size
-        masters = self._masters
-        start, height, width, numbers = masters.look_up(
+        fields = self._masters.look_up(
             [self._text(label, i) for label, i in zip(labels, traits["text"].tolist(), strict=True)], traits["font"]
         )
-        at_y = (np.arange(h, dtype=np.float32) - np.float32((h - 1) / 2))[None, :, None]
-        at_x = (np.arange(w, dtype=np.float32) - np.float32((w - 1) / 2))[None, None, :]
-        y, x = np.broadcast_to(at_y, (n, h, w)), np.broadcast_to(at_x, (n, h, w))
+        y = np.broadcast_to(np.arange(h, dtype=np.float32) - np.float32((h - 1) / 2), (n, h))
+        x = np.broadcast_to(np.arange(w, dtype=np.float32) - np.float32((w - 1) / 2), (n, w))
+        one = np.ones(n, np.float32)
+        if self.box:
+            about = self._about(fields, traits) / np.float32(self.box)
+            small = about / np.float32(SMALL)
+            wide_y, wide_x = y * small[:, None], x * small[:, None]
+            measured = self._cover(fields, traits, wide_y, wide_x, small, about)
+            side, middle_y, middle_x = _extent(measured, wide_y, wide_x)
+            zoom = side / np.float32(self.box)
+            y, x = y * zoom[:, None] + middle_y[:, None], x * zoom[:, None] + middle_x[:, None]
+            cover = self._cover(fields, traits, y, x, zoom, zoom)
+        else:
+            cover = self._cover(fields, traits, y, x, one, one)
+        low, high = np.atleast_1d(np.float32(self.background)), np.atleast_1d(np.float32(self.foreground))
+        return (cover[..., None] * (high - low) + (low + np.float32(0.5))).astype(np.uint8)
+
+    def _cover(
+        self,
+        fields: tuple[np.ndarray, ...],
+        traits: Mapping[str, np.ndarray],
+        y: np.ndarray,
+        x: np.ndarray,
+        zoom: np.ndarray,
+        pen: np.ndarray,
+    ) -> np.ndarray:
+        """How much of a pixel is ink, float32 [n, h, w], 0 to 1, where pixels lie at y [n, h], x [n, w]: px from the
+        middle of the plane that traits speak of. zoom: px of the plane a pixel, float32 [n]. pen: px of the plane for a
+        px that a line is thick."""
+        start, height, width, numbers = fields
+        n, h, w = *y.shape, x.shape[1]
+        bent = (
+            [_basis(y, self.image_size[0]), _basis(x, self.image_size[1])] if {"warp", "pressure"} & {*traits} else []
+        )
+        y, x = np.broadcast_to(y[:, :, None], (n, h, w)), np.broadcast_to(x[:, None, :], (n, h, w))
         if "shift" in traits:
             y, x = y - traits["shift"][:, 0, None, None], x - traits["shift"][:, 1, None, None]
         if "warp" in traits:
-            y, x = y - _smooth(traits["warp"][:, 0], h, w), x - _smooth(traits["warp"][:, 1], h, w)
-        (yy, yx, xy, xx), scale = self._inverse(traits, masters.em)
+            y, x = y - _smooth(traits["warp"][:, 0], *bent), x - _smooth(traits["warp"][:, 1], *bent)
+        (yy, yx, xy, xx), scale = self._inverse(traits, self._masters.em)
         master_y = yy * y + yx * x + ((height - 1) / 2).astype(np.float32)[:, None, None]
         master_x = xy * y + xx * x + ((width - 1) / 2).astype(np.float32)[:, None, None]
         distance = _bilinear(numbers, start, height, width, master_y, master_x)
-        thickness = traits["stroke"] + (traits["weight"] if "weight" in traits else self.weight[0]) + 0.5
         distance *= (scale / FINEST).astype(np.float32)[:, None, None]
-        distance += np.asarray(thickness, np.float32)[:, None, None]
+        thickness = traits["stroke"] + (traits["weight"] if "weight" in traits else self.weight[0])
+        distance += (pen * np.asarray(thickness, np.float32))[:, None, None]
         if "pressure" in traits:
             uneven = traits["pressure"] - traits["pressure"].mean((1, 2), keepdims=True)  # else whole texts vanish
-            distance += _smooth(uneven, h, w)
-        cover = np.clip(distance, 0, 1, out=distance)[..., None]
-        low, high = np.atleast_1d(np.float32(self.background)), np.atleast_1d(np.float32(self.foreground))
-        return (cover * (high - low) + (low + np.float32(0.5))).astype(np.uint8)
+            distance += _smooth(uneven, *bent) * pen[:, None, None]
+        if "flourish" in traits:
+            having = np.flatnonzero(~np.isnan(traits["flourish"][:, 0]))
+            curve = traits["flourish"][having]
+            inside = (curve[:, 6] * pen[having])[:, None, None] - _off_curve(curve, y[having], x[having])
+            distance[having] = np.maximum(distance[having], inside)
+        distance /= zoom[:, None, None]
+        distance += np.float32(0.5)
+        return np.clip(distance, 0, 1, out=distance)
+
+    def _about(self, fields: tuple[np.ndarray, ...], traits: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The longer side of the upright text, px, float32 [n]."""
+        _, height, width, _ = fields
+        stretch = traits["stretch"] if "stretch" in traits else self.stretch[0]
+        longer = np.maximum(height - 2 * self._masters.pad, (width - 2 * self._masters.pad) * stretch)
+        return (longer * traits["size"] / self._masters.em).astype(np.float32)
 
     def _inverse(self, traits: Mapping[str, np.ndarray], em: int) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
         """From image px to master px, ((yy, yx, xy, xx) float32 [n, 1, 1]), and image px a master px, float64 [n]."""
@@ -324,6 +401,8 @@ class _Masters:
 
         ink = np.pad(_ink(_loaded(self.paths[font], self.em), text), self.pad)
         inside = ink >= 128
+        if not inside.any():  # a space
+            return np.full(ink.shape, -32767, np.int16)
         distance = np.where(inside, distance_transform_edt(inside) - 0.5, 0.5 - distance_transform_edt(~inside))
         edge = np.abs(distance) <= 0.5  # the antialiased edge says where in the pixel the outline runs
         distance = np.where(edge, ink / 255 - 0.5, distance)
@@ -354,17 +433,45 @@ def _bilinear(
     return upper
 
 
-def _smooth(grid: np.ndarray, h: int, w: int) -> np.ndarray:
+def _smooth(grid: np.ndarray, at_y: list[np.ndarray], at_x: list[np.ndarray]) -> np.ndarray:
     """float32 [n, 3, 3] -> [n, h, w]: quadratic through the nine points, term by term."""
-    fy, fx = _basis(h), _basis(w)
-    columns = [sum(grid[:, i, j, None] * fx[j] for j in range(3)) for i in range(3)]
-    field: np.ndarray = sum(columns[i][:, None, :] * fy[i][:, None] for i in range(3))
+    columns = [sum(grid[:, i, j, None] * at_x[j] for j in range(3)) for i in range(3)]
+    field: np.ndarray = sum(columns[i][:, None, :] * at_y[i][:, :, None] for i in range(3))
     return field
 
 
-def _basis(n: int) -> list[np.ndarray]:
-    u = np.linspace(-1, 1, n, dtype=np.float32)
+def _basis(at: np.ndarray, n: int) -> list[np.ndarray]:
+    """The three parabolas at places on an axis of n px, float32 [..., n] px from its middle; flat beyond its ends."""
+    u = np.clip(at / np.float32(max(n - 1, 1) / 2), -1, 1)
     return [u * (u - 1) / 2, 1 - u * u, u * (u + 1) / 2]
+
+
+def _off_curve(curve: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """float32 [n, h, w]: how far the places y, x are from a Bezier curve [n, start, bend and end], y and x of each."""
+    u = np.linspace(0, 1, CURVE + 1, dtype=np.float32)[:, None, None]
+    points = (1 - u) ** 2 * curve[:, 0:2] + 2 * u * (1 - u) * curve[:, 2:4] + u**2 * curve[:, 4:6]
+    least = np.full(y.shape, np.inf, np.float32)
+    for here, there in itertools.pairwise(points[..., None, None]):
+        way_y, way_x = (there - here)[:, 0], (there - here)[:, 1]
+        off_y, off_x = y - here[:, 0], x - here[:, 1]
+        part = (off_y * way_y + off_x * way_x) / np.maximum(way_y**2 + way_x**2, np.float32(1e-6))
+        np.clip(part, 0, 1, out=part)
+        np.minimum(least, (off_y - part * way_y) ** 2 + (off_x - part * way_x) ** 2, out=least)
+    return np.sqrt(least)
+
+
+def _extent(ink: np.ndarray, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Of ink float32 [n, h, w] whose pixels lie at y [n, h], x [n, w]: the longer side of its box, and y and x of its
+    centre of mass, float32 [n] each. Where there is none: the whole image, and its middle."""
+    sides, middles = [], []
+    for axis, at in ((2, y), (1, x)):
+        there = ink.max(axis) > FAINT
+        first, last = there.argmax(1)[:, None], there.shape[1] - 1 - there[:, ::-1].argmax(1)[:, None]
+        sides.append((np.take_along_axis(at, last, 1) - np.take_along_axis(at, first, 1))[:, 0])
+        mass = ink.sum(axis)
+        middles.append((mass * at).sum(1) / np.maximum(mass.sum(1), np.float32(1e-6)))
+    step = (y[:, -1] - y[:, 0]) / np.float32(max(y.shape[1] - 1, 1))
+    return np.maximum(*sides) + step, *middles
 
 
 def _integers(seeds: np.ndarray, stream: int, low: int, high: int) -> np.ndarray:
