@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dpsyn import cells
+from dpsyn import cell_evolution, cells
 from dpsyn.codec import coded, decoded
 from dpsyn.evolution import generator, seeds
 from dpsyn.population import Population, Samples
@@ -71,17 +71,17 @@ def evolve_cells(plan: CellPlan, ask: Ask, seed: int, done: int = 0) -> Iterator
     All but the answers is a function of the plan and the seed, so what a run had learned is learned again from its
     receipts.
     """
-    state = cells.start(plan.columns, plan.labels, plan.records)
+    state = cell_evolution.start(plan.columns, plan.labels, plan.records)
     for t, release in enumerate(plan.releases, 1):
-        question = cells.ask(state, release)
+        question = cell_evolution.ask(state, release)
         if len(question.subspaces) > release.moves:
             raise RuntimeError(f"{release_name(t, release)}: asks for more than it is charged for; nothing was read")
         noisy, sigma = ask(t, digest(question), question)
-        state = cells.learn(state, question, noisy, sigma, generator(seed, t, "cells"))
+        state = cell_evolution.learn(state, question, noisy, sigma, generator(seed, t, "cells"))
         last = t == len(plan.releases)
         if t > done:
             size = plan.size if last else min(plan.size, SHOWN)
-            codes, labels = cells.draw(state, size, generator(seed, t, "generate"), settle=last)
+            codes, labels = cell_evolution.draw(state, size, generator(seed, t, "generate"), settle=last)
             content = decoded(plan.schema, codes, labels, seeds(seed, t, "vary", size))
             everyone = np.arange(size)
             yield Population(t, Samples(content), labels, np.full(size, -1), everyone >= 0)
@@ -89,7 +89,7 @@ def evolve_cells(plan: CellPlan, ask: Ask, seed: int, done: int = 0) -> Iterator
 
 def digest(question: cells.Question) -> str:
     """What a release is about, for its receipt: all that was asked."""
-    told = hashlib.sha256(f"{question.release}".encode())
+    told = hashlib.sha256(question.release.kind.encode())
     for subspace in question.subspaces:
         told.update(f"{subspace.columns} {subspace.shape}".encode())
         for of_code in subspace.cells:

@@ -6,8 +6,9 @@ import itertools
 import numpy as np
 import pytest
 
-from dpsyn import cells
-from dpsyn.cells import LABEL, Column, Question, Release, Subspace, answer, ask, draw, learn, plan, start
+from dpsyn import cell_evolution
+from dpsyn.cell_evolution import ask, draw, learn, start
+from dpsyn.cells import LABEL, Column, Question, Release, Subspace, answer, plan
 
 RNG = np.random.default_rng
 
@@ -181,8 +182,8 @@ def test_shares_add_up_and_few_records_are_asked_less():
 def test_cells_hold_near_equal_mass_are_runs_of_an_order_and_nest():
     mass = RNG(0).gamma(0.5, 100, 200)
     for ordered in (True, False):
-        ladder = cells._ladder(mass, Column(200, ordered, 199))
-        assert [len(np.unique(step)) for step in ladder] == list(range(1, cells.ATOMS + 1))
+        ladder = cell_evolution._ladder(mass, Column(200, ordered, 199))
+        assert [len(np.unique(step)) for step in ladder] == list(range(1, cell_evolution.ATOMS + 1))
         sums = np.bincount(ladder[7], mass)
         assert sums.max() < 3 * sums.min()
         for coarse, fine in itertools.pairwise(ladder):

@@ -21,7 +21,7 @@ FLOORS = [
     | {"answers", "asking", "prompts", "rows", "sources", "schema", "codec", "columns", "constraints", "draft"},
     {f"{group}" for group in GROUPS},
     {"schedule", "selection", "storage", "voting", "picture", "show"}
-    | {"privacy", "privacy.budget", "privacy.mechanism", "workers", "cells"},
+    | {"privacy", "privacy.budget", "privacy.mechanism", "workers", "cells", "cell_evolution"},
     {"electorate", "evolution", "expansion", "privacy.ledger", "privacy.account", "privacy.statement", "run"}
     | {"spending", "export", "cell_run"},
     {"job", "verification"},

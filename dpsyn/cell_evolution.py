@@ -1,0 +1,379 @@
+"""What noisy counts of cells teach: which to ask next, and rows that evolve until their own counts agree.
+
+All of it is post-processing. The evolution is Gibbs sampling of an exponential family over cells (as private-pgm's
+mirror descent, McKenna et al. 2019, but with all pairs, which no junction tree holds): potentials rise where the noisy
+count exceeds the population's and fall where it is below, each by a damped Newton step of a Gaussian likelihood with
+the noise that is known and a Gaussian prior, so what noise explains moves nothing. The choice of pairs is AIM's
+(McKenna et al. 2022), with all scores released at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+
+import numpy as np
+
+from dpsyn.cells import LABEL, Column, Question, Release, Subspace, cell_of, count
+from dpsyn.selection import project_on_simplex
+
+ATOMS = 32  # the finest cells of one column that rows move between
+FAINT = 3.0  # noisy counts below this many sigma may be noise
+PRIOR = 1.0  # standard deviation of a potential; from 0.7 to 1.5 it makes no difference
+SWEEPS = 12  # after each release; the last takes twice as many
+TOGETHER = 65536  # rows drawn at once
+WORK = 1e8  # cells looked at in a sweep: bounds the population that learns
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A noisy answer about atoms.
+
+    noisy, sigma: float64 of the subspace's shape, in records. potential: of the same shape.
+    shared: a potential of all faint cells together. Each alone is noise, their sum is not: without it a tenth and more
+    of the rows leaks into cells that are all empty (education against education-num on Adult: 17 %, with it 6 %).
+    """
+
+    subspace: Subspace
+    noisy: np.ndarray
+    sigma: np.ndarray
+    potential: np.ndarray
+    shared: float = 0.0
+
+    @property
+    def faint(self) -> np.ndarray:
+        return self.noisy < FAINT * self.sigma
+
+    @property
+    def force(self) -> np.ndarray:
+        return self.potential + self.shared * self.faint
+
+
+@dataclass(frozen=True)
+class State:
+    """All that is known after some releases: a function of their noisy answers and of the generator.
+
+    labels: how many; 1 for a table without.
+    total: estimated number of records.
+    marginals: denoised counts of every code of every column, float64 [codes], and of the labels at the end.
+    ladders: per column, cells int64 [codes] for 1, 2, ... cells, each nested in the next; the last are its atoms.
+    rows: int32 [r, d + 1], the population: an atom per column, and the label.
+    asked: columns of the tables so far. chosen: of the next.
+    """
+
+    columns: tuple[Column, ...]
+    labels: int
+    records: int
+    total: float = 0.0
+    marginals: tuple[np.ndarray, ...] = ()
+    ladders: tuple[tuple[np.ndarray, ...], ...] = ()
+    measurements: tuple[Measurement, ...] = ()
+    rows: np.ndarray = field(default_factory=lambda: np.zeros((0, 1), np.int32))
+    asked: frozenset[tuple[int, ...]] = frozenset()
+    chosen: tuple[tuple[int, ...], ...] = ()
+
+
+def start(columns: Sequence[Column], labels: int, records: int) -> State:
+    """Nothing is known yet. labels: how many, 1 for none. records: as declared."""
+    return State(tuple(columns), labels, records)
+
+
+def ask(state: State, release: Release) -> Question:
+    """The subspaces of a release, from noisy answers alone."""
+    d = len(state.columns)
+    if release.kind == "marginals":
+        every = [Subspace((j,), (np.arange(column.codes),)) for j, column in enumerate(state.columns)]
+        if state.labels > 1:
+            every.append(Subspace((LABEL,), (np.arange(state.labels),)))
+        return Question(release, tuple(every))
+    names: Iterable[tuple[int, ...]]
+    if release.kind == "by_label":
+        names = ((j, LABEL) for j in range(d))
+    elif release.kind == "tables" and state.chosen:
+        names = state.chosen
+    else:
+        groups = [group for k in range(2, release.columns + 1) for group in combinations(range(d), k)]
+        with_label = [(*group, LABEL) for group in groups] if release.labelled else []
+        asked = with_label if release.labelled and release.kind == "tables" else groups + with_label
+        names = (name for name in asked if name not in state.asked)
+    subspaces = tuple(_grid(state, name, release.cells) for name in names)
+    if release.kind != "scores":
+        return Question(release, subspaces)
+    scale = state.total / len(state.rows)
+    expected = (count(_on_atoms(state, s), state.rows) * scale for s in subspaces)
+    return Question(release, subspaces, tuple(np.rint(counts).astype(np.int64) for counts in expected))
+
+
+def learn(state: State, question: Question, noisy: np.ndarray, sigma: float, rng: np.random.Generator) -> State:
+    """What is known after the answer. noisy [entries]; sigma: of its noise, in records."""
+    noisy = np.asarray(noisy, np.float64)
+    if question.release.kind == "scores":
+        return replace(state, chosen=_best(state, question, noisy))
+    ends = np.cumsum([s.size for s in question.subspaces])[:-1]
+    tables = [h.reshape(s.shape) for s, h in zip(question.subspaces, np.split(noisy, ends), strict=True)]
+    if question.release.kind == "marginals":
+        return _begin(state, tables, sigma, rng)
+    new = [
+        Measurement(_on_atoms(state, s), h, np.full(s.shape, max(sigma, 1e-3)), np.zeros(s.shape))
+        for s, h in zip(question.subspaces, tables, strict=True)
+    ]
+    state = replace(state, measurements=(*state.measurements, *new), chosen=())
+    if question.release.kind == "by_label":
+        state = _populate(_share_labels(state), rng)
+    else:
+        state = _within_work(replace(state, asked=state.asked | {s.columns for s in question.subspaces}))
+    return _evolve(state, [1.0] * SWEEPS, rng)
+
+
+def draw(state: State, rows: int, rng: np.random.Generator, settle: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """The population settles, and synthetic rows are made of it. codes int32 [rows, d], labels int64 [rows], shuffled.
+
+    More rows than the population has are its copies, moved on by themselves for some sweeps.
+    """
+    state = _evolve(state, np.linspace(1, 0.1, SWEEPS).tolist(), rng) if settle else state
+    held = state.rows
+    order = np.argsort(held[:, LABEL], kind="stable")  # evenly spaced rows of it: shares of the labels stay
+    picks = ((np.arange(rows) + rng.random()) * (len(held) / max(rows, 1))).astype(np.int64)
+    copies = held[order[np.minimum(picks, len(held) - 1)]]
+    if rows > len(held):
+        for _ in range(SWEEPS // 4):
+            _sweep(state, state.measurements, copies, rng)
+    copies = copies[rng.permutation(rows)]
+    codes = np.empty((rows, len(state.columns)), np.int32)
+    for j in range(len(state.columns)):
+        codes[:, j] = _codes_within(state.ladders[j][-1], state.marginals[j], copies[:, j], rng)
+    return codes, copies[:, LABEL].astype(np.int64)
+
+
+def _begin(state: State, tables: list[np.ndarray], sigma: float, rng: np.random.Generator) -> State:
+    # every marginal estimates the number of records; the declared one counts as a guess good to a tenth
+    weights = np.array([1 / (h.size * max(sigma, 1e-3) ** 2) for h in tables] + [1 / (0.1 * state.records) ** 2])
+    total = max(1.0, float(np.average([h.sum() for h in tables] + [state.records], weights=weights)))
+    marginals, ladders, measurements = [], [], []
+    for j, (column, noisy) in enumerate(zip(state.columns, tables[: len(state.columns)], strict=True)):
+        marginals.append(_denoised(noisy, column, sigma, total))
+        ladders.append(_ladder(marginals[j], column))
+        atoms = ladders[j][-1]
+        spread = np.maximum(sigma, 1e-3) * np.sqrt(np.bincount(atoms))
+        finest = Subspace((j,), (np.arange(len(spread)),))
+        measurements.append(Measurement(finest, np.bincount(atoms, noisy), spread, np.zeros(len(spread))))
+    if state.labels > 1:
+        measurements.append(
+            Measurement(
+                Subspace((LABEL,), (np.arange(state.labels),)),
+                tables[-1],
+                np.full(state.labels, max(sigma, 1e-3)),
+                np.zeros(state.labels),
+            )
+        )
+    marginals.append(project_on_simplex(tables[-1], total) if state.labels > 1 else np.array([total]))
+    known = replace(
+        state,
+        total=total,
+        marginals=tuple(marginals),
+        ladders=tuple(ladders),
+        measurements=tuple(measurements),
+    )
+    return _populate(known, rng)
+
+
+def _share_labels(state: State) -> State:
+    """The labels' counts, averaged over all answers that have them, by the inverse of their variances."""
+    sums, weights = np.zeros(state.labels), 0.0
+    for m in state.measurements:
+        if m.subspace.columns[-1] == LABEL:
+            others = tuple(range(len(m.subspace.columns) - 1))
+            weight = 1 / float((m.sigma**2).sum(others).flat[0])
+            sums, weights = sums + weight * m.noisy.sum(others), weights + weight
+    return replace(state, marginals=(*state.marginals[:-1], project_on_simplex(sums / weights, state.total)))
+
+
+def _populate(state: State, rng: np.random.Generator) -> State:
+    """Rows with the marginals' shares in every column, independent of each other."""
+    size = int(np.clip(state.records, 16384, 32768))
+    masses = [np.bincount(ladder[-1], mass) for ladder, mass in zip(state.ladders, state.marginals[:-1], strict=True)]
+    rows = np.empty((size, len(state.columns) + 1), np.int32)
+    for j, mass in enumerate([*masses, state.marginals[-1]]):
+        points = (np.arange(size) + rng.random()) / size
+        rows[:, j] = rng.permutation(_inverse(np.cumsum(mass), points * mass.sum()))
+    return replace(state, rows=rows)
+
+
+def _within_work(state: State) -> State:
+    """Fewer rows, evenly spaced, where there are so many tables that a sweep would take long."""
+    cells = sum(len(state.ladders[j]) for m in state.measurements for j in _without_label(m.subspace.columns))
+    size = max(2048, int(WORK / max(cells, 1)))
+    if size >= len(state.rows):
+        return state
+    order = np.argsort(state.rows[:, LABEL], kind="stable")
+    return replace(state, rows=state.rows[order[np.linspace(0, len(order) - 1, size).astype(np.int64)]])
+
+
+def _evolve(state: State, steps: Iterable[float], rng: np.random.Generator) -> State:
+    """Sweeps: potentials rise where the noisy count exceeds the population's, then every column is drawn again."""
+    rows = state.rows.copy(order="F")
+    scale = len(rows) / state.total
+    tables = np.zeros(len(state.columns) + 1)
+    for m in state.measurements:
+        if len(m.subspace.columns) > 1:
+            tables[list(m.subspace.columns)] += 1
+    tables[LABEL] = 0  # labels are not drawn again, so theirs never overshoot
+    measurements = state.measurements
+    for step in steps:
+        # all tables of a column move at once: each by its part, or they overshoot together
+        parts = [step * min(0.4, 1 / max(1.0, tables[list(m.subspace.columns)].max())) for m in measurements]
+        measurements = tuple(_pulled(m, rows, scale, part) for m, part in zip(measurements, parts, strict=True))
+        _sweep(state, measurements, rows, rng)
+    return replace(state, rows=rows, measurements=measurements)
+
+
+def _pulled(m: Measurement, rows: np.ndarray, scale: float, part: float) -> Measurement:
+    """A part of Newton's step to the most likely potentials, as if each cell stood alone. scale: rows per record."""
+    held, wanted, noise = count(m.subspace, rows), m.noisy * scale, (m.sigma * scale / PRIOR) ** 2
+    potential = m.potential + part * _newton(held, wanted, noise, m.potential)
+    shared, faint = m.shared, m.faint
+    if held.ndim > 1 and faint.any():
+        shared += part * float(_newton(held[faint].sum(), wanted[faint].sum(), noise[faint].sum(), shared))
+    return replace(m, potential=potential, shared=shared)
+
+
+def _newton(held: np.ndarray, wanted: np.ndarray, noise: np.ndarray, potential: np.ndarray | float) -> np.ndarray:
+    some = held + 1.0
+    step: np.ndarray = np.clip((some * (wanted - held) - noise * potential) / (some**2 + noise), -2, 2)
+    return step
+
+
+def _sweep(state: State, measurements: Sequence[Measurement], rows: np.ndarray, rng: np.random.Generator) -> None:
+    """Every column of every row is drawn again, given the row's other columns. Changes rows."""
+    for j, ladder in enumerate(state.ladders):
+        mass = np.bincount(ladder[-1], state.marginals[j])
+        base = np.log(mass / mass.sum() + 1e-5).astype(np.float32)
+        if len(base) == 1:
+            continue
+        terms = []
+        for m in measurements:
+            if j not in m.subspace.columns:
+                continue
+            axis = m.subspace.columns.index(j)
+            by_others = np.moveaxis(m.force.take(m.subspace.cells[axis], axis), axis, -1).reshape(-1, len(base))
+            others = [at for at in range(m.noisy.ndim) if at != axis]
+            if not others:
+                base = base + by_others[0].astype(np.float32)
+                continue
+            grid = Subspace(
+                tuple(m.subspace.columns[at] for at in others), tuple(m.subspace.cells[at] for at in others)
+            )
+            terms.append((grid, by_others.astype(np.float32)))
+        for at in range(0, len(rows), TOGETHER):
+            block = rows[at : at + TOGETHER]
+            weights = np.broadcast_to(base, (len(block), len(base))).copy()
+            for grid, by_others in terms:
+                weights += by_others[cell_of(grid, block)]
+            weights -= weights.max(1, keepdims=True)
+            np.exp(weights, out=weights)
+            np.cumsum(weights, 1, out=weights)
+            points = rng.random(len(block), dtype=np.float32) * weights[:, -1]
+            block[:, j] = np.minimum((weights <= points[:, None]).sum(1), len(base) - 1)
+
+
+def _best(state: State, question: Question, scores: np.ndarray) -> tuple[tuple[int, ...], ...]:
+    """The tables with the highest scores, less what a population that fits would score by chance."""
+    assert question.expected is not None
+    spread = 2 / math.pi * (1 + state.total / len(state.rows))
+    chance = [np.minimum(np.sqrt(spread * e), 2 * e).sum() for e in question.expected]
+    best: dict[tuple[int, ...], tuple[int, ...]] = {}
+    for at in np.argsort(-(scores - chance), kind="stable"):
+        columns = question.subspaces[at].columns
+        best.setdefault(_without_label(columns), columns)  # with the label or without: the better of the two
+    return tuple(best.values())[: question.release.choose]
+
+
+def _without_label(columns: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(j for j in columns if j != LABEL)
+
+
+def _grid(state: State, columns: tuple[int, ...], cells: float) -> Subspace:
+    """About `cells` cells: every label, and as many cells of each column as it has atoms for, two or more."""
+    free = sorted(_without_label(columns), key=lambda j: (len(state.ladders[j]), j))
+    left, chosen = cells / (state.labels if LABEL in columns else 1), {LABEL: np.arange(state.labels)}
+    for at, j in enumerate(free):
+        even = round(max(1.0, left) ** (1 / (len(free) - at)))
+        size = min(len(state.ladders[j]), max(2, even))
+        chosen[j], left = state.ladders[j][size - 1], left / size
+    return Subspace(columns, tuple(chosen[j] for j in columns))
+
+
+def _on_atoms(state: State, subspace: Subspace) -> Subspace:
+    """The same grid, by atom instead of code."""
+    cells = []
+    for j, of_code in zip(subspace.columns, subspace.cells, strict=True):
+        atoms = np.arange(state.labels) if j == LABEL else state.ladders[j][-1]
+        of_atom = np.zeros(int(atoms.max()) + 1, np.int64)
+        of_atom[atoms] = of_code
+        cells.append(of_atom)
+    return Subspace(subspace.columns, tuple(cells))
+
+
+def _denoised(noisy: np.ndarray, column: Column, sigma: float, total: float) -> np.ndarray:
+    """A column's counts, non-negative, of the sum `total`; an order is smoothed by hard-thresholded Haar wavelets."""
+    noisy = noisy.astype(np.float64)
+    if column.ordered:
+        inside = np.arange(column.codes) != (-1 if column.missing is None else column.missing)
+        sums = np.zeros(1 << max(0, int(inside.sum()) - 1).bit_length())
+        sums[: inside.sum()] = noisy[inside]
+        details = []
+        while len(sums) > 1:
+            details.append((sums[::2] - sums[1::2]) / math.sqrt(2))
+            sums = (sums[::2] + sums[1::2]) / math.sqrt(2)
+        for detail in reversed(details):
+            kept = np.where(np.abs(detail) > 3 * sigma, detail, 0)
+            sums = np.stack([sums + kept, sums - kept], 1).ravel() / math.sqrt(2)
+        noisy[inside] = sums[: inside.sum()]
+    return project_on_simplex(noisy, total)
+
+
+def _ladder(mass: np.ndarray, column: Column) -> tuple[np.ndarray, ...]:
+    """Nested cells of near-equal mass: neighbours are merged in an order, the lightest elsewhere.
+
+    A missing value is a cell of its own among the atoms, and next to the last code below.
+    """
+    finest = max(1, min(ATOMS, int((mass > 0).sum())))
+    order = [code for code in range(column.codes) if code != column.missing]
+    order += [] if column.missing is None else [column.missing]
+    groups, weights = [[code] for code in order], mass[order].astype(np.float64)
+    steps = []
+    while True:
+        if len(groups) <= finest:
+            cells = np.zeros(column.codes, np.int64)
+            for at, group in enumerate(groups):
+                cells[group] = at
+            steps.append(cells)
+        if len(groups) == 1:
+            return tuple(reversed(steps))
+        if column.ordered:
+            sums = weights[:-1] + weights[1:]
+            if len(groups) > max(2, finest) and column.missing is not None and mass[column.missing] > 0:
+                sums[-1] = math.inf
+            first = int(np.argmin(sums))
+            second = first + 1
+        else:
+            first, second = sorted(np.argsort(weights, kind="stable")[:2].tolist())
+        groups[first] += groups.pop(second)
+        weights[first] += weights[second]
+        weights = np.delete(weights, second)
+
+
+def _codes_within(atoms: np.ndarray, mass: np.ndarray, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A code of every chosen atom, by the mass of the codes; evenly where an atom has none. int64 [n]."""
+    order = np.argsort(atoms, kind="stable")
+    ends = np.cumsum(np.bincount(atoms))
+    sums = np.cumsum(np.concatenate([[0.0], mass[order] + 1e-9]))
+    low, high = sums[ends - np.bincount(atoms)], sums[ends]
+    found = _inverse(sums[1:], low[chosen] + rng.random(len(chosen)) * (high - low)[chosen])
+    return order[np.clip(found, (ends - np.bincount(atoms))[chosen], ends[chosen] - 1)]
+
+
+def _inverse(sums: np.ndarray, points: np.ndarray) -> np.ndarray:
+    return np.minimum(np.searchsorted(sums, points, side="right"), len(sums) - 1)
