@@ -236,7 +236,7 @@ class DrawText:
             wide_y, wide_x = y * small[:, None], x * small[:, None]
             measured = self._cover(fields, traits, wide_y, wide_x, small, about)
             side, middle_y, middle_x = _extent(measured, wide_y, wide_x)
-            zoom = side / np.float32(self.box)
+            zoom = np.maximum(side / np.float32(self.box), about / 2)  # a text of which a dot is left stays small
             y, x = y * zoom[:, None] + middle_y[:, None], x * zoom[:, None] + middle_x[:, None]
             cover = self._cover(fields, traits, y, x, zoom, zoom)
         else:
