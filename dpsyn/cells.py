@@ -4,7 +4,7 @@ Nearest-neighbour votes in the whole row space spread N votes thinly. Here a rel
 one column, one column with the label, two columns with the label; between releases rows vary for free, until their own
 counts agree (dpsyn/cell_evolution.py). It is Private Evolution with cells as candidates.
 
-    state = start(columns, labels, records)
+    state = start(columns, labels, records)                    # start, ask, learn and draw: cell_evolution.py
     for release in plan(columns, labels, records, multiplier):
         question = ask(state, release)                         # public: made from noisy answers alone
         exact = answer(question, blocks)                       # the only look at private rows
@@ -31,7 +31,7 @@ MASS = 1.5  # a cell of a table expects this many times its noise
 FEW = 10  # tables that are all asked; of more pairs, half or four a column, whichever is less
 MANY = 1000  # triples that are looked at, at most
 ROUND = 0.6  # of the tables are chosen first; the others after these were learnt
-BLOCK = 65536  # private rows at a time
+BLOCK = 65536  # rows at a time, private or not
 
 Kind = Literal["marginals", "by_label", "scores", "tables"]
 
@@ -181,6 +181,7 @@ def cell_of(subspace: Subspace, rows: np.ndarray) -> np.ndarray:
 
 
 def count(subspace: Subspace, rows: np.ndarray) -> np.ndarray:
+    """How many rows lie in each cell, int64 of the subspace's shape."""
     return np.bincount(cell_of(subspace, rows), minlength=subspace.size).reshape(subspace.shape)
 
 

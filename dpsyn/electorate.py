@@ -31,17 +31,21 @@ from dpsyn.voting import Search, Vectors, Votes, count_by_record, count_by_user,
 BATCH = 256  # rows embedded at once: one fixed shape, whatever the number of records
 BLOCK_BYTES = 2**26
 FORMAT = 2  # of a cache entry
+SPARSE = 5  # a sparse product takes as many times as long an entry as a dense one
 
 
 @dataclass(frozen=True)
 class Electorate:
-    """Embedded private records, by label. folder: where they lie. told: how many entries of a vector lie there, each
-    with its place, where the others are 0; 0: all, without. Private, all of it: the repr tells nothing."""
+    """Embedded private records, by label. Private, all of it: the repr tells nothing.
+
+    folder: where they lie. entries: how many of a vector lie there, each with its place, where the others are 0; 0: all
+    of them, without.
+    """
 
     folder: Path
     labels: int
     dimension: int
-    told: int
+    entries: int
     unit: str
 
     def __repr__(self) -> str:
@@ -104,7 +108,7 @@ class Electorate:
         if not self.dimension:
             return
         rows = max(1, BLOCK_BYTES // (4 * self.dimension))
-        block = np.empty(rows, _row(self.dimension, self.told))
+        block = np.empty(rows, _row(self.dimension, self.entries))
         with (
             (self.folder / f"{label}.vectors").open("rb") as vectors,
             (self.folder / f"{label}.units").open("rb") as units,
@@ -113,15 +117,19 @@ class Electorate:
                 n = vectors.readinto(block.view(np.uint8)) // block.itemsize  # type: ignore[arg-type]
                 if not n:
                     return
-                entries = block["values"][:n]
-                records = Sparse(block["places"][:n], entries, self.dimension) if self.told else entries
+                values = block["values"][:n]
+                records = Sparse(block["places"][:n], values, self.dimension) if self.entries else values
                 yield records, np.frombuffer(units.read(8 * n), np.int64)
 
 
-def _row(dimension: int, told: int) -> np.dtype:
+def _lengths(vectors: Vectors) -> tuple[int, int]:
+    return (vectors.dimension, vectors.places.shape[1]) if isinstance(vectors, Sparse) else (vectors.shape[1], 0)
+
+
+def _row(dimension: int, entries: int) -> np.dtype:
     """How a record's vector lies on disk."""
-    places = [("places", np.int32, told)] if told else []
-    return np.dtype([*places, ("values", np.float32, told or dimension)])
+    places = [("places", np.int32, (entries,))] if entries else []
+    return np.dtype([*places, ("values", np.float32, (entries or dimension,))])
 
 
 def open_electorate(data: Data, embed: Embedding, identity: dict[str, object], unit: str, folder: Path) -> Electorate:
@@ -142,7 +150,7 @@ def open_electorate(data: Data, embed: Embedding, identity: dict[str, object], u
             f"data: some rows cannot vote ({'; '.join(facts['refused'])}). See private/refused.jsonl. "
             "Mend them, or let them cast no vote with data.on_error=skip."
         )
-    return Electorate(entry, len(data.labels), facts["dimension"], facts["told"], unit)
+    return Electorate(entry, len(data.labels), facts["dimension"], facts["entries"], unit)
 
 
 def told_of_rows(electorate: Electorate) -> dict[str, bytes]:
@@ -159,12 +167,12 @@ def _embed_all(data: Data, embed: Embedding, entry: Path) -> None:
     private_folder(temporary)
     with room_on_disk(entry):
         try:
-            dimension, told, refused, adjusted = _write_vectors(data, embed, temporary)
+            dimension, entries, refused, adjusted = _write_vectors(data, embed, temporary)
             rules = sorted({f"column '{refusal.column}': {refusal.rule}" for refusal in refused})
             lines = "".join(json.dumps(asdict(refusal)) + "\n" for refusal in refused)
             write(temporary / "refused.jsonl", lines.encode(), private=True)
             write(temporary / "adjusted.json", json.dumps(adjusted, indent=1).encode(), private=True)
-            facts = {"dimension": dimension, "told": told, "refused": rules}
+            facts = {"dimension": dimension, "entries": entries, "refused": rules}
             write(temporary / "complete.json", json.dumps(facts).encode(), private=True)
             shutil.rmtree(entry, ignore_errors=True)
             temporary.rename(entry)
@@ -174,11 +182,11 @@ def _embed_all(data: Data, embed: Embedding, entry: Path) -> None:
 
 
 def _write_vectors(data: Data, embed: Embedding, folder: Path) -> tuple[int, int, list[Refusal], dict[str, int]]:
-    dimension = told = 0  # until there is a record
+    dimension, entries = 0, 0  # until there is a record
     refused: list[Refusal] = []
     adjusted: Counter[str] = Counter()
     cut_short = getattr(embed, "cut_short", None)
-    embed = getattr(embed, "sparse", embed)
+    sparse = getattr(embed, "sparse", None)
     files = [
         [
             os.fdopen(os.open(folder / f"{label}.{kind}", os.O_WRONLY | os.O_CREAT, 0o600), "wb")
@@ -193,17 +201,19 @@ def _write_vectors(data: Data, embed: Embedding, folder: Path) -> tuple[int, int
             n = len(records.samples)
             if not n:
                 continue
-            vectors = _embed_padded(embed, records.samples)[:n]
+            vectors = _embed_padded(sparse or embed, records.samples)[:n]
+            if isinstance(vectors, Sparse) and SPARSE * vectors.places.shape[1] > vectors.dimension:
+                sparse, vectors = None, vectors.dense()
             if cut_short is not None:
                 adjusted["longer than the embedding reads"] += int(cut_short(records.samples).sum())
             units = np.full(n, -1) if records.units is None else records.units
+            before, (dimension, entries) = (dimension, entries), _lengths(vectors)
+            if before not in ((0, 0), (dimension, entries)):
+                raise RuntimeError("embedding: vectors of several lengths")
+            lines = np.empty(n, _row(dimension, entries))
             if isinstance(vectors, Sparse):
-                dimension, told = vectors.dimension, vectors.places.shape[1]
-                lines = np.empty(n, _row(dimension, told))
                 lines["places"], lines["values"] = vectors.places, vectors.values
             else:
-                dimension = vectors.shape[1]
-                lines = np.empty(n, _row(dimension, told))
                 lines["values"] = vectors
             for label in np.unique(records.labels):
                 mine = records.labels == label
@@ -213,7 +223,7 @@ def _write_vectors(data: Data, embed: Embedding, folder: Path) -> tuple[int, int
         for pair in files:
             for file in pair:
                 file.close()
-    return dimension, told, refused, dict(adjusted)
+    return dimension, entries, refused, dict(adjusted)
 
 
 def _embed_padded(embed: Callable[[Samples], Vectors], samples: Samples) -> Vectors:

@@ -287,7 +287,7 @@ def _evolve(
     def release(t: int, vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
         def vote() -> Votes:
             return electorate.vote(
-                vectors, labels, job.privacy.nearest, _search(job.runtime.device, electorate.told > 0)
+                vectors, labels, job.privacy.nearest, _search(job.runtime.device, electorate.entries > 0)
             )
 
         with _private_side(run, screen, f"iteration {t}: private records vote", "vote"):

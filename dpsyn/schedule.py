@@ -50,10 +50,10 @@ class Step:
 def tab_pe(
     releases: int, size: int, degrees: Sequence[float], power: float, drawn: int, folds: int
 ) -> tuple[Step, ...]:
-    """Tab-PE (arXiv 2606.08259, algorithm 2): `drawn` releases of PE's own selection, one variation, nothing kept; then
-    ranked survivors, kept, with `folds` variations; the last one ends on them.
+    """Tab-PE (arXiv 2606.08259, algorithm 2): `drawn` releases of PE's own selection, then ranked ones.
 
-    The last drawn survivors stay beside `folds` variations already, so that the first ranking has something to choose.
+    A drawn survivor is replaced by one variation, a ranked one stays beside `folds` of them; so do those of the last
+    drawn release, that the first ranking has something to choose from. The last release ends on its survivors.
     degrees: [r0, r1]; of release t it is r0 - (r0 - r1) * ((t - 1) / (releases + 1))^power, as published.
     """
     if type(releases) is not int or type(drawn) is not int or not 0 <= drawn < releases:

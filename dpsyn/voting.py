@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Any, NoReturn
 
 import numpy as np
@@ -23,7 +23,8 @@ from dpsyn.privacy.budget import GRID
 SHORTLIST = 4
 UNIT_ROUNDOFF = 2.0**-24  # of float32
 LEAST_OF_A_THREAD = 256  # records of a search
-TOGETHER = 64  # sparse records whose distances are held at once: what a processor keeps near it
+NEAR_BYTES = 2**20  # of the distances of sparse records held at once: what a processor keeps near it
+SHORTLISTS = 2**22  # entries of shortlists held at once
 GROUP = 16  # candidates of which the nearest is found first
 FARTHEST = 1e15  # the square of a larger entry, summed, leaves float32
 
@@ -94,23 +95,25 @@ def nearest(records: Vectors, candidates: np.ndarray, k: int, search: Search) ->
     open_rows = np.flatnonzero(~lost)
     width = min(m, k + SHORTLIST - 1)
     while len(open_rows):
-        asked = (
-            records if len(open_rows) == len(records) else records[open_rows]
-        )  # a copy of all is a tenth of the time
-        distances, rows = search(asked, width)
-        distances = distances.astype(np.float64)
-        limit = distances[:, k - 1] + 2 * slack[open_rows]
-        complete = (rows >= 0).all(1) & ((distances[:, -1] > limit) | (width == m))
-        clear = complete & (distances[:, k] > limit)
-        found[open_rows[clear]] = rows[clear, :k]
-        near = complete & ~clear
-        found[open_rows[near]] = _nearest_in_float64(
-            _dense(records[open_rows[near]]),
-            candidates,
-            np.where(distances[near] <= limit[near, None], rows[near], -1),
-            k,
-        )
-        open_rows = open_rows[~complete]
+        still_open = []
+        for start in range(0, len(open_rows), SHORTLISTS // width + 1):
+            part = open_rows[start : start + SHORTLISTS // width + 1]
+            asked = records if len(part) == len(records) else records[part]  # a copy of all is a tenth of the time
+            distances, rows = search(asked, width)
+            distances = distances.astype(np.float64)
+            limit = distances[:, k - 1] + 2 * slack[part]
+            complete = (rows >= 0).all(1) & ((distances[:, -1] > limit) | (width == m))
+            clear = complete & (distances[:, k] > limit)
+            found[part[clear]] = rows[clear, :k]
+            near = complete & ~clear
+            found[part[near]] = _nearest_in_float64(
+                _dense(records[part[near]]),
+                candidates,
+                np.where(distances[near] <= limit[near, None], rows[near], -1),
+                k,
+            )
+            still_open.append(part[~complete])
+        open_rows = np.concatenate(still_open)
         if width == m:  # a search that gives no row for a good record: look at every candidate
             for row in open_rows:
                 found[row] = _nearest_in_float64(_dense(records[row : row + 1]), candidates, everyone[None], k)
@@ -187,16 +190,19 @@ def sparse_search(candidates: np.ndarray) -> Search:
 
     m, d = candidates.shape
     groups = -(-m // GROUP)
+    at_once = max(16, NEAR_BYTES // (4 * groups * GROUP))
     # |c|^2 - 2 xc is one product, of the record and a 1 with this table; candidates that fill up a group are far away
-    table = np.full((d + 1, groups * GROUP), 0, np.float32)
+    table = np.zeros((d + 1, groups * GROUP), np.float32)
     table[:d, :m] = -2 * candidates.T
     table[d, :m], table[d, m:] = np.einsum("ij,ij->i", candidates, candidates), np.inf
 
-    def part(records: Sparse, k: int) -> tuple[np.ndarray, np.ndarray]:
-        n, told = len(records), records.places.shape[1] + 1
-        values = np.concatenate([records.values, np.ones((n, 1), np.float32)], 1).ravel()
-        places = np.concatenate([records.places, np.full((n, 1), d, np.int32)], 1).ravel()
-        distances = csr_array((values, places, np.arange(0, n * told + 1, told)), shape=(n, d + 1)) @ table
+    def few(records: Sparse, k: int) -> tuple[np.ndarray, np.ndarray]:
+        n = len(records)
+        values = np.concatenate([records.values, np.ones((n, 1), np.float32)], 1)
+        places = np.concatenate([records.places, np.full((n, 1), d, np.int32)], 1)
+        some = values != 0
+        ends = np.cumsum(some.sum(1))
+        distances = csr_array((values[some], places[some], np.append(0, ends)), shape=(n, d + 1)) @ table
         rows = np.arange(n)[:, None]
         # the k nearest lie in the k groups whose nearest are nearest; group g: candidates g, g + groups, ...
         least = distances.reshape(n, GROUP, groups).min(1)
@@ -210,10 +216,14 @@ def sparse_search(candidates: np.ndarray) -> Search:
         theirs += np.einsum("ij,ij->i", records.values, records.values)[:, None]
         return theirs, np.where(found < m, found, -1)
 
+    def part(rows: np.ndarray, records: Sparse, k: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        return [few(records[rows[start : start + at_once]], k) for start in range(0, len(rows), at_once)]
+
     def search(records: Sparse, k: int) -> tuple[np.ndarray, np.ndarray]:
-        parts = [records[start : start + TOGETHER] for start in range(0, len(records), TOGETHER)]
-        with ThreadPoolExecutor(faiss.omp_get_max_threads()) as pool:
-            found = list(pool.map(part, parts, repeat(k)))
+        threads = faiss.omp_get_max_threads()
+        with ThreadPoolExecutor(threads) as pool:
+            shares = np.array_split(np.arange(len(records)), threads)
+            found = list(chain.from_iterable(pool.map(part, shares, repeat(records), repeat(k))))
         return np.concatenate([distances for distances, _ in found]), np.concatenate([rows for _, rows in found])
 
     return search

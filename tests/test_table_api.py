@@ -6,15 +6,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dpsyn import codec
+from dpsyn import codec, electorate
 from dpsyn.api.pool import Pool
 from dpsyn.api.table import Table
+from dpsyn.data import Records
 from dpsyn.data.tables import Tables
 from dpsyn.embedding.cells import Cells
 from dpsyn.embedding.table import Table as Embedding
 from dpsyn.errors import UserError
 from dpsyn.population import MISSING, Samples, take
 from dpsyn.schema import Schema
+from dpsyn.voting import faiss_search, sparse_search, unseal
 
 COLUMNS: dict[str, Any] = {
     "age": {"kind": "integer", "bounds": [17, 90]},
@@ -175,6 +177,39 @@ def test_private_rows_are_kept_as_an_entry_a_column_and_one_for_each_number_that
     assert told.places.shape == told.values.shape == (400, 7 + 2)
     assert (told.dense() == embed(made)).all()
     assert all(len(set(places)) == 9 for places in told.places.tolist())
+
+
+@pytest.mark.parametrize("columns", [COLUMNS, {"job": COLUMNS["job"]}], ids=["many columns", "one column"])
+def test_rows_kept_as_few_entries_vote_as_dense_vectors_do(columns: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(electorate, "SPARSE", 1)  # these columns are few
+    table = Schema({"columns": columns, "labels": ["rich"] if "rich" in columns else []})
+    api, embed = Table(table, 0.1), Embedding(table, 1.0, 1 / 3, 0.5)
+    rows = 700
+
+    class Made:
+        id = records = unit_column = None
+        labels, on_error = table.labels, "refuse"
+
+        def fingerprint(self) -> str:
+            return "made"
+
+        def batches(self, size: int) -> Any:
+            for start in range(0, rows, size):
+                n = min(size, rows - start)
+                which = np.arange(n) % len(table.labels)
+                yield Records(api.generate([table.labels[i] for i in which], seeds(n, start)), which)
+
+    which = np.arange(300) % len(table.labels)
+    vectors = embed(api.generate([table.labels[i] for i in which], seeds(300, 10**6)))
+    counted = {}
+    for name, kept, search in (("few", embed, sparse_search), ("dense", embed.__call__, faiss_search)):
+        private = electorate.open_electorate(Made(), kept, {"kept": name}, "record", tmp_path)  # type: ignore[arg-type]
+        counted[name] = unseal(private.vote(vectors, which, 2 if len(columns) > 1 else 1, search))
+    assert (counted["few"] == counted["dense"]).all() and counted["few"].sum() >= rows
+    few, dense = (
+        path.stat().st_size for path in sorted(tmp_path.rglob("0.vectors"), key=lambda path: path.stat().st_size)
+    )
+    assert few < dense if len(columns) > 1 else few * 4 == dense * 2
 
 
 def test_the_weight_of_a_column_in_the_schema_counts() -> None:

@@ -22,8 +22,8 @@ from dpsyn.population import Label, Samples, take
 from dpsyn.seeds import uniform
 
 CHUNK = 512  # rows drawn at once
-SMALL = 0.7  # of its size is a text drawn to be measured: all of it is seen
-FAINT = 0.2  # ink that is fainter does not count in its extent
+SMALL = 0.7  # of its size is a text drawn to be measured, so that what sticks out is seen
+INK = 0.2  # of a pixel: what is less does not count in the extent
 CURVE = 6  # straight pieces of a flourish
 PEN = (0.5, 2.0)  # px, half the width of a flourish
 FINEST = 256  # steps of a stored distance per px of the master
@@ -47,9 +47,9 @@ class DrawText:
     pressure: the most that is added to the weight, or taken off, at each point of such a grid, px: lines that swell,
         thin out and break.
     flourish: the share of texts that have a stroke of a pen beside, a quadratic Bezier curve somewhere in the image, 1
-        to 4 px wide: the bar of a 7, the loop of a 2.
-    box: what is drawn is scaled so that its longer side has this many px (lines as thick as before), and put with its
-        centre of mass in the middle, as MNIST does (LeCun et al. 1998); size and shift then mean nothing. 0: not so.
+        to 4 px wide: the bar of a 7, the loop of a 2. Who has one is settled when a text is first drawn.
+    box: the text is drawn so that the longer side of its ink has about this many px, with its centre of mass in the
+        middle, as MNIST is made (LeCun et al. 1998): size and shift mean nothing then. 0: not so.
     image_size: [h, w] px. background, foreground: grey 0..255, or [red, green, blue].
     """
 
@@ -76,8 +76,9 @@ class DrawText:
         for name in (*WHOLE, *REAL):
             low_high = getattr(self, name)
             whole = name in WHOLE
-            kinds = int if whole else int | float
-            good = isinstance(low_high, Sequence) and len(low_high) == 2 and all(isinstance(v, kinds) for v in low_high)
+            kinds = (int,) if whole else (int, float)
+            good = isinstance(low_high, Sequence) and len(low_high) == 2
+            good = good and all(type(v) in kinds and np.isfinite(v) for v in low_high)
             if not good or low_high[0] > low_high[1]:
                 raise bad(f"api.{name}", low_high, "[low, high]" + (" in whole numbers" if whole else ""))
         if self.size[0] < 1:
@@ -85,11 +86,16 @@ class DrawText:
         if self.stretch[0] <= 0:
             raise bad("api.stretch", list(self.stretch), "over 0")
         for name in ("shift", "warp", "pressure"):
-            if not isinstance(getattr(self, name), int | float) or getattr(self, name) < 0:
+            if type(getattr(self, name)) not in (int, float) or not 0 <= getattr(self, name) < np.inf:
                 raise bad(f"api.{name}", getattr(self, name), "px, 0 or more")
-        if not isinstance(self.flourish, int | float) or not 0 <= self.flourish <= 1:
+        if type(self.flourish) not in (int, float) or not 0 <= self.flourish <= 1:
             raise bad("api.flourish", self.flourish, "a share, 0 to 1")
-        if len(self.image_size) != 2 or min(self.image_size) < 1:
+        sides = self.image_size
+        if (
+            not isinstance(sides, Sequence)
+            or len(sides) != 2
+            or not all(type(side) is int and side > 0 for side in sides)
+        ):
             raise bad("api.image_size", self.image_size, "[height, width] px")
         if type(self.box) is not int or not 0 <= self.box <= min(self.image_size):
             raise bad("api.box", self.box, "px, a whole number, at most as many as the image has; 0: as it comes")
@@ -117,7 +123,7 @@ class DrawText:
             **{name: _integers(seeds, k, *getattr(self, name)) for k, name in self._whole},
             **{name: _reals(seeds, k, *getattr(self, name)) for k, name in self._real},
         }
-        if self.shift:
+        if self.shift and not self.box:
             traits["shift"] = _grid(seeds, 100, (2,), self.shift)
         if self.warp:
             amplitude = uniform(seeds, 400).astype(np.float32)
@@ -135,12 +141,13 @@ class DrawText:
 
     def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: np.ndarray) -> Samples:
         """font and text are drawn anew with probability `degree`; everything else moves by at most `degree`, uniformly,
-        within its range. A degree that is not named is 0. One number d for all: the font with probability d, the text
-        stays, the rest moves by at most d times the width of its range.
+        within its range: of a flourish its points, and its width by a fifth of it. A degree that is not named is 0. One
+        number d for all: the font with probability d, the text stays, the rest moves by at most d times the width of
+        its range.
         """
         degrees = self._degrees(degree)
         old = samples.traits
-        if missing := {"text", "font", *(name for _, name in (*self._whole, *self._real))} - old.keys():
+        if missing := {"text", "font", *(name for _, name in (*self._whole, *self._real)), *self._fields} - old.keys():
             raise UserError(
                 f"api draw_text: the samples lack the traits {', '.join(sorted(missing))}: another api drew them."
             )
@@ -154,7 +161,7 @@ class DrawText:
         for k, name in self._real:
             step = degrees[name]
             new[name] = np.clip(old[name] + _reals(seeds, k, -step, step), *getattr(self, name)).astype(np.float32)
-        if self.shift:
+        if self.shift and not self.box:
             new["shift"] = np.clip(old["shift"] + _grid(seeds, 100, (2,), degrees["shift"]), -self.shift, self.shift)
         if self.warp:
             moved = old["warp"] + _grid(seeds, 200, (2, 3, 3), degrees["warp"])
@@ -165,14 +172,14 @@ class DrawText:
         if self.flourish:
             moved = _grid(seeds, 700, (7,), degrees["flourish"])
             moved[:, 6] /= 5
-            most = np.array([1.4 * self._reach] * 6 + [PEN[1]], np.float32)
-            least = np.array([-1.4 * self._reach] * 6 + [PEN[0]], np.float32)
+            most = np.array([1.5 * self._reach] * 6 + [PEN[1]], np.float32)
+            least = np.array([-1.5 * self._reach] * 6 + [PEN[0]], np.float32)
             new["flourish"] = np.clip(old["flourish"] + moved, least, most)
         return self._drawn(labels, new)
 
     @property
     def _reach(self) -> float:
-        """How far from the middle a flourish starts and ends, px."""
+        """How far from the middle a flourish starts and ends at first, px; half as far again is the farthest."""
         return min(self.image_size) * 5 / 14
 
     @property
@@ -182,6 +189,11 @@ class DrawText:
     @property
     def _real(self) -> list[tuple[int, str]]:
         return [(k, name) for k, name in ((5, "slant"), (6, "stretch"), (7, "weight")) if np.ptp(getattr(self, name))]
+
+    @property
+    def _fields(self) -> list[str]:
+        shift = ["shift"] if self.shift and not self.box else []
+        return [*shift, *(name for name in ("warp", "pressure", "flourish") if getattr(self, name))]
 
     def check_degree(self, degree: Degree) -> None:
         """Raises UserError for what is no degree."""
@@ -222,25 +234,21 @@ class DrawText:
         )
 
     def _chunk(self, labels: Sequence[Label], traits: Mapping[str, np.ndarray]) -> np.ndarray:
-        """uint8 [n, h, w, c]. Elementwise throughout, so that a row is the same in any batch."""
+        """uint8 [n, h, w, c]. Each row by itself, so that it is the same in any batch."""
         n, (h, w) = len(labels), self.image_size
         fields = self._masters.look_up(
             [self._text(label, i) for label, i in zip(labels, traits["text"].tolist(), strict=True)], traits["font"]
         )
         y = np.broadcast_to(np.arange(h, dtype=np.float32) - np.float32((h - 1) / 2), (n, h))
         x = np.broadcast_to(np.arange(w, dtype=np.float32) - np.float32((w - 1) / 2), (n, w))
-        one = np.ones(n, np.float32)
-        if self.box:
-            about = self._about(fields, traits) / np.float32(self.box)
-            small = about / np.float32(SMALL)
-            wide_y, wide_x = y * small[:, None], x * small[:, None]
-            measured = self._cover(fields, traits, wide_y, wide_x, small, about)
-            side, middle_y, middle_x = _extent(measured, wide_y, wide_x)
-            zoom = np.maximum(side / np.float32(self.box), about / 2)  # a text of which a dot is left stays small
-            y, x = y * zoom[:, None] + middle_y[:, None], x * zoom[:, None] + middle_x[:, None]
-            cover = self._cover(fields, traits, y, x, zoom, zoom)
-        else:
-            cover = self._cover(fields, traits, y, x, one, one)
+        zoom = np.ones((n, 1), np.float32)
+        middle_y = middle_x = np.zeros((n, 1), np.float32)
+        for _ in range(2 if self.box else 0):
+            far = zoom / np.float32(SMALL)
+            wide_y, wide_x = y * far + middle_y, x * far + middle_x
+            side, middle_y, middle_x = _extent(self._cover(fields, traits, wide_y, wide_x, far, zoom), wide_y, wide_x)
+            zoom = np.maximum(side / np.float32(self.box), np.float32(0.5))  # a text of which a dot is left stays small
+        cover = self._cover(fields, traits, y * zoom + middle_y, x * zoom + middle_x, zoom, zoom)
         low, high = np.atleast_1d(np.float32(self.background)), np.atleast_1d(np.float32(self.foreground))
         return (cover[..., None] * (high - low) + (low + np.float32(0.5))).astype(np.uint8)
 
@@ -254,8 +262,8 @@ class DrawText:
         pen: np.ndarray,
     ) -> np.ndarray:
         """How much of a pixel is ink, float32 [n, h, w], 0 to 1, where pixels lie at y [n, h], x [n, w]: px from the
-        middle of the plane that traits speak of. zoom: px of the plane a pixel, float32 [n]. pen: px of the plane for a
-        px that a line is thick."""
+        middle of the plane that traits speak of. zoom: px of the plane a pixel, float32 [n, 1]. pen: px of the plane
+        for a px that a line is thick, [n, 1]."""
         start, height, width, numbers = fields
         n, h, w = *y.shape, x.shape[1]
         bent = (
@@ -266,38 +274,39 @@ class DrawText:
             y, x = y - traits["shift"][:, 0, None, None], x - traits["shift"][:, 1, None, None]
         if "warp" in traits:
             y, x = y - _smooth(traits["warp"][:, 0], *bent), x - _smooth(traits["warp"][:, 1], *bent)
-        (yy, yx, xy, xx), scale = self._inverse(traits, self._masters.em)
+        (yy, yx, xy, xx), scale = self._inverse(traits, height, width)
         master_y = yy * y + yx * x + ((height - 1) / 2).astype(np.float32)[:, None, None]
         master_x = xy * y + xx * x + ((width - 1) / 2).astype(np.float32)[:, None, None]
         distance = _bilinear(numbers, start, height, width, master_y, master_x)
         distance *= (scale / FINEST).astype(np.float32)[:, None, None]
         thickness = traits["stroke"] + (traits["weight"] if "weight" in traits else self.weight[0])
-        distance += (pen * np.asarray(thickness, np.float32))[:, None, None]
+        pen, zoom = pen[:, :, None], zoom[:, :, None]
+        distance += pen * np.asarray(thickness, np.float32).reshape(-1, 1, 1)
         if "pressure" in traits:
             uneven = traits["pressure"] - traits["pressure"].mean((1, 2), keepdims=True)  # else whole texts vanish
-            distance += _smooth(uneven, *bent) * pen[:, None, None]
+            distance += _smooth(uneven, *bent) * pen
         if "flourish" in traits:
             having = np.flatnonzero(~np.isnan(traits["flourish"][:, 0]))
             curve = traits["flourish"][having]
-            inside = (curve[:, 6] * pen[having])[:, None, None] - _off_curve(curve, y[having], x[having])
+            inside = curve[:, 6, None, None] * pen[having] - _off_curve(curve, y[having], x[having])
             distance[having] = np.maximum(distance[having], inside)
-        distance /= zoom[:, None, None]
+        distance /= zoom
         distance += np.float32(0.5)
         return np.clip(distance, 0, 1, out=distance)
 
-    def _about(self, fields: tuple[np.ndarray, ...], traits: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The longer side of the upright text, px, float32 [n]."""
-        _, height, width, _ = fields
-        stretch = traits["stretch"] if "stretch" in traits else self.stretch[0]
-        longer = np.maximum(height - 2 * self._masters.pad, (width - 2 * self._masters.pad) * stretch)
-        return (longer * traits["size"] / self._masters.em).astype(np.float32)
-
-    def _inverse(self, traits: Mapping[str, np.ndarray], em: int) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-        """From image px to master px, ((yy, yx, xy, xx) float32 [n, 1, 1]), and image px a master px, float64 [n]."""
-        scale = traits["size"] / em
+    def _inverse(
+        self, traits: Mapping[str, np.ndarray], height: np.ndarray, width: np.ndarray
+    ) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+        """From px of the plane to px of masters of that height and width, ((yy, yx, xy, xx) float32 [n, 1, 1]), and px
+        of the plane a master px, float64 [n]."""
+        stretch = np.float64(traits["stretch"]) if "stretch" in traits else np.full(len(height), float(self.stretch[0]))
+        if self.box:
+            rim = 2 * self._masters.pad
+            scale = self.box / np.maximum(height - rim, (width - rim) * stretch)
+        else:
+            scale = traits["size"] / self._masters.em
         sine, cosine = SINES[traits["rotation"] % 360], SINES[(traits["rotation"] + 90) % 360]
         slant = np.float64(traits["slant"]) if "slant" in traits else np.full(len(scale), float(self.slant[0]))
-        stretch = np.float64(traits["stretch"]) if "stretch" in traits else np.full(len(scale), float(self.stretch[0]))
         # image = rotate(slant(stretch(scale(master)))); counter-clockwise, y points down
         yy, yx = cosine / scale, sine / scale
         xy, xx = (-sine + slant * cosine) / (stretch * scale), (cosine + slant * sine) / (stretch * scale)
@@ -412,10 +421,11 @@ class _Masters:
 def _bilinear(
     numbers: np.ndarray, start: np.ndarray, height: np.ndarray, width: np.ndarray, y: np.ndarray, x: np.ndarray
 ) -> np.ndarray:
-    """float32 [n, h, w]: the fields at (y, x), their border continued."""
+    """float32 [n, h, w]: the fields at (y, x); beyond their border the distance grows."""
     top, left = (height - 2).astype(np.float32)[:, None, None], (width - 2).astype(np.float32)[:, None, None]
-    np.clip(y, 0, top + np.float32(0.99), out=y)
-    np.clip(x, 0, left + np.float32(0.99), out=x)
+    inner_y, inner_x = np.clip(y, 0, top + np.float32(0.99)), np.clip(x, 0, left + np.float32(0.99))
+    beyond = np.hypot(y - inner_y, x - inner_x)
+    y, x = inner_y, inner_x
     row, column = y.astype(np.int32), x.astype(np.int32)
     y -= row
     x -= column
@@ -430,6 +440,7 @@ def _bilinear(
     lower -= upper
     lower *= y
     upper += lower
+    upper -= beyond * np.float32(FINEST)
     return upper
 
 
@@ -462,15 +473,15 @@ def _off_curve(curve: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 def _extent(ink: np.ndarray, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, ...]:
     """Of ink float32 [n, h, w] whose pixels lie at y [n, h], x [n, w]: the longer side of its box, and y and x of its
-    centre of mass, float32 [n] each. Where there is none: the whole image, and its middle."""
+    centre of mass, float32 [n, 1] each. Where there is none: all that is seen, and 0."""
     sides, middles = [], []
     for axis, at in ((2, y), (1, x)):
-        there = ink.max(axis) > FAINT
+        there = ink.max(axis) > INK
         first, last = there.argmax(1)[:, None], there.shape[1] - 1 - there[:, ::-1].argmax(1)[:, None]
-        sides.append((np.take_along_axis(at, last, 1) - np.take_along_axis(at, first, 1))[:, 0])
+        sides.append(np.take_along_axis(at, last, 1) - np.take_along_axis(at, first, 1))
         mass = ink.sum(axis)
-        middles.append((mass * at).sum(1) / np.maximum(mass.sum(1), np.float32(1e-6)))
-    step = (y[:, -1] - y[:, 0]) / np.float32(max(y.shape[1] - 1, 1))
+        middles.append((mass * at).sum(1, keepdims=True) / np.maximum(mass.sum(1, keepdims=True), np.float32(1e-6)))
+    step = (y[:, -1:] - y[:, :1]) / np.float32(max(y.shape[1] - 1, 1))
     return np.maximum(*sides) + step, *middles
 
 
