@@ -221,9 +221,10 @@ def test_private_files_are_for_their_owner_alone(tmp_path):
 
 
 def test_exact_counts_are_found_in_no_file(tmp_path):
-    make(tmp_path).release(1, "p0", vote)
+    released = make(tmp_path, epsilon=0.05).release(1, "p0", vote).votes
+    exact = [value for value in (41_000, 90_000) if value not in released]  # the noise may be 0
     for path in tmp_path.rglob("*"):
         if path.is_file():
             content = path.read_bytes()
-            for forms in (b"41000", np.int64(41_000).tobytes(), b"90000", np.int64(90_000).tobytes()):
-                assert forms not in content, path
+            for value in exact:
+                assert str(value).encode() not in content and np.int64(value).tobytes() not in content, path
