@@ -424,7 +424,9 @@ def _bilinear(
     """float32 [n, h, w]: the fields at (y, x); beyond their border the distance grows."""
     top, left = (height - 2).astype(np.float32)[:, None, None], (width - 2).astype(np.float32)[:, None, None]
     inner_y, inner_x = np.clip(y, 0, top + np.float32(0.99)), np.clip(x, 0, left + np.float32(0.99))
-    beyond = np.hypot(y - inner_y, x - inner_x)
+    y -= inner_y
+    x -= inner_x
+    beyond = np.abs(y, out=y) + np.abs(x, out=x)
     y, x = inner_y, inner_x
     row, column = y.astype(np.int32), x.astype(np.int32)
     y -= row
@@ -440,7 +442,8 @@ def _bilinear(
     lower -= upper
     lower *= y
     upper += lower
-    upper -= beyond * np.float32(FINEST)
+    beyond *= np.float32(FINEST)
+    upper -= beyond
     return upper
 
 
