@@ -7,7 +7,6 @@ steps of its resolution from the lower bound on. -1 is the place of a missing va
 from __future__ import annotations
 
 import datetime
-import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dpsyn.errors import UserError, bad, one_of
+from dpsyn.errors import UserError, bad, near, one_of
 from dpsyn.population import MISSING
 
 KINDS = ("category", "ordered", "integer", "number", "date", "boolean")
@@ -277,12 +276,6 @@ def declared(key: str, name: str, said: Any, is_label: bool) -> Column:
         do = "Leave it out of values, and say missing: true."
         raise bad(f"{key}.missing_values", min(clash), "no text that is a value", do)
     return Column(name, str(kind), values, **shared)
-
-
-def near(word: str, known: Sequence[str]) -> str:
-    """'Did you mean ...?', or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"Did you mean {close[0]}?" if close else ""
 
 
 def _texts(key: str, values: Any, least: int = 1) -> tuple[str, ...]:

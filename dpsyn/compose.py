@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import inspect
@@ -23,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dpsyn import prompts, schema
 from dpsyn.cell_run import CellPlan, cell_plan
-from dpsyn.errors import UserError, bad
+from dpsyn.errors import UserError, bad, near
 from dpsyn.job import Job
 from dpsyn.privacy.budget import Settings
 from dpsyn.run import RunDirectory, flat
@@ -391,8 +390,7 @@ def _in_one_line(error: Exception, overrides: Sequence[str]) -> str:
 
 
 def _near(key: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    return f"Did you mean {close[0]}?" if close else "`dpsyn run --cfg job` shows all keys."
+    return near(key, known) or "`dpsyn run --cfg job` shows all keys."
 
 
 def _groups() -> list[str]:

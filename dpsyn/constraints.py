@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from dpsyn.columns import Column, near
-from dpsyn.errors import bad, one_of
+from dpsyn.columns import Column
+from dpsyn.errors import bad, near, one_of
 from dpsyn.seeds import uniform
 
 KEY = "schema.constraints"

@@ -3,7 +3,8 @@
 They never quote private data: a message about a private row names the column and the rule, nothing else.
 """
 
-from collections.abc import Iterable
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -23,3 +24,9 @@ def one_of(values: Iterable[object]) -> str:
     """'a, b or c'"""
     *head, last = [str(value) for value in values]
     return f"{', '.join(head)} or {last}" if head else last
+
+
+def near(word: str, known: Sequence[str]) -> str:
+    """'Did you mean ...?', or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"Did you mean {close[0]}?" if close else ""

@@ -16,7 +16,6 @@ A template has the label's columns, or {labels} for a sentence that names them a
 
 from __future__ import annotations
 
-import difflib
 import functools
 import logging
 import math
@@ -30,7 +29,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dpsyn.errors import bad, one_of
+from dpsyn.declarations import read_declared
+from dpsyn.errors import bad, near, one_of
 from dpsyn.population import Label
 from dpsyn.seeds import uniform
 
@@ -262,35 +262,7 @@ def read(name: str, *folders: Path) -> Mapping[str, Any]:
 
     Raises UserError where there is no such file, and where it is no prompt file.
     """
-    if not isinstance(name, str) or not name.strip():
-        raise bad(KEY, "null" if name is None else name, "the name of a prompt file, or the path of one")
-    is_path = "/" in name or "\\" in name or name.endswith((".yaml", ".yml"))
-    places = [Path(name).expanduser()] if is_path else [folder / f"{name}.yaml" for folder in folders]
-    place = next((place for place in places if place.is_file()), None)
-    if place is None:
-        if is_path:
-            raise bad(KEY, name, "the path of a yaml file that is there")
-        there = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
-        close = difflib.get_close_matches(name, there, n=1)
-        do = f"Did you mean {close[0]}?" if close else ""
-        raise bad(KEY, name, f"{one_of(there)}, or the path of a yaml file", do)
-    import yaml
-
-    try:
-        content = yaml.safe_load(place.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" (line {mark.line + 1})" if mark is not None else ""
-        raise bad(KEY, name, f"a file that can be read as yaml{where}") from None
-    except (OSError, ValueError) as error:
-        raise bad(KEY, name, f"a text file in UTF-8 ({type(error).__name__})") from None
-    return _file(_with_text_keys(content))
-
-
-def _with_text_keys(content: Any) -> Any:
-    if isinstance(content, Mapping):
-        return {str(key): _with_text_keys(part) for key, part in content.items()}
-    return content
+    return _file(read_declared(KEY, "prompt file", name, *folders))
 
 
 def _file(content: Any) -> Mapping[str, Any]:
@@ -331,8 +303,7 @@ def _file(content: Any) -> Mapping[str, Any]:
 def _only(key: str, content: Mapping[str, Any], known: Sequence[str]) -> None:
     for name in content:
         if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=1)
-            raise bad(key, name, one_of(known), f"Did you mean {close[0]}?" if close else "")
+            raise bad(key, name, one_of(known), near(str(name), known))
 
 
 def _short(text: str) -> str:
@@ -365,9 +336,8 @@ def _names(key: str, template: str) -> list[str]:
 
 def _check_known(key: str, name: str, known: set[str]) -> None:
     if name not in known:
-        close = difflib.get_close_matches(name, sorted(known), n=1)
-        there = one_of(f"{{{other}}}" for other in sorted(known))
-        raise bad(key, f"{{{name}}}", f"one of {there}", f"Did you mean {{{close[0]}}}?" if close else "")
+        there = [f"{{{other}}}" for other in sorted(known)]
+        raise bad(key, f"{{{name}}}", f"one of {one_of(there)}", near(f"{{{name}}}", there))
 
 
 def _filled(template: str, values: Mapping[str, str]) -> str:

@@ -21,7 +21,6 @@ any, and what a schema says is published.
 
 from __future__ import annotations
 
-import datetime
 import functools
 import itertools
 from collections.abc import Mapping, Sequence
@@ -32,9 +31,10 @@ from typing import Any
 import numpy as np
 
 from dpsyn import constraints
-from dpsyn.columns import RULES, Column, declared, near
+from dpsyn.columns import RULES, Column, declared
 from dpsyn.constraints import Constraint
-from dpsyn.errors import bad, one_of
+from dpsyn.declarations import read_declared
+from dpsyn.errors import bad, near, one_of
 from dpsyn.population import Label
 
 KEY = "data.schema"
@@ -166,33 +166,13 @@ class Schema:
 
 
 def read(name: str, *folders: Path) -> Mapping[str, Any]:
-    """The content of the schema NAME.yaml in the first of the folders that has it, or of the yaml at a path: plain
-    mappings, lists, texts and numbers. Raises UserError where there is none, or a key stands in it twice.
-    """
-    if not isinstance(name, str) or not name.strip():
-        raise bad(f"{KEY}.file", "null" if name is None else name, "the name of a schema, or the path of one")
-    is_path = "/" in name or "\\" in name or name.endswith((".yaml", ".yml"))
-    places = [Path(name).expanduser()] if is_path else [folder / f"{name}.yaml" for folder in folders]
-    place = next((place for place in places if place.is_file()), None)
-    if place is None:
-        there = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
-        also = "" if is_path or not there else f"{', '.join(there)}, or "
-        do = f"`dpsyn schema FILE` drafts one. {near(name, there)}".strip()
-        raise bad(f"{KEY}.file", name, f"{also}the path of a yaml file that is there", do)
-    import yaml
-
-    try:
-        content = yaml.load(place.read_text(encoding="utf-8"), _once_loader())
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" (line {mark.line + 1})" if mark is not None else ""
-        raise bad(f"{KEY}.file", name, f"a file that can be read as yaml, every key once{where}") from None
-    except (OSError, ValueError) as error:
-        raise bad(f"{KEY}.file", name, f"a text file in UTF-8 ({type(error).__name__})") from None
+    """The content of the schema NAME.yaml in the first of the folders that has it, or of the yaml at a path. Raises
+    UserError where there is none."""
+    do = "`dpsyn schema FILE` drafts one."
+    content: Mapping[str, Any] = read_declared(f"{KEY}.file", "schema", name, *folders, do=do)
     if not isinstance(content, Mapping):
         raise bad(f"{KEY}.file", name, "a schema, columns: {...}")
-    plain: Mapping[str, Any] = _plain(content)
-    return plain
+    return content
 
 
 def check_schema(key: str, given: Any) -> None:
@@ -211,27 +191,3 @@ def _named(column: Column) -> list[str]:
     if not column.numeric:
         return list(column.values)
     return [str(int(number)) for number in column.numbers_at(np.arange(column.size))]
-
-
-def _plain(part: Any) -> Any:
-    """Dates as texts, so that settings can hold them; keys as texts."""
-    if isinstance(part, Mapping):
-        return {str(key): _plain(value) for key, value in part.items()}
-    if isinstance(part, list):
-        return [_plain(value) for value in part]
-    return part.isoformat() if isinstance(part, datetime.date) else part
-
-
-def _once_loader() -> Any:
-    """Yaml's safe loader takes the last of two keys with one name: two columns would be one."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            keys = [key.value for key, _ in node.value]
-            if len(set(keys)) < len(keys):
-                twice = next(key for key, _ in node.value if keys.count(key.value) > 1)
-                raise yaml.constructor.ConstructorError(None, None, "a key twice", twice.start_mark)
-            return super().construct_mapping(node, deep)
-
-    return Loader

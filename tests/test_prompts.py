@@ -327,11 +327,12 @@ def test_a_file_that_is_none_is_refused_in_one_line(tmp_path):
             read(str(path), FOLDER)
         assert "\n" not in str(error.value) and str(error.value).startswith(KEY)
 
-    with pytest.raises(UserError, match=r"yelp_gpt2, or the path of a yaml file\. Did you mean yelp\?"):
+    with pytest.raises(UserError, match=r"yelp_gpt2, or the path of a yaml file that is there\. Did you mean yelp\?"):
         read("yellp", FOLDER)
     with pytest.raises(UserError, match="the path of a yaml file that is there"):
         read("no/such.yaml", FOLDER)
     refused(b"a: [", r"can be read as yaml \(line 1\)")
+    refused(b"words: {}\nwords: {}", r"every key once \(line 2\)")
     refused(b"\xff\xfe\x00", "expected")
     refused(b"", "the content of a prompt file")
     refused(b"just text", "just text: expected the content")

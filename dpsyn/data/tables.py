@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dpsyn.columns import FINE, REFUSED, RULES, near
+from dpsyn.columns import FINE, REFUSED, RULES
 from dpsyn.data import Records, Refusal
-from dpsyn.errors import bad
+from dpsyn.errors import bad, near
 from dpsyn.population import Label, Samples
 from dpsyn.rows import Broken, Columns, Row, check_declared, guarded, shown
 from dpsyn.schema import Schema, check_schema, told

@@ -1,0 +1,62 @@
+"""Yaml files that declare something public, by name or path: the schemas of tables, prompts."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dpsyn.errors import bad, near
+
+
+def read_declared(key: str, what: str, name: str, *folders: Path, do: str = "") -> Any:
+    """The content of NAME.yaml in the first of the folders that has it, or of the yaml at a path: plain mappings with
+    texts as keys, lists, texts and numbers.
+
+    key: the setting that names it, and what: what it is, for messages. Raises UserError where there is none, it is no
+    yaml, or a key stands in it twice.
+    """
+    if not isinstance(name, str) or not name.strip():
+        raise bad(key, "null" if name is None else name, f"the name of a {what}, or the path of one")
+    is_path = "/" in name or "\\" in name or name.endswith((".yaml", ".yml"))
+    places = [Path(name).expanduser()] if is_path else [folder / f"{name}.yaml" for folder in folders]
+    place = next((place for place in places if place.is_file()), None)
+    if place is None:
+        there = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+        also = "" if is_path or not there else f"{', '.join(there)}, or "
+        raise bad(key, name, f"{also}the path of a yaml file that is there", f"{do} {near(name, there)}".strip())
+    import yaml
+
+    try:
+        return _plain(yaml.load(place.read_text(encoding="utf-8"), _once_loader()))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1})" if mark is not None else ""
+        raise bad(key, name, f"a file that can be read as yaml, every key once{where}") from None
+    except (OSError, ValueError) as error:
+        raise bad(key, name, f"a text file in UTF-8 ({type(error).__name__})") from None
+
+
+def _plain(part: Any) -> Any:
+    """Dates as texts, so that settings can hold them; keys as texts."""
+    if isinstance(part, Mapping):
+        return {str(key): _plain(value) for key, value in part.items()}
+    if isinstance(part, list):
+        return [_plain(value) for value in part]
+    return part.isoformat() if isinstance(part, datetime.date) else part
+
+
+def _once_loader() -> Any:
+    """Yaml's safe loader takes the last of two keys with one name: two columns would be one."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            keys = [key.value for key, _ in node.value]
+            if len(set(keys)) < len(keys):
+                twice = next(key for key, _ in node.value if keys.count(key.value) > 1)
+                raise yaml.constructor.ConstructorError(None, None, "a key twice", twice.start_mark)
+            return super().construct_mapping(node, deep)
+
+    return Loader
