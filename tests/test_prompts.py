@@ -331,7 +331,7 @@ def test_a_file_that_is_none_is_refused_in_one_line(tmp_path):
         read("yellp", FOLDER)
     with pytest.raises(UserError, match="the path of a yaml file that is there"):
         read("no/such.yaml", FOLDER)
-    refused(b"a: [", r"can be read as yaml \(line 1\)")
+    refused(b"a: [", r"can be read as yaml, every key once \(line 1\)")
     refused(b"words: {}\nwords: {}", r"every key once \(line 2\)")
     refused(b"\xff\xfe\x00", "expected")
     refused(b"", "the content of a prompt file")
