@@ -54,9 +54,9 @@ def _once_loader() -> Any:
     class Loader(yaml.SafeLoader):
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             keys = [key.value for key, _ in node.value]
-            if len(set(keys)) < len(keys):
-                twice = next(key for key, _ in node.value if keys.count(key.value) > 1)
-                raise yaml.constructor.ConstructorError(None, None, "a key twice", twice.start_mark)
+            for at, (key, _) in enumerate(node.value):
+                if key.value in keys[:at]:
+                    raise yaml.constructor.ConstructorError(None, None, "a key twice", key.start_mark)
             return super().construct_mapping(node, deep)
 
     return Loader
