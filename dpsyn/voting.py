@@ -25,7 +25,7 @@ UNIT_ROUNDOFF = 2.0**-24  # of float32
 LEAST_OF_A_THREAD = 256  # records of a search
 NEAR_BYTES = 2**20  # of the distances of sparse records held at once: what a processor keeps near it
 SHORTLISTS = 2**22  # entries of shortlists held at once
-GROUP = 16  # candidates of which the nearest is found first
+GROUP = 8  # candidates of which the nearest is found first
 FARTHEST = 1e15  # the square of a larger entry, summed, leaves float32
 
 Vectors = np.ndarray | Sparse
