@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dpsyn.privacy import mechanism
 from dpsyn.privacy.mechanism import discrete_gaussian
 
 
@@ -30,6 +31,15 @@ def test_two_draws_differ_whatever_the_seed():
     first = discrete_gaussian(zeros, 5.0)
     np.random.seed(0)
     assert (discrete_gaussian(zeros, 5.0) != first).any()
+
+
+def test_parts_of_a_long_vector_have_independent_noise(monkeypatch):
+    monkeypatch.setattr(mechanism.os, "cpu_count", lambda: 4)
+    counts = np.arange(8000) * 1000
+    noise = (discrete_gaussian(counts, 50.0) - counts).reshape(4, 2000)
+    assert np.abs(noise).max() < 50 * 8  # every entry has its own count
+    assert np.abs(np.corrcoef(noise) - np.eye(4)).max() < 0.12  # 5 standard deviations
+    assert noise.std(1) == pytest.approx([50] * 4, rel=0.1)
 
 
 def test_large_counts_do_not_saturate():

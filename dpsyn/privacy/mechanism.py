@@ -4,14 +4,20 @@ Whole integers in, whole integers out: there are no low-order bits of a float to
 """
 
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from dpsyn.privacy.budget import SMALLEST_SIGMA
 
+PART = 500  # entries that are worth a thread
+
 
 def discrete_gaussian(counts: np.ndarray, scale: float) -> np.ndarray:
-    """counts int64 [n] + noise of standard deviation `scale`, drawn for the whole vector at once. int64 [n].
+    """counts int64 [n] + noise of standard deviation `scale`, independent in every entry. int64 [n].
+
+    A draw takes 10 microseconds, so long vectors are shared among threads, each with a mechanism of its own.
 
     Raises ValueError for a scale that is not finite or is too small: a scale of 0 would return the exact counts.
     """
@@ -24,10 +30,16 @@ def discrete_gaussian(counts: np.ndarray, scale: float) -> np.ndarray:
     from opendp.mod import enable_features
 
     enable_features("contrib")
-    # 32 bits would saturate: a user's votes are counted in 1/1024
-    vector = vector_domain(atom_domain(T="i64"))
-    noisy = make_gaussian(vector, l2_distance(T="f64"), scale=float(scale))
-    return np.asarray(noisy(counts.astype(np.int64).tolist()), dtype=np.int64)
+
+    def drawn(part: np.ndarray) -> np.ndarray:
+        # 32 bits would saturate: a user's votes are counted in 1/1024
+        vector = vector_domain(atom_domain(T="i64"))
+        noisy = make_gaussian(vector, l2_distance(T="f64"), scale=float(scale))
+        return np.asarray(noisy(part.astype(np.int64).tolist()), dtype=np.int64)
+
+    parts = np.array_split(counts, min(os.cpu_count() or 1, len(counts) // PART + 1))
+    with ThreadPoolExecutor(len(parts)) as pool:
+        return np.concatenate(list(pool.map(drawn, parts)))
 
 
 def insecure_seeded(counts: np.ndarray, scale: float, seed: tuple[int, ...]) -> np.ndarray:
