@@ -228,12 +228,14 @@ def carry_out(job: Job, screen: Screen) -> Path:
                 final = _evolve_cells(job, job.cells, run, ledger, electorate, screen)
             if noisy_shares:
                 makers = replace(makers, shares=_label_shares(job, ledger, electorate, screen))
+            fresh = None
             if not job.cells and not run.iterations():
-                run.save(begin(makers, job.start), job.labels)
+                fresh = begin(makers, job.start)
+                run.save(fresh, job.labels)
                 account.enter(mine)  # once all is there that the first release needs
                 _state(job, run, budget, lost, mine)
             if not job.cells:
-                final = _evolve(job, makers, run, ledger, electorate, screen)
+                final = _evolve(job, makers, run, ledger, electorate, screen, fresh)
             synthetic = _expand(job, makers, run, final, job.expand_rows)
             _measure(job, run, synthetic, screen)
             _draw(job, run)
@@ -269,9 +271,16 @@ def expand_run(job: Job, screen: Screen, rows: int) -> Path:
 
 
 def _evolve(
-    job: Job, makers: Makers, run: RunDirectory, ledger: Ledger, electorate: Electorate | None, screen: Screen
+    job: Job,
+    makers: Makers,
+    run: RunDirectory,
+    ledger: Ledger,
+    electorate: Electorate | None,
+    screen: Screen,
+    fresh: Population | None,
 ) -> Population:
-    population = run.load(0)
+    """fresh: iteration 0, if it has just been made."""
+    population = run.load(0) if fresh is None else fresh
     ancestors = np.arange(len(population))
     for t in run.iterations()[1:]:
         receipt = ledger.release(t, sha256(run.checkpoint(t - 1)), _nothing_left)
