@@ -13,7 +13,7 @@ import yaml
 from programme import files, same_noise
 from rich.console import Console
 
-from dpsyn import cli, compose
+from dpsyn import cli, compose, electorate
 from dpsyn.cell_run import evolve_cells
 from dpsyn.errors import UserError
 from dpsyn.job import carry_out
@@ -98,12 +98,15 @@ NEIGHBOURS = {
         ["privacy.unit=user", "data.unit_column=user"],
     ),
     "one row more, Tab-PE": (lambda given: [*given, ODD], TAB_PE),
+    "one row more, Tab-PE, kept as few entries": (lambda given: [*given, ODD], TAB_PE),
 }
 
 
 @pytest.mark.parametrize("name", NEIGHBOURS)
 def test_given_the_receipts_neighbouring_tables_give_the_same_bytes_everywhere(name, tmp_path, monkeypatch, capfd):
     more, overrides = NEIGHBOURS[name]
+    if "few entries" in name:
+        monkeypatch.setattr(electorate, "SPARSE", 1)
     seen, noisy = [], None
     for number, given in enumerate([rows(), more(rows())]):
         folder = tmp_path / str(number)
@@ -115,6 +118,22 @@ def test_given_the_receipts_neighbouring_tables_give_the_same_bytes_everywhere(n
             printed = run(folder, given, *overrides)
         seen.append((files(folder / "run/release"), printed.replace(str(folder), ""), capfd.readouterr()))
     assert seen[0] == seen[1]
+
+
+def test_a_run_is_the_same_whether_its_rows_are_kept_as_few_entries_or_as_dense_vectors(tmp_path, monkeypatch):
+    monkeypatch.setattr("dpsyn.run.secrets.token_hex", lambda n: "0" * 2 * n)
+    seen = []
+    for least, entries in ((1, 5), (100, 0)):
+        folder = tmp_path / str(entries)
+        folder.mkdir()
+        monkeypatch.setenv("XDG_STATE_HOME", str(folder / "state"))
+        monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        monkeypatch.setattr(electorate, "SPARSE", least)
+        run(folder, rows(), *TAB_PE, "privacy.noise=insecure_seeded")
+        facts_of = [json.loads(path.read_text()) for path in folder.rglob("complete.json")]
+        assert [fact["entries"] for fact in facts_of] == [entries]
+        seen.append(files(folder / "run/not_private"))
+    assert seen[0] == seen[1] and any("votes" in str(name) for name in seen[0])
 
 
 def test_rows_follow_the_private_ones_keep_their_types_and_break_no_constraint(tmp_path, capsys):
