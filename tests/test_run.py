@@ -384,7 +384,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path, monkeypatch, capsys
 
 
 def test_noisy_label_shares_follow_the_data_and_are_drawn_once(tmp_path):
-    rows = [row for row in digits(300) if row["label"] in "12"] + digits(20)
+    rows = [row for row in digits(1700) if row["label"] in "12"] + digits(20)  # 340 of two labels, 16 of the others
     wanted = [*own_data(parquet(tmp_path / "d.parquet", rows)), "label_shares=noisy", "privacy.epsilon=9"]
     run(tmp_path / "run", *wanted, "expand.rows=null")
     here = open_run(tmp_path / "run")
