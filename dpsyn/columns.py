@@ -300,7 +300,7 @@ def _numeric_column(key: str, name: str, kind: str, said: Mapping[str, Any], kno
     low, high = (_bound(f"{key}.bounds", kind, bound) for bound in bounds)
     if low > high:
         raise bad(f"{key}.bounds", f"[{bounds[0]}, {bounds[1]}]", "the lower one first")
-    step = said.get("resolution")
+    step = _number(said.get("resolution"))
     if step is None:
         wide = 10.0 ** (math.floor(math.log10(high - low)) - round(math.log10(STEPS))) if high > low else 1.0
         step = wide if kind == "number" else 1
@@ -324,12 +324,21 @@ def _numeric_column(key: str, name: str, kind: str, said: Mapping[str, Any], kno
     return replace(column, special=tuple(places))
 
 
+def _number(value: Any) -> Any:
+    """1e6 is a text to yaml, which wants 1.0e+6. What is no number stays what it is."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
 def _bound(key: str, kind: str, value: Any) -> float:
     if kind == "date":
         number, rule = _day(str(value))
         if rule != FINE:
             raise bad(key, value, "dates, 2020-01-31")
         return number
+    value = _number(value)
     whole = type(value) is int or (type(value) is float and math.isfinite(value) and value == math.floor(value))
     if kind == "integer" and (not whole or not abs(value) < 2**62):
         raise bad(key, value, "whole numbers")

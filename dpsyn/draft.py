@@ -26,6 +26,7 @@ differential privacy of all that follows: draft from a codebook or from a public
 ROWS = 200_000  # of a sample
 VALUES = 100  # of a category that are listed, the most frequent ones
 FEW = 20  # values that may all differ and be those of a category
+PLACES = 8  # of a number behind its first digit that can be worth telling apart
 NONE = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", ".")
 BOOK = ("name", "kind", "values", "low", "high", "resolution", "missing")
 
@@ -111,11 +112,11 @@ def _guess(counts: Counter[str]) -> tuple[list[str], str]:
         return ["kind: boolean"], ""
     if numbers := _numbers(counts):
         plain = [text for text in counts if "e" not in text.lower()]
-        low, high = _outwards(min(numbers), max(numbers))
+        bounds, most = _outwards(min(numbers), max(numbers))
         if len(plain) == len(counts) and not any("." in text for text in plain):
-            return ["kind: integer", f"bounds: [{low:.0f}, {high:.0f}]"], ""
-        digits = min(6, max(len(text.partition(".")[2].rstrip("0")) for text in plain))
-        return ["kind: number", f"bounds: [{low:g}, {high:g}]", f"resolution: {10**-digits:.{digits}f}"], ""
+            return ["kind: integer", bounds], ""
+        digits = min(most, max(len(text.partition(".")[2].rstrip("0")) for text in plain))
+        return ["kind: number", bounds, f"resolution: {10**-digits:.{digits}f}"], ""
     if days := _days(counts):
         return ["kind: date", f"bounds: [{min(days).year}-01-01, {max(days).year}-12-31]"], ""
     if len(counts) > FEW and len(counts) > sum(counts.values()) / 2:
@@ -144,10 +145,12 @@ def _days(texts: Counter[str]) -> list[datetime.date]:
         return []
 
 
-def _outwards(low: float, high: float) -> tuple[float, float]:
-    """To the first digit of their distance."""
-    unit = 10.0 ** math.floor(math.log10(high - low)) if high > low else 1.0
-    return math.floor(low / unit) * unit, math.ceil(high / unit) * unit
+def _outwards(low: float, high: float) -> tuple[str, int]:
+    """Bounds, to the first digit of their distance, and how many digits behind the point are worth telling apart."""
+    first = math.floor(math.log10(high - low)) if high > low else 0
+    low, high = math.floor(low / 10.0**first) * 10.0**first, math.ceil(high / 10.0**first) * 10.0**first
+    digits = max(0, -first)
+    return f"bounds: [{low:.{digits}f}, {high:.{digits}f}]", max(0, PLACES - first)
 
 
 def _missing(texts: Sequence[str]) -> str:

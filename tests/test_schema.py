@@ -300,6 +300,18 @@ def test_a_schema_file_is_found_by_name_or_path_and_holds_nothing_but_plain_valu
             schema.read("bad", tmp_path)
 
 
+def test_numbers_of_a_schema_file_are_those_a_person_reads_there(tmp_path: Path) -> None:
+    path = tmp_path / "t.yaml"
+    path.write_text(
+        "columns:\n"
+        "  income: {kind: number, bounds: [-1e3, 1e+06], resolution: 1e-2}\n"
+        "  county: {kind: category, values: [001, 010, 12, 1E5, 08:30, 12:30, 0x1F, 1_0]}\n"
+    )
+    columns = Schema(schema.read(str(path))).columns
+    assert (columns["income"].low, columns["income"].high, columns["income"].step) == (-1000, 1_000_000, 0.01)
+    assert columns["county"].values == ("001", "010", "12", "1E5", "08:30", "12:30", "0x1F", "1_0")
+
+
 @pytest.mark.parametrize("path", sorted((config_folder() / "schemas").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_schemas_that_ship_are_whole(path: Path) -> None:
     table = Schema(schema.read(path.stem, path.parent))
@@ -334,6 +346,27 @@ def test_a_draft_from_a_public_sample_warns_and_reads_that_sample(tmp_path: Path
     rows = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
     _, rules = table.read({name: [row[name] for row in rows] for name in table.columns})
     assert (rules == FINE).all()
+
+
+@pytest.mark.parametrize(
+    ("cells", "bounds", "resolution"),
+    [
+        (["1000", "999999.25"], [0, 1_000_000], 0.01),
+        (["2.5e6", "12.125", "7e6"], [0, 7_000_000], 0.01),
+        (["0.00000125", "0.0000025"], [0.000001, 0.000003], 0.00000001),
+        (["-0.3", "0.3"], [-0.3, 0.3], 0.1),
+        (["1000000.1", "1000000.3"], [1000000.1, 1000000.3], 0.1),
+        (["1.23456789012", "60000.5"], [0, 70_000], 0.0001),
+    ],
+)
+def test_a_drafted_number_can_be_read_and_holds_the_sample(
+    tmp_path: Path, cells: list[str], bounds: list[float], resolution: float
+) -> None:
+    (tmp_path / "sample.csv").write_text("\n".join(["x", *cells]))
+    (tmp_path / "draft.yaml").write_text(draft.draft(str(tmp_path / "sample.csv")))
+    column = Schema(schema.read(str(tmp_path / "draft.yaml"))).columns["x"]
+    assert [column.low, column.high, column.step] == pytest.approx([*bounds, resolution])
+    assert all(column.low <= float(cell) <= column.high for cell in cells)
 
 
 def test_a_draft_from_a_codebook_says_what_the_codebook_says(tmp_path: Path) -> None:
