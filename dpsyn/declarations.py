@@ -10,8 +10,12 @@ from typing import Any
 
 from dpsyn.errors import bad, near
 
-WHOLE = re.compile(r"[-+]?(0|[1-9][0-9]*)$")
-REAL = re.compile(r"[-+]?(([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|\.(inf|Inf|INF))$|\.(nan|NaN|NAN)$")
+NUMBERS = {
+    "tag:yaml.org,2002:int": re.compile(r"[-+]?(0|[1-9][0-9]*)$"),
+    "tag:yaml.org,2002:float": re.compile(
+        r"[-+]?(([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|\.(inf|Inf|INF))$|\.(nan|NaN|NAN)$"
+    ),
+}
 
 
 def read_declared(key: str, what: str, name: str, *folders: Path, do: str = "") -> Any:
@@ -52,20 +56,12 @@ def _plain(part: Any) -> Any:
 
 
 def _once_loader() -> Any:
-    """Yaml's safe loader takes the last of two keys with one name: two columns would be one. And it reads values such as
-    012 and 12:30 as the numbers 10 and 750: here they are texts, and only what is written in the usual way is a number.
+    """Yaml's safe loader takes the last of two keys with one name: two columns would be one. And it takes 012 and 12:30
+    for the numbers 10 and 750: here they are texts, and only what is written in the usual way is a number.
     """
     import yaml
 
     class Loader(yaml.SafeLoader):
-        yaml_implicit_resolvers = {
-            first: [
-                (tag, WHOLE if tag == "tag:yaml.org,2002:int" else REAL if tag == "tag:yaml.org,2002:float" else form)
-                for tag, form in forms
-            ]
-            for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
-        }
-
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             keys = [key.value for key, _ in node.value]
             for at, (key, _) in enumerate(node.value):
@@ -73,4 +69,8 @@ def _once_loader() -> Any:
                     raise yaml.constructor.ConstructorError(None, None, "a key twice", key.start_mark)
             return super().construct_mapping(node, deep)
 
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, NUMBERS.get(tag, form)) for tag, form in forms]
+        for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
     return Loader

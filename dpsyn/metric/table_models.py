@@ -219,10 +219,9 @@ def _fitted(what: str, part: Part, values: np.ndarray, categories: np.ndarray, w
         from sklearn import ensemble
 
         make = getattr(ensemble, f"HistGradientBoosting{what}")
-        # with nothing to hold leaves of few rows back, rare labels can drive it apart: accuracy 0.44, not 1, of real rows
-        model = make(
-            l2_regularization=1, categorical_features=categories if categories.any() else None, random_state=part.seed
-        )
+        marked = categories if categories.any() else None
+        # with nothing to hold leaves of few rows back, a rare label drives it apart: accuracy 0.44, not 1, of real rows
+        model = make(l2_regularization=1, categorical_features=marked, random_state=part.seed)
         return model.fit(values, wanted)
     try:
         if part.model == "tabicl":
