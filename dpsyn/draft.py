@@ -11,6 +11,7 @@ import datetime
 import itertools
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -129,7 +130,9 @@ def _guess(counts: Counter[str]) -> tuple[list[str], str]:
 
 
 def _numbers(texts: Counter[str]) -> list[float]:
-    """Empty where one is no number."""
+    """Empty where one is no number: 00501 is a code, and its zeros are part of it."""
+    if any(re.match(r"[+-]?0\d", text) for text in texts):
+        return []
     try:
         numbers = [float(text) for text in texts]
     except ValueError:
