@@ -52,6 +52,7 @@ def draft(path: str) -> str:
     lines += [f"  {line}" for line in told]
     lines += [
         "labels: []        # columns of few values, given to every synthetic row; [] for none",
+        "unit: null        # the column that names a row's user; not declared above, and in no synthetic row",
         "constraints: []   # 'a <= b', 'x is null unless y', \"x is null unless y == 'v'\"",
         "extra: refuse     # ignore: columns of the file that are not declared here are left out",
     ]

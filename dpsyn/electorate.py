@@ -23,7 +23,7 @@ from dpsyn import __version__
 from dpsyn.cells import Question, answer, places
 from dpsyn.data import Data, Refusal
 from dpsyn.embedding import Embedding, Sparse
-from dpsyn.errors import UserError
+from dpsyn.errors import UserError, bad
 from dpsyn.files import private_folder, room_on_disk, write
 from dpsyn.population import Samples
 from dpsyn.voting import Search, Vectors, Votes, count_by_record, count_by_user, distinct, nearest
@@ -201,6 +201,8 @@ def _write_vectors(data: Data, embed: Embedding, folder: Path) -> tuple[int, int
             n = len(records.samples)
             if not n:
                 continue
+            if records.units is None and data.unit_column is not None:
+                raise bad("data.unit_column", data.unit_column, "a column of every file")
             vectors = _embed_padded(sparse or embed, records.samples)[:n]
             if isinstance(vectors, Sparse) and SPARSE * vectors.places.shape[1] > vectors.dimension:
                 sparse, vectors = None, vectors.dense()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -62,9 +62,7 @@ def show_plan(job: Job) -> None:
         "labels": f"{len(job.labels)}: {_shortened([label_name(label) for label in job.labels])}",
         "records (declared)": "not declared" if job.data.records is None else f"{job.data.records:,}",
     }
-    if job.data.records and job.privacy.is_private and budget.delta >= 1 / job.data.records:
-        lines["mind"] = f"delta {budget.delta:g} is not below one over the declared number of records"
-    for name, value in lines.items():
+    for name, value in [*lines.items(), *(("mind", value) for value in _minds(job, budget))]:
         console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
     if job.cells:
         _show_cells(console, job, job.cells, budget)
@@ -92,6 +90,14 @@ def show_plan(job: Job) -> None:
     if (api := paid(job.api)) is not None:
         console.print(f"at most: {shown_usage(api.estimate(job.labels, generated, varied))}", highlight=False)
     console.print(f"disk: about {_megabytes(stored * job.api.row_bytes)} for the run", highlight=False)
+
+
+def _minds(job: Job, budget: Budget) -> Iterator[str]:
+    if job.data.records and job.privacy.is_private and budget.delta >= 1 / job.data.records:
+        yield f"delta {budget.delta:g} is not below one over the declared number of records"
+    if job.data.unit_column is not None and job.privacy.unit == "record":
+        name = job.data.unit_column
+        yield f"column '{name}' names users, but privacy.unit=record protects a row, not all rows of a user"
 
 
 def _show_cells(console: Console, job: Job, cells: CellPlan, budget: Budget) -> None:

@@ -5,6 +5,7 @@
       workclass: {kind: category, values: [Private, State-gov], missing: true, missing_values: ["?"]}
       income:    {kind: category, values: ["<=50K", ">50K"]}
     labels: [income]
+    unit: person           # the column that names a row's user; it is not declared above and in no synthetic row
     constraints: [...]     # see `dpsyn.constraints`
     extra: refuse          # or ignore: columns of the file that are not named here are left out
 
@@ -38,7 +39,7 @@ from dpsyn.errors import bad, near, one_of
 from dpsyn.population import Label
 
 KEY = "data.schema"
-WORDS = ("columns", "labels", "constraints", "extra")
+WORDS = ("columns", "labels", "unit", "constraints", "extra")
 MOST_LABELS = 10_000
 
 
@@ -49,7 +50,7 @@ class Schema:
     file: Any
 
     def __post_init__(self) -> None:
-        _ = self.constraints  # which asks for all the rest
+        _ = self.constraints, self.unit  # which ask for all the rest
 
     @functools.cached_property
     def columns(self) -> Mapping[str, Column]:
@@ -99,6 +100,17 @@ class Schema:
             raise bad("schema.labels", list(self.label_columns), f"at most {MOST_LABELS} labels; these are {count}")
         values = [_named(column) for column in columns]
         return tuple(dict(zip(self.label_columns, chosen, strict=True)) for chosen in itertools.product(*values))
+
+    @functools.cached_property
+    def unit(self) -> str | None:
+        """The column that names a row's user, or None."""
+        name = self.file.get("unit")
+        if name is not None and (not isinstance(name, str) or not name.strip()):
+            raise bad("schema.unit", name, "the name of a column")
+        if name in self.columns:
+            do = "Units are nowhere in the synthetic rows."
+            raise bad("schema.unit", name, "a column that is not declared under columns", do)
+        return name
 
     @functools.cached_property
     def constraints(self) -> tuple[Constraint, ...]:

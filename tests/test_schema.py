@@ -253,6 +253,8 @@ A = {"kind": "integer", "bounds": [0, 9]}
         ({"columns": {"a": {**A, "missing": True}}, "labels": ["a"]}, "schema.columns.a.missing=true: .*"),
         ({"columns": {"a": {**A, "kind": "number"}}, "labels": ["a"]}, "schema.labels=a: .*This one is a number."),
         ({"columns": {"a": {**A, "bounds": [0, 10**6]}}, "labels": ["a"]}, "schema.labels=.*these are 1000001."),
+        ({"columns": {"a": A}, "unit": "a"}, "schema.unit=a: expected a column that is not declared .*synthetic rows."),
+        ({"columns": {"a": A}, "unit": ["p"]}, r"schema.unit=\['p'\]: expected the name of a column."),
         ({"columns": {"a": A}, "extra": "drop"}, "schema.extra=drop: expected refuse or ignore."),
         ({"columns": {"a": A}, "constraints": ["a != a"]}, "schema.constraints='a != a': expected 'a <= b' .*"),
         ({"columns": {"a": A}, "constraints": ["a <= b"]}, "schema.constraints='a <= b': .*'b' is none."),

@@ -31,6 +31,7 @@ SCHEMA = {
         "well": {"kind": "category", "values": ["yes", "no"]},
     },
     "labels": ["well"],
+    "unit": "user",
     "constraints": ["left <= age"],
     "extra": "ignore",
 }
@@ -95,7 +96,7 @@ NEIGHBOURS = {
     ),
     "one user more, with rows of both labels": (
         lambda given: [*given, *[(*ODD[:-1], well) for well in ("yes", "no", "no")]],
-        ["privacy.unit=user", "data.unit_column=user"],
+        ["privacy.unit=user"],
     ),
     "one row more, Tab-PE": (lambda given: [*given, ODD], TAB_PE),
     "one row more, Tab-PE, kept as few entries": (lambda given: [*given, ODD], TAB_PE),
@@ -204,7 +205,7 @@ def test_a_run_that_is_cut_off_at_its_first_draw_states_what_it_may_spend_and_co
         run(tmp_path, rows())
     for other in ("data.records=901", "privacy.epsilon=3", "privacy.unit=user"):
         with pytest.raises(UserError, match=f"{other.split('=')[0]} was"):
-            run(tmp_path, rows(), other, "data.unit_column=user")
+            run(tmp_path, rows(), other)
     run(tmp_path, rows(), "privacy.accept_lost_draws=1")
     again = json.loads((tmp_path / "run/release/privacy.json").read_text())
     assert (again["status"], again["lost_draws"]) == ("DP", 1)
@@ -228,8 +229,23 @@ def test_a_plan_shows_the_releases_and_reads_nothing(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_the_plan_says_that_a_row_is_protected_where_users_are_named(tmp_path, capsys):
+    show_plan(job(tmp_path, rows()))
+    assert "mind: column 'user' names users, but privacy.unit=record" in capsys.readouterr().out
+    show_plan(job(tmp_path, rows(), "privacy.unit=user"))
+    assert "mind:" not in capsys.readouterr().out
+
+
+def test_without_the_column_of_its_users_no_row_is_read_for_them(tmp_path):
+    made = job(tmp_path, rows(), "privacy.unit=user")
+    (tmp_path / "data.csv").write_text((tmp_path / "data.csv").read_text().replace("user", "person", 1))
+    with pytest.raises(UserError, match=r"^data\.unit_column=user: expected a column of every file"):
+        carry_out(made, Screen(Console(file=io.StringIO()), {}, 1))
+    assert not list((tmp_path / "run/release").rglob("votes/*"))
+
+
 def test_noise_is_told_in_records_whoever_is_protected(tmp_path):
-    users = ["privacy.unit=user", "data.unit_column=user", "schedule.scores=false"]
+    users = ["privacy.unit=user", "schedule.scores=false"]
     told = []
     for overrides in (["schedule.scores=false"], users):
         words = facts(job(tmp_path, rows(), *overrides))["noise"].split()

@@ -143,6 +143,17 @@ def test_users_are_numbered_by_a_column_that_no_row_keeps(tmp_path: Path) -> Non
         Tables(str(tmp_path / "a.csv"), PEOPLE, unit_column="whom").check()
 
 
+def test_the_schema_names_the_users_and_public_rows_may_have_none(tmp_path: Path) -> None:
+    rows = [{**ROWS[0], "who": who} for who in ["ann", "", "ann"]]
+    people = Schema({**PEOPLE.file, "unit": "who"})
+    data = Tables(written(tmp_path / "a.csv", rows), people)
+    data.check()
+    assert data.unit_column == "who" and everything(data, 9).units.tolist() == [0, -1, 0]  # type: ignore[union-attr]
+    public = Tables(written(tmp_path / "b.csv", ROWS[:1]), people)
+    public.check()
+    assert everything(public, 9).units is None
+
+
 def test_a_file_without_a_head_is_read_by_names_that_are_given(tmp_path: Path) -> None:
     path = tmp_path / "people.data"
     path.write_text("39, 1.5, , True, cook, yes\n\n17, 0, , False, clerk, no\n")

@@ -25,8 +25,8 @@ class Tables:
     path, builder, subset, split, delimiter: as in `dpsyn.data.texts.Texts`. header: true where the first line of a csv
         names the columns, or their names where it is a row like the others.
     schema: the columns that are read, what their cells mean, and the labels.
-    id, records, on_error, unit_column: as in `dpsyn.data.Data`. The unit column stands in no synthetic row, so the
-        schema does not name it; an empty or missing unit is -1.
+    id, records, on_error, unit_column: as in `dpsyn.data.Data`; without a unit_column the unit of the schema, if it has
+        one. An empty or missing unit is -1.
 
     The columns of a jsonl file are those of each line: one that is not there is a missing cell, others are left out.
     A row with a cell that the schema refuses is refused, as is a line of another number of cells than there are
@@ -58,6 +58,8 @@ class Tables:
         if self.unit_column in self.schema.columns:
             do = "Units are nowhere in the synthetic rows."
             raise bad("data.unit_column", self.unit_column, "a column that the schema does not name", do)
+        if self.unit_column is None:
+            object.__setattr__(self, "unit_column", self.schema.unit)
 
     @property
     def labels(self) -> Sequence[Label]:
@@ -113,7 +115,7 @@ class Tables:
                     adjusted[told(column, rule)] = int(count)
         content = content[good]
         units = None
-        if self.unit_column is not None:
+        if self.unit_column is not None and all(self.unit_column in row for row in whole):
             named = [row[self.unit_column] for row, fits in zip(whole, good, strict=True) if fits]
             units = np.array([codes.setdefault(unit, len(codes)) if unit else -1 for unit in named], np.int64)
         refused.sort(key=lambda refusal: refusal.row)
@@ -141,7 +143,9 @@ class Tables:
             do = near(lacking[0], others) or f"The file has {', '.join(there.names)}."
             raise bad("data.schema.columns", lacking[0], "columns of the file", do)
         if units and units[0] not in there.names:
-            raise bad("data.unit_column", units[0], f"a column of the file ({', '.join(there.names)})")
+            if units[0] != self.schema.unit:
+                raise bad("data.unit_column", units[0], f"a column of the file ({', '.join(there.names)})")
+            units = []  # public rows, or held out ones, may come without
         if others and self.schema.extra == "refuse":
             do = "Declare it, or say extra: ignore in the schema."
             raise bad("data.schema.columns", "...", f"every column of the file; '{others[0]}' is not among them", do)
