@@ -6,6 +6,7 @@ and each special value is a run of its own. The last code is that of a missing v
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,8 +39,9 @@ def codes(schema: Schema, content: np.ndarray) -> np.ndarray:
     table = np.empty((len(content), len(schema.features)), np.int32)
     for at, column in enumerate(schema.features):
         places = column.places(content[column.name])
-        found = np.searchsorted(_starts(column), places, side="right") - 1
-        table[:, at] = np.where(places < 0, len(_starts(column)), found)
+        starts = _starts(column)
+        found = np.searchsorted(starts, places, side="right") - 1
+        table[:, at] = np.where(places < 0, len(starts), found)
     return table
 
 
@@ -70,6 +72,7 @@ def _coded(column: Column) -> Coded:
     return Coded(column.name, count + column.missing, ordered, count if column.missing else None)
 
 
+@functools.lru_cache(maxsize=1024)
 def _starts(column: Column) -> np.ndarray:
     """int64 [codes without the missing one], rising: the first place of each."""
     if not column.numeric:
