@@ -9,6 +9,7 @@ the noise that is known and a Gaussian prior, so what noise explains moves nothi
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -342,6 +343,8 @@ def _ladder(mass: np.ndarray, column: Column) -> tuple[np.ndarray, ...]:
     order = [code for code in range(column.codes) if code != column.missing]
     order += [] if column.missing is None else [column.missing]
     groups, weights = [[code] for code in order], mass[order].astype(np.float64)
+    if not column.ordered:
+        groups, weights = _lightest_together(groups, weights, finest)
     steps = []
     while True:
         if len(groups) <= finest:
@@ -362,6 +365,20 @@ def _ladder(mass: np.ndarray, column: Column) -> tuple[np.ndarray, ...]:
         groups[first] += groups.pop(second)
         weights[first] += weights[second]
         weights = np.delete(weights, second)
+
+
+def _lightest_together(groups: list[list[int]], weights: np.ndarray, until: int) -> tuple[list[list[int]], np.ndarray]:
+    """The two lightest groups become one, at the place of the first, until so many are left: `_ladder`'s own steps, in
+    time for a column of 100,000 categories."""
+    heap = [(weight, at) for at, weight in enumerate(weights.tolist())]
+    heapq.heapify(heap)
+    left = dict(enumerate(groups))
+    while len(left) > until:
+        (lighter, at), (other, to) = heapq.heappop(heap), heapq.heappop(heap)
+        first, second = sorted((at, to))
+        left[first] = left[first] + left.pop(second)
+        heapq.heappush(heap, (lighter + other, first))
+    return list(left.values()), np.array([weight for weight, _ in sorted(heap, key=lambda group: group[1])])
 
 
 def _codes_within(atoms: np.ndarray, mass: np.ndarray, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:

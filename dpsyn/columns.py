@@ -7,6 +7,7 @@ steps of its resolution from the lower bound on. -1 is the place of a missing va
 from __future__ import annotations
 
 import datetime
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -130,10 +131,8 @@ class Column:
             none = np.isnan(numbers)
             steps = np.rint((np.where(none, self.low, numbers) - self.low) / self.step).clip(0, self.size - 1)
             return np.where(none, -1, steps).astype(np.int64)
-        index: dict[str | None, int] = {value: place for place, value in enumerate(self.values)}
-        index[None] = -1
         try:
-            return np.fromiter(map(index.__getitem__, values.tolist()), np.int64, len(values))
+            return np.fromiter(map(self._index.__getitem__, values.tolist()), np.int64, len(values))
         except KeyError:
             pass
         raise UserError(f"column '{self.name}': a value is not among those that the schema declares.")
@@ -155,6 +154,11 @@ class Column:
         values[:] = [value for value, _ in found]
         return values[order], np.array([rule for _, rule in found], np.int64)[order]
 
+    @functools.cached_property
+    def _index(self) -> Mapping[str | None, int]:
+        """The place of every value, and of a missing one."""
+        return {**{value: place for place, value in enumerate(self.values)}, None: -1}
+
     @property
     def _none(self) -> Any:
         return {"integer": MISSING, "number": math.nan, "date": np.datetime64("NaT"), "boolean": -1}.get(self.kind)
@@ -170,7 +174,7 @@ class Column:
         if self.kind == "boolean":
             value = TRUTH.get(text.lower(), TRUTH.get(text.removesuffix(".0")))
             return (self._none, NO_BOOLEAN) if value is None else (value, FINE)
-        if text in self.values:
+        if text in self._index:
             return text, FINE
         return (OTHER, AS_OTHER) if self.outside == OTHER else (None, UNDECLARED)
 

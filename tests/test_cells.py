@@ -192,6 +192,17 @@ def test_cells_hold_near_equal_mass_are_runs_of_an_order_and_nest():
             assert (np.diff(ladder[-1][:199]) >= 0).all() and (ladder[-1] == ladder[-1][199]).sum() == 1
 
 
+def test_of_many_categories_the_two_lightest_become_one_until_there_are_few():
+    mass = np.random.default_rng(0).integers(0, 9, 300).astype(float)
+    groups, weights = [{code} for code in range(300)], mass.tolist()
+    while len(groups) > cell_evolution.ATOMS:
+        first, second = sorted(np.argsort(weights, kind="stable")[:2].tolist())
+        groups[first] |= groups.pop(second)
+        weights[first] += weights.pop(second)
+    atoms = cell_evolution._ladder(mass, Column(300, False))[-1]
+    assert [set(np.flatnonzero(atoms == at).tolist()) for at in range(cell_evolution.ATOMS)] == groups
+
+
 def test_a_score_is_what_the_counts_differ_from_the_expected_ones():
     subspace = Subspace((0, LABEL), (np.array([0, 0, 1]), np.arange(2)))
     question = Question(Release("scores", 1, 1.0), (subspace,), (np.array([[2, 0], [0, 5]]),))
