@@ -99,7 +99,7 @@ def expand(given: list[str]) -> int:
     parser.add_argument("overrides", nargs="*", help="e.g. expand.degree.size=1, api.fonts=DIR, runtime.batch_size=512")
     chosen = parser.parse_intermixed_args(given)
     from dpsyn import compose
-    from dpsyn.job import expand_run
+    from dpsyn.execution import expand_run
     from dpsyn.run import open_run
 
     job = compose.rebuilt(open_run(chosen.run), chosen.overrides)
@@ -187,7 +187,8 @@ def _split(given: Sequence[str]) -> tuple[list[str], str | None, list[str]]:
 
 def _carry_out(plain, swept: Sequence[str]) -> None:  # type: ignore[no-untyped-def]
     from dpsyn import compose
-    from dpsyn.job import carry_out, check
+    from dpsyn.execution import carry_out
+    from dpsyn.job import check
     from dpsyn.planning import facts, show_end
 
     job = compose.build(plain, swept)

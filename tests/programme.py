@@ -11,7 +11,7 @@ from rich.console import Console
 
 from dpsyn import compose
 from dpsyn.data.digits import Digits
-from dpsyn.job import carry_out
+from dpsyn.execution import carry_out
 from dpsyn.planning import facts
 from dpsyn.privacy import ledger
 from dpsyn.show import Screen

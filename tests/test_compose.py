@@ -14,7 +14,7 @@ from rich.console import Console
 
 from dpsyn import cli, compose
 from dpsyn.errors import UserError
-from dpsyn.job import carry_out
+from dpsyn.execution import carry_out
 from dpsyn.planning import facts
 from dpsyn.show import Screen
 

@@ -26,7 +26,7 @@ FLOORS = [
     {"electorate", "evolution", "expansion", "privacy.ledger", "privacy.account", "privacy.statement", "run"}
     | {"spending", "export", "cell_run"},
     {"job", "verification"},
-    {"planning", "compose"},
+    {"execution", "planning", "compose"},
     {"cli", "__main__"},
 ]
 HEAVY = {"torch", "diffusers", "transformers", "sentence_transformers", "faiss", "datasets", "openai", "matplotlib"}

@@ -29,7 +29,7 @@ from dpsyn import run as run_module
 from dpsyn.api.pool import _opened
 from dpsyn.data.hub import HubImages
 from dpsyn.errors import UserError
-from dpsyn.job import carry_out
+from dpsyn.execution import carry_out
 from dpsyn.planning import facts
 from dpsyn.population import Samples
 from dpsyn.privacy import account, ledger

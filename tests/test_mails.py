@@ -14,7 +14,7 @@ from dpsyn import compose
 from dpsyn.data.mails import GRAMMAR, Mails
 from dpsyn.embedding.ngrams import Ngrams
 from dpsyn.errors import UserError
-from dpsyn.job import carry_out
+from dpsyn.execution import carry_out
 from dpsyn.planning import facts
 from dpsyn.population import Samples
 from dpsyn.show import Screen

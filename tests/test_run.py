@@ -67,7 +67,7 @@ def test_a_run_leaves_what_the_design_names(finished):
 
 def test_a_finished_run_started_again_asks_nothing_and_changes_nothing(copied, monkeypatch):
     before = files(copied / "release")
-    monkeypatch.setattr("dpsyn.job.open_electorate", None)
+    monkeypatch.setattr("dpsyn.execution.open_electorate", None)
     run(copied)
     assert files(copied / "release") == before
 
@@ -377,7 +377,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path, monkeypatch, capsys
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("dpsyn.job.begin", interrupted)
+        patched.setattr("dpsyn.execution.begin", interrupted)
         assert cli.main(["run", *TINY]) == 130
     assert "goes on" in capsys.readouterr().err
     assert cli.main(["run", *TINY]) == 0

@@ -16,7 +16,7 @@ from rich.console import Console
 from dpsyn import cli, compose, electorate
 from dpsyn.cell_run import evolve_cells
 from dpsyn.errors import UserError
-from dpsyn.job import carry_out
+from dpsyn.execution import carry_out
 from dpsyn.planning import facts, show_plan
 from dpsyn.run import open_run
 from dpsyn.show import Screen

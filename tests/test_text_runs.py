@@ -17,7 +17,7 @@ from rich.console import Console
 from dpsyn import asking, cli, compose
 from dpsyn.data.mails import Mails
 from dpsyn.errors import UserError
-from dpsyn.job import carry_out
+from dpsyn.execution import carry_out
 from dpsyn.planning import facts
 from dpsyn.show import Screen
 

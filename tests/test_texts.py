@@ -20,7 +20,7 @@ from dpsyn.data import Data, Records
 from dpsyn.data.texts import Texts
 from dpsyn.electorate import open_electorate
 from dpsyn.errors import UserError
-from dpsyn.job import carry_out
+from dpsyn.execution import carry_out
 from dpsyn.planning import facts
 from dpsyn.show import Screen
 
