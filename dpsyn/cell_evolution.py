@@ -17,13 +17,14 @@ from itertools import combinations
 
 import numpy as np
 
-from dpsyn.cells import BLOCK, LABEL, Column, Question, Release, Subspace, cell_of, count
+from dpsyn.cells import LABEL, Column, Question, Release, Subspace, cell_of, count
 from dpsyn.selection import project_on_simplex
 
 ATOMS = 32  # the finest cells of one column that rows move between
 FAINT = 3.0  # noisy counts below this many sigma may be noise
 PRIOR = 1.0  # standard deviation of a potential; from 0.7 to 1.5 it makes no difference
 SWEEPS = 12  # after each release; the last takes twice as many
+SWEPT = 8192  # rows at a time, whose weights stay in cache; how many changes no row
 WORK = 1e8  # cells looked at in a sweep: bounds the population that learns
 
 
@@ -266,8 +267,8 @@ def _sweep(state: State, measurements: Sequence[Measurement], rows: np.ndarray, 
                 tuple(m.subspace.columns[at] for at in others), tuple(m.subspace.cells[at] for at in others)
             )
             terms.append((grid, by_others.astype(np.float32)))
-        for at in range(0, len(rows), BLOCK):
-            block = rows[at : at + BLOCK]
+        for at in range(0, len(rows), SWEPT):
+            block = rows[at : at + SWEPT]
             weights = np.broadcast_to(base, (len(block), len(base))).copy()
             for grid, by_others in terms:
                 weights += by_others[cell_of(grid, block)]
