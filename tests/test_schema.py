@@ -149,6 +149,43 @@ def test_a_decoded_row_depends_on_its_code_label_and_seed_alone() -> None:
         codec.decoded(table, np.full((1, 6), 102), np.zeros(1, int), own[:1])
 
 
+STAYS = {
+    "came": {"kind": "date", "bounds": ["2020-01-01", "2024-12-31"], "missing": True},
+    "left": {"kind": "date", "bounds": ["2020-01-01", "2024-12-31"], "missing": True},
+    "paid": {"kind": "date", "bounds": ["2020-01-01", "2025-12-31"]},
+    "net": {"kind": "number", "bounds": [0, 500], "resolution": 0.5},
+    "gross": {"kind": "number", "bounds": [3, 900], "resolution": 0.25},
+}
+
+
+def test_what_is_never_below_another_column_is_coded_by_what_is_between() -> None:
+    table = of(STAYS, (), ("left <= paid", "came <= left", "net <= gross"))
+    rng, n = np.random.default_rng(0), 4000
+    content = random_rows(table, n)
+    content["came"], content["left"] = (np.minimum(content[at], np.datetime64("2024-09-09")) for at in ("came", "left"))
+    for low, high in (("came", "left"), ("left", "paid")):
+        later = content[low] + rng.geometric(0.2, n)
+        content[high] = np.where(np.isnat(later), content[high], later)
+    content["left"][rng.random(n) < 0.1] = "NaT"
+    content["gross"] = content["net"] + 3 + rng.integers(0, 40, n) / 4
+    coded = codec.codes(table, content)
+    back = codec.decoded(table, coded, np.zeros(n, int), seeds(n))
+    assert (codec.codes(table, back) == coded).all()
+    assert [name for name in ("came", "left") if (np.isnat(back[name]) != np.isnat(content[name])).any()] == []
+    stays, ours = content["left"] - content["came"], back["left"] - back["came"]
+    there = ~np.isnat(stays)
+    assert there.sum() > 2000 and (ours[there] == stays[there]).all()  # to the day, by cells of a week each
+    assert np.allclose(back["gross"] - back["net"], content["gross"] - content["net"], atol=0.51)
+    assert not table.broken(back).any()
+
+
+def test_whoever_breaks_a_constraint_in_the_private_rows_is_coded_as_if_equal() -> None:
+    table = of(STAYS, (), ("came <= left",))
+    content = random_rows(table, 2)
+    content["came"], content["left"] = ["2021-05-05", "2021-05-05"], ["2021-05-05", "2020-02-02"]
+    assert len(set(codec.codes(table, content)[:, 1].tolist())) == 1
+
+
 # Constraints
 
 
