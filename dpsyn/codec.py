@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dpsyn.columns import Column
+from dpsyn.columns import MOST, Column
 from dpsyn.constraints import Order
 from dpsyn.schema import Schema
 from dpsyn.seeds import uniform
@@ -57,7 +57,7 @@ def codes(schema: Schema, content: np.ndarray) -> np.ndarray:
         base = below.get(column.name)
         starts, places = _starts(column, base), column.places(content[column.name])
         if base is not None:
-            above = (column.numbers(content[column.name]) - _known(base, content)) / column.step
+            above = (column.numbers(content[column.name]) - _floor(column, base, content)) / column.step
             places = np.where(places < 0, -1, np.floor(np.nan_to_num(above) + TINY).clip(0)).astype(np.int64)
         found = np.searchsorted(starts, places, side="right") - 1
         table[:, at] = np.where(places < 0, len(starts), found)
@@ -89,31 +89,36 @@ def decoded(schema: Schema, table: np.ndarray, labels: np.ndarray, seeds: np.nda
         width = starts[mine + 1] - starts[mine]
         places = starts[mine] + (uniform(seeds, STREAM + at) * width).astype(np.int64)
         if base is not None:
-            number = (_known(base, content) - column.low) / column.step + places
+            number = (_floor(column, base, content) - column.low) / column.step + places
             places = np.ceil(number - TINY).clip(0, column.size - 1).astype(np.int64)
         content[column.name] = column.typed(np.where(none, -1, places))
     return schema.repaired(content, seeds)
 
 
 def _below(schema: Schema) -> Mapping[str, Column]:
-    """Of a column that by a constraint is never below another one: that other. Of no label and no special values."""
+    """Of a column that by a constraint is never below another one: that other. Of no label, no special values, and not
+    where floats cannot count the steps between."""
     numeric = {column.name: column for column in schema.features if column.numeric and not column.special}
     found: dict[str, Column] = {}
     for each in schema.constraints:
         if isinstance(each, Order) and each.low in numeric and each.high in numeric:
-            found.setdefault(each.high, numeric[each.low])
+            column, base = numeric[each.high], numeric[each.low]
+            if _places(column, base) < MOST:
+                found.setdefault(column.name, base)
     return found
 
 
-def _known(column: Column, content: np.ndarray) -> np.ndarray:
-    """float64 [n]: its numbers, the lowest of the bounds where one is missing."""
-    numbers = column.numbers(content[column.name])
+def _floor(column: Column, base: Column, content: np.ndarray) -> np.ndarray:
+    """float64 [n]: from where a column is counted: the base, or its own lowest number where that is missing."""
+    numbers = base.numbers(content[base.name])
     return np.where(np.isnan(numbers), column.low, numbers)
 
 
 def _places(column: Column, base: Column | None) -> int:
-    """How many: of a column that is coded from another one, of the steps between."""
-    return column.size if base is None else math.floor((column.high - base.low) / column.step + TINY) + 1
+    """How many: of a column that is counted from another one, of the steps between, and of its own."""
+    if base is None:
+        return column.size
+    return max(column.size, math.floor((column.high - base.low) / column.step + TINY) + 1)
 
 
 @functools.lru_cache(maxsize=1024)

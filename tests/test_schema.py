@@ -179,6 +179,21 @@ def test_what_is_never_below_another_column_is_coded_by_what_is_between() -> Non
     assert not table.broken(back).any()
 
 
+def test_without_the_column_below_it_a_value_is_counted_from_its_own_lowest() -> None:
+    base = {"kind": "integer", "bounds": [20, 30], "missing": True}
+    table = of({"a": base, "b": {"kind": "integer", "bounds": [0, 90]}}, (), ("a <= b",))
+    content = np.empty(91, table.dtype)
+    content["a"], content["b"] = table.columns["a"].typed(np.full(91, -1)), np.arange(91)
+    coded = codec.codes(table, content)
+    back = codec.decoded(table, coded, np.zeros(91, int), seeds(91))
+    assert np.abs(back["b"] - content["b"]).max() <= 3 and back["b"][:20].tolist() == list(range(20))
+    fine = {"kind": "number", "bounds": [0, 9], "resolution": 0.01}
+    far = of({"a": {**base, "kind": "number", "bounds": [-1e15, 9], "resolution": 1}, "b": fine}, (), ("a <= b",))
+    rows = random_rows(far, 500)  # more steps between than floats can count: each by itself
+    own = codec.decoded(far, codec.codes(far, rows), np.zeros(500, int), seeds(500))
+    assert np.abs(own["b"] - rows["b"]).max() < 9 / 250
+
+
 def test_whoever_breaks_a_constraint_in_the_private_rows_is_coded_as_if_equal() -> None:
     table = of(STAYS, (), ("came <= left",))
     content = random_rows(table, 2)
