@@ -1,7 +1,10 @@
 """Rows of a table as small whole numbers and back, for votes in cells: one code a cell, from public bounds alone.
 
-The places of a category are its codes. The places of a numeric column are cut into `bins` runs of about equal length,
-and each special value is a run of its own. The last code is that of a missing value, where there may be one.
+The places of a category are its codes. The places of a numeric column are cut into runs of about equal length, and
+shorter ones near zero: who must declare bounds without a look at the data makes them wide. (With bounds 20 times as
+wide, cells of equal width alone took total variation of two columns from 0.03 to 0.08 on Adult, from 0.06 to 0.32 on
+diamonds; with the shorter ones 0.03 and 0.05.) Each special value is a run of its own. The last code is that of a
+missing value, where there may be one.
 
 A column that by a constraint is never below another one is coded by how far it is above it, finely where that is
 little. Stays in a hospital last days, within years: by cells of the two dates every second stay ended before it began,
@@ -23,6 +26,8 @@ from dpsyn.constraints import Order
 from dpsyn.schema import Schema
 from dpsyn.seeds import uniform
 
+BINS = 256  # runs of equal length
+NEAR = 32  # runs an octave, where that is shorter: a number is told to 2 % of itself
 TINY = 1e-9  # of a step: what floats are off by
 STREAM = 2**21  # of a row's seed, from here on one a column
 
@@ -128,11 +133,22 @@ def _starts(column: Column, base: Column | None) -> np.ndarray:
         return np.arange(column.size)
     places = _places(column, base)
     if base is not None:
-        starts = np.concatenate([[0], np.geomspace(1, places, column.bins - 1)]).astype(np.int64)
+        starts = np.concatenate([[0], np.geomspace(1, places, (column.bins or BINS) - 1)]).astype(np.int64)
     else:
-        bins = min(column.bins, places)
+        bins = min(column.bins or BINS, places)
         special = np.array(column.special, np.int64)
-        starts = np.array([place * places // bins for place in range(bins)], np.int64)
-        starts = np.concatenate([starts, special, special + 1])
+        equal = np.array([place * places // bins for place in range(bins)], np.int64)
+        near = _near_zero(column) if column.bins is None and column.kind != "date" else equal[:0]
+        starts = np.concatenate([equal, near, special, special + 1])
     starts = np.unique(starts)
     return starts[starts < places]
+
+
+def _near_zero(column: Column) -> np.ndarray:
+    """int64: places from where runs of a 32nd of an octave begin, as far as that is shorter than the equal ones."""
+    largest = max(abs(column.low), abs(column.high))
+    sizes = largest * 2.0 ** (-np.arange(NEAR * max(0.0, math.log2(largest / column.step)) if largest else 0) / NEAR)
+    sizes = sizes[sizes * (1 - 2 ** (-1 / NEAR)) < (column.high - column.low) / BINS]
+    numbers = np.concatenate([-sizes, [0.0], sizes])
+    numbers = numbers[(column.low <= numbers) & (numbers <= column.high)]
+    return np.rint((numbers - column.low) / column.step).astype(np.int64)

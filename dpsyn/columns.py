@@ -36,8 +36,7 @@ OUTSIDE = {
     **{kind: ("clip", "refuse", "missing") for kind in NUMERIC},
 }
 OTHER = "other"
-BINS = 256
-STEPS = 10**4  # of a number whose resolution is not declared, at least; fewer than ten times as many
+STEPS = 10**6  # of a number whose resolution is not declared, at least; fewer than ten times as many
 MOST = 2**53  # places that a float64 tells apart
 TRUTH = {"false": 0, "true": 1, "0": 0, "1": 1, "no": 0, "yes": 1, "f": 0, "t": 1, "n": 0, "y": 1}
 
@@ -65,7 +64,7 @@ class Column:
 
     low, high, step: of numbers; of dates in days since 1970. special: places that are cells of their own, whatever the
     bins. missing: a value may be missing; texts: cells that mean so. outside: what a value outside the schema is read
-    as. weight: in the distance. bins: cells that the places of a numeric column are put into, at most.
+    as. weight: in the distance. bins: cells of equal width that a numeric column is put into, at most; None: not declared.
     """
 
     name: str
@@ -79,7 +78,7 @@ class Column:
     texts: frozenset[str] = frozenset({""})
     outside: str = "refuse"
     weight: float = 1.0
-    bins: int = BINS
+    bins: int | None = None
 
     @property
     def numeric(self) -> bool:
@@ -314,8 +313,8 @@ def _numeric_column(key: str, name: str, kind: str, said: Mapping[str, Any], kno
         raise bad(f"{key}.resolution", step, "a whole number" + (" of days" if kind == "date" else ""))
     if (high - low) / step >= MOST:
         raise bad(f"{key}.resolution", step, "a coarser one: these bounds hold more than 2^53 values")
-    bins = said.get("bins", BINS)
-    if type(bins) is not int or not 1 <= bins <= 2**16:
+    bins = said.get("bins")
+    if bins is not None and (type(bins) is not int or not 1 <= bins <= 2**16):
         raise bad(f"{key}.bins", bins, "a whole number, 1 to 65536")
     column = Column(name, kind, (), low, high, step if kind == "number" else int(step), bins=bins, **known)
     special = said.get("special", [])

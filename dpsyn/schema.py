@@ -10,11 +10,11 @@
     extra: refuse          # or ignore: columns of the file that are not named here are left out
 
 A column: kind, category | ordered | integer | number | date | boolean; values, of the first two; bounds, [lowest,
-highest], of numbers and dates; resolution, the distance between neighbouring values (1; of a number about a
-10,000th of its range); missing: true, missing_values: cells that mean so, besides empty ones; outside: what becomes of
-other values, clip (numbers and dates, unless said otherwise) | other (categories) | missing | refuse; weight, in the
-distance (1); bins, of the cells of a numeric column (256); special: values with a cell of their own ([0] where most
-are none).
+highest], of numbers and dates; resolution, the distance between neighbouring values (1; of a number about a millionth
+of its range); missing: true, missing_values: cells that mean so, besides empty ones; outside: what becomes of other
+values, clip (numbers and dates, unless said otherwise) | other (categories) | missing | refuse; weight, in the distance
+(1); bins, cells of equal width for a numeric column (256, and finer ones near 0, so that bounds may be wide); special:
+values with a cell of their own ([0] where most are none).
 
 Bounds and values come from a codebook or from what everybody knows, never from the private rows: nothing here looks at
 any, and what a schema says is published.

@@ -138,6 +138,21 @@ def test_a_special_value_is_a_cell_of_its_own() -> None:
     assert (back == 0).all()
 
 
+@pytest.mark.parametrize(("low", "high", "step"), [(0, 10**7, 1), (-3e4, 1e6, 0.01), (-1e6, -5, 1), (1000, 1e6, 0.5)])
+def test_wide_bounds_cost_no_precision_near_zero(low: float, high: float, step: float) -> None:
+    column = {"kind": "number", "bounds": [low, high], "resolution": step}
+    table, n = of({"n": column, "equal": {**column, "bins": 256}, "day": STAYS["paid"]}), 2000
+    content = random_rows(table, n)
+    sizes = np.geomspace(step, max(-low, high), n) * np.where(np.arange(n) % 2, 1, -1)
+    content["n"] = table.columns["n"].typed(table.columns["n"].places(sizes.clip(low, high)))
+    coded = codec.codes(table, content)
+    back = codec.decoded(table, coded, np.zeros(n, int), seeds(n))
+    assert (codec.codes(table, back) == coded).all()
+    width = np.minimum(np.abs(content["n"]) * 0.0222, (high - low) / 256)
+    assert (np.abs(back["n"] - content["n"]) <= width + step).all()
+    assert [facts.codes for facts in codec.coded(table)][1:] == [256, 256]
+
+
 def test_a_decoded_row_depends_on_its_code_label_and_seed_alone() -> None:
     table = of(WIDE, ("grade",), ("gain <= age", "city is null unless wed"))
     coded = codec.codes(table, random_rows(table, 200))
