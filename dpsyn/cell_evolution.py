@@ -9,7 +9,6 @@ the noise that is known and a Gaussian prior, so what noise explains moves nothi
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,9 +17,9 @@ from itertools import combinations
 import numpy as np
 
 from dpsyn.cells import LABEL, Column, Question, Release, Subspace, cell_of, count
+from dpsyn.ladders import codes_within, denoised, inverse, ladder
 from dpsyn.selection import project_on_simplex
 
-ATOMS = 32  # the finest cells of one column that rows move between
 FAINT = 3.0  # noisy counts below this many sigma may be noise
 PRIOR = 1.0  # standard deviation of a potential; from 0.7 to 1.5 it makes no difference
 SWEEPS = 12  # after each release; the last takes twice as many
@@ -144,7 +143,7 @@ def draw(state: State, rows: int, rng: np.random.Generator, settle: bool = True)
     copies = copies[rng.permutation(rows)]
     codes = np.empty((rows, len(state.columns)), np.int32)
     for j in range(len(state.columns)):
-        codes[:, j] = _codes_within(state.ladders[j][-1], state.marginals[j], copies[:, j], rng)
+        codes[:, j] = codes_within(state.ladders[j][-1], state.marginals[j], copies[:, j], rng)
     return codes, copies[:, LABEL].astype(np.int64)
 
 
@@ -154,8 +153,8 @@ def _begin(state: State, tables: list[np.ndarray], sigma: float, rng: np.random.
     total = max(1.0, float(np.average([h.sum() for h in tables] + [state.records], weights=weights)))
     marginals, ladders, measurements = [], [], []
     for j, (column, noisy) in enumerate(zip(state.columns, tables[: len(state.columns)], strict=True)):
-        marginals.append(_denoised(noisy, column, sigma, total))
-        ladders.append(_ladder(marginals[j], column))
+        marginals.append(denoised(noisy, column, sigma, total))
+        ladders.append(ladder(marginals[j], column))
         atoms = ladders[j][-1]
         spread = np.maximum(sigma, 1e-3) * np.sqrt(np.bincount(atoms))
         finest = Subspace((j,), (np.arange(len(spread)),))
@@ -194,11 +193,11 @@ def _share_labels(state: State) -> State:
 def _populate(state: State, rng: np.random.Generator) -> State:
     """Rows with the marginals' shares in every column, independent of each other."""
     size = int(np.clip(state.records, 16384, 32768))
-    masses = [np.bincount(ladder[-1], mass) for ladder, mass in zip(state.ladders, state.marginals[:-1], strict=True)]
+    masses = [np.bincount(steps[-1], mass) for steps, mass in zip(state.ladders, state.marginals[:-1], strict=True)]
     rows = np.empty((size, len(state.columns) + 1), np.int32)
     for j, mass in enumerate([*masses, state.marginals[-1]]):
         points = (np.arange(size) + rng.random()) / size
-        rows[:, j] = rng.permutation(_inverse(np.cumsum(mass), points * mass.sum()))
+        rows[:, j] = rng.permutation(inverse(np.cumsum(mass), points * mass.sum()))
     return replace(state, rows=rows)
 
 
@@ -248,8 +247,8 @@ def _newton(held: np.ndarray, wanted: np.ndarray, noise: np.ndarray, potential: 
 
 def _sweep(state: State, measurements: Sequence[Measurement], rows: np.ndarray, rng: np.random.Generator) -> None:
     """Every column of every row is drawn again, given the row's other columns. Changes rows."""
-    for j, ladder in enumerate(state.ladders):
-        mass = np.bincount(ladder[-1], state.marginals[j])
+    for j, steps in enumerate(state.ladders):
+        mass = np.bincount(steps[-1], state.marginals[j])
         base = np.log(mass / mass.sum() + 1e-5).astype(np.float32)
         if len(base) == 1:
             continue
@@ -315,82 +314,3 @@ def _on_atoms(state: State, subspace: Subspace) -> Subspace:
         of_atom[atoms] = of_code
         cells.append(of_atom)
     return Subspace(subspace.columns, tuple(cells))
-
-
-def _denoised(noisy: np.ndarray, column: Column, sigma: float, total: float) -> np.ndarray:
-    """A column's counts, non-negative, of the sum `total`; an order is smoothed by hard-thresholded Haar wavelets."""
-    noisy = noisy.astype(np.float64)
-    if column.ordered:
-        inside = np.arange(column.codes) != (-1 if column.missing is None else column.missing)
-        sums = np.zeros(1 << max(0, int(inside.sum()) - 1).bit_length())
-        sums[: inside.sum()] = noisy[inside]
-        details = []
-        while len(sums) > 1:
-            details.append((sums[::2] - sums[1::2]) / math.sqrt(2))
-            sums = (sums[::2] + sums[1::2]) / math.sqrt(2)
-        for detail in reversed(details):
-            kept = np.where(np.abs(detail) > 3 * sigma, detail, 0)
-            sums = np.stack([sums + kept, sums - kept], 1).ravel() / math.sqrt(2)
-        noisy[inside] = sums[: inside.sum()]
-    return project_on_simplex(noisy, total)
-
-
-def _ladder(mass: np.ndarray, column: Column) -> tuple[np.ndarray, ...]:
-    """Nested cells of near-equal mass: neighbours are merged in an order, the lightest elsewhere.
-
-    A missing value is a cell of its own among the atoms, and next to the last code below.
-    """
-    finest = max(1, min(ATOMS, int((mass > 0).sum())))
-    order = [code for code in range(column.codes) if code != column.missing]
-    order += [] if column.missing is None else [column.missing]
-    groups, weights = [[code] for code in order], mass[order].astype(np.float64)
-    if not column.ordered:
-        groups, weights = _lightest_together(groups, weights, finest)
-    steps = []
-    while True:
-        if len(groups) <= finest:
-            cells = np.zeros(column.codes, np.int64)
-            for at, group in enumerate(groups):
-                cells[group] = at
-            steps.append(cells)
-        if len(groups) == 1:
-            return tuple(reversed(steps))
-        if column.ordered:
-            sums = weights[:-1] + weights[1:]
-            if len(groups) > max(2, finest) and column.missing is not None and mass[column.missing] > 0:
-                sums[-1] = math.inf
-            first = int(np.argmin(sums))
-            second = first + 1
-        else:
-            first, second = sorted(np.argsort(weights, kind="stable")[:2].tolist())
-        groups[first] += groups.pop(second)
-        weights[first] += weights[second]
-        weights = np.delete(weights, second)
-
-
-def _lightest_together(groups: list[list[int]], weights: np.ndarray, until: int) -> tuple[list[list[int]], np.ndarray]:
-    """The two lightest groups become one, at the place of the first, until so many are left: `_ladder`'s own steps, in
-    time for a column of 100,000 categories."""
-    heap = [(weight, at) for at, weight in enumerate(weights.tolist())]
-    heapq.heapify(heap)
-    left = dict(enumerate(groups))
-    while len(left) > until:
-        (lighter, at), (other, to) = heapq.heappop(heap), heapq.heappop(heap)
-        first, second = sorted((at, to))
-        left[first] = left[first] + left.pop(second)
-        heapq.heappush(heap, (lighter + other, first))
-    return list(left.values()), np.array([weight for weight, _ in sorted(heap, key=lambda group: group[1])])
-
-
-def _codes_within(atoms: np.ndarray, mass: np.ndarray, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A code of every chosen atom, by the mass of the codes; evenly where an atom has none. int64 [n]."""
-    order = np.argsort(atoms, kind="stable")
-    ends = np.cumsum(np.bincount(atoms))
-    sums = np.cumsum(np.concatenate([[0.0], mass[order] + 1e-9]))
-    low, high = sums[ends - np.bincount(atoms)], sums[ends]
-    found = _inverse(sums[1:], low[chosen] + rng.random(len(chosen)) * (high - low)[chosen])
-    return order[np.clip(found, (ends - np.bincount(atoms))[chosen], ends[chosen] - 1)]
-
-
-def _inverse(sums: np.ndarray, points: np.ndarray) -> np.ndarray:
-    return np.minimum(np.searchsorted(sums, points, side="right"), len(sums) - 1)

@@ -64,7 +64,7 @@ class Column:
 
     low, high, step: of numbers; of dates in days since 1970. special: places that are cells of their own, whatever the
     bins. missing: a value may be missing; texts: cells that mean so. outside: what a value outside the schema is read
-    as. weight: in the distance. bins: cells of equal width that a numeric column is put into, at most; None: not declared.
+    as. weight: in the distance. bins: of a number, cells of equal width; None: not declared.
     """
 
     name: str

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from dpsyn import cell_evolution
+from dpsyn import ladders
 from dpsyn.cell_evolution import ask, draw, learn, start
 from dpsyn.cells import LABEL, Column, Question, Release, Subspace, answer, plan
 
@@ -182,8 +182,8 @@ def test_shares_add_up_and_few_records_are_asked_less():
 def test_cells_hold_near_equal_mass_are_runs_of_an_order_and_nest():
     mass = RNG(0).gamma(0.5, 100, 200)
     for ordered in (True, False):
-        ladder = cell_evolution._ladder(mass, Column(200, ordered, 199))
-        assert [len(np.unique(step)) for step in ladder] == list(range(1, cell_evolution.ATOMS + 1))
+        ladder = ladders.ladder(mass, Column(200, ordered, 199))
+        assert [len(np.unique(step)) for step in ladder] == list(range(1, ladders.ATOMS + 1))
         sums = np.bincount(ladder[7], mass)
         assert sums.max() < 3 * sums.min()
         for coarse, fine in itertools.pairwise(ladder):
@@ -195,12 +195,12 @@ def test_cells_hold_near_equal_mass_are_runs_of_an_order_and_nest():
 def test_of_many_categories_the_two_lightest_become_one_until_there_are_few():
     mass = np.random.default_rng(0).integers(0, 9, 300).astype(float)
     groups, weights = [{code} for code in range(300)], mass.tolist()
-    while len(groups) > cell_evolution.ATOMS:
+    while len(groups) > ladders.ATOMS:
         first, second = sorted(np.argsort(weights, kind="stable")[:2].tolist())
         groups[first] |= groups.pop(second)
         weights[first] += weights.pop(second)
-    atoms = cell_evolution._ladder(mass, Column(300, False))[-1]
-    assert [set(np.flatnonzero(atoms == at).tolist()) for at in range(cell_evolution.ATOMS)] == groups
+    atoms = ladders.ladder(mass, Column(300, False))[-1]
+    assert [set(np.flatnonzero(atoms == at).tolist()) for at in range(ladders.ATOMS)] == groups
 
 
 def test_a_score_is_what_the_counts_differ_from_the_expected_ones():

@@ -1,0 +1,92 @@
+"""A column's noisy counts, code by code: what is left of them without the noise, and which codes make up a cell."""
+
+from __future__ import annotations
+
+import heapq
+import math
+
+import numpy as np
+
+from dpsyn.cells import Column
+from dpsyn.selection import project_on_simplex
+
+ATOMS = 32  # the finest cells of one column that rows move between
+
+
+def denoised(noisy: np.ndarray, column: Column, sigma: float, total: float) -> np.ndarray:
+    """A column's counts, non-negative, of the sum `total`; an order is smoothed by hard-thresholded Haar wavelets."""
+    noisy = noisy.astype(np.float64)
+    if column.ordered:
+        inside = np.arange(column.codes) != (-1 if column.missing is None else column.missing)
+        sums = np.zeros(1 << max(0, int(inside.sum()) - 1).bit_length())
+        sums[: inside.sum()] = noisy[inside]
+        details = []
+        while len(sums) > 1:
+            details.append((sums[::2] - sums[1::2]) / math.sqrt(2))
+            sums = (sums[::2] + sums[1::2]) / math.sqrt(2)
+        for detail in reversed(details):
+            kept = np.where(np.abs(detail) > 3 * sigma, detail, 0)
+            sums = np.stack([sums + kept, sums - kept], 1).ravel() / math.sqrt(2)
+        noisy[inside] = sums[: inside.sum()]
+    return project_on_simplex(noisy, total)
+
+
+def ladder(mass: np.ndarray, column: Column) -> tuple[np.ndarray, ...]:
+    """Nested cells of near-equal mass: neighbours are merged in an order, the lightest elsewhere.
+
+    A missing value is a cell of its own among the atoms, and next to the last code below.
+    """
+    finest = max(1, min(ATOMS, int((mass > 0).sum())))
+    order = [code for code in range(column.codes) if code != column.missing]
+    order += [] if column.missing is None else [column.missing]
+    groups, weights = [[code] for code in order], mass[order].astype(np.float64)
+    if not column.ordered:
+        groups, weights = _lightest_together(groups, weights, finest)
+    steps = []
+    while True:
+        if len(groups) <= finest:
+            cells = np.zeros(column.codes, np.int64)
+            for at, group in enumerate(groups):
+                cells[group] = at
+            steps.append(cells)
+        if len(groups) == 1:
+            return tuple(reversed(steps))
+        if column.ordered:
+            sums = weights[:-1] + weights[1:]
+            if len(groups) > max(2, finest) and column.missing is not None and mass[column.missing] > 0:
+                sums[-1] = math.inf
+            first = int(np.argmin(sums))
+            second = first + 1
+        else:
+            first, second = sorted(np.argsort(weights, kind="stable")[:2].tolist())
+        groups[first] += groups.pop(second)
+        weights[first] += weights[second]
+        weights = np.delete(weights, second)
+
+
+def _lightest_together(groups: list[list[int]], weights: np.ndarray, until: int) -> tuple[list[list[int]], np.ndarray]:
+    """The two lightest groups become one, at the place of the first, until so many are left: `ladder`'s own steps, in
+    time for a column of 100,000 categories."""
+    heap = [(weight, at) for at, weight in enumerate(weights.tolist())]
+    heapq.heapify(heap)
+    left = dict(enumerate(groups))
+    while len(left) > until:
+        (lighter, at), (other, to) = heapq.heappop(heap), heapq.heappop(heap)
+        first, second = sorted((at, to))
+        left[first] = left[first] + left.pop(second)
+        heapq.heappush(heap, (lighter + other, first))
+    return list(left.values()), np.array([weight for weight, _ in sorted(heap, key=lambda group: group[1])])
+
+
+def codes_within(atoms: np.ndarray, mass: np.ndarray, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A code of every chosen atom, by the mass of the codes; evenly where an atom has none. int64 [n]."""
+    order = np.argsort(atoms, kind="stable")
+    ends = np.cumsum(np.bincount(atoms))
+    sums = np.cumsum(np.concatenate([[0.0], mass[order] + 1e-9]))
+    low, high = sums[ends - np.bincount(atoms)], sums[ends]
+    found = inverse(sums[1:], low[chosen] + rng.random(len(chosen)) * (high - low)[chosen])
+    return order[np.clip(found, (ends - np.bincount(atoms))[chosen], ends[chosen] - 1)]
+
+
+def inverse(sums: np.ndarray, points: np.ndarray) -> np.ndarray:
+    return np.minimum(np.searchsorted(sums, points, side="right"), len(sums) - 1)
