@@ -11,24 +11,34 @@ from dpsyn.cells import Column
 from dpsyn.selection import project_on_simplex
 
 ATOMS = 32  # the finest cells of one column that rows move between
+SHIFTS = 32  # of the blocks that counts are smoothed in; twice as many make no difference
 
 
 def denoised(noisy: np.ndarray, column: Column, sigma: float, total: float) -> np.ndarray:
-    """A column's counts, non-negative, of the sum `total`; an order is smoothed by hard-thresholded Haar wavelets."""
+    """A column's counts, non-negative, of the sum `total`; those of an order are smoothed."""
     noisy = noisy.astype(np.float64)
     if column.ordered:
         inside = np.arange(column.codes) != (-1 if column.missing is None else column.missing)
-        sums = np.zeros(1 << max(0, int(inside.sum()) - 1).bit_length())
-        sums[: inside.sum()] = noisy[inside]
-        details = []
-        while len(sums) > 1:
-            details.append((sums[::2] - sums[1::2]) / math.sqrt(2))
-            sums = (sums[::2] + sums[1::2]) / math.sqrt(2)
-        for detail in reversed(details):
-            kept = np.where(np.abs(detail) > 3 * sigma, detail, 0)
-            sums = np.stack([sums + kept, sums - kept], 1).ravel() / math.sqrt(2)
-        noisy[inside] = sums[: inside.sum()]
+        noisy[inside] = _smoothed(noisy[inside], sigma)
     return project_on_simplex(noisy, total)
+
+
+def _smoothed(noisy: np.ndarray, sigma: float) -> np.ndarray:
+    """Hard-thresholded Haar wavelets, the mean over shifts: where the blocks begin does not matter (Coifman and Donoho
+    1995). In Haar's own blocks alone 1.3 times as many rows lie in wrong codes (California's columns, epsilon 1)."""
+    size = 1 << max(0, len(noisy) - 1).bit_length()
+    shifts = np.arange(min(SHIFTS, size)) * (int(0.618 * size) | 1)  # an odd stride: spread over blocks of every size
+    at = (np.arange(size) + shifts[:, None]) % size
+    sums = np.pad(noisy, (0, size - len(noisy)))[at]
+    details = []
+    while sums.shape[1] > 1:
+        details.append((sums[:, ::2] - sums[:, 1::2]) / math.sqrt(2))
+        sums = (sums[:, ::2] + sums[:, 1::2]) / math.sqrt(2)
+    for detail in reversed(details):
+        kept = np.where(np.abs(detail) > 3 * sigma, detail, 0)
+        sums = np.stack([sums + kept, sums - kept], 2).reshape(len(shifts), -1) / math.sqrt(2)
+    smooth: np.ndarray = np.bincount(at.ravel(), sums.ravel())[: len(noisy)] / len(shifts)
+    return smooth
 
 
 def ladder(mass: np.ndarray, column: Column) -> tuple[np.ndarray, ...]:

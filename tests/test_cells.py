@@ -179,6 +179,22 @@ def test_shares_add_up_and_few_records_are_asked_less():
     ]
 
 
+def test_noise_on_an_order_is_smoothed_wherever_its_steps_are():
+    sigma, lost = 20.0, []
+    for begin in (32, 37, 44, 51, 64):  # at the edge of a block of 2^k codes, and not
+        true = np.zeros(300)
+        true[begin : begin + 60], true[begin + 60 : begin + 90], true[7], missing = 100, 40, 2000, 500
+        noisy = np.append(true, missing) + sigma * RNG(begin).standard_normal(301)
+        smooth = ladders.denoised(noisy, Column(301, True, 300), sigma, true.sum() + missing)
+        assert smooth.min() >= 0 and smooth.sum() == pytest.approx(true.sum() + missing)
+        assert abs(smooth[7] - 2000) < 100 and abs(smooth[300] - missing) < 100
+        raw = ladders.denoised(noisy, Column(301, False, 300), sigma, true.sum() + missing)
+        lost.append(np.abs(smooth[:300] - true).sum() / np.abs(raw[:300] - true).sum())
+    assert max(lost) < 0.42 and max(lost) < 1.7 * min(lost)
+    exact = np.append(true, missing)
+    assert ladders.denoised(exact, Column(301, True, 300), 0.0, exact.sum()) == pytest.approx(exact)
+
+
 def test_cells_hold_near_equal_mass_are_runs_of_an_order_and_nest():
     mass = RNG(0).gamma(0.5, 100, 200)
     for ordered in (True, False):
