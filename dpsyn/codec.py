@@ -138,8 +138,9 @@ def _starts(column: Column, base: Column | None) -> np.ndarray:
         bins = min(column.bins or BINS, places)
         special = np.array(column.special, np.int64)
         equal = np.array([place * places // bins for place in range(bins)], np.int64)
-        near = _near_zero(column) if column.bins is None and column.kind != "date" else equal[:0]
-        starts = np.concatenate([equal, near, special, special + 1])
+        starts = np.concatenate([equal, special, special + 1])
+        if column.bins is None and column.kind != "date" and places > BINS:
+            starts = np.concatenate([starts, _near_zero(column)])
     starts = np.unique(starts)
     return starts[starts < places]
 
@@ -147,7 +148,7 @@ def _starts(column: Column, base: Column | None) -> np.ndarray:
 def _near_zero(column: Column) -> np.ndarray:
     """int64: places from where runs of a 32nd of an octave begin, as far as that is shorter than the equal ones."""
     largest = max(abs(column.low), abs(column.high))
-    sizes = largest * 2.0 ** (-np.arange(NEAR * max(0.0, math.log2(largest / column.step)) if largest else 0) / NEAR)
+    sizes = largest * 2.0 ** (-np.arange(NEAR * math.log2(largest / column.step)) / NEAR)
     sizes = sizes[sizes * (1 - 2 ** (-1 / NEAR)) < (column.high - column.low) / BINS]
     numbers = np.concatenate([-sizes, [0.0], sizes])
     numbers = numbers[(column.low <= numbers) & (numbers <= column.high)]
