@@ -184,7 +184,8 @@ def parquet_batches(
                 array = array.cast(pa.large_binary())  # text that is no UTF-8 is then one bad row, not an error
             return [as_text(value, names.get(column)) for value in array.to_pylist()]
 
-        for batch in reader.iter_batches(batch_size=size, columns=list(columns)):
+        # without Arrow's threads: see dpsyn/storage.py
+        for batch in reader.iter_batches(batch_size=size, columns=list(columns), use_threads=False):
             yield batch, cells
 
 

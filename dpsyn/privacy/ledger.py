@@ -211,7 +211,8 @@ def read_receipt(path: Path) -> Receipt:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(pa.BufferReader(path.read_bytes()))
+        # without Arrow's threads: see dpsyn/storage.py
+        table = pq.read_table(pa.BufferReader(path.read_bytes()), use_threads=False, pre_buffer=False)
         metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
         facts = json.loads(metadata["dpsyn"])
         votes = table["votes"].to_numpy().astype(np.int64)
