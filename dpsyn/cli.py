@@ -81,13 +81,16 @@ def plan(given: list[str]) -> int:
     """`dpsyn plan`: reads no private row, loads no model, writes no file."""
     flags, folder, overrides = _split(given)
     from dpsyn import compose
-    from dpsyn.planning import show_plan
+    from dpsyn.planning import show_joint_epsilon, show_plan
 
     sweep = bool({"-m", "--multirun"} & set(flags))
     overrides = compose.with_default(overrides)
-    jobs = list(compose.members(overrides)) if sweep else [(overrides, [])]
-    for texts, swept in jobs:
-        show_plan(compose.build(compose.settings(texts, folder), swept))
+    members = list(compose.members(overrides)) if sweep else [(overrides, [])]
+    jobs = [compose.build(compose.settings(texts, folder), swept) for texts, swept in members]
+    for job in jobs:
+        show_plan(job)
+    if sweep:
+        show_joint_epsilon(jobs, read=False)
     return 0
 
 
@@ -200,17 +203,21 @@ def _carry_out(plain, swept: Sequence[str]) -> None:  # type: ignore[no-untyped-
 def _sweep(flags: list[str], folder: str | None, overrides: list[str]) -> int:
     """All jobs are composed and checked, and their joint epsilon agreed to, before the first one starts."""
     from dpsyn import compose
-    from dpsyn.planning import agree_to_joint_epsilon
+    from dpsyn.planning import agree_to_joint_epsilon, withdraw_unbegun
 
     jobs = {tuple(sorted(texts)): (compose.settings(texts, folder), tags) for texts, tags in compose.members(overrides)}
-    agree_to_joint_epsilon([compose.build(plain, tags) for plain, tags in jobs.values()])
+    built = [compose.build(plain, tags) for plain, tags in jobs.values()]
+    agree_to_joint_epsilon(built)
 
     def one(texts: list[str]) -> None:
         if tuple(sorted(texts)) not in jobs:
             raise UserError("a sweep is given on the command line (KEY=A,B,C), so that it is checked before it starts.")
         _carry_out(*jobs[tuple(sorted(texts))])
 
-    return _hydra(flags, folder, overrides, one)
+    try:
+        return _hydra(flags, folder, overrides, one)
+    finally:
+        withdraw_unbegun(built)
 
 
 def _hydra(flags: list[str], folder: str | None, overrides: list[str], job) -> int:  # type: ignore[no-untyped-def]

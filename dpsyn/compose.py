@@ -19,11 +19,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers.oc import env
 
 from dpsyn import prompts, schema
 from dpsyn.cell_run import CellPlan, cell_plan
 from dpsyn.errors import UserError, bad, near
 from dpsyn.job import Job
+from dpsyn.privacy import account
 from dpsyn.privacy.budget import Settings
 from dpsyn.run import RunDirectory, flat
 from dpsyn.schedule import Cells, initial_size
@@ -31,10 +33,13 @@ from dpsyn.schedule import Cells, initial_size
 IDENTITY = ("seed", "data", "api", "embedding", "privacy", "schedule", "label_shares")
 DEFAULT = "+experiment=digits"
 RUNTIME = "dpsyn.runtime.Runtime"
+CODE = ("trusted_packages", "trust_remote_code")  # settings that let code of others run
 READERS = {
     "dpsyn.prompts.Prompts": ("prompts", prompts.read),
     "dpsyn.schema.Schema": ("schemas", schema.read),
 }
+AGREED = ("accept_lost_draws", "accept_joint_epsilon", "max_joint_epsilon")  # they may change while a run goes on
+ADDRESS = ("base_url", "api_key_env")  # whom a request goes to, and with which key
 NOT_PUBLISHED = "(not published)"
 PUBLISHED_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 DECLARED = (("data", "labels"), ("data", "label_columns"), ("data", "label_values"))
@@ -70,11 +75,77 @@ def settings(overrides: Sequence[str], folder: str | None = None) -> dict[str, A
                 own = [text for text in overrides if re.match(rf"[+~]*{group}\b", text)]
                 with open_dict(config):
                     config[group] = hydra_compose("config", overrides=[*search, *own])[group]
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            plain = _resolved(config)
+            if folder:
+                _check_hydra(overrides, search)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_in_one_line(error, overrides)) from None
-    assert isinstance(plain, dict)
+    _check_code(plain, overrides)
     return _with_files(plain, [*([Path(folder)] if folder else []), config_folder()])
+
+
+def _resolved(config: DictConfig) -> dict[str, Any]:
+    """Plain settings. Raises UserError where one that is published depends on an environment variable.
+
+    Whether one does shows when the variables have other values: an interpolation can lead there over many keys.
+    """
+    asked: list[str] = []
+
+    def read(more: str, name: str, *default: Any) -> str | None:
+        asked.append(name)
+        value = env(name, *default)
+        return value if value is None else value + more
+
+    def container(more: str) -> dict[str, Any]:
+        OmegaConf.register_new_resolver("oc.env", functools.partial(read, more), replace=True)
+        plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        return dict(plain)
+
+    def public(plain: Mapping[str, Any]) -> dict[str, Any]:
+        return flat({key: published(plain.get(key), (key,)) for key in (*IDENTITY, "name")})
+
+    try:
+        plain = container("")
+        if asked:
+            before, after = public(plain), public(container("1"))
+            differing = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+            if differing:
+                do = f"Write its value on the command line: {differing[0]}=..."
+                raise bad(differing[0], "${oc.env:...}", "a value that is no secret, since it is published", do)
+        return plain
+    finally:
+        OmegaConf.register_new_resolver("oc.env", env, replace=True)
+
+
+def _check_hydra(overrides: Sequence[str], search: Sequence[str]) -> None:
+    """Hydra's own settings name code (launchers, callbacks, logging): they come from dpsyn and the command line."""
+
+    def hydra(given: Sequence[str]) -> Any:
+        config = hydra_compose("config", overrides=list(given), return_hydra_config=True).hydra
+        plain: Any = OmegaConf.to_container(config, resolve=False)
+        for key in ("overrides", "runtime", "searchpath"):
+            plain.pop(key)
+        plain["job"].pop("override_dirname")
+        return plain
+
+    if hydra([*search, *overrides]) != hydra([text for text in overrides if _key(text).startswith("hydra")]):
+        raise bad("--config-dir", search[0].split("file://")[1][:-1], "configs that leave the settings of hydra alone")
+
+
+def _check_code(plain: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Raises UserError where a config, and not the command line, lets code of others run."""
+    given = {_key(text) for text in overrides}
+    for key, value in flat(plain).items():
+        if key.rpartition(".")[2] in CODE and value not in (None, False, []) and key not in given:
+            raise bad(key, value, "a setting of the command line", f"Add {key}={_as_override(value)} if you trust it.")
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").split("=")[0]
+
+
+def _as_override(value: Any) -> str:
+    return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value).lower()
 
 
 def _with_files(part: Any, folders: Sequence[Path]) -> Any:
@@ -141,7 +212,7 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
     cells = _cells(plain, parts) if isinstance(steps, Cells) else None
     start, schedule = (steps, ()) if isinstance(steps, int) else (0, ()) if cells else (initial_size(steps), steps)
     identity = {key: plain[key] for key in IDENTITY}
-    identity["privacy"] = {key: value for key, value in plain["privacy"].items() if not key.startswith("accept_")}
+    identity["privacy"] = {key: value for key, value in plain["privacy"].items() if key not in AGREED}
     root = str(plain["run_dir"])
     if swept:
         root += "," + ",".join(sorted(text.lstrip("+").replace("/", "_") for text in swept))
@@ -195,11 +266,32 @@ def _cells(plain: Mapping[str, Any], parts: Mapping[str, Any]) -> CellPlan:
 
 
 def rebuilt(run: RunDirectory, overrides: Sequence[str]) -> Job:
-    """The parts of a run that exists, from what it says of itself: `private/config.yaml`, or if that is gone
-    `release/config.yaml`, which names no places.
+    """The parts of a run that exists, from what it says of itself: `private/config.yaml` where this machine began the
+    run, or else `release/config.yaml`, which names no places.
+
+    What a release says may be a stranger's. Only the settings that identify a run are taken, as plain values; places,
+    addresses and the names of keys are given anew on the command line.
     """
+    import yaml
+
     known = run.identity() if (run.private / "config.yaml").exists() else None
-    said: Any = known["settings"] if known else OmegaConf.to_container(OmegaConf.load(run.release / "config.yaml"))
+    if known and not account.began_here(str(known["run"]), run.root):
+        known = None
+    source = run.release / "config.yaml"
+    try:
+        said = known["settings"] if known else yaml.safe_load(source.read_text(encoding="utf-8"))
+        said = {key: said[key] for key in IDENTITY}
+        parts = all(isinstance(said[key], dict) for key in ("data", "api", "embedding", "privacy", "schedule"))
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        parts = False
+    if not parts:
+        raise UserError(f"{source}: these are no settings of a run of this version of dpsyn.")
+    given = {_key(text) for text in overrides}
+    if not known:
+        said = {key: published(value, (key,)) for key, value in said.items()}
+        for key in flat(said):
+            if key.rpartition(".")[2] in ADDRESS and key not in given:
+                raise bad(key, "(not given)", "a value on the command line", "A release does not say whom to ask.")
     rest = {
         "name": run.root.name,
         "run_dir": str(run.root),
@@ -213,6 +305,7 @@ def rebuilt(run: RunDirectory, overrides: Sequence[str]) -> Job:
         plain = OmegaConf.to_container(OmegaConf.merge(rest, said, OmegaConf.from_dotlist(list(overrides))))
     except OmegaConfBaseException as error:
         raise UserError(_first_line(error)) from None
+    _check_code(plain, overrides)
     moved = {NOT_PUBLISHED, said["api"].get("path")} - {None}
     return build(plain | {"api": _following(plain["api"], moved)})
 
@@ -262,8 +355,10 @@ def published(value: Any, where: tuple[str, ...]) -> Any:
     secret = name in ("path", "base_url", "api_key", "token") or name.endswith(("_key", "_token", "_path", "_url"))
     secret |= "extra" in where and bool(SECRET.search(name))
     place = "://" in value or value.startswith(("/", "~", "./", "../", "\\")) or value[1:3] == ":\\"
-    place |= "/" in value and not PUBLISHED_NAME.match(value) and os.path.exists(value)
-    if (secret and not (name == "path" and where[0] != "data" and PUBLISHED_NAME.match(value))) or place:
+    there = os.path.exists(value)  # then it is no name on the hub, however it looks
+    place |= "/" in value and there
+    hub_name = name == "path" and where[0] != "data" and PUBLISHED_NAME.match(value) and not there
+    if (secret and not hub_name) or place:
         return NOT_PUBLISHED
     return value
 
@@ -337,19 +432,30 @@ def _targets(config: Any) -> Iterator[str]:
             yield from _targets(part)
 
 
+@functools.cache
+def constructors() -> frozenset[str]:
+    """All that may be a `_target_` of dpsyn: what its own yamls name. Nothing else of it can be called by a config."""
+    yamls = config_folder().glob("*/*.yaml")
+    return frozenset(name for path in yamls for name in re.findall(r"_target_: ([\w.]+)", path.read_text("utf-8")))
+
+
 def _check_target(key: str, target: str, trusted: Sequence[str]) -> None:
-    """A part is what its package itself defines: `dpsyn.files.os.remove` is none of ours."""
-    allowed = ("dpsyn", *trusted)
-    if target.split(".")[0] not in allowed:
-        do = "Name its package in trusted_packages=[...] if you trust it."
+    """A part of a trusted package is what that package itself defines: `mine.os.remove` is none."""
+    package = target.split(".")[0]
+    if target in constructors():
+        return
+    if package == "dpsyn":
+        raise bad(f"{key}._target_", target, "a part of dpsyn", near(target, sorted(constructors())))
+    if package not in trusted:
+        do = "Name its package in trusted_packages=[...] on the command line if you trust it."
         raise bad(f"{key}._target_", target, "a part of dpsyn", do)
     try:
         part = _found(target)
     except (ImportError, AttributeError) as error:
         missing = f" ({error.name} is not installed)" if isinstance(error, ImportError) and error.name else ""
         raise UserError(f"{key}._target_={target}: there is no such part{missing}.") from None
-    if str(getattr(part, "__module__", "")).split(".")[0] not in allowed:
-        raise bad(f"{key}._target_", target, "a part of dpsyn")
+    if str(getattr(part, "__module__", "")).split(".")[0] != package:
+        raise bad(f"{key}._target_", target, f"a part that {package} defines")
 
 
 def _shares(declared: Any, n: int) -> np.ndarray:

@@ -16,13 +16,12 @@ import numpy as np
 
 from dpsyn.cell_run import CellPlan, evolve_cells, records_in_a_vote, release_name
 from dpsyn.cells import Question
-from dpsyn.data import Data
 from dpsyn.electorate import Electorate, open_electorate, told_of_rows
 from dpsyn.errors import UserError, bad
 from dpsyn.evolution import Makers, begin, evolve, split
 from dpsyn.expansion import expand
 from dpsyn.files import cache_folder, private_folder, sha256, write
-from dpsyn.job import Job, check, public_sources, rows_asked
+from dpsyn.job import Job, check, digests, public_sources, rows_asked
 from dpsyn.metric.vital_signs import vital_signs
 from dpsyn.picture import sample_grid, sample_texts
 from dpsyn.population import Population
@@ -58,7 +57,7 @@ def carry_out(job: Job, screen: Screen) -> Path:
         if not metric.private
     ]
     for key, source in [*public_sources(job), *((key, data) for key, data in declared if data is not None)]:
-        if _contents(source) & _contents(job.data):
+        if digests(source) & digests(job.data):
             raise UserError(f"{key}: files of the private data (data.path) are among these, which must be public.")
     if known:
         run.refuse_another(known, job.identity, fingerprint, job.operational)
@@ -70,7 +69,9 @@ def carry_out(job: Job, screen: Screen) -> Path:
         identity = known["run"] if known else run.begin(job.identity, fingerprint, budget.sigma)
         ledger = Ledger(run.private, run.votes, identity, job.privacy, budget, job.seed)
         lost = ledger.recover()
-        mine = account.entry(job.data_key, identity, job.root.absolute(), job.privacy, budget, lost)
+        known_by = job.data_known_by()
+        mine = account.entry(job.data_name, known_by, identity, job.root, job.privacy, budget, lost)
+        account.check(mine)
         if known:
             account.enter(mine)
             _state(job, run, budget, lost, mine)
@@ -305,11 +306,10 @@ def _draw(job: Job, run: RunDirectory) -> None:
         write(run.release / "samples.txt", sample_texts(populations, job.labels).encode())
 
 
-def _state(job: Job, run: RunDirectory, budget: Budget, lost: Sequence[Charge], mine: account.Entry | None) -> None:
+def _state(job: Job, run: RunDirectory, budget: Budget, lost: Sequence[Charge], mine: account.Entry) -> None:
     import yaml
 
-    others = [known for known in account.entries(job.data_key) if mine is None or known.run != mine.run]
-    runs = [*others, mine] if mine else others
+    runs = account.sharing(mine)
     receipts = sorted(run.votes.glob("*.parquet"))
     text = statement(job.privacy, budget, lost, receipts, job.public, job.data.id, runs, job.data.records)
     write(run.release / "privacy.json", text)
@@ -379,7 +379,3 @@ def _private_side(run: RunDirectory, screen: Screen, text: str, log: str) -> Ite
             run.log(traceback.format_exc())
             name = type(error).__name__
             raise UserError(f"{text}: failed ({name}). What was said of it may be private: see private/log.") from None
-
-
-def _contents(data: Data) -> set[str]:
-    return getattr(data, "contents", lambda: {data.fingerprint()})()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -87,9 +88,29 @@ class Job:
         return last if self.expand_degree is None else self.expand_degree
 
     @property
-    def data_key(self) -> str:
-        """Under which the account adds up what was spent on this data set. Private where it is a place."""
-        return self.data.id or f"place {Path(str(self.identity['data'].get('path'))).absolute()}"
+    def data_name(self) -> str:
+        """What the account shows for this data set. Private where it is a place."""
+        return self.data.id or str(self.identity["data"].get("path"))
+
+    def data_known_by(self, read: bool = True) -> tuple[str, ...]:
+        """What tells this data set from others: its id, its place, and digests of its files. Private.
+
+        read: with the digests, for which local files are read once, and the hub is asked for a commit.
+        """
+        path = self.identity["data"].get("path")
+        found = [] if self.data.id is None else [self.data.id]
+        if isinstance(path, str):
+            place = os.path.expanduser(path)
+            local = os.path.exists(place) or glob.has_magic(place)
+            found += [f"place {os.path.realpath(place)}"] if local else [f"hub {path}"]
+        if read:
+            found += [f"content {digest}" for digest in digests(self.data)]
+        return tuple(found)
+
+
+def digests(data: Data) -> set[str]:
+    """Of the content of each of its files, or of the whole."""
+    return getattr(data, "contents", lambda: {data.fingerprint()})()
 
 
 def check(job: Job) -> None:

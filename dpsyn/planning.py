@@ -127,11 +127,19 @@ def show_end(job: Job) -> None:
     ):
         if path.exists():
             console.print(f"{name}: {path}", markup=False, highlight=False, soft_wrap=True)
-    runs = account.entries(job.data_key)
-    if len(runs) > 1:
-        joint = account.joint_epsilon(runs, runs[-1].delta)
-        text = "unknown: they protect different units" if joint is None else shown(joint)
-        console.print(f"all {len(runs)} runs on this data set together: epsilon {text}", highlight=False)
+    known = run.identity() if (run.private / "config.yaml").exists() else None
+    if known and (joint := joint_of(account.of_run(known["run"]))):
+        console.print(joint, highlight=False)
+
+
+def joint_of(runs: Sequence[account.Entry]) -> str:
+    """'all 3 runs on these data together: epsilon 2.12 at delta 1e-05'; '' for one run, or none."""
+    if len(runs) < 2:
+        return ""
+    delta = max(run.delta for run in runs)
+    joint = account.joint_epsilon(runs, delta)
+    text = "unknown: they protect different units" if joint is None else f"{shown(joint)} at delta {delta:g}"
+    return f"all {len(runs)} runs on these data together: epsilon {text}"
 
 
 def show_budget() -> None:
@@ -142,42 +150,81 @@ def show_budget() -> None:
         console.print("No run on any data set is known.")
         return
     table = Table("data set", "run", "epsilon", "delta", "unit", "releases", box=None)
-    for data, runs in everything.items():
+    for runs in everything:
         for run in runs:
             epsilon = shown(epsilon_of(run.charges, run.delta, run.neighbours))
-            table.add_row(data, run.directory, epsilon, f"{run.delta:g}", run.unit, str(len(run.charges)))
-        joint = account.joint_epsilon(runs, runs[-1].delta)
+            place = run.directory + (" (declared, not begun)" if run.run.startswith(account.PLANNED) else "")
+            table.add_row(run.data, place, epsilon, f"{run.delta:g}", run.unit, str(len(run.charges)))
+        delta = max(run.delta for run in runs)
+        joint = account.joint_epsilon(runs, delta)
         text = "different units" if joint is None else shown(joint)
-        table.add_row(data, f"all {len(runs)} together", text, f"{runs[-1].delta:g}", runs[-1].unit, "", style="bold")
+        table.add_row(runs[0].data, f"all {len(runs)} together", text, f"{delta:g}", runs[-1].unit, "", style="bold")
     console.print(table)
 
 
-def agree_to_joint_epsilon(jobs: Sequence[Job]) -> None:
-    """Checks all jobs of a sweep. Raises UserError unless the joint epsilon on each data set was agreed to."""
-    by_data: dict[str, list[tuple[Job, Budget]]] = {}
-    for job in jobs:
-        check(job)
-        if job.privacy.is_private:
-            by_data.setdefault(job.data_key, []).append((job, job.budget()))
-    for runs in by_data.values():
-        delta = max(budget.delta for _, budget in runs)
-        if len({(job.privacy.unit, job.privacy.neighbours) for job, _ in runs}) > 1:
+def show_joint_epsilon(jobs: Sequence[Job], read: bool) -> list[float]:
+    """Checks all jobs of a sweep, and prints the joint epsilon of those on the same data.
+
+    read: know the data by their content too, for which local files are read once.
+    Returns the joint epsilon of each data set. Raises UserError where jobs on one protect different units.
+    """
+    found = []
+    for runs in _by_data(jobs, read):
+        budgets = [job.budget() for job in runs]
+        delta = max(budget.delta for budget in budgets)
+        if len({(job.privacy.unit, job.privacy.neighbours) for job in runs}) > 1:
             raise bad(
                 "privacy.unit", "several", "one unit and one kind of neighbours in a sweep", "Their sum means nothing."
             )
-        charges: list[Charge] = [charge for _, budget in runs for charge in budget.charges]
-        joint = epsilon_of(charges, delta, runs[0][0].privacy.neighbours)
-        accepted = runs[0][0].privacy.accept_joint_epsilon
-        print(f"{len(runs)} runs on one data set: together epsilon {shown(joint)} at delta {delta:g}")
-        if joint and (accepted is None or accepted < joint):
-            value = "null" if accepted is None else f"{accepted:g}"
-            up = math.ceil(joint * 1000) / 1000
-            raise bad(
-                "privacy.accept_joint_epsilon",
-                value,
-                f"at least {up:g}",
-                "A sweep spends what its runs spend together.",
-            )
+        charges: list[Charge] = [charge for budget in budgets for charge in budget.charges]
+        found.append(epsilon_of(charges, delta, runs[0].privacy.neighbours))
+        print(f"{len(runs)} runs on one data set: together epsilon {shown(found[-1])} at delta {delta:g}")
+    return found
+
+
+def agree_to_joint_epsilon(jobs: Sequence[Job]) -> None:
+    """Puts all jobs of a sweep on the account before the first one starts, so that each says what all of them spend.
+
+    Raises UserError unless the joint epsilon on each data set was agreed to, and where a limit is set and passed.
+    """
+    joint = max(show_joint_epsilon(jobs, read=True), default=0.0)
+    accepted = [job.privacy.accept_joint_epsilon for job in jobs]
+    least = min((value for value in accepted if value is not None), default=None)
+    if joint and (least is None or least < joint):
+        value = "null" if least is None else f"{least:g}"
+        up = math.ceil(joint * 1000) / 1000
+        do = "A sweep spends what its runs spend together."
+        raise bad("privacy.accept_joint_epsilon", value, f"at least {up:g}", do)
+    account.enter(*(entry for job in jobs if (entry := _declared(job)).charges))
+
+
+def withdraw_unbegun(jobs: Sequence[Job]) -> None:
+    """Takes those of a sweep that did not begin off the account."""
+    account.withdraw([job.root for job in jobs])
+
+
+def _declared(job: Job) -> account.Entry:
+    run = RunDirectory(job.root, job.privacy.is_private)
+    known = run.identity() if run.has_begun() else None
+    budget = job.budget(known["sigma"] if known else None)
+    return account.entry(
+        job.data_name, job.data_known_by(), known["run"] if known else None, job.root, job.privacy, budget
+    )
+
+
+def _by_data(jobs: Sequence[Job], read: bool) -> list[list[Job]]:
+    """Jobs that protect somebody, those together that share data."""
+    groups: list[tuple[set[str], list[Job]]] = []
+    for job in jobs:
+        check(job)
+        if not job.privacy.is_private:
+            continue
+        keys, mine = set(job.data_known_by(read)), [job]
+        for group in [group for group in groups if group[0] & keys]:
+            groups.remove(group)
+            keys, mine = keys | group[0], [*group[1], *mine]
+        groups.append((keys, mine))
+    return [runs for _, runs in groups]
 
 
 def _epsilon(job: Job, charges: Sequence[Charge]) -> str:

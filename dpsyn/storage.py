@@ -200,7 +200,7 @@ def _read_content(table: Any, shape: tuple[int, ...], fields: Sequence[Sequence[
 
     pictures = np.empty((table.num_rows, *shape), np.uint8)
     for picture, row in zip(pictures, table["image"].to_pylist(), strict=True):
-        picture[...] = np.asarray(Image.open(io.BytesIO(row["bytes"]))).reshape(shape)
+        picture[...] = np.asarray(Image.open(io.BytesIO(row["bytes"]), formats=("PNG",))).reshape(shape)
     return pictures
 
 

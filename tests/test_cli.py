@@ -30,7 +30,7 @@ BAD = [
     (["run", "api._target_=dpsyn.job.Path"], "api._target_=dpsyn.job.Path: expected a part of dpsyn"),
     (
         ["run", "api._target_=dpsyn.api.nothing.Nothing"],
-        "api._target_=dpsyn.api.nothing.Nothing: there is no such part",
+        "api._target_=dpsyn.api.nothing.Nothing: expected a part of dpsyn",
     ),
     (["run", "api.size=[5]"], "api.size=[5]: expected [low, high] in whole numbers"),
     (["run", "api.fonts=empty"], "api.fonts=empty: expected "),

@@ -1,7 +1,9 @@
 """What every run of this user has spent on a data set: losses add up, whoever forgets them.
 
-One file a data set in the state folder, append-only, a JSON line whenever a run starts or a draw of it is lost; the
-last line of a run counts.
+One file in the state folder, append-only, a JSON line whenever a run is declared, starts, or loses a draw; the last
+line of a run counts. A data set is known by its `data.id`, its place and a digest of the content of each of its files,
+all of them salted hashes: two runs that share one of these are on the same data, and so are all that they share others
+with. So a link, another spelling of a path, another working directory, a renamed or a re-declared data set adds up.
 """
 
 from __future__ import annotations
@@ -10,17 +12,27 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from dpsyn.files import room_on_disk, state_folder
-from dpsyn.privacy.budget import Budget, Charge, Neighbours, Settings, Unit, epsilon_of
+from dpsyn.errors import UserError, bad
+from dpsyn.files import room_on_disk, state_folder, sync_folder, write
+from dpsyn.privacy.budget import Budget, Charge, Neighbours, Settings, Unit, epsilon_of, shown
+
+PLANNED = "planned "  # before the directory, in the place of the id of a run that has not begun
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One run on a data set: all its declared charges, and those of its lost draws."""
+    """One run on a data set: all its declared charges, and those of its lost draws.
+
+    data: how the data set is named on the screen. keys: salted hashes of what it is known by. run: the id of the run,
+    or 'planned DIRECTORY' for a member of a sweep that has not begun. limit: the joint epsilon that this run sets for
+    its data, None for none. charges: () for a run without noise that protects; it spends nothing that could be added.
+    """
 
     data: str
     run: str
@@ -29,41 +41,86 @@ class Entry:
     neighbours: Neighbours
     delta: float
     charges: tuple[Charge, ...]
+    keys: tuple[str, ...] = ()
+    limit: float | None = None
 
 
 def entry(
-    data: str, run: str, directory: Path, settings: Settings, budget: Budget, lost: Sequence[Charge]
-) -> Entry | None:
-    """What a run declares. None for one without noise: there is nothing to add up."""
-    if not settings.is_private:
-        return None
-    charges = (*budget.charges, *lost)
-    return Entry(data, run, str(directory), settings.unit, settings.neighbours, budget.delta, charges)
+    data: str,
+    known_by: Sequence[str],
+    run: str | None,
+    directory: Path,
+    settings: Settings,
+    budget: Budget,
+    lost: Sequence[Charge] = (),
+) -> Entry:
+    """What a run declares. known_by: id, places and digests of its data. run: None before it has begun."""
+    place = os.path.realpath(directory)
+    charges = (*budget.charges, *lost) if settings.is_private else ()
+    keys = tuple(sorted(_salted(text) for text in known_by))
+    unit, neighbours, limit = settings.unit, settings.neighbours, settings.max_joint_epsilon
+    return Entry(data, run or PLANNED + place, place, unit, neighbours, budget.delta, charges, keys, limit)
 
 
-def enter(entry: Entry | None) -> None:
-    """Puts a run on the account, before its first release; one without any is not put there."""
-    if entry is None or not entry.charges or entry in entries(entry.data):
-        return
-    path = _file(entry.data)
-    with room_on_disk(path), os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        cut_off = path.read_bytes()[-1:] not in (b"", b"\n")  # by a crash: else that line would swallow this one
-        file.write("\n" * cut_off + json.dumps(asdict(entry)) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+def enter(*entries: Entry) -> None:
+    """Puts runs on the account, before their first release: all of them, or none.
+
+    Raises UserError where the joint epsilon of their data would pass the limit that was set for it, and for a run that
+    was begun in another directory: a copy would draw again, and be charged once.
+    """
+    with _locked() as path:
+        before = _read()
+        for new in entries:
+            _check_directory(new, before)
+        after = _merged([*before, *entries])
+        if after == before:
+            return
+        for new in entries:
+            _check_limit(new, _sharing(new, after))
+        _append(path, [json.dumps(asdict(new)) for new in entries])
 
 
-def entries(data: str) -> list[Entry]:
-    """The runs on one data set, oldest first."""
-    path = _file(data)
-    return _read(path) if path.exists() else []
+def check(new: Entry) -> None:
+    """The refusals of `enter`, before a private row is read; writes nothing."""
+    before = _read()
+    _check_directory(new, before)
+    _check_limit(new, _sharing(new, _merged([*before, new])))
 
 
-def everything() -> dict[str, list[Entry]]:
-    """All data sets that this user has run on."""
-    found = [_read(path) for path in sorted(state_folder().glob("*.jsonl"))]
-    return {runs[0].data: runs for runs in found if runs}
+def withdraw(directories: Sequence[Path]) -> None:
+    """Takes members of a sweep that did not begin off the account: nothing was drawn for them."""
+    with _locked() as path:
+        planned = {entry.run for entry in _read()}
+        gone = [name for place in directories if (name := PLANNED + os.path.realpath(place)) in planned]
+        _append(path, [json.dumps({"withdrawn": name}) for name in gone])
+
+
+def sharing(known: Entry) -> list[Entry]:
+    """The runs on the same data, this one too, oldest first. None of those that spend nothing."""
+    return _sharing(known, _merged([*_read(), known]))
+
+
+def of_run(run: str) -> list[Entry]:
+    """The same for a run by its id; [] where the account does not know it."""
+    entries = _read()
+    known = next((entry for entry in entries if entry.run == run and entry.charges), None)
+    return _sharing(known, entries) if known else []
+
+
+def began_here(run: str, directory: Path) -> bool:
+    """Whether this user began the run in this directory."""
+    return any(known.run == run and known.directory == os.path.realpath(directory) for known in _read())
+
+
+def everything() -> list[list[Entry]]:
+    """All runs of this user that spent something, by data set."""
+    entries = [entry for entry in _read() if entry.charges]
+    found: list[list[Entry]] = []
+    while entries:
+        runs = _sharing(entries[0], entries)
+        found.append(runs)
+        entries = [entry for entry in entries if entry not in runs]
+    return found
 
 
 def joint_epsilon(runs: Sequence[Entry], delta: float) -> float | None:
@@ -73,17 +130,104 @@ def joint_epsilon(runs: Sequence[Entry], delta: float) -> float | None:
     return epsilon_of([charge for run in runs for charge in run.charges], delta, runs[0].neighbours)
 
 
-def _file(data: str) -> Path:
-    return state_folder() / f"{hashlib.sha256(data.encode()).hexdigest()[:24]}.jsonl"
+def _check_directory(new: Entry, entries: Sequence[Entry]) -> None:
+    began = next((entry.directory for entry in entries if entry.run == new.run), new.directory)
+    if began != new.directory:
+        raise UserError(
+            f"run_dir={new.directory}: this run was begun in {began}. A copy would draw noise again that is charged "
+            "once. Go on there, or name another run_dir for a new run."
+        )
 
 
-def _read(path: Path) -> list[Entry]:
+def _check_limit(new: Entry, runs: Sequence[Entry]) -> None:
+    """A limit holds until a later run sets another one."""
+    limits = [entry.limit for entry in runs if entry.limit is not None]
+    limit = new.limit if new.limit is not None else limits[-1] if limits else None
+    if limit is None or not new.charges:
+        return
+    joint = joint_epsilon(runs, new.delta)
+    if joint is None:
+        do = "Runs that protect different units cannot be added up."
+        raise bad("privacy.max_joint_epsilon", f"{limit:g}", "runs that protect the same unit on these data", do)
+    if joint > limit:
+        do = f"With this run all {len(runs)} on these data would spend it together. `dpsyn budget` lists them."
+        raise bad("privacy.max_joint_epsilon", f"{limit:g}", f"at least {shown(joint)}", do)
+
+
+def _sharing(known: Entry, entries: Sequence[Entry]) -> list[Entry]:
+    keys, found = set(known.keys), -1
+    while len(keys) != found:
+        found = len(keys)
+        for entry in entries:
+            if keys & set(entry.keys):
+                keys |= set(entry.keys)
+    return [entry for entry in entries if entry.charges and keys & set(entry.keys)]
+
+
+def _merged(entries: Sequence[Entry]) -> list[Entry]:
+    """The last entry of a run counts, at the place of its first, and knows its data by all that any of them did; a run
+    that begins takes the place of what was planned in its directory."""
     runs: dict[str, Entry] = {}
-    for line in path.read_text().splitlines():
-        try:
-            values = json.loads(line)
-        except ValueError:  # the last line of a run that was killed while it wrote: it had released nothing yet
-            continue
-        entry = Entry(**{**values, "charges": tuple(Charge(**charge) for charge in values["charges"])})
-        runs[entry.run] = entry
+    for entry in entries:
+        if not entry.run.startswith(PLANNED):
+            runs.pop(PLANNED + entry.directory, None)
+        earlier = runs.get(entry.run, entry)
+        runs[entry.run] = replace(entry, keys=tuple(sorted({*earlier.keys, *entry.keys})))
     return list(runs.values())
+
+
+def _salted(text: str) -> str:
+    return hashlib.sha256(_salt() + text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def _salt() -> bytes:
+    """Secret, so that the account does not tell whoever has a file that it was used."""
+    path = state_folder() / "salt"
+    if not path.exists():
+        temporary = path.with_name(f".salt.{os.getpid()}")
+        write(temporary, secrets.token_bytes(32), private=True)
+        with suppress(FileExistsError):  # another process was faster
+            os.link(temporary, path)
+        temporary.unlink()
+        sync_folder(path.parent)
+    return path.read_bytes()
+
+
+@contextmanager
+def _locked() -> Iterator[Path]:
+    """The file of the account, for one process at a time."""
+    path = state_folder() / "account.jsonl"
+    with room_on_disk(path), os.fdopen(os.open(state_folder() / "lock", os.O_RDWR | os.O_CREAT, 0o600), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield path
+
+
+def _append(path: Path, lines: Sequence[str]) -> None:
+    if not lines:
+        return
+    is_new = not path.exists()
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:
+        cut_off = path.read_bytes()[-1:] not in (b"", b"\n")  # by a crash: else that line would swallow this one
+        file.write("\n" * cut_off + "".join(f"{line}\n" for line in lines))
+        file.flush()
+        os.fsync(file.fileno())
+    if is_new:
+        sync_folder(path.parent)
+
+
+def _read() -> list[Entry]:
+    """All runs, oldest first."""
+    entries: list[Entry] = []
+    for path in sorted(state_folder().glob("*.jsonl"), key=lambda path: path.name == "account.jsonl"):
+        for line in path.read_text().splitlines():
+            try:
+                values = json.loads(line)
+            except ValueError:  # the last line of a run that was killed while it wrote: it had released nothing yet
+                continue
+            if "withdrawn" in values:
+                entries = [entry for entry in entries if entry.run != values["withdrawn"]]
+                continue
+            known = Entry(**{**values, "charges": tuple(Charge(**charge) for charge in values["charges"])})
+            # a file of its own for each data set is how earlier versions kept their accounts
+            entries.append(replace(known, keys=tuple(known.keys) or (_salted(known.data),)))
+    return _merged(entries)

@@ -53,6 +53,8 @@ class Settings:
     noise: 'system' (the operating system's generator), 'insecure_seeded' (tests), 'none' (epsilon and delta are moot).
     accept_lost_draws: go on though this many noisy releases were started and lost; each is charged.
     accept_joint_epsilon: the joint epsilon of a sweep that you agree to.
+    max_joint_epsilon: a run that would bring all runs on its data over it is refused, and so are later ones that set
+        no other; None: what an earlier run on these data set, if any.
     """
 
     epsilon: float | None = None
@@ -66,6 +68,7 @@ class Settings:
     noise: Literal["system", "insecure_seeded", "none"] = "system"
     accept_lost_draws: int = 0
     accept_joint_epsilon: float | None = None
+    max_joint_epsilon: float | None = None
 
     def __post_init__(self) -> None:
         for key, allowed in (
@@ -79,7 +82,7 @@ class Settings:
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int) or value < (key == "nearest"):
                 raise bad(f"privacy.{key}", value, f"a whole number, {int(key == 'nearest')} or more")
-        for key in ("epsilon", "delta", "noise_multiplier", "accept_joint_epsilon"):
+        for key in ("epsilon", "delta", "noise_multiplier", "accept_joint_epsilon", "max_joint_epsilon"):
             value = getattr(self, key)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value != value):
                 raise bad(f"privacy.{key}", value, "a number")
