@@ -21,7 +21,7 @@ dpsyn: differentially private synthetic data by Private Evolution, without train
   dpsyn expand RUN --rows N                       more rows from a finished run; costs no privacy
   dpsyn export RUN --to DIR --format csv          its data as csv, jsonl, parquet, imagefolder or npz
   dpsyn schema FILE > schema.yaml                 drafts the schema of a table from a codebook or a public sample
-  dpsyn verify RUN                                recompute epsilon from the receipts by an independent formula
+  dpsyn verify RUN                                recompute epsilon from the receipts by exact convolution
   dpsyn budget                                    what was spent on each data set
   dpsyn --version
 
@@ -156,7 +156,7 @@ def verify(given: list[str]) -> int:
 
     report = verified(open_run(chosen.run))
     print("\n".join(report.lines))
-    return 0 if report.agrees else 1
+    return 0 if report.agrees and report.complete else 1
 
 
 def budget(given: list[str]) -> int:

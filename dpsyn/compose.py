@@ -206,6 +206,7 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
     metrics = {
         name: _part(f"metric.parts.{name}", part, trusted, runtime)
         for name, part in (plain["metric"]["parts"] or {}).items()
+        if part is not None  # taken off a group of metrics
     }
     privacy: Settings = parts["privacy"]
     steps = parts["schedule"]  # or, without votes, a number of rows; or votes in cells
@@ -241,11 +242,24 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
         runtime=parts["runtime"],
         identity=identity,
         cache_identity={key: plain[key] for key in ("data", "embedding")},
-        public={"name": str(plain["name"]), **{key: published(value, (key,)) for key, value in identity.items()}},
+        public=_public(plain, identity, [name for name, metric in metrics.items() if not metric.private]),
         cells=cells,
         noisy_shares=plain["label_shares"] == "noisy",
         operational=frozenset(_operational(identity)),
     )
+
+
+def _public(plain: Mapping[str, Any], identity: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
+    """What is assumed public, and published: all that has a part in a file under `release/`.
+
+    metrics: names of those whose numbers stand there.
+    """
+    said = {**identity, "expand": plain["expand"]}
+    said["metric"] = {
+        "every": plain["metric"]["every"],
+        "parts": {name: plain["metric"]["parts"][name] for name in metrics},
+    }
+    return {"name": str(plain["name"]), **{key: published(value, (key,)) for key, value in said.items()}}
 
 
 def _cells(plain: Mapping[str, Any], parts: Mapping[str, Any]) -> CellPlan:
@@ -266,17 +280,16 @@ def _cells(plain: Mapping[str, Any], parts: Mapping[str, Any]) -> CellPlan:
 
 
 def rebuilt(run: RunDirectory, overrides: Sequence[str]) -> Job:
-    """The parts of a run that exists, from what it says of itself: `private/config.yaml` where this machine began the
-    run, or else `release/config.yaml`, which names no places.
+    """The parts of a run that exists, from what it says of itself: `private/config.yaml` where a run of this user
+    wrote it, or else `release/config.yaml`, which names no places.
 
     What a release says may be a stranger's. Only the settings that identify a run are taken, as plain values; places,
     addresses and the names of keys are given anew on the command line.
     """
     import yaml
 
-    known = run.identity() if (run.private / "config.yaml").exists() else None
-    if known and not account.began_here(str(known["run"]), run.root):
-        known = None
+    own = run.private / "config.yaml"
+    known = run.identity() if own.exists() and account.wrote(own.read_bytes()) else None
     source = run.release / "config.yaml"
     try:
         said = known["settings"] if known else yaml.safe_load(source.read_text(encoding="utf-8"))

@@ -70,7 +70,8 @@ def carry_out(job: Job, screen: Screen) -> Path:
         ledger = Ledger(run.private, run.votes, identity, job.privacy, budget, job.seed)
         lost = ledger.recover()
         known_by = job.data_known_by()
-        mine = account.entry(job.data_name, known_by, identity, job.root, job.privacy, budget, lost)
+        settings = (run.private / "config.yaml").read_bytes()
+        mine = account.entry(job.data_name, known_by, identity, job.root, job.privacy, budget, lost, settings)
         account.check(mine)
         if known:
             account.enter(mine)

@@ -6,11 +6,12 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dpsyn.errors import OutOfSpace
+from dpsyn.errors import OutOfSpace, UserError
 
 STAMP = (
     315532800  # 1980-01-01: one modification time for all that is released, so none of them tells how long a run took
@@ -63,11 +64,35 @@ def write_folder(path: Path, contents: dict[str, bytes]) -> None:
         sync_folder(path.parent)
 
 
+def folder(path: Path, mode: int = 0o777) -> Path:
+    """Makes a folder and those above it that are missing, each of them synced into the one above it."""
+    if not path.is_dir():
+        with room_on_disk(path):
+            folder(path.parent)
+            with suppress(FileExistsError):  # another process was faster
+                path.mkdir(mode=mode)
+            sync_folder(path.parent)
+    return path
+
+
 def private_folder(path: Path) -> Path:
-    """Makes a folder, and those above it, that only its owner can enter."""
-    with room_on_disk(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.mkdir(mode=0o700, exist_ok=True)
+    """Makes a folder that only its owner can enter.
+
+    Raises UserError for what is there and is a link, belongs to another user, or was open for others to write in.
+    """
+    folder(path, 0o700)
+    found = path.lstat()
+    if stat.S_ISLNK(found.st_mode) or not stat.S_ISDIR(found.st_mode):
+        raise UserError(f"{path}: expected a folder and no link, since private data lie there. Remove it.")
+    if found.st_uid != os.geteuid():
+        raise UserError(
+            f"{path}: expected a folder of your own, since private data lie there. It belongs to another user."
+        )
+    if found.st_mode & 0o022:
+        raise UserError(
+            f"{path}: expected a folder that no other user can write in. Look what is there, then chmod 700."
+        )
+    if found.st_mode & 0o077:
         path.chmod(0o700)
     return path
 

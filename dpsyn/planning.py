@@ -13,6 +13,7 @@ from dpsyn.errors import bad
 from dpsyn.job import Job, check, rows_asked
 from dpsyn.privacy import account
 from dpsyn.privacy.budget import WEAK, Budget, Charge, epsilon_of, shown
+from dpsyn.privacy.statement import shown_delta
 from dpsyn.run import RunDirectory
 from dpsyn.spending import paid
 from dpsyn.spending import shown as shown_usage
@@ -32,7 +33,9 @@ def promise(job: Job, budget: Budget) -> str:
     epsilon = epsilon_of(budget.charges, budget.delta, budget.neighbours)
     change = "replaced" if budget.neighbours == "replace" else "added or removed"
     weak = " WEAK" if epsilon > WEAK else ""
-    return f"({shown(epsilon)}, {budget.delta:g})-differentially private, one {job.privacy.unit} {change}{weak}"
+    return (
+        f"({shown(epsilon)}, {shown_delta(budget.delta)})-differentially private, one {job.privacy.unit} {change}{weak}"
+    )
 
 
 def noise(job: Job, budget: Budget) -> str:
@@ -94,7 +97,7 @@ def show_plan(job: Job) -> None:
 
 def _minds(job: Job, budget: Budget) -> Iterator[str]:
     if job.data.records and job.privacy.is_private and budget.delta >= 1 / job.data.records:
-        yield f"delta {budget.delta:g} is not below one over the declared number of records"
+        yield f"delta {shown_delta(budget.delta)} is not below one over the declared number of records"
     if job.data.unit_column is not None and job.privacy.unit == "record":
         name = job.data.unit_column
         yield f"column '{name}' names users, but privacy.unit=record protects a row, not all rows of a user"
@@ -138,7 +141,7 @@ def joint_of(runs: Sequence[account.Entry]) -> str:
         return ""
     delta = max(run.delta for run in runs)
     joint = account.joint_epsilon(runs, delta)
-    text = "unknown: they protect different units" if joint is None else f"{shown(joint)} at delta {delta:g}"
+    text = "unknown: they protect different units" if joint is None else f"{shown(joint)} at delta {shown_delta(delta)}"
     return f"all {len(runs)} runs on these data together: epsilon {text}"
 
 
@@ -154,11 +157,13 @@ def show_budget() -> None:
         for run in runs:
             epsilon = shown(epsilon_of(run.charges, run.delta, run.neighbours))
             place = run.directory + (" (declared, not begun)" if run.run.startswith(account.PLANNED) else "")
-            table.add_row(run.data, place, epsilon, f"{run.delta:g}", run.unit, str(len(run.charges)))
+            table.add_row(run.data, place, epsilon, shown_delta(run.delta), run.unit, str(len(run.charges)))
         delta = max(run.delta for run in runs)
         joint = account.joint_epsilon(runs, delta)
         text = "different units" if joint is None else shown(joint)
-        table.add_row(runs[0].data, f"all {len(runs)} together", text, f"{delta:g}", runs[-1].unit, "", style="bold")
+        table.add_row(
+            runs[0].data, f"all {len(runs)} together", text, shown_delta(delta), runs[-1].unit, "", style="bold"
+        )
     console.print(table)
 
 
@@ -178,7 +183,7 @@ def show_joint_epsilon(jobs: Sequence[Job], read: bool) -> list[float]:
             )
         charges: list[Charge] = [charge for budget in budgets for charge in budget.charges]
         found.append(epsilon_of(charges, delta, runs[0].privacy.neighbours))
-        print(f"{len(runs)} runs on one data set: together epsilon {shown(found[-1])} at delta {delta:g}")
+        print(f"{len(runs)} runs on one data set: together epsilon {shown(found[-1])} at delta {shown_delta(delta)}")
     return found
 
 

@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from dpsyn.errors import UserError
-from dpsyn.files import private_folder, room_on_disk, sha256, stamp, write, write_folder
+from dpsyn.files import folder, private_folder, room_on_disk, sha256, stamp, write, write_folder
 from dpsyn.population import Label, Population
 from dpsyn.storage import from_parquet, to_parquet
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """root: its place. is_private: without noise that is fit for it, nothing is written to `release/`."""
+    """root: its place. is_private: without noise that is fit for it, nothing is written to `release/`, and what is
+    written is for its owner alone."""
 
     root: Path
     is_private: bool = True
@@ -52,10 +53,15 @@ class RunDirectory:
                 raise UserError(
                     f"run_dir={self.root}: another process is working there. Wait, or name another."
                 ) from None
-            with room_on_disk(self.root):
-                for folder in (self.votes, self.release / "iterations"):
-                    folder.mkdir(parents=True, exist_ok=True)
-            yield
+            umask = os.umask(0o077)
+            if self.is_private:
+                os.umask(umask)
+            try:
+                for path in (self.votes, self.release / "iterations"):
+                    folder(path)
+                yield
+            finally:
+                os.umask(umask)
 
     def identity(self) -> dict[str, Any] | None:
         """What the run that is there was started as; None where there is none. Raises UserError when it was lost."""
@@ -110,8 +116,9 @@ class RunDirectory:
 
         content = to_parquet(population, labels)
         digest = f"{hashlib.sha256(content).hexdigest()}  samples.parquet\n"
-        folder = self.checkpoint(population.iteration).parent
-        write_folder(folder, {"samples.parquet": content, "SHA256SUMS": digest.encode()})
+        write_folder(
+            self.checkpoint(population.iteration).parent, {"samples.parquet": content, "SHA256SUMS": digest.encode()}
+        )
 
     def load(self, iteration: int, per_label: int | None = None) -> Population:
         """per_label: only so many rows of each label, survivors first; None: all.

@@ -22,7 +22,16 @@ FLOORS = [
     | {"declarations", "fonts"},
     {f"{group}" for group in GROUPS},
     {"schedule", "selection", "storage", "voting", "picture", "show"}
-    | {"privacy", "privacy.budget", "privacy.mechanism", "workers", "cells", "ladders", "cell_evolution"},
+    | {
+        "privacy",
+        "privacy.budget",
+        "privacy.exact",
+        "privacy.mechanism",
+        "workers",
+        "cells",
+        "ladders",
+        "cell_evolution",
+    },
     {"electorate", "evolution", "expansion", "privacy.ledger", "privacy.account", "privacy.statement", "run"}
     | {"spending", "export", "cell_run"},
     {"job", "verification"},

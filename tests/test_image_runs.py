@@ -362,7 +362,7 @@ def test_without_votes_no_private_row_is_read_and_nothing_is_spent(made, tmp_pat
     assert list((tmp_path / "run/release/votes").iterdir()) == []
     assert len(pictures(tmp_path / "run/release/synthetic.parquet")) == 20  # of (20 survivors) * (0 folds + 1)
     assert cli.main(["verify", str(tmp_path / "run")]) == 0
-    assert account.everything() == {}
+    assert account.everything() == []
     before = files(tmp_path / "run/release")
     run(tmp_path / "run", given)
     assert files(tmp_path / "run/release") == before
@@ -372,6 +372,7 @@ def test_without_votes_no_private_row_is_read_and_nothing_is_spent(made, tmp_pat
 
 def test_more_rows_come_from_the_pool_without_the_private_data(made, pooled, tmp_path, monkeypatch, capsys):
     shutil.copytree(pooled, tmp_path / "run")
+    monkeypatch.setenv("XDG_STATE_HOME", str(pooled.parent / "state"))
     shutil.move(made / "cifar", tmp_path / "gone")
     try:
         assert cli.main(["expand", str(tmp_path / "run"), "--rows", "55"]) == 0
@@ -542,8 +543,9 @@ def test_when_what_was_refused_is_mended_the_same_run_dir_serves(made, tmp_path,
     run(tmp_path / "run", from_pool(made, "api.neighbours=5"))
 
 
-def test_overrides_of_an_expansion_may_stand_after_its_rows(pooled, tmp_path):
+def test_overrides_of_an_expansion_may_stand_after_its_rows(pooled, tmp_path, monkeypatch):
     shutil.copytree(pooled, tmp_path / "run")
+    monkeypatch.setenv("XDG_STATE_HOME", str(pooled.parent / "state"))
     assert cli.main(["expand", str(tmp_path / "run"), "--rows", "55", "expand.degree=4"]) == 0
 
 

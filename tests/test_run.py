@@ -198,7 +198,7 @@ def test_verify_agrees_with_an_honest_run_and_finds_what_was_altered(copied):
     path = copied / "release/privacy.json"
     honest = path.read_text()
     path.write_text(json.dumps({**json.loads(honest), "epsilon": 1.0}))
-    assert "closed form disagree" in "".join(verified(open_run(copied)).lines)
+    assert "below 3.9998, that of the charges" in "".join(verified(open_run(copied)).lines)
     path.write_text(honest)
     receipt = copied / "release/votes/001.parquet"
     kept = receipt.read_bytes()

@@ -182,6 +182,7 @@ def test_a_run_that_stopped_learns_again_from_its_receipts_and_draws_none_twice(
         )
         with monkeypatch.context() as patched:
             patched.setattr("dpsyn.privacy.ledger.discrete_gaussian", None)  # nothing is drawn
+            patched.setenv("XDG_STATE_HOME", str(folder / "state"))  # another machine's: it knows of no other directory
             carry_out(made, Screen(Console(file=io.StringIO()), facts(made), made.releases))
         assert files(folder / "run/release") == whole
 

@@ -225,7 +225,7 @@ def test_it_stops_before_it_costs_too_much_and_counts_over_all_starts(tmp_path, 
     assert "60 rows" in capsys.readouterr().out
     shutil.rmtree(tmp_path / "run/private")  # and with it the address: the release names none
     assert cli.main(["expand", str(tmp_path / "run"), "--rows", "61"]) == 2
-    assert "api.base_url=(not published): expected an address" in capsys.readouterr().err
+    assert "api.base_url=(not given): expected a value on the command line" in capsys.readouterr().err
 
 
 def test_a_plan_says_calls_tokens_money_and_time_and_asks_nothing(tmp_path, capsys):

@@ -32,6 +32,7 @@ class Entry:
     data: how the data set is named on the screen. keys: salted hashes of what it is known by. run: the id of the run,
     or 'planned DIRECTORY' for a member of a sweep that has not begun. limit: the joint epsilon that this run sets for
     its data, None for none. charges: () for a run without noise that protects; it spends nothing that could be added.
+    settings: salted hash of the file in which the run keeps its settings, '' before it has begun.
     """
 
     data: str
@@ -43,6 +44,7 @@ class Entry:
     charges: tuple[Charge, ...]
     keys: tuple[str, ...] = ()
     limit: float | None = None
+    settings: str = ""
 
 
 def entry(
@@ -53,13 +55,25 @@ def entry(
     settings: Settings,
     budget: Budget,
     lost: Sequence[Charge] = (),
+    file: bytes = b"",
 ) -> Entry:
-    """What a run declares. known_by: id, places and digests of its data. run: None before it has begun."""
+    """What a run declares. known_by: id, places and digests of its data. run: None before it has begun. file: in which
+    the run keeps its settings."""
     place = os.path.realpath(directory)
     charges = (*budget.charges, *lost) if settings.is_private else ()
     keys = tuple(sorted(_salted(text) for text in known_by))
-    unit, neighbours, limit = settings.unit, settings.neighbours, settings.max_joint_epsilon
-    return Entry(data, run or PLANNED + place, place, unit, neighbours, budget.delta, charges, keys, limit)
+    return Entry(
+        data,
+        run or PLANNED + place,
+        place,
+        settings.unit,
+        settings.neighbours,
+        budget.delta,
+        charges,
+        keys,
+        settings.max_joint_epsilon,
+        _salted(file.hex()) if run else "",
+    )
 
 
 def enter(*entries: Entry) -> None:
@@ -107,9 +121,9 @@ def of_run(run: str) -> list[Entry]:
     return _sharing(known, entries) if known else []
 
 
-def began_here(run: str, directory: Path) -> bool:
-    """Whether this user began the run in this directory."""
-    return any(known.run == run and known.directory == os.path.realpath(directory) for known in _read())
+def wrote(file: bytes) -> bool:
+    """Whether a run of this user keeps its settings in a file of this content: nobody else wrote it."""
+    return any(known.settings == _salted(file.hex()) for known in _read())
 
 
 def everything() -> list[list[Entry]]:
@@ -161,7 +175,7 @@ def _sharing(known: Entry, entries: Sequence[Entry]) -> list[Entry]:
         for entry in entries:
             if keys & set(entry.keys):
                 keys |= set(entry.keys)
-    return [entry for entry in entries if entry.charges and keys & set(entry.keys)]
+    return [entry for entry in entries if (entry.charges or entry.run == known.run) and keys & set(entry.keys)]
 
 
 def _merged(entries: Sequence[Entry]) -> list[Entry]:
@@ -186,10 +200,9 @@ def _salt() -> bytes:
     if not path.exists():
         temporary = path.with_name(f".salt.{os.getpid()}")
         write(temporary, secrets.token_bytes(32), private=True)
-        with suppress(FileExistsError):  # another process was faster
+        with room_on_disk(path), suppress(FileExistsError):  # another process was faster
             os.link(temporary, path)
         temporary.unlink()
-        sync_folder(path.parent)
     return path.read_bytes()
 
 

@@ -186,7 +186,7 @@ class Ledger:
                 os.fsync(file.fileno())
 
     def _publish(self, pending: Path, path: Path) -> None:
-        pending.chmod(0o644)
+        pending.chmod(0o644 if self.settings.is_private else 0o600)
         stamp(pending)
         os.replace(pending, path)
         sync_folder(path.parent)

@@ -5,21 +5,52 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from decimal import ROUND_CEILING, Context, Decimal
 from pathlib import Path
 from typing import Any
 
 from dpsyn.files import sha256
 from dpsyn.privacy.account import Entry, joint_epsilon
-from dpsyn.privacy.budget import WEAK, Budget, Charge, Settings, closed_form, epsilon_of, shown
+from dpsyn.privacy.budget import WEAK, Budget, Charge, Neighbours, Settings, Unit, epsilon_of, exact_epsilon, shown
 
-FORMAT = "dpsyn privacy 1"
+FORMAT = "dpsyn privacy 2"
 
 ASSUMES = (
     "It holds if (1) what is listed as assumed public was chosen without the private data, and the models and pools "
     "were not built from it; (2) the private folder, the noise and the memory of the host stay secret; (3) the run was "
     "not copied, rolled back or altered."
 )
+USERS = (
+    "user, that is all rows with one value of the unit column (values are compared as text: white space at the ends is "
+    "dropped, Unicode is in normal form C, a whole number written as 7.0 is 7; rows without a value cast no vote)"
+)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a statement is made of.
+
+    epsilon: of the declared charges and the lost draws together; declared: without the lost draws. receipts: release to
+    the sha256 of its receipt. public: all settings that are assumed public. runs: how many on the same data, with this
+    one. joint: their epsilon, None where it is not known. opendp, accounting: versions of the libraries.
+    """
+
+    epsilon: float
+    declared: float
+    delta: float
+    unit: Unit
+    neighbours: Neighbours
+    charges: tuple[Charge, ...]
+    lost: tuple[Charge, ...]
+    receipts: Mapping[int, str]
+    public: Mapping[str, Any]
+    records: int | None
+    data_id: str | None
+    runs: int
+    joint: float | None
+    opendp: str
+    accounting: str
 
 
 def statement(
@@ -33,88 +64,117 @@ def statement(
     records: int | None,
 ) -> bytes:
     """JSON. receipts: those released so far. public: all settings that are assumed public. runs: on the same data."""
+    digests = {int(path.stem): sha256(path) for path in receipts}
     if not settings.is_private:
-        facts: dict[str, Any] = {
-            "format": FORMAT,
-            "status": "NOT PRIVATE" if settings.noise == "none" else "INSECURE NOISE",
-            "epsilon": None,
-            "delta": None,
-            "charges": _charges(budget, receipts),
-            "statement": "Nothing is promised: the votes were released without noise that could protect them. "
-            "For tests only; do not publish.",
-        }
-        return (json.dumps(facts, indent=2) + "\n").encode()
+        return as_json(unprotected(settings.noise, budget.charges, digests))
     epsilon = epsilon_of((*budget.charges, *lost), budget.delta, budget.neighbours)
-    complete = len(receipts) == len(budget.charges)
-    status = ["DP"] if complete else ["INCOMPLETE"]
-    status += ["WEAK"] if epsilon > WEAK else []
     joint = joint_epsilon(runs, budget.delta) if runs else epsilon
-    facts = {
+    facts = Facts(
+        epsilon=float(shown(epsilon)),
+        declared=float(shown(epsilon_of(budget.charges, budget.delta, budget.neighbours))),
+        delta=budget.delta,
+        unit=settings.unit,
+        neighbours=budget.neighbours,
+        charges=budget.charges,
+        lost=tuple(lost),
+        receipts=digests,
+        public=public,
+        records=records,
+        data_id=data_id,
+        runs=max(1, len(runs)),
+        joint=None if joint is None else float(shown(joint)),
+        opendp=importlib.metadata.version("opendp"),
+        accounting=importlib.metadata.version("dp-accounting"),
+    )
+    return as_json(document(facts))
+
+
+def as_json(document: Mapping[str, Any]) -> bytes:
+    return (json.dumps(document, indent=2) + "\n").encode()
+
+
+def unprotected(noise: str, charges: Sequence[Charge], receipts: Mapping[int, str]) -> dict[str, Any]:
+    """What stands in the place of a statement where the noise is not the system's."""
+    return {
+        "format": FORMAT,
+        "status": "NOT PRIVATE" if noise == "none" else "INSECURE NOISE",
+        "epsilon": None,
+        "delta": None,
+        "charges": _charges(charges, receipts),
+        "statement": "Nothing is promised: the votes were released without noise that could protect them. "
+        "For tests only; do not publish.",
+    }
+
+
+def document(facts: Facts) -> dict[str, Any]:
+    """The whole statement. `dpsyn verify` makes it again from the facts in it, and compares."""
+    status = ["DP" if len(facts.receipts) == len(facts.charges) else "INCOMPLETE"]
+    status += ["WEAK"] if facts.epsilon > WEAK else []
+    noise = "discrete Gaussian" if facts.unit == "record" else "continuous Gaussian, rounded at random"
+    exact = exact_epsilon((*facts.charges, *facts.lost), facts.delta, facts.neighbours)
+    return {
         "format": FORMAT,
         "status": ", ".join(status),
-        "epsilon": float(shown(epsilon)),
-        "delta": budget.delta,
-        "unit": settings.unit,
-        "neighbours": settings.neighbours,
+        "epsilon": facts.epsilon,
+        "delta": facts.delta,
+        "unit": facts.unit,
+        "neighbours": facts.neighbours,
         "covers": "everything under release/, and every request sent to the generating model",
-        "charges": _charges(budget, receipts),
-        "lost_draws": len(lost),
-        "lost_charges": [asdict(charge) for charge in lost],
-        "epsilon_declared_schedule": float(shown(epsilon_of(budget.charges, budget.delta, budget.neighbours))),
-        "mechanism": f"discrete Gaussian, OpenDP {importlib.metadata.version('opendp')}, operating system's randomness",
+        "charges": _charges(facts.charges, facts.receipts),
+        "lost_draws": len(facts.lost),
+        "lost_charges": [asdict(charge) for charge in facts.lost],
+        "epsilon_declared_schedule": facts.declared,
+        "mechanism": f"discrete Gaussian, OpenDP {facts.opendp}, OpenSSL's generator, seeded by the operating system",
         "accountant": {
-            "method": "privacy loss distributions, connect the dots; "
-            + ("discrete Gaussian" if settings.unit == "record" else "continuous Gaussian, rounded at random"),
-            "version": f"dp-accounting {importlib.metadata.version('dp-accounting')}",
-            "closed_form": round(closed_form((*budget.charges, *lost), budget.delta, budget.neighbours), 4),
+            "method": f"privacy loss distributions, connect the dots; {noise}",
+            "version": f"dp-accounting {facts.accounting}",
+            "exact_convolution": float(f"{exact:.4f}"),
         },
         "record_domain": "data sets that the declared labels and sizes accept; that a run was refused is not protected",
-        "assumed_public": public,
-        "joint": {
-            "data_id": data_id,
-            "runs": max(1, len(runs)),
-            "epsilon": None if joint is None else float(shown(joint)),
-            "delta": budget.delta,
-        },
-        "limits": _limits(budget, epsilon, records),
-        "statement": _sentences(settings, budget, epsilon, len(lost), len(runs), joint),
+        "assumed_public": facts.public,
+        "records": facts.records,
+        "joint": {"data_id": facts.data_id, "runs": facts.runs, "epsilon": facts.joint, "delta": facts.delta},
+        "limits": _limits(facts),
+        "statement": _sentences(facts),
     }
-    return (json.dumps(facts, indent=2) + "\n").encode()
 
 
-def _charges(budget: Budget, receipts: Sequence[Path]) -> list[dict[str, Any]]:
-    digests = {int(path.stem): sha256(path) for path in receipts}
-    return [asdict(charge) | {"receipt_sha256": digests.get(t)} for t, charge in enumerate(budget.charges, 1)]
+def shown_delta(delta: float) -> str:
+    """Six digits, rounded up: what is shown is never less than what is promised."""
+    rounded = Context(prec=6, rounding=ROUND_CEILING).create_decimal(Decimal(repr(delta)))
+    return f"{float(rounded):g}"
 
 
-def _limits(budget: Budget, epsilon: float, records: int | None) -> list[str]:
+def _charges(charges: Sequence[Charge], receipts: Mapping[int, str]) -> list[dict[str, Any]]:
+    return [asdict(charge) | {"receipt_sha256": receipts.get(t)} for t, charge in enumerate(charges, 1)]
+
+
+def _limits(facts: Facts) -> list[str]:
     limits = []
-    if epsilon > WEAK:
-        limits.append(f"epsilon {shown(epsilon)} is over {WEAK:g}: a weak guarantee")
-    if records and budget.delta >= 1 / records:
-        limits.append(f"delta {budget.delta:g} is not below 1/{records}, one over the declared number of records")
+    if facts.epsilon > WEAK:
+        limits.append(f"epsilon {shown(facts.epsilon)} is over {WEAK:g}: a weak guarantee")
+    if facts.records and facts.delta >= 1 / facts.records:
+        least = f"1/{facts.records}, one over the declared number of records"
+        limits.append(f"delta {shown_delta(facts.delta)} is not below {least}")
     return limits
 
 
-def _sentences(settings: Settings, budget: Budget, epsilon: float, lost: int, runs: int, joint: float | None) -> str:
-    unit = "record" if settings.unit == "record" else "user, that is all rows with one value of the unit column"
-    change = "replacing" if settings.neighbours == "replace" else "adding or removing"
-    known = (
-        "none" if runs < 2 else f"{runs} runs with this one, together epsilon " + (shown(joint) if joint else "unknown")
-    )
-    group = (
-        " A person with m records has only the weaker guarantee of a group of m." if settings.unit == "record" else ""
-    )
+def _sentences(facts: Facts) -> str:
+    unit = "record" if facts.unit == "record" else USERS
+    change = "replacing" if facts.neighbours == "replace" else "adding or removing"
+    together = shown(facts.joint) if facts.joint else "unknown"
+    known = "none" if facts.runs < 2 else f"{facts.runs} runs with this one, together epsilon {together}"
+    group = " A person with m records has only the weaker guarantee of a group of m." if facts.unit == "record" else ""
     return (
         "Everything under release/, and every request sent to the generating model, is together (epsilon, delta)-"
-        f"differentially private with epsilon = {shown(epsilon)}, delta = {budget.delta:g}, for data sets that differ "
-        f"by {change} one {unit}. Private data was used only in the {len(budget.charges)} noisy releases listed under "
-        '"charges" (discrete Gaussian noise from the operating system\'s generator, never from the published seed) and '
-        f"{lost} lost draws, also counted. All else is computed from those releases and from what is listed as assumed "
-        "public. Epsilon is that of the full declared schedule, however early the run stopped. "
-        f"{ASSUMES}{group} It does not cover: other releases from the same data (their losses add; those known here: "
-        f"{known}); anything in private/, among it all metrics on real data, and any choice made with them; how long "
-        "the run took, its traffic, whether it was refused; rounding by which an embedding may depend on the batch; "
-        f"facts about the population that the data show without any one {settings.unit}. It is not a claim that the "
-        "data are anonymous or lawful to share."
+        f"differentially private with epsilon = {shown(facts.epsilon)}, delta = {shown_delta(facts.delta)}, for data "
+        f"sets that differ by {change} one {unit}. Private data was used only in the {len(facts.charges)} noisy "
+        'releases listed under "charges" (discrete Gaussian noise from a cryptographic generator seeded by the '
+        f"operating system, never from the published seed) and {len(facts.lost)} lost draws, also counted. All else is "
+        "computed from those releases and from what is listed as assumed public. Epsilon is that of the full declared "
+        f"schedule, however early the run stopped. {ASSUMES}{group} It does not cover: other releases from the same "
+        f"data (their losses add; those known here: {known}); anything in private/, among it all metrics on real data, "
+        "and any choice made with them; how long the run took, its traffic, whether it was refused; rounding by which "
+        "an embedding may depend on the batch; facts about the population that the data show without any one "
+        f"{facts.unit}. It is not a claim that the data are anonymous or lawful to share."
     )
