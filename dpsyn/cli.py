@@ -18,6 +18,7 @@ dpsyn: differentially private synthetic data by Private Evolution, without train
   dpsyn run [+experiment=NAME] [KEY=VALUE ...]    run; the same command goes on with what was interrupted
   dpsyn run -m ... KEY=A,B,C                      a sweep (Hydra multirun)
   dpsyn plan [the same arguments]                 what it would cost: privacy, calls, disk; reads and writes nothing
+  dpsyn check [the same arguments]                what a run would make of your rows; spends nothing
   dpsyn expand RUN --rows N                       more rows from a finished run; costs no privacy
   dpsyn export RUN --to DIR --format csv          its data as csv, jsonl, parquet, imagefolder or npz
   dpsyn schema FILE > schema.yaml                 drafts the schema of a table from a codebook or a public sample
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbs = {
         "run": run,
         "plan": plan,
+        "check": check,
         "expand": expand,
         "export": export,
         "schema": schema,
@@ -92,6 +94,17 @@ def plan(given: list[str]) -> int:
     if sweep:
         show_joint_epsilon(jobs, read=False)
     return 0
+
+
+def check(given: list[str]) -> int:
+    """`dpsyn check`: reads the private rows and spends nothing; 1 where a run would be refused."""
+    flags, folder, overrides = _split(given)
+    from dpsyn import compose
+    from dpsyn.checking import show_check
+
+    if {"-m", "--multirun"} & set(flags):
+        raise UserError("-m: expected one run. `dpsyn check` reads the data of one.")
+    return 0 if show_check(compose.build(compose.settings(compose.with_default(overrides), folder))) else 1
 
 
 def expand(given: list[str]) -> int:

@@ -39,6 +39,7 @@ READERS = {
     "dpsyn.schema.Schema": ("schemas", schema.read),
 }
 AGREED = ("accept_lost_draws", "accept_joint_epsilon", "max_joint_epsilon")  # they may change while a run goes on
+LIMITS = ("max_refused", "max_adjusted")  # of a data set: they change no vector
 ADDRESS = ("base_url", "api_key_env")  # whom a request goes to, and with which key
 NOT_PUBLISHED = "(not published)"
 PUBLISHED_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
@@ -241,7 +242,10 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
         expand_degree=plain["expand"]["degree"],
         runtime=parts["runtime"],
         identity=identity,
-        cache_identity={key: plain[key] for key in ("data", "embedding")},
+        cache_identity={
+            "data": {key: value for key, value in plain["data"].items() if key not in LIMITS},
+            "embedding": plain["embedding"],
+        },
         public=_public(plain, identity, [name for name, metric in metrics.items() if not metric.private]),
         cells=cells,
         noisy_shares=plain["label_shares"] == "noisy",

@@ -11,26 +11,26 @@ import hashlib
 import json
 import os
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from dpsyn import __version__
 from dpsyn.cells import Question, answer, places
-from dpsyn.data import Data, Refusal
+from dpsyn.data import Data
 from dpsyn.embedding import Embedding, Sparse
 from dpsyn.errors import UserError, bad
 from dpsyn.files import private_folder, room_on_disk, write
 from dpsyn.population import Samples
+from dpsyn.survey import Survey, Surveyor, read_survey
 from dpsyn.voting import Search, Vectors, Votes, count_by_record, count_by_user, distinct, nearest
 
 BATCH = 256  # rows embedded at once: one fixed shape, whatever the number of records
 BLOCK_BYTES = 2**26
-FORMAT = 4  # of a cache entry
+FORMAT = 5  # of a cache entry
 SPARSE = 5  # a sparse product takes as many times as long an entry as a dense one
 
 
@@ -137,7 +137,6 @@ def open_electorate(data: Data, embed: Embedding, identity: dict[str, object], u
 
     identity: all settings of the data and of the embedding; with the content of the data and the versions of dpsyn and
         of the format they name the cache entry.
-    Raises UserError when rows were refused and `data.on_error` is 'refuse': it names columns and rules, no row.
     """
     named = json.dumps([__version__, FORMAT, data.fingerprint(), identity], sort_keys=True)
     key = hashlib.sha256(named.encode()).hexdigest()[:32]
@@ -145,18 +144,19 @@ def open_electorate(data: Data, embed: Embedding, identity: dict[str, object], u
     if not (entry / "complete.json").exists():
         _embed_all(data, embed, entry)
     facts = json.loads((entry / "complete.json").read_text())
-    if facts["refused"] and data.on_error == "refuse":
-        raise UserError(
-            f"data: some rows cannot vote ({'; '.join(facts['refused'])}). See private/refused.jsonl. "
-            "Mend them, or let them cast no vote with data.on_error=skip."
-        )
     return Electorate(entry, len(data.labels), facts["dimension"], facts["entries"], unit)
 
 
 def told_of_rows(electorate: Electorate) -> dict[str, bytes]:
     """Private files: refused.jsonl, the rows that cast no vote; adjusted.json, how many cells were read as another
-    value, and how many texts in part."""
-    return {name: (electorate.folder / name).read_bytes() for name in ("refused.jsonl", "adjusted.json")}
+    value, and whatever else was counted."""
+    refused = (electorate.folder / "refused.jsonl").read_bytes()
+    return {"refused.jsonl": refused, "adjusted.json": survey_of(electorate).notes()}
+
+
+def survey_of(electorate: Electorate) -> Survey:
+    """What was met when the rows were read. Private."""
+    return read_survey((electorate.folder / "survey.json").read_bytes())
 
 
 def _embed_all(data: Data, embed: Embedding, entry: Path) -> None:
@@ -167,12 +167,9 @@ def _embed_all(data: Data, embed: Embedding, entry: Path) -> None:
     private_folder(temporary)
     with room_on_disk(entry):
         try:
-            dimension, entries, refused, adjusted = _write_vectors(data, embed, temporary)
-            rules = sorted({f"column '{refusal.column}': {refusal.rule}" for refusal in refused})
-            lines = "".join(json.dumps(asdict(refusal)) + "\n" for refusal in refused)
-            write(temporary / "refused.jsonl", lines.encode(), private=True)
-            write(temporary / "adjusted.json", json.dumps(adjusted, indent=1).encode(), private=True)
-            facts = {"dimension": dimension, "entries": entries, "refused": rules}
+            dimension, entries, survey = _write_vectors(data, embed, temporary)
+            write(temporary / "survey.json", survey.json(), private=True)
+            facts = {"dimension": dimension, "entries": entries}
             write(temporary / "complete.json", json.dumps(facts).encode(), private=True)
             shutil.rmtree(entry, ignore_errors=True)
             temporary.rename(entry)
@@ -181,23 +178,21 @@ def _embed_all(data: Data, embed: Embedding, entry: Path) -> None:
             raise
 
 
-def _write_vectors(data: Data, embed: Embedding, folder: Path) -> tuple[int, int, list[Refusal], dict[str, int]]:
+def _write_vectors(data: Data, embed: Embedding, folder: Path) -> tuple[int, int, Survey]:
+    """Vectors, units and refused rows as they come, so that memory is bounded by a batch."""
     dimension, entries = 0, 0  # until there is a record
-    refused: list[Refusal] = []
-    adjusted: Counter[str] = Counter()
+    met = Surveyor(len(data.labels))
     cut_short = getattr(embed, "cut_short", None)
     sparse = getattr(embed, "sparse", None)
+    refused = _private_file(folder / "refused.jsonl")
     files = [
-        [
-            os.fdopen(os.open(folder / f"{label}.{kind}", os.O_WRONLY | os.O_CREAT, 0o600), "wb")
-            for kind in ("vectors", "units")
-        ]
+        [_private_file(folder / f"{label}.{kind}") for kind in ("vectors", "units")]
         for label in range(len(data.labels))
     ]
     try:
         for records in data.batches(BATCH):
-            refused += records.refused
-            adjusted.update(records.adjusted)
+            met.add(records)
+            refused.writelines(f"{json.dumps(asdict(refusal))}\n".encode() for refusal in records.refused)
             n = len(records.samples)
             if not n:
                 continue
@@ -207,7 +202,7 @@ def _write_vectors(data: Data, embed: Embedding, folder: Path) -> tuple[int, int
             if isinstance(vectors, Sparse) and SPARSE * vectors.places.shape[1] > vectors.dimension:
                 sparse, vectors = None, vectors.dense()
             if cut_short is not None:
-                adjusted["longer than the embedding reads"] += int(cut_short(records.samples).sum())
+                met.remark("longer than the embedding reads", int(cut_short(records.samples).sum()))
             units = np.full(n, -1) if records.units is None else records.units
             before, (dimension, entries) = (dimension, entries), _lengths(vectors)
             if before not in ((0, 0), (dimension, entries)):
@@ -222,10 +217,13 @@ def _write_vectors(data: Data, embed: Embedding, folder: Path) -> tuple[int, int
                 files[label][0].write(lines[mine].tobytes())
                 files[label][1].write(units[mine].astype(np.int64).tobytes())
     finally:
-        for pair in files:
-            for file in pair:
-                file.close()
-    return dimension, entries, refused, dict(adjusted)
+        for file in [refused, *(file for pair in files for file in pair)]:
+            file.close()
+    return dimension, entries, met.survey
+
+
+def _private_file(path: Path) -> BinaryIO:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb")
 
 
 def _embed_padded(embed: Callable[[Samples], Vectors], samples: Samples) -> Vectors:

@@ -16,7 +16,7 @@ import numpy as np
 
 from dpsyn.cell_run import CellPlan, evolve_cells, records_in_a_vote, release_name
 from dpsyn.cells import Question
-from dpsyn.electorate import Electorate, open_electorate, told_of_rows
+from dpsyn.electorate import Electorate, open_electorate, survey_of, told_of_rows
 from dpsyn.errors import UserError, bad
 from dpsyn.evolution import Makers, begin, evolve, split
 from dpsyn.expansion import expand
@@ -35,6 +35,7 @@ from dpsyn.selection import shares_of
 from dpsyn.show import Screen
 from dpsyn.spending import Spending
 from dpsyn.storage import from_parquet, to_parquet
+from dpsyn.survey import check_survey
 from dpsyn.voting import Search, Votes, faiss_search, sparse_search, torch_search
 from dpsyn.workers import asked_in_batches
 
@@ -255,6 +256,7 @@ def _electorate(job: Job, run: RunDirectory, screen: Screen) -> Electorate:
         electorate = open_electorate(job.data, job.embed, identity, job.privacy.unit, cache_folder())
     for name, content in told_of_rows(electorate).items():
         write(run.private / name, content, private=True)
+    check_survey(survey_of(electorate), job.data, job.privacy.unit)
     return electorate
 
 

@@ -278,14 +278,19 @@ def labeller(
     return label_of
 
 
-def check_declared(id: str | None, records: int | None, on_error: str) -> None:
-    """Raises UserError for a wrong `data.id`, `data.records` or `data.on_error`."""
+def check_declared(
+    id: str | None, records: int | None, on_error: str, max_refused: float = 0.0, max_adjusted: float = 0.0
+) -> None:
+    """Raises UserError for a wrong setting of these."""
     if id is not None and (not isinstance(id, str) or not id):
         raise bad("data.id", id, "a name or null")
     if records is not None and (type(records) is not int or records < 1):
         raise bad("data.records", records, "a whole number, 1 or more, or null")
     if on_error not in ("refuse", "skip"):
         raise bad("data.on_error", on_error, one_of(["refuse", "skip"]))
+    for key, share in (("max_refused", max_refused), ("max_adjusted", max_adjusted)):
+        if type(share) not in (int, float) or not 0 <= share <= 1:
+            raise bad(f"data.{key}", share, "a share between 0 and 1")
 
 
 def guarded(rows: Iterator[T], path: str | None) -> Iterator[T]:

@@ -9,6 +9,7 @@ taken again in float64, in one fixed order, among as many candidates as rounding
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -24,6 +25,7 @@ SHORTLIST = 4
 UNIT_ROUNDOFF = 2.0**-24  # of float32
 LEAST_OF_A_THREAD = 256  # records of a search
 NEAR_BYTES = 2**20  # of the distances of sparse records held at once: what a processor keeps near it
+MANY = 2**21  # votes of one user for one candidate: the square of more of them, times GRID^2, leaves 64 bits
 SHORTLISTS = 2**22  # entries of shortlists held at once
 GROUP = 8  # candidates of which the nearest is found first
 FARTHEST = 1e15  # the square of a larger entry, summed, leaves float32
@@ -151,7 +153,10 @@ def count_by_user(choices: Iterable[tuple[np.ndarray, np.ndarray]], n: int) -> V
     sizes = np.diff(np.append(starts, len(users)))
     square_norms = np.repeat(np.add.reduceat(times**2, starts), sizes)
     squares = np.arange(GRID + 1, dtype=np.int64) ** 2
-    scaled = np.searchsorted(squares, GRID**2 * times**2 // square_norms, side="right") - 1
+    with np.errstate(over="ignore"):
+        scaled = np.searchsorted(squares, GRID**2 * times**2 // square_norms, side="right") - 1
+    for at in np.flatnonzero(times > MANY):
+        scaled[at] = math.isqrt(GRID**2 * int(times[at]) ** 2 // int(square_norms[at]))
     assert (np.add.reduceat(scaled**2, starts) <= GRID**2).all(), "a user has more than one vote"
     np.add.at(counts, rows, scaled)
     return Votes(counts)

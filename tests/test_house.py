@@ -19,23 +19,15 @@ FLOORS = [
     {"errors", ""},
     {"files", "population", "runtime", "tensors", "seeds", "weights", "improved_diffusion"}
     | {"answers", "asking", "prompts", "rows", "sources", "schema", "codec", "columns", "constraints", "draft"}
-    | {"declarations", "fonts"},
+    | {"declarations", "fonts", "spelling"},
     {f"{group}" for group in GROUPS},
     {"schedule", "selection", "storage", "voting", "picture", "show"}
-    | {
-        "privacy",
-        "privacy.budget",
-        "privacy.exact",
-        "privacy.mechanism",
-        "workers",
-        "cells",
-        "ladders",
-        "cell_evolution",
-    },
+    | {"privacy", "privacy.budget", "privacy.exact", "privacy.mechanism"}
+    | {"workers", "survey", "cells", "ladders", "cell_evolution"},
     {"electorate", "evolution", "expansion", "privacy.ledger", "privacy.account", "privacy.statement", "run"}
     | {"spending", "export", "cell_run"},
     {"job", "verification"},
-    {"execution", "planning", "compose"},
+    {"execution", "planning", "checking", "compose"},
     {"cli", "__main__"},
 ]
 HEAVY = {"torch", "diffusers", "transformers", "sentence_transformers", "faiss", "datasets", "openai", "matplotlib"}

@@ -20,7 +20,7 @@ ROWS = digits(137)
 ODD = {"image": png(CANARY), "label": "3", "user": "canary-user"}
 USERS = ["privacy.unit=user", "data.unit_column=user"]
 NOISY_SHARES = ["label_shares=noisy"]
-SKIP = ["data.on_error=skip"]
+SKIP = ["data.on_error=skip", "data.max_refused=0.1"]
 
 NEIGHBOURS = {
     "one record more": ([*ROWS, ODD], []),

@@ -410,7 +410,7 @@ def test_rows_that_cannot_vote_stop_the_run_before_anything_is_released(tmp_path
     assert "column 'image': not a readable image" in text
     assert "60" not in text.replace(str(tmp_path), "")
     assert not list((tmp_path / "run").rglob("votes/*"))
-    run(tmp_path / "run2", *own_data(data, "data.on_error=skip"))
+    run(tmp_path / "run2", *own_data(data, "data.on_error=skip", "data.max_refused=0.1"))
     assert json.loads((tmp_path / "run2/private/refused.jsonl").read_text())["row"] == 60
 
 

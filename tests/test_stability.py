@@ -6,11 +6,12 @@ from programme import digits, parquet, png
 
 from dpsyn import electorate as electorate_module
 from dpsyn.data.hub import HubImages
-from dpsyn.electorate import open_electorate
+from dpsyn.electorate import open_electorate, survey_of
 from dpsyn.embedding import Sparse
 from dpsyn.embedding.pixels import Pixels
 from dpsyn.population import Samples
 from dpsyn.privacy.budget import GRID
+from dpsyn.survey import check_survey
 from dpsyn.voting import faiss_search, sparse_search, torch_search, unseal
 
 ROWS = digits(150)
@@ -186,6 +187,6 @@ def test_refused_rows_are_named_by_column_and_rule_only(tmp_path):
         mode="L",
     )
     with pytest.raises(UserError, match="column 'label': not among the declared values") as caught:
-        open_electorate(data, EMBED, {}, "record", tmp_path / "cache")
+        check_survey(survey_of(open_electorate(data, EMBED, {}, "record", tmp_path / "cache")), data, "record")
     assert "secret" not in str(caught.value)
     assert "150" not in str(caught.value)

@@ -65,6 +65,7 @@ def job(folder, given, *overrides):
                 "data.id=test",
                 "data.records=900",
                 "data.on_error=skip",
+                "data.max_refused=0.1",
                 "api=table",
                 "embedding=cells",
                 "schedule=cells",

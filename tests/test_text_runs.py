@@ -58,6 +58,7 @@ def job(folder, url, *overrides):
                 f"data.path={folder / 'data.csv'}",
                 "data.id=test",
                 "data.on_error=skip",
+                "data.max_refused=0.1",
                 "data.text_column=text",
                 f"++data.labels={{topic: {TOPICS}}}".replace("'", ""),
                 "api=chat",

@@ -18,11 +18,12 @@ from rich.console import Console
 from dpsyn import compose, sources
 from dpsyn.data import Data, Records
 from dpsyn.data.texts import Texts
-from dpsyn.electorate import open_electorate
+from dpsyn.electorate import open_electorate, survey_of
 from dpsyn.errors import UserError
 from dpsyn.execution import carry_out
 from dpsyn.planning import facts
 from dpsyn.show import Screen
+from dpsyn.survey import check_survey
 
 CANARY = "CANARY-4711"
 ONE_LINE = r"^data\.{}=[^\n]*: expected [^\n]*$"
@@ -217,7 +218,8 @@ def test_empty_rows_stop_the_run_or_cast_no_vote_and_no_message_tells_which(tmp_
         return np.array([[len(text)] for text in samples.content], np.float32)
 
     with pytest.raises(UserError, match=r"^data: some rows cannot vote \(column 'text': no text\)\. ") as caught:
-        open_electorate(Texts(path), lengths, {}, "record", tmp_path / "cache")
+        opened = open_electorate(Texts(path), lengths, {}, "record", tmp_path / "cache")
+        check_survey(survey_of(opened), Texts(path), "record")
     assert CANARY not in str(caught.value) and "7" not in str(caught.value)
     electorate = open_electorate(Texts(path, on_error="skip"), lengths, {"on": "skip"}, "record", tmp_path / "cache")
     assert (electorate.folder / "0.vectors").stat().st_size == 19 * 4

@@ -31,6 +31,7 @@ class Records:
     refused: the rows met since the batch before that cannot be read or have an undeclared label.
     adjusted: how many cells of these rows were read as another value, as a schema says, by 'column: rule'. The numbers
         are private.
+    remarks: what else was met since the batch before, files that are passed over say, and how often; private.
     """
 
     samples: Samples
@@ -38,6 +39,7 @@ class Records:
     units: np.ndarray | None = None
     refused: Sequence[Refusal] = ()
     adjusted: Mapping[str, int] = field(default_factory=dict)
+    remarks: Mapping[str, int] = field(default_factory=dict)
 
 
 class Data(Protocol):
@@ -50,6 +52,8 @@ class Data(Protocol):
     records: how many there are, a declared public number, or None. Never counted from the rows.
     on_error: 'refuse' stops before the first release when a row is refused; 'skip' lets that row cast no vote.
     unit_column: the column that names the user of a row, or None.
+    max_refused: a run begins only where no more than this share of the rows cast no vote.
+    max_adjusted: and where of no column more than this share of the cells was read as another value.
     """
 
     @property
@@ -62,6 +66,10 @@ class Data(Protocol):
     def on_error(self) -> str: ...
     @property
     def unit_column(self) -> str | None: ...
+    @property
+    def max_refused(self) -> float: ...
+    @property
+    def max_adjusted(self) -> float: ...
 
     def check(self) -> None:
         """Cheap checks (paths, packages, settings) without reading a row. Raises UserError."""

@@ -46,6 +46,14 @@ class BreastCancer:
     def unit_column(self) -> None:
         return None
 
+    @property
+    def max_refused(self) -> float:
+        return 0.0
+
+    @property
+    def max_adjusted(self) -> float:
+        return 0.0
+
     def check(self) -> None:
         """Raises UserError without scikit-learn, and for a schema of other columns."""
         if find_spec("sklearn") is None:

@@ -44,6 +44,14 @@ class Digits:
     def unit_column(self) -> None:
         return None
 
+    @property
+    def max_refused(self) -> float:
+        return 0.0
+
+    @property
+    def max_adjusted(self) -> float:
+        return 0.0
+
     def check(self) -> None:
         from importlib.util import find_spec
 

@@ -58,7 +58,8 @@ class HubImages:
     labels: given as {column: declared values}, held as all their combinations; {} is one label for all rows.
     label_columns: which source column a label column is read from, where the names differ.
     size: [height, width] px, or None where the images have one size; center_crop: cut to its shape first.
-    id, records, on_error, unit_column: as in `dpsyn.data.Data`. An empty or missing unit is -1.
+    id, records, on_error, unit_column, max_refused, max_adjusted: as in `dpsyn.data.Data`.
+        An empty or missing unit is -1.
 
     Transparent pixels are shown on white, 16-bit greys are scaled to 8 bits, EXIF orientation is ignored, an animation
     is its first image. Images of over 100 million pixels, or of 32-bit pixels (whose range is unknown), are refused.
@@ -78,6 +79,8 @@ class HubImages:
     records: int | None = None
     on_error: str = "refuse"
     unit_column: str | None = None
+    max_refused: float = 0.01
+    max_adjusted: float = 0.05
 
     def __post_init__(self) -> None:
         self._source.check_settings()
@@ -93,7 +96,7 @@ class HubImages:
             raise bad("data.center_crop", True, "data.size=[height,width] beside it")
         if self.mode not in ("L", "RGB"):
             raise bad("data.mode", self.mode, "L (grey) or RGB")
-        check_declared(self.id, self.records, self.on_error)
+        check_declared(self.id, self.records, self.on_error, self.max_refused, self.max_adjusted)
 
     @functools.cached_property
     def _source(self) -> Source:

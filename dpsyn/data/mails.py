@@ -162,6 +162,14 @@ class Mails:
     def unit_column(self) -> None:
         return None
 
+    @property
+    def max_refused(self) -> float:
+        return 0.0
+
+    @property
+    def max_adjusted(self) -> float:
+        return 0.0
+
     def check(self) -> None:
         """There is nothing that could be missing."""
 

@@ -25,8 +25,8 @@ class Tables:
     path, builder, subset, split, delimiter: as in `dpsyn.data.texts.Texts`. header: true where the first line of a csv
         names the columns, or their names where it is a row like the others.
     schema: the columns that are read, what their cells mean, and the labels.
-    id, records, on_error, unit_column: as in `dpsyn.data.Data`; without a unit_column the unit of the schema, if it has
-        one. An empty or missing unit is -1.
+    id, records, on_error, unit_column, max_refused, max_adjusted: as in `dpsyn.data.Data`; without a unit_column the
+        unit of the schema, if it has one. An empty or missing unit is -1.
 
     The columns of a jsonl file are those of each line: one that is not there is a missing cell, others are left out.
     A row with a cell that the schema refuses is refused, as is a line of another number of cells than there are
@@ -44,6 +44,8 @@ class Tables:
     records: int | None = None
     on_error: str = "refuse"
     unit_column: str | None = None
+    max_refused: float = 0.01
+    max_adjusted: float = 0.05
 
     def __post_init__(self) -> None:
         check_schema("data.schema", self.schema)
@@ -54,7 +56,7 @@ class Tables:
             if not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
                 raise bad("data.header", list(names), "a name of its own for every column")
         self._source.check_settings()
-        check_declared(self.id, self.records, self.on_error)
+        check_declared(self.id, self.records, self.on_error, self.max_refused, self.max_adjusted)
         if self.unit_column in self.schema.columns:
             do = "Units are nowhere in the synthetic rows."
             raise bad("data.unit_column", self.unit_column, "a column that the schema does not name", do)

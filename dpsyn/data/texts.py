@@ -49,7 +49,8 @@ class Texts:
     label_columns: which source column a label column is read from, where the names differ.
     label_values: {column: {value in the source: value that it stands for}}; where that one is not declared, neither is
         this. So a preset whose labels are made fewer stays as it is.
-    id, records, on_error, unit_column: as in `dpsyn.data.Data`. An empty or missing unit is -1.
+    id, records, on_error, unit_column, max_refused, max_adjusted: as in `dpsyn.data.Data`.
+        An empty or missing unit is -1.
 
     White space around a text and NUL characters in it are left out. A text that is then empty, or is not UTF-8, is
     refused, as is a line of another number of cells than the first or one that is no JSON object.
@@ -69,6 +70,8 @@ class Texts:
     records: int | None = None
     on_error: str = "refuse"
     unit_column: str | None = None
+    max_refused: float = 0.01
+    max_adjusted: float = 0.05
 
     def __post_init__(self) -> None:
         self._source.check_settings()
@@ -77,7 +80,7 @@ class Texts:
         object.__setattr__(self, "label_values", self._meanings())
         if self.max_words is not None and (type(self.max_words) is not int or self.max_words < 1):
             raise bad("data.max_words", self.max_words, "a whole number, 1 or more, or null")
-        check_declared(self.id, self.records, self.on_error)
+        check_declared(self.id, self.records, self.on_error, self.max_refused, self.max_adjusted)
 
     def _meanings(self) -> dict[str, dict[str, str]]:
         meanings: dict[str, dict[str, str]] = {}

@@ -1,0 +1,42 @@
+"""When two spellings are one value: decided here for ids of users, categories and labels, in all formats alike.
+
+pandas writes 7 as 7.0 as soon as one cell of the column is missing, spreadsheets leave blanks around words, and the same
+accented letter has two encodings. Where such spellings counted as different, one user had two votes.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+INTEGRAL = re.compile(r"([+-]?\d+)\.0*")
+ROUNDED = re.compile(r"[+-]?\d+(\.\d+)?[eE][+]\d+|[+-]?(inf|Infinity)")  # as floats of many digits are written
+
+
+def canonical(cell: str) -> str:
+    """The one spelling of a value: no white space at its ends, Unicode in normal form C, 7.0 as 7.
+
+    >>> canonical(" 7.0 "), canonical("7.50"), canonical("007"), canonical("caf\\u0065\\u0301") == "caf\\u00e9"
+    ('7', '7.50', '007', True)
+    """
+    text = cell.strip()
+    if not text.isascii():
+        return unicodedata.normalize("NFC", text)
+    if text.endswith(("0", ".")) and (whole := INTEGRAL.fullmatch(text)):
+        return whole.group(1)
+    return text
+
+
+def unit_of(cell: str | None) -> str | None:
+    """The id of a user; None where the cell names nobody: missing, blank, or 'nan' as a missing number is written.
+
+    >>> unit_of("7.0"), unit_of(" 7"), unit_of("nan"), unit_of(" "), unit_of(None)
+    ('7', '7', None, None, None)
+    """
+    text = canonical(cell) if cell is not None else ""
+    return None if not text or text.lower() in ("nan", "<na>", "none", "null", "nat") else text
+
+
+def is_rounded(unit: str) -> bool:
+    """Whether an id is a number that has lost its last digits, 1.2346e+18 say: no one can tell whose it is."""
+    return ROUNDED.fullmatch(unit) is not None
