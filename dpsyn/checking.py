@@ -1,4 +1,4 @@
-"""`dpsyn check`: what a run would make of the private rows. It spends nothing and writes nothing. Its output is private."""
+"""`dpsyn check`: what a run would make of the private rows. It spends and writes nothing. What it prints is private."""
 
 from __future__ import annotations
 

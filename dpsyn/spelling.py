@@ -1,6 +1,6 @@
 """When two spellings are one value: decided here for ids of users, categories and labels, in all formats alike.
 
-pandas writes 7 as 7.0 as soon as one cell of the column is missing, spreadsheets leave blanks around words, and the same
+pandas writes 7 as 7.0 as soon as one cell of the column is missing, spreadsheets leave blanks around words, and an
 accented letter has two encodings. Where such spellings counted as different, one user had two votes.
 """
 
