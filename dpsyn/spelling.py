@@ -10,6 +10,7 @@ import re
 import unicodedata
 
 INTEGRAL = re.compile(r"([+-]?\d+)\.0*")
+LOST_DIGITS = "a user id that has lost digits: a whole number written as a rounded one"
 ROUNDED = re.compile(r"[+-]?\d+(\.\d+)?[eE][+]\d+|[+-]?(inf|Infinity)")  # as floats of many digits are written
 
 
@@ -37,6 +38,11 @@ def unit_of(cell: str | None) -> str | None:
     return None if not text or text.lower() in ("nan", "<na>", "none", "null", "nat") else text
 
 
-def is_rounded(unit: str) -> bool:
+def is_rounded(unit: str | None) -> bool:
     """Whether an id is a number that has lost its last digits, 1.2346e+18 say: no one can tell whose it is."""
-    return ROUNDED.fullmatch(unit) is not None
+    return unit is not None and ROUNDED.fullmatch(unit) is not None
+
+
+def coded(unit: str | None, codes: dict[str, int]) -> int:
+    """The number of a user, a new one where it is first met; -1 for nobody."""
+    return -1 if unit is None else codes.setdefault(unit, len(codes))

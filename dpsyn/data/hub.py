@@ -32,6 +32,7 @@ from dpsyn.rows import (
     shown,
 )
 from dpsyn.sources import Source, class_names, commit, hub_stream, root
+from dpsyn.spelling import LOST_DIGITS, coded, is_rounded, unit_of
 
 # Formats that Pillow decodes by itself: opening an EPS, for one, would start Ghostscript.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF")
@@ -136,6 +137,10 @@ class HubImages:
             if isinstance(label, Broken):
                 refused.append(Refusal(number, label.column, label.rule, label.value))
                 continue
+            unit = unit_of(row[self.unit_column]) if self.unit_column is not None else None
+            if is_rounded(unit):
+                refused.append(Refusal(number, str(self.unit_column), LOST_DIGITS, shown(unit)))
+                continue
             source = row[IMAGE]
             image = _decoded(source, self.mode, self.size, self.center_crop)
             if image is None:
@@ -147,9 +152,7 @@ class HubImages:
                 raise bad("data.size", "null", "[height, width], since the images are of several sizes")
             images.append(image)
             labels.append(label)
-            if self.unit_column is not None:
-                unit = row[self.unit_column]
-                units.append(codes.setdefault(unit, len(codes)) if unit else -1)
+            units.append(coded(unit, codes))
             if len(images) == size:
                 yield self._records(images, labels, units, refused)
                 images, labels, units, refused = [], [], [], []
@@ -161,8 +164,8 @@ class HubImages:
         self, images: list[np.ndarray], labels: list[int], units: list[int], refused: list[Refusal]
     ) -> Records:
         content = np.stack(images) if labels else images[0]
-        coded = np.array(units, np.int64) if self.unit_column is not None else None
-        return Records(Samples(content), np.array(labels, np.int64), coded, tuple(refused))
+        users = np.array(units, np.int64) if self.unit_column is not None else None
+        return Records(Samples(content), np.array(labels, np.int64), users, tuple(refused))
 
     @property
     def _channels(self) -> int:

@@ -25,6 +25,7 @@ from dpsyn.rows import (
     shown,
 )
 from dpsyn.sources import Source
+from dpsyn.spelling import LOST_DIGITS, coded, is_rounded, unit_of
 
 EMPTY = "no text"
 NOT_UTF8 = "not UTF-8"
@@ -133,7 +134,7 @@ class Texts:
             text, label, unit = found
             texts.append(text)
             labels.append(label)
-            units.append(codes.setdefault(unit, len(codes)) if unit else -1)
+            units.append(coded(unit, codes))
             if len(texts) == size:
                 yield self._records(texts, labels, units, refused)
                 texts, labels, units, refused = [], [], [], []
@@ -154,13 +155,14 @@ class Texts:
             return Broken(column, NOT_UTF8, shown(text))
         if self.max_words is not None and len(text.split()) > self.max_words:
             return Broken(column, LONG, shown(text))
-        return text, label, row[self.unit_column] if self.unit_column is not None else None
+        unit = unit_of(row[self.unit_column]) if self.unit_column is not None else None
+        return Broken(str(self.unit_column), LOST_DIGITS, shown(unit)) if is_rounded(unit) else (text, label, unit)
 
     def _records(self, texts: list[str], labels: list[int], units: list[int], refused: list[Refusal]) -> Records:
         content = np.empty(len(texts), object)
         content[:] = texts
-        coded = np.array(units, np.int64) if self.unit_column is not None else None
-        return Records(Samples(content), np.array(labels, np.int64), coded, tuple(refused))
+        users = np.array(units, np.int64) if self.unit_column is not None else None
+        return Records(Samples(content), np.array(labels, np.int64), users, tuple(refused))
 
     def _rows(self) -> Iterator[tuple[str, Row | Broken]]:
         """Rows, each with the column of its text."""
