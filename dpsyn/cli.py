@@ -237,6 +237,8 @@ def _hydra(flags: list[str], folder: str | None, overrides: list[str], job) -> i
     from dpsyn import compose
     from dpsyn.files import private_folder
 
+    if folder:
+        compose.check_folder(overrides, folder)
     if {"-m", "--multirun"} & set(flags):
         private_folder(Path("runs/.sweeps"))
     compose.launch([*flags, *(["--config-dir", folder] if folder else []), *overrides], job)

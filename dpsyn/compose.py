@@ -118,6 +118,16 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
         OmegaConf.register_new_resolver("oc.env", env, replace=True)
 
 
+def check_folder(overrides: Sequence[str], folder: str) -> None:
+    """Raises UserError where the user's own configs change settings of Hydra, which name code."""
+    search = [f"hydra.searchpath=[file://{Path(folder).absolute()}]"]
+    try:
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            _check_hydra(overrides, search)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_in_one_line(error, overrides)) from None
+
+
 def _check_hydra(overrides: Sequence[str], search: Sequence[str]) -> None:
     """Hydra's own settings name code (launchers, callbacks, logging): they come from dpsyn and the command line."""
 

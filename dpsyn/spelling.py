@@ -11,36 +11,41 @@ import unicodedata
 
 INTEGRAL = re.compile(r"([+-]?\d+)\.0*")
 LOST_DIGITS = "a user id that has lost digits: a whole number written as a rounded one"
-ROUNDED = re.compile(r"[+-]?\d+(\.\d+)?[eE][+]\d+|[+-]?(inf|Infinity)")  # as floats of many digits are written
+INTEGRAL = re.compile(r"([+-]?\d+)\.0*")
+ROUNDED = re.compile(r"[+-]?\d+(\.\d+)?[eE][+]\d+|[+-]?\d{16,}\.0*|[+-]?(inf|Infinity)")  # floats hold 15 digits
+NOBODY = ("", "nan", "NaN", "-nan", "<NA>", "None", "NaT", "null", "NULL")  # as programs write a missing value
+UNSEEN = "\ufeff\u200b\u200c\u200d\u2060\u00ad"  # characters without width, at the head of a file say
 
 
 def canonical(cell: str) -> str:
     """The one spelling of a value: no white space at its ends, Unicode in normal form C, 7.0 as 7.
 
-    >>> canonical(" 7.0 "), canonical("7.50"), canonical("007"), canonical("caf\\u0065\\u0301") == "caf\\u00e9"
+    >>> canonical(" 7.0 "), canonical("7.50"), canonical("007"), canonical("caf\u0065\u0301") == "caf\u00e9"
     ('7', '7.50', '007', True)
     """
     text = cell.strip()
     if not text.isascii():
-        return unicodedata.normalize("NFC", text)
+        text = unicodedata.normalize("NFC", text.strip(UNSEEN).strip())
     if text.endswith(("0", ".")) and (whole := INTEGRAL.fullmatch(text)):
-        return whole.group(1)
+        return "0" if whole.group(1) in ("-0", "+0") else whole.group(1)
     return text
 
 
 def unit_of(cell: str | None) -> str | None:
-    """The id of a user; None where the cell names nobody: missing, blank, or 'nan' as a missing number is written.
+    """The id of a user; None where the cell names nobody: missing, blank, or as programs write a missing value.
 
-    >>> unit_of("7.0"), unit_of(" 7"), unit_of("nan"), unit_of(" "), unit_of(None)
+    >>> unit_of("7.0"), unit_of(" +7"), unit_of("nan"), unit_of(" "), unit_of(None)
     ('7', '7', None, None, None)
     """
     text = canonical(cell) if cell is not None else ""
-    return None if not text or text.lower() in ("nan", "<na>", "none", "null", "nat") else text
+    if text.startswith("+") and text[1:].isdecimal():
+        text = text[1:]
+    return None if text in NOBODY else text
 
 
-def is_rounded(unit: str | None) -> bool:
-    """Whether an id is a number that has lost its last digits, 1.2346e+18 say: no one can tell whose it is."""
-    return unit is not None and ROUNDED.fullmatch(unit) is not None
+def has_lost_digits(cell: str | None) -> bool:
+    """Whether an id is a whole number that was rounded, 1.2346e+18 say: no one can tell whose it is."""
+    return cell is not None and ROUNDED.fullmatch(cell.strip()) is not None
 
 
 def coded(unit: str | None, codes: dict[str, int]) -> int:

@@ -81,6 +81,10 @@ def from_parquet(content: bytes, where: object, per_label: int | None = None) ->
         facts = json.loads(table.schema.metadata[b"dpsyn"])
         own = _bookkeeping(bool(facts["fields"]))
         n = table.num_rows
+        if n and own["label"] in table.column_names:
+            given = table[own["label"]].to_numpy()
+            if given.min() < 0 or given.max() >= len(facts["labels"]):
+                raise ValueError("label")
         missing = {"label": np.zeros(n, np.int64), "parent": np.full(n, -1), "survivor": np.ones(n, bool)}
         for key, values in missing.items():
             if own[key] not in table.column_names:
@@ -200,7 +204,11 @@ def _read_content(table: Any, shape: tuple[int, ...], fields: Sequence[Sequence[
 
     pictures = np.empty((table.num_rows, *shape), np.uint8)
     for picture, row in zip(pictures, table["image"].to_pylist(), strict=True):
-        picture[...] = np.asarray(Image.open(io.BytesIO(row["bytes"]), formats=("PNG",))).reshape(shape)
+        try:
+            opened = np.asarray(Image.open(io.BytesIO(row["bytes"]), formats=("PNG",)))
+        except Exception as error:  # whatever a stranger's file does to the decoder
+            raise ValueError(type(error).__name__) from None
+        picture[...] = opened.reshape(shape)
     return pictures
 
 

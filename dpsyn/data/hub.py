@@ -32,7 +32,7 @@ from dpsyn.rows import (
     shown,
 )
 from dpsyn.sources import Source, class_names, commit, hub_stream, root
-from dpsyn.spelling import LOST_DIGITS, coded, is_rounded, unit_of
+from dpsyn.spelling import LOST_DIGITS, coded, has_lost_digits, unit_of
 
 # Formats that Pillow decodes by itself: opening an EPS, for one, would start Ghostscript.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF")
@@ -137,9 +137,9 @@ class HubImages:
             if isinstance(label, Broken):
                 refused.append(Refusal(number, label.column, label.rule, label.value))
                 continue
-            unit = unit_of(row[self.unit_column]) if self.unit_column is not None else None
-            if is_rounded(unit):
-                refused.append(Refusal(number, str(self.unit_column), LOST_DIGITS, shown(unit)))
+            user = row[self.unit_column] if self.unit_column is not None else None
+            if has_lost_digits(user):
+                refused.append(Refusal(number, str(self.unit_column), LOST_DIGITS, shown(user)))
                 continue
             source = row[IMAGE]
             image = _decoded(source, self.mode, self.size, self.center_crop)
@@ -152,7 +152,7 @@ class HubImages:
                 raise bad("data.size", "null", "[height, width], since the images are of several sizes")
             images.append(image)
             labels.append(label)
-            units.append(coded(unit, codes))
+            units.append(coded(unit_of(user), codes))
             if len(images) == size:
                 yield self._records(images, labels, units, refused)
                 images, labels, units, refused = [], [], [], []

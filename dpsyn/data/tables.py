@@ -16,7 +16,7 @@ from dpsyn.population import Label, Samples
 from dpsyn.rows import Broken, Columns, Row, check_declared, guarded, shown
 from dpsyn.schema import Schema, check_schema, told
 from dpsyn.sources import Source
-from dpsyn.spelling import LOST_DIGITS, coded, is_rounded, unit_of
+from dpsyn.spelling import LOST_DIGITS, coded, has_lost_digits, unit_of
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ class Tables:
         for row in np.flatnonzero(~good).tolist():
             at = int(np.argmax(rules[row]))
             refused.append(Refusal(numbers[row], names[at], RULES[rules[row, at]], shown(cells[names[at]][row])))
-        units, named = None, [unit_of(row.get(str(self.unit_column))) for row in whole]
-        for row in np.flatnonzero(good & np.fromiter(map(is_rounded, named), bool, len(named))).tolist():
+        units, named = None, [row.get(str(self.unit_column)) for row in whole]
+        for row in np.flatnonzero(good & np.fromiter(map(has_lost_digits, named), bool, len(named))).tolist():
             good[row] = False
             refused.append(Refusal(numbers[row], str(self.unit_column), LOST_DIGITS, shown(named[row])))
         adjusted = {}
@@ -122,7 +122,8 @@ class Tables:
                     adjusted[told(column, rule)] = int(count)
         content = content[good]
         if self.unit_column is not None and all(self.unit_column in row for row in whole):
-            units = np.array([coded(unit, codes) for unit, fits in zip(named, good, strict=True) if fits], np.int64)
+            voting = (unit_of(user) for user, fits in zip(named, good, strict=True) if fits)
+            units = np.array([coded(unit, codes) for unit in voting], np.int64)
         refused.sort(key=lambda refusal: refusal.row)
         return Records(Samples(content), self.schema.labels_of(content), units, tuple(refused), adjusted)
 

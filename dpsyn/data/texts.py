@@ -25,7 +25,7 @@ from dpsyn.rows import (
     shown,
 )
 from dpsyn.sources import Source
-from dpsyn.spelling import LOST_DIGITS, coded, is_rounded, unit_of
+from dpsyn.spelling import LOST_DIGITS, coded, has_lost_digits, unit_of
 
 EMPTY = "no text"
 NOT_UTF8 = "not UTF-8"
@@ -155,8 +155,10 @@ class Texts:
             return Broken(column, NOT_UTF8, shown(text))
         if self.max_words is not None and len(text.split()) > self.max_words:
             return Broken(column, LONG, shown(text))
-        unit = unit_of(row[self.unit_column]) if self.unit_column is not None else None
-        return Broken(str(self.unit_column), LOST_DIGITS, shown(unit)) if is_rounded(unit) else (text, label, unit)
+        user = row[self.unit_column] if self.unit_column is not None else None
+        if has_lost_digits(user):
+            return Broken(str(self.unit_column), LOST_DIGITS, shown(user))
+        return text, label, unit_of(user)
 
     def _records(self, texts: list[str], labels: list[int], units: list[int], refused: list[Refusal]) -> Records:
         content = np.empty(len(texts), object)
