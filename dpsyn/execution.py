@@ -68,12 +68,13 @@ def carry_out(job: Job, screen: Screen) -> Path:
             # of two that start at once, the second comes here
             run.refuse_another(known, job.identity, fingerprint, job.operational)
         identity = known["run"] if known else run.begin(job.identity, fingerprint, budget.sigma)
+        account.check_directory(identity, run.root)
         ledger = Ledger(run.private, run.votes, identity, job.privacy, budget, job.seed)
         lost = ledger.recover()
         known_by = job.data_known_by()
         settings = (run.private / "config.yaml").read_bytes()
         mine = account.entry(job.data_name, known_by, identity, job.root, job.privacy, budget, lost, settings)
-        account.check(mine)
+        account.check_limit(mine)
         if known:
             account.enter(mine)
             _state(job, run, budget, lost, mine)

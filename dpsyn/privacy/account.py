@@ -85,7 +85,7 @@ def enter(*entries: Entry) -> None:
     with _locked() as path:
         before = _read()
         for new in entries:
-            _check_directory(new, before)
+            _check_directory(new.run, new.directory, before)
         after = _merged([*before, *entries])
         if after == before:
             return
@@ -94,11 +94,14 @@ def enter(*entries: Entry) -> None:
         _append(path, [json.dumps(asdict(new)) for new in entries])
 
 
-def check(new: Entry) -> None:
-    """The refusals of `enter`, before a private row is read; writes nothing."""
-    before = _read()
-    _check_directory(new, before)
-    _check_limit(new, _sharing(new, _merged([*before, new])))
+def check_directory(run: str, directory: Path) -> None:
+    """Raises UserError for a run that was begun in another directory."""
+    _check_directory(run, os.path.realpath(directory), _read())
+
+
+def check_limit(new: Entry) -> None:
+    """The refusal of `enter` for too large a joint epsilon, before a private row is read; writes nothing."""
+    _check_limit(new, _sharing(new, _merged([*_read(), new])))
 
 
 def withdraw(directories: Sequence[Path]) -> None:
@@ -144,12 +147,12 @@ def joint_epsilon(runs: Sequence[Entry], delta: float) -> float | None:
     return epsilon_of([charge for run in runs for charge in run.charges], delta, runs[0].neighbours)
 
 
-def _check_directory(new: Entry, entries: Sequence[Entry]) -> None:
-    began = next((entry.directory for entry in entries if entry.run == new.run), new.directory)
-    if began != new.directory:
+def _check_directory(run: str, directory: str, entries: Sequence[Entry]) -> None:
+    began = next((entry.directory for entry in entries if entry.run == run), directory)
+    if began != directory:
         raise UserError(
-            f"run_dir={new.directory}: this run was begun in {began}. A copy would draw noise again that is charged "
-            "once. Go on there, or name another run_dir for a new run."
+            f"run_dir={directory}: this run was begun in {began}. A copy would draw noise again that is charged once. "
+            "Go on there, or name another run_dir for a new run."
         )
 
 

@@ -248,7 +248,7 @@ def _accounted(gaussians: tuple[tuple[tuple[float, bool], int], ...], delta: flo
     ]
     # continuous Gaussians compose to one, with no rounding of many small losses (measured: 0.4 % of epsilon for 90,000)
     if scale := math.sqrt(sum(times / deviation**2 for (deviation, discrete), times in gaussians if not discrete)):
-        interval = min(1e-4, scale / 300)
+        interval = 1e-4 if parts else min(1e-4, scale / 300)  # one for all that is composed
         parts.append(
             pld.from_gaussian_mechanism(1 / scale, value_discretization_interval=interval, use_connect_dots=True)
         )
