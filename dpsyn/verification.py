@@ -181,6 +181,8 @@ def _settings_differ(run: RunDirectory, facts: Facts) -> list[str]:
         same = yaml.safe_load(path.read_text(encoding="utf-8")) == facts.public
         privacy = facts.public["privacy"]
         noise = privacy["noise"], privacy["unit"], privacy["neighbours"], privacy["delta"]
+        data = facts.public["data"]
+        same &= facts.records == data.get("records") and facts.data_id == data.get("id")
     except (yaml.YAMLError, ValueError, KeyError, TypeError):
         return [f"{path}: these are no settings of dpsyn"]
     faults = [] if same else [f"{path}: not the settings that the statement assumes public"]
