@@ -501,7 +501,8 @@ async def _heard(line: _Line, body: Mapping[str, Any]) -> Answer:
                 why = f"status 200, {shortened(str(error), endpoint.key)}"
                 raise Failed(why, "broken" if PASSING.search(why) else "unread", sent=True) from None
             status = within
-    finish, said = judged(endpoint, model, SETTINGS, status, content, response.headers)
+    within_200 = response.is_success
+    finish, said = judged(endpoint, model, SETTINGS, status, content, response.headers, within_200)
     return Answer(None, finish, 0, 0, said, endpoint)
 
 

@@ -132,14 +132,10 @@ def key_in(name: str | None) -> str | None:
     if not key:
         do = "Set it; for an endpoint without keys give api.api_key_env=null."
         raise bad("api.api_key_env", name, "an environment variable that holds the key", do)
-    for pattern, what in (
-        (r"[\r\n]", "a line break"),
-        (r"\s", "a space"),
-        (r"[^\x21-\x7e]", "a character that is not"),
-    ):
+    odd = "a character that is not ASCII (a long dash or a curly quote?)"
+    for pattern, what in ((r"[\r\n]", "a line break"), (r"\s", "a space"), (r"[^\x21-\x7e]", odd)):
         if re.search(pattern, key):
-            what += " ASCII, a long dash or quote perhaps" if "not" in what else ""
-            raise bad("api.api_key_env", name, "a variable with a key in one line of ASCII", f"There is {what} in it.")
+            raise bad("api.api_key_env", name, "a variable with a key in one line of ASCII", f"It contains {what}.")
     return key
 
 
@@ -224,22 +220,29 @@ def unreachable(endpoint: Endpoint, failure: Failed) -> UserError:
 
 
 def judged(
-    endpoint: Endpoint, model: Any, settings: str, status: int, content: bytes, headers: Mapping[str, str]
+    endpoint: Endpoint,
+    model: Any,
+    settings: str,
+    status: int,
+    content: bytes,
+    headers: Mapping[str, str],
+    within: bool = False,
 ) -> tuple[str, str]:
     """('content_filter' or 'too_long', the endpoint's words) of an answer that is none for good, though others may be.
 
-    settings: names of those that the endpoint may not accept. Raises Failed where asking again may help, UserError
-    where it cannot.
+    settings: names of those that the endpoint may not accept. within: the error came with status 200. Raises Failed
+    where asking again may help, UserError where it cannot.
     """
     told: Any = None
     with suppress(ValueError):
         told = json.loads(content)
-    said = shortened(said_in(told if told is not None else content.decode("utf-8", "replace")), endpoint.key)
+    heard = content.decode("utf-8", "replace") if told is None else _error_in(told) or told
+    said = shortened(said_in(heard), endpoint.key)
     kinds = _kinds(told)
-    words, answered = f"{kinds} {said}", f"{endpoint.host} answered {status}"
+    words, answered = f"{kinds} {said}", f"{endpoint.host} answered {'200 with the error ' * within}{status}"
     answered += f": {said}" if said else ", without a reason."
     key_env, no_credit = endpoint.key_env or "null", NO_CREDIT.search(words)
-    after = _retry_after(headers)
+    after = _retry_after(headers, content.decode("utf-8", "replace"))
     if status in (400, 403, 422, 451) and (
         FILTERED.search(kinds) or (FILTERED.search(said) and not UNKNOWN.search(said))
     ):
@@ -289,8 +292,8 @@ def said_in(told: Any) -> str:
     if isinstance(told, str):
         if re.match(r"\s*(?:<!doctype|<html|<head|<\?xml)", told, re.IGNORECASE):
             titles = re.findall(r"<(?:title|h1)\b[^>]*>(.*?)</", told, re.IGNORECASE | re.DOTALL)
-            words = dict.fromkeys(" ".join(unescape(re.sub(r"<[^>]*>", " ", title)).split()) for title in titles)
-            return "a web page" + (f" ({', '.join(filter(None, words))})" if any(words) else "")
+            named = dict.fromkeys(" ".join(unescape(re.sub(r"<[^>]*>", " ", title)).split()) for title in titles)
+            return "a web page" + (f" ({', '.join(filter(None, named))})" if any(named) else "")
         return told
     if isinstance(told, list):
         return "; ".join(filter(None, map(said_in, told[:3])))
@@ -300,6 +303,8 @@ def said_in(told: Any) -> str:
                 behind = told.get("metadata")  # OpenRouter: what the provider behind it said
                 raw = behind.get("raw") if isinstance(behind, Mapping) else None
                 return f"{words} ({raw})" if isinstance(raw, str) and raw else str(words)
+        if told.keys() & {"message", "error", "detail"}:
+            return str(told.get("code") or told.get("type") or "")
         return json.dumps(told, ensure_ascii=False) if told else ""
     return ""
 
@@ -351,7 +356,7 @@ def _trust(file: str | None, folder: str | None) -> Any:
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         name, value = ("SSL_CERT_FILE", file) if file else ("SSL_CERT_DIR", folder)
         expected = "a file of certificates (PEM) that can be read" if file else "a folder of certificates"
-        raise bad(name, value, expected, f"({type(error).__name__}) Or unset it.") from None
+        raise bad(name, value, expected, f"Correct it, or unset it ({type(error).__name__}).") from None
 
 
 def _bad_proxy(error: Exception) -> UserError:
@@ -362,7 +367,7 @@ def _bad_proxy(error: Exception) -> UserError:
     wrong = [name for name, value in given.items() if "://" in value and not value.startswith(known)]
     name = next(iter([*wrong, *given]), "HTTP_PROXY")
     expected = "the address of an http proxy, such as http://proxy:3128"
-    do = f"Unset it, or NO_PROXY does not help here ({_without_password(' '.join(str(error).split()))[:120]})."
+    do = f"Correct it, or unset it ({_without_password(' '.join(str(error).split()))[:120]})."
     if isinstance(error, ImportError):
         do = "A SOCKS proxy needs the package socksio: pip install socksio. Or unset it."
     return bad(name, _without_password(given.get(name, "")), expected, do)
@@ -392,11 +397,14 @@ def _kinds(told: Any) -> str:
     return " ".join(str(error[name]) for name in ("code", "type", "status", "innererror") if error.get(name))
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds, at most LONGEST_RETRY_AFTER; None: the endpoint does not say."""
+def _retry_after(headers: Mapping[str, str], said: str = "") -> float | None:
+    """Seconds, at most LONGEST_RETRY_AFTER, by a header or in words; None: the endpoint does not say."""
     for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
         if re.fullmatch(r"\d+(\.\d+)?", after := headers.get(name, "").strip()):
             return min(float(after) / unit, LONGEST_RETRY_AFTER)
         if date := email.utils.parsedate_tz(after):
             return min(max(email.utils.mktime_tz(date) - time.time(), 0.0), LONGEST_RETRY_AFTER)
-    return None
+    in_words = re.search(
+        r"(?:try again in|retry in|\"retryDelay\":\s*\")\s*(\d{1,6}(?:\.\d+)?) ?s", said, re.IGNORECASE
+    )
+    return min(float(in_words[1]), LONGEST_RETRY_AFTER) if in_words else None

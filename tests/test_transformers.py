@@ -229,7 +229,7 @@ def test_a_chat_template_is_used_where_there_is_one(gpt2, llama):
     request = Request(({"role": "system", "content": "cold"}, {"role": "user", "content": "bar"}), 4)
     for folder, expected in ((llama, "<|system|>cold<|user|>bar<|assistant|>"), (gpt2, "cold\n\nbar")):
         words = transformers.AutoTokenizer.from_pretrained(folder)
-        ids, _ = model(folder)._fitted(words, None, [request])
+        ids, _, _ = model(folder)._fitted(words, None, [request])
         assert words.decode(ids[0]) == expected
 
 
@@ -244,7 +244,7 @@ def test_a_prompt_that_is_too_long_loses_its_middle_and_says_so(folder, caplog):
     long = " ".join(f"{n}" for n in range(200))
     api = model(folder)
     whole = words(long)["input_ids"]
-    ids, limits = api._fitted(words, CONTEXT, asked("bar", long, limit=30) + asked(long, limit=1000))
+    ids, limits, _ = api._fitted(words, CONTEXT, asked("bar", long, limit=30) + asked(long, limit=1000))
     assert [len(row) for row in ids[1:]] == [CONTEXT - 30, CONTEXT // 2] and limits == [30, 30, CONTEXT // 2]
     text = words.decode(ids[1])
     assert "0 1 2" in text and text.replace("<|assistant|>", "").endswith("198 199") and " 100 " not in text

@@ -328,8 +328,8 @@ class ImageEndpoint:
         except (openai.APIConnectionError, TimeoutError) as error:
             raise not_reached(endpoint, error.__cause__ or error) from None
 
-    async def _content(self, client: Any, endpoint: Endpoint, request: Request) -> bytes:
-        """Raises ValueError for an answer without an image file."""
+    async def _content(self, client: Any, endpoint: Endpoint, request: Request) -> bytes | None:
+        """As `_heard`."""
         kind, parameters, parent = request
         settings = {"size": self.size, "quality": self.quality, "response_format": self.response_format}
         if kind == "create_variation":
@@ -349,8 +349,8 @@ class ImageEndpoint:
             return await asyncio.to_thread(_fetched, url, self.timeout)
         told = answer.model_dump() if isinstance(answer, openai.BaseModel) else answer
         if status := status_of_error(told):
-            judged(endpoint, self.model, SETTINGS, status, json.dumps(told).encode(), {})
-            raise ValueError(REFUSED)
+            judged(endpoint, self.model, SETTINGS, status, json.dumps(told).encode(), {}, True)
+            return None
         raise Failed(f"status 200, no image: {shortened(said_in(told), endpoint.key)}", "unread", sent=True)
 
     def _kept(self, content: bytes, path: Path) -> np.ndarray:
