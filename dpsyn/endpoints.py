@@ -215,7 +215,7 @@ def unreachable(endpoint: Endpoint, failure: Failed) -> UserError:
         name = endpoint.host.rpartition(":")[0] or endpoint.host
         do = f"({failure.why.partition(', through')[0]}) NO_PROXY={name} goes past it."
         return bad(proxy[0], proxy[1], f"a proxy that leads to {endpoint.host}", do)
-    expected = "an endpoint that can be reached" if failure.kind == "down" else "an endpoint that answers with a text"
+    expected = "an endpoint that can be reached" if failure.kind == "down" else "an endpoint that answers"
     return bad("api.base_url", endpoint.host, expected, f"The last of few attempts: {failure.why}.")
 
 

@@ -252,6 +252,51 @@ def test_a_prompt_that_is_too_long_loses_its_middle_and_says_so(folder, caplog):
     assert len(api._answers(asked(long, limit=1000), seeds(1))) == 1
 
 
+MARKS = [
+    "<|channel|>",
+    "<|message|>",
+    "<|start|>",
+    "<|end|>",
+    "[THINK]",
+    "[/THINK]",
+    "<pad>",
+    "<|channel>",
+    "<channel|>",
+]
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (
+            "<|channel|>analysis<|message|>A bar.<|end|><|start|>assistant<|channel|>final<|message|>It was cold.",
+            "It was cold.",
+        ),
+        ("<|channel|>analysis<|message|>A bar. And then", "<think>"),
+        ("[THINK]A bar.[/THINK]It was cold.<pad>", "It was cold."),
+        ("[THINK]A bar. And", "<think>"),
+        ("<|channel>thought\nA bar.<channel|>It was cold.", "It was cold."),
+        ("It was cold.<pad><pad>", "It was cold."),
+        ("It was cold.", "It was cold."),
+    ],
+)
+def test_reasoning_between_special_tokens_is_taken_out_with_them(answer, text):
+    words = tokenizer()
+    words.add_special_tokens({"additional_special_tokens": MARKS})
+    assert part._decoded(words, words(answer)["input_ids"]) == text
+
+
+def test_where_the_template_begins_the_reasoning_an_answer_without_its_end_is_of_no_use(gpt2, tmp_path, monkeypatch):
+    shutil.copytree(gpt2, tmp_path / "thinks")
+    tokenizer(TEMPLATE + "<think>\n").save_pretrained(tmp_path / "thinks")
+    said = iter(["The user is cold.", "The user is cold.</think>It was good."])
+    monkeypatch.setattr(part, "_decoded", lambda tokenizer, tokens: next(said))
+    assert model(str(tmp_path / "thinks"))._answers(asked(*MANY[:2]), seeds(2)) in (
+        ["", "It was good."],
+        ["It was good.", ""],
+    )
+
+
 def test_an_answer_of_no_use_is_asked_again_then_the_parent_stands_in(folder, caplog, monkeypatch):
     calls = []
 
@@ -273,7 +318,10 @@ def test_an_answer_of_no_use_is_asked_again_then_the_parent_stands_in(folder, ca
 
 def test_for_a_fresh_row_another_of_its_label_stands_in(folder, caplog, monkeypatch):
     def answers(self, requests, own):
-        return ["" if seed % 2 else r.messages[0]["content"] for r, seed in zip(requests, own, strict=True)]
+        return [
+            "" if seed % 2 else f"a {'bar' if 'bar' in r.messages[0]['content'] else 'restaurant'}"
+            for r, seed in zip(requests, own, strict=True)
+        ]
 
     monkeypatch.setattr(LocalModel, "_answers", answers)
     fresh = model(folder, attempts=1).generate(KINDS, seeds(24))

@@ -18,6 +18,7 @@ import re
 import string
 import urllib.request
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -322,9 +323,6 @@ class ImageEndpoint:
             status, content, headers = error.status_code, error.response.content, error.response.headers
             judged(endpoint, self.model, SETTINGS, status, content, headers)
             return None
-        except openai.APIResponseValidationError as error:
-            why = shortened(said_in(error.response.text[:2000]), endpoint.key)
-            raise Failed(f"status 200, no answer: {why}", "unread", sent=True) from None
         except (openai.APIConnectionError, TimeoutError) as error:
             raise not_reached(endpoint, error.__cause__ or error) from None
 
@@ -337,21 +335,23 @@ class ImageEndpoint:
         given: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
         if parent is not None:
             given["image"] = ("parent.png", self._png_to_send(parent), "image/png")
-        import openai
-
-        answer = await getattr(client.images, kind)(model=self.model, n=1, **parameters, **given)
-        images = getattr(answer, "data", None)
+        asked = getattr(client.images.with_raw_response, kind)
+        content = (await asked(model=self.model, n=1, **parameters, **given)).http_response.content
+        told, said = None, content[:2000].decode("utf-8", "replace")
+        with suppress(ValueError):
+            told = json.loads(content)
+        images = told.get("data") if isinstance(told, Mapping) else None
         first = images[0] if isinstance(images, list) and images else None
-        text, url = getattr(first, "b64_json", None), getattr(first, "url", None)
+        text, url = (first.get(name) if isinstance(first, Mapping) else None for name in ("b64_json", "url"))
         if isinstance(text, str):
             return base64.b64decode(text.removeprefix("data:image/png;base64,"), validate=True)
         if isinstance(url, str) and re.match(r"https?://|data:image/", url):
             return await asyncio.to_thread(_fetched, url, self.timeout)
-        told = answer.model_dump() if isinstance(answer, openai.BaseModel) else answer
         if status := status_of_error(told):
-            judged(endpoint, self.model, SETTINGS, status, json.dumps(told).encode(), {}, True)
+            judged(endpoint, self.model, SETTINGS, status, content, {}, True)
             return None
-        raise Failed(f"status 200, no image: {shortened(said_in(told), endpoint.key)}", "unread", sent=True)
+        why = shortened(said_in(said if told is None else told), endpoint.key)
+        raise Failed(f"status 200, no image: {why}", "unread", sent=True)
 
     def _kept(self, content: bytes, path: Path) -> np.ndarray:
         """Decodes, resizes and writes an answer. Raises ValueError for what is no image."""
