@@ -542,10 +542,12 @@ def _without_echo(text: str, request: Request | None) -> str:
     for _ in range(20):
         before = text
         for asked in request.instructions:
-            if text[: len(asked)].casefold() == asked.casefold():
-                text = text[len(asked) :].lstrip(" \t\n:-").strip()
-            elif text[-len(asked) :].casefold() == asked.casefold():
-                text = text[: -len(asked)].strip()
+            rest, head = text[len(asked) :], text[: -len(asked)]
+            is_whole = asked[-1] in ".!?:"
+            if text[: len(asked)].casefold() == asked.casefold() and (is_whole or rest[:1] in ("", "\n")):
+                text = rest.lstrip(" \t\n:-").strip()
+            elif text[-len(asked) :].casefold() == asked.casefold() and re.search(r"(?:[.!?:\"')]\s+|\n\s*)\Z", head):
+                text = head.strip()
         if text == before:
             break
     return text
