@@ -457,13 +457,19 @@ async def _ping(endpoints: Sequence[Endpoint], limits: Limits, body: Mapping[str
                     if failure.kind == "limit":
                         return Answer(None, "busy", 0, 0)
                     last = failure
-                if last.kind == "slow" and attempt:
+                if attempt and (last.kind == "slow" or "ConnectTimeout" in last.why):
                     break
                 if attempt + 1 < PINGS:
                     await asyncio.sleep(_backoff(attempt))
             return last
 
-        heard = await asyncio.gather(*map(one, endpoints))
+        all_heard = asyncio.gather(*map(one, endpoints))
+        done, _ = await asyncio.wait({all_heard}, timeout=SILENCE)
+        if not done:
+            hosts = ", ".join(dict.fromkeys(endpoint.host for endpoint in endpoints))
+            line = "%s has not answered yet; it is waited for (api.timeout=%g s)"
+            logging.getLogger(__name__).warning(line, hosts, limits.timeout)
+        heard = await all_heard
     answers = [answer for answer in heard if isinstance(answer, Answer)]
     for error in heard:
         if isinstance(error, UserError) and not (isinstance(error, OutOfCredit) and answers):

@@ -27,6 +27,7 @@ ABOUT_THIS_MACHINE = ("OS", "Arch", "Runtime", "Runtime-Version", "Lang", "Packa
 PATHS = r"/+(?:chat/completions|completions|images/(?:generations|edits|variations))$"  # of a request, not of the base
 LONGEST_RETRY_AFTER = 600.0  # seconds, however long an endpoint asks for
 MOST_WORDS = 300  # characters of an endpoint's own words in a message
+CONNECT = 10.0  # seconds in which a connection must stand, however long an answer may take
 LIKE_THE_KEY = 6  # characters at the beginning or the end that a word shares with the key
 
 FILTERED = re.compile(r"content.?(policy|filter)|moderation|safety|responsible.?ai", re.IGNORECASE)
@@ -132,6 +133,8 @@ def key_in(name: str | None) -> str | None:
     if not key:
         do = "Set it; for an endpoint without keys give api.api_key_env=null."
         raise bad("api.api_key_env", name, "an environment variable that holds the key", do)
+    if key[0] in "\"'" and key[-1] == key[0]:
+        raise bad("api.api_key_env", name, "a variable with a key", "There are quotes around it.")
     odd = "a character that is not ASCII (a long dash or a curly quote?)"
     for pattern, what in ((r"[\r\n]", "a line break"), (r"\s", "a space"), (r"[^\x21-\x7e]", odd)):
         if re.search(pattern, key):
@@ -165,7 +168,7 @@ def openai_client(endpoint: Endpoint, timeout: float, connections: int) -> Any:
     try:
         inner = openai.DefaultAsyncHttpxClient(
             limits=http_library().Limits(max_connections=connections, max_keepalive_connections=connections),
-            timeout=timeout,
+            timeout=http_library().Timeout(timeout, connect=min(timeout, CONNECT)),
             follow_redirects=False,  # else prompts go to an address that nobody gave
             verify=_trust(*(os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"))),
         )
@@ -178,7 +181,7 @@ def openai_client(endpoint: Endpoint, timeout: float, connections: int) -> Any:
         default_query=endpoint.query,
         http_client=inner,
         max_retries=0,
-        timeout=timeout,
+        timeout=inner.timeout,
     )
 
 

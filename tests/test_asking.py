@@ -684,7 +684,9 @@ def test_what_is_no_address_is_said_before_anything_is_asked():
     assert "secret" not in Endpoint("http://user:secret@x:99/v1", None, None).host
 
 
-@pytest.mark.parametrize("key", ["sk-a\nb", "sk a", "sk\u2013abc", "sk-\u201cabc\u201d", "sk-a\x00b", "  \n "])
+@pytest.mark.parametrize(
+    "key", ["sk-a\nb", "sk a", "sk\u2013abc", "sk-\u201cabc\u201d", "sk-a\x00b", "  \n ", "'sk-abc'"]
+)
 def test_what_is_no_key_is_said_and_not_shown(key, monkeypatch):
     if "\0" in key:
         return  # no variable can hold it

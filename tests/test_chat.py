@@ -155,7 +155,7 @@ def test_what_was_answered_once_is_never_asked_again_by_any_copy_of_the_part():
         assert len(server.log) == 2 * N + 4
 
 
-def test_answers_are_those_of_an_address_and_a_run_keeps_what_it_was_answered_at_another():
+def test_answers_are_those_of_an_address_and_a_run_keeps_what_it_was_answered_at_another(caplog):
     with ChatServer() as first, ChatServer(lambda asked, server: Reply(body=words(asked).upper())) as second:
         one = part(first)
         one.resume(Usage(), "run 1")
@@ -173,7 +173,9 @@ def test_answers_are_those_of_an_address_and_a_run_keeps_what_it_was_answered_at
             gone_on = part(second)
             gone_on.resume(Usage(), "run 2")
             second.log.clear()
+            caplog.clear()
             whole = gone_on.generate(LABELS, SEEDS).content
+            assert "20 of 40 rows have answers that this run was given before, at another address" in caplog.text
             assert list(whole[:20]) == list(kept) and len(second.log) == N - 20
             assert list(whole[20:]) == list(third[20:])
             stranger = part(second)

@@ -267,6 +267,10 @@ class Chat:
         with Answers(self.answers_folder) as answers:
             call = _Call(self, what, requests, seeds, answers, self._addresses_of_run(answers, endpoints))
             ask(call.blocks(), endpoints, self._limits(), call)
+        if elsewhere := call.found_at.keys() - {endpoint.digest for endpoint in endpoints}:
+            line = "api chat: %d of %d rows have answers that this run was given before, at another address"
+            rows = sum(call.found_at[address] for address in elsewhere)
+            logging.getLogger(__name__).warning(line, rows, len(call.texts))
         self._state.stood_in += len(call.why)
         return call.texts, call.why
 
@@ -377,6 +381,7 @@ class _Call:
         self.seeds, self.answers, self.addresses = seeds, answers, addresses
         self.texts: list[str | None] = [None] * len(seeds)
         self.why: dict[int, str] = {}
+        self.found_at: Counter[str] = Counter()  # rows from the cache, by the address that answered
         self.reserved: dict[int, float] = {}  # by row: money for what is on its way, at its worst
 
     def blocks(self) -> Iterator[list[Question]]:
@@ -389,12 +394,14 @@ class _Call:
         known = self.answers.get(key for question in questions for key in question.key.keys.values())
         asked = []
         for question in questions:
-            kept = filter(None, (self.kept(question, known.get(key)) for key in question.key.keys.values()))
-            if (text := next(kept, None)) is None:
-                asked.append(question)
+            for address, key in question.key.keys.items():
+                if (text := self.kept(question, known.get(key))) is not None:
+                    self.found_at[address] += 1
+                    self.state.cached += 1
+                    self.place(question.key.row, text)
+                    break
             else:
-                self.state.cached += 1
-                self.place(question.key.row, text)
+                asked.append(question)
         return asked
 
     def kept(self, question: Question, value: Any) -> str | None:
