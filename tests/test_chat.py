@@ -556,17 +556,20 @@ def test_a_refusal_of_the_server_is_quoted_and_the_same_command_asks_again():
 
 
 NOT_KEPT = {
-    "nothing but reasoning": Reply(body="<think>The user wants"),
-    "reasoning in a field": Reply(body={"choices": [{"message": {"content": None, "reasoning": "Hm."}}]}),
-    "empty": Reply(body=""),
-    "all tokens thought": Reply(body=completion(None, "length")),
+    "reasoning": (Reply(body="<think>The user wants"), r"all of it reasoning\).*Turn reasoning off"),
+    "reasoning in a field": (
+        Reply(body={"choices": [{"message": {"content": None, "reasoning": "Hm."}}]}),
+        r"all of it reasoning\).*Turn reasoning off",
+    ),
+    "empty": (Reply(body=""), r"\(empty\)"),
+    "all tokens thought": (Reply(body=completion(None, "length")), r"\(empty\)"),
 }
 
 
-@pytest.mark.parametrize("reply", NOT_KEPT.values(), ids=NOT_KEPT)
-def test_an_answer_of_no_use_is_not_kept_for_a_server_that_was_started_again(reply):
+@pytest.mark.parametrize(("reply", "why"), NOT_KEPT.values(), ids=NOT_KEPT)
+def test_an_answer_of_no_use_is_not_kept_for_a_server_that_was_started_again(reply, why):
     with ChatServer(lambda *_: reply) as server:
-        with pytest.raises(UserError, match=r"got no answer of use"):
+        with pytest.raises(UserError, match=rf"got no answer of use {why}"):
             part(server).generate(LABELS, SEEDS)
         server.behave = lambda *_: None
         assert len(set(part(server).generate(LABELS, SEEDS).content)) == N

@@ -25,13 +25,14 @@ from dpsyn.endpoints import DEFAULT_URL, Endpoint, check_address, key_in
 from dpsyn.errors import UserError, bad, one_of
 from dpsyn.population import Label, Samples, of_texts
 from dpsyn.prompts import Prompts, Request
+from dpsyn.reasoning import without_reasoning
 from dpsyn.seeds import another
 
 OURS = ("model", "messages", "n", "stream", "seed", "temperature", "top_p", "max_tokens", "max_completion_tokens")
 PER_MESSAGE = 16  # tokens around a message, at most
 BLOCK = 128  # rows whose requests are made, and looked up in the cache, together
 WHY = {"content_filter": "filtered", "refusal": "refused", "too_long": "too long for the model"}
-WHY |= {"reasoning": "nothing but reasoning"}
+WHY |= {"reasoning": "all of it reasoning"}
 PING = "Reply with the word OK."
 
 Requests = Callable[[Sequence[int], np.ndarray], Sequence[Request]]
@@ -489,12 +490,16 @@ class _Call:
             do = f"The endpoint says: {said}. " if said else ""
             if why == WHY["too_long"]:
                 do += "Lower api.prompts." + ("generate_tokens. " if self.what == "generate" else "most_words. ")
+            if why == WHY["reasoning"]:
+                do += "Turn reasoning off (api.extra=..., or at the endpoint), or allow more tokens (api.prompts). "
             do += "What was answered is kept: the same command asks again for the rest; see api.prompts."
             raise UserError(f"{what}: more than api.max_stood_in={share:g}. {do}")
 
 
 def _why(answer: Answer) -> str:
-    return WHY.get(answer.finish, "empty" if not (answer.text or "").strip() else "no text of use")
+    text = answer.text or ""
+    thought = "all of it reasoning" if text.strip() and without_reasoning(text) is None else None
+    return WHY.get(answer.finish) or thought or ("no text of use" if text.strip() else "empty")
 
 
 def _several(value: Any) -> list[Any]:
