@@ -556,10 +556,10 @@ def test_a_refusal_of_the_server_is_quoted_and_the_same_command_asks_again():
 
 
 NOT_KEPT = {
-    "reasoning": (Reply(body="<think>The user wants"), r"all of it reasoning\).*Turn reasoning off"),
+    "reasoning": (Reply(body="<think>The user wants"), r"\(all of it reasoning\).*Turn reasoning off"),
     "reasoning in a field": (
         Reply(body={"choices": [{"message": {"content": None, "reasoning": "Hm."}}]}),
-        r"all of it reasoning\).*Turn reasoning off",
+        r"\(all of it reasoning\).*Turn reasoning off",
     ),
     "empty": (Reply(body=""), r"\(empty\)"),
     "all tokens thought": (Reply(body=completion(None, "length")), r"\(empty\)"),
