@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from dpsyn.errors import OutOfSpace, UserError
-from dpsyn.files import public_cache
+from dpsyn.files import answers_cache
 
 MARK, VERSION = 0x64707379, 1  # application_id ("dpsy") and user_version of the file
 PATIENCE = 60.0  # seconds until another process must have made its commit
@@ -32,7 +32,8 @@ def answer_key(*asked: Any) -> bytes:
 
 
 class Answers:
-    """`with Answers() as answers`: JSON values by key, in one SQLite file for its owner alone.
+    """`with Answers(folder) as answers`: JSON values by key, in one SQLite file for its owner alone, in this folder of
+    the cache.
 
     `put` returns at once; a thread commits whatever has come since its last commit, and each commit is on disk before
     the next one starts: kill -9 and power cuts lose what came in the last few milliseconds (measured: 0.3, at most 6)
@@ -40,8 +41,8 @@ class Answers:
     aside with a line on standard error. Raises UserError where it cannot be written.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
-        self.path = path or public_cache() / "answers.sqlite"
+    def __init__(self, folder: str = "answers") -> None:
+        self.path = answers_cache(folder) / "answers.sqlite"
 
     def __enter__(self) -> Answers:
         self._connection = self._opened()

@@ -8,35 +8,39 @@ again, or says when to come back, is left alone for a while and then tried with 
 from __future__ import annotations
 
 import asyncio
-import difflib
-import email.utils
 import heapq
-import importlib
 import json
 import logging
 import math
 import random
-import re
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
-from functools import cache
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from statistics import median
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
+from dpsyn.endpoints import (
+    PASSING,
+    Endpoint,
+    Failed,
+    OutOfCredit,
+    http_client,
+    http_library,
+    judged,
+    not_reached,
+    said_in,
+    shortened,
+    status_of_error,
+    unreachable,
+)
 from dpsyn.errors import UserError, bad
 
-DEFAULT_URL = "https://api.openai.com/v1"  # named, so that no variable of the environment sends requests elsewhere
-OF_OPENAI = ("OpenAI-Organization", "OpenAI-Project")  # taken from the environment; no other endpoint's business
-ABOUT_THIS_MACHINE = ("OS", "Arch", "Runtime", "Runtime-Version", "Lang", "Package-Version", "Async")
 LIBRARIES = ("openai", "httpx", "httpx2", "httpcore", "httpcore2")  # they may log addresses, headers and bodies
 
 PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds before the first retry, doubled each time; at most
-LONGEST_RETRY_AFTER = 600.0  # seconds, however long an endpoint asks for
 DECREASE, INCREASE = 0.7, 1.05  # of the rate, after a 429; of the rate, in a second without
 SLOWEST = 0.5  # requests a second, below which no 429 brings the rate
 MARGIN = 0.99  # of the limits that are set: 600 requests reach the endpoint in a little less than a minute, too
@@ -46,9 +50,16 @@ SLOW = 3.0  # times the best median latency, at which fewer are asked at once
 LATENCIES = 32  # answers over which the median goes
 DRAIN = 60.0  # seconds that requests on their way are awaited when all must stop
 CONNECTIONS = 16  # a client: the pool of the HTTP library looks at each for every request (128: 0.25 ms more a call)
+PINGS = 4  # attempts before an endpoint is taken not to answer: 3.5 seconds
+SILENCE = 5.0  # seconds without an answer, after which a line says so
+UNREAD_PATIENCE = 8.0  # seconds in which an endpoint says 200 and gives no answer, again and again
+SETTINGS = "temperature, top_p, max_tokens_as, send_seed, extra"
 
-FILTERED = re.compile(r"content.?(policy|filter)|moderation|safety|responsible.?ai", re.IGNORECASE)
-TOO_LONG = re.compile(r"context.?(length|size|window)|maximum context|too (long|large)", re.IGNORECASE)
+# why an answer ends (finish_reason, of OpenAI, vLLM, llama.cpp, TGI, Anthropic, Cohere, Gemini, Mistral, ...)
+WHOLE = {"stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete"}
+CUT = {"length", "max_tokens", "max_output_tokens", "max_length", "model_length", "limit"}
+WITHHELD = {"content_filter", "content-filter", "content_filtered", "safety", "blocklist", "prohibited_content"}
+WITHHELD |= {"recitation", "spii", "error_toxic", "sensitive", "guardrail_intervened"}
 
 
 @dataclass(frozen=True)
@@ -62,26 +73,16 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """text: None where there is none for good (refused, filtered, the prompt too long). finish: 'stop', 'length',
-    'content_filter', 'refusal', 'too_long' or what else the endpoint says. Tokens: None where it does not count."""
+    """text: None where there is none for good (refused, filtered, too long, nothing but reasoning). finish: 'stop',
+    'length', or why there is none: 'content_filter', 'refusal', 'too_long', 'reasoning', 'length'. Tokens: None where
+    the endpoint does not count. said: its words, where it refused. endpoint: which one answered."""
 
     text: str | None
     finish: str
     prompt_tokens: int | None = None
     answer_tokens: int | None = None
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """url: None: OpenAI's. key: None: it needs none. key_env: the environment variable that the key is of."""
-
-    url: str | None
-    key: str | None = field(repr=False)
-    key_env: str | None
-
-    @property
-    def host(self) -> str:
-        return urlsplit(self.url or DEFAULT_URL).netloc.rpartition("@")[2]
+    said: str = ""
+    endpoint: Endpoint | None = None
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,15 @@ def ask(blocks: Iterable[Sequence[Question]], endpoints: Sequence[Endpoint], lim
         asyncio.run(_Asking(chain([first], blocks), endpoints, limits, asker).run())
 
 
+def ping(endpoints: Sequence[Endpoint], limits: Limits, body: Mapping[str, Any]) -> list[Answer]:
+    """Asks each endpoint once, in few attempts: a wrong key, model or address is found in seconds. Returns the answers.
+
+    One that says it has too much to do (429) is well. Raises UserError where asking could not go on: as `ask` does, and
+    where no endpoint answers. Not for use where an event loop runs in this thread.
+    """
+    return asyncio.run(_ping(endpoints, limits, body))
+
+
 def tokens_of(messages: Sequence[Mapping[str, str]]) -> int:
     """About: a token is some four bytes."""
     return sum(8 + len(message["content"].encode("utf-8", "replace")) // 4 for message in messages)
@@ -145,20 +155,6 @@ class _Row:
     question: Question
     tries: int = 0
     began: float | None = None
-
-
-class _Failed(Exception):
-    """No answer. kind: 'limit' (429), 'down' (not reached), 'slow' (timed out) or 'broken' (all else); the last two may
-    be the row's own fault. after: seconds until when to come back, where the endpoint says so. sent: it may have been
-    answered, and paid for."""
-
-    def __init__(self, why: str, kind: str, after: float | None = None, sent: bool = False) -> None:
-        super().__init__(why)
-        self.why, self.kind, self.after, self.sent = why, kind, after, sent
-
-
-class _OutOfCredit(UserError):
-    """This key cannot pay; another may."""
 
 
 @dataclass(eq=False)
@@ -181,6 +177,8 @@ class _Line:
     best: float = math.inf  # median latency
     judged: float = 0.0  # when latencies were last looked at
     failures: int = 0
+    unread: int = 0  # in a row: status 200 without an answer
+    warned: bool = False
     is_open: bool = False  # the breaker: until `until` nothing is sent, then one request at once
     probing: bool = False
     opened: float = -math.inf
@@ -223,7 +221,7 @@ class _Line:
 
     def well(self, now: float, began: float) -> None:
         """An answer came."""
-        self.failures, self.ill_since = 0, None
+        self.failures, self.unread, self.ill_since = 0, 0, None
         if began >= self.opened:  # else it was asked before the pause, which holds all the same
             self.is_open, self.pauses = False, 0
         self.window = min(self.limits.concurrency, self.window + 1 / self.window)
@@ -235,11 +233,12 @@ class _Line:
             if typical > SLOW * self.best:
                 self.narrow(now)
 
-    def ill(self, now: float, began: float, failure: _Failed, fresh: bool) -> None:
+    def ill(self, now: float, began: float, failure: Failed, fresh: bool) -> None:
         """fresh: of a row that had not failed before; one that had says little of the endpoint."""
         self.last = failure.why
         self.ill_since = now if self.ill_since is None else self.ill_since
         since_opened = began >= self.opened
+        self.unread = self.unread + 1 if failure.kind == "unread" else 0
         if failure.kind == "limit":
             if not self.is_open and since_opened:
                 seconds = max(now - self.sent[0], 0.1)
@@ -257,6 +256,16 @@ class _Line:
             self.pauses += 1
         if failure.after is not None:
             self.until = max(self.until, now + failure.after) if not must_pause else now + failure.after
+        if self.is_open and now - self.ill_since > SILENCE and not self.warned:
+            self.warned = True
+            line = "%s gives no answer (%s); it is asked again for up to %g s"
+            logging.getLogger(__name__).warning(line, self.endpoint.host, self.last, self.patience)
+
+    @property
+    def patience(self) -> float:
+        """Seconds without any answer, after which it is given up."""
+        always_unread = self.unread >= FAILURES
+        return min(self.limits.patience, UNREAD_PATIENCE) if always_unread else self.limits.patience
 
     def narrow(self, now: float) -> None:
         self.window = max(1.0, self.limits.concurrency / 8, self.window * DECREASE)
@@ -266,36 +275,13 @@ class _Line:
     async def post(self, body: Mapping[str, Any]) -> Any:
         """The response, whatever its status. Raises what the HTTP library raises."""
         if not self.free:
-            self.free += [await self.clients.enter_async_context(self.client())] * CONNECTIONS
+            client = http_client(self.endpoint, self.limits.timeout, CONNECTIONS)
+            self.free += [await self.clients.enter_async_context(client)] * CONNECTIONS
         client = self.free.pop()
         try:
             return await client.post("chat/completions", content=json.dumps(body).encode())
         finally:
             self.free.append(client)
-
-    def client(self) -> Any:
-        """The HTTP client of an openai.AsyncOpenAI, with its address and headers. By `chat.completions.create` a call
-        takes 0.7 ms more of CPU time (1.3 for 0.6), for options that are copied and answers checked field by field."""
-        import openai
-
-        elsewhere = OF_OPENAI if (self.endpoint.url or DEFAULT_URL) != DEFAULT_URL else ()
-        untold = [*elsewhere, *(f"X-Stainless-{name}" for name in ABOUT_THIS_MACHINE)]
-        http = openai.DefaultAsyncHttpxClient(
-            limits=_http().Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
-            timeout=self.limits.timeout,
-            follow_redirects=False,  # else prompts go to an address that nobody gave
-            verify=_trust(),
-        )
-        client = openai.AsyncOpenAI(
-            base_url=self.endpoint.url or DEFAULT_URL,
-            api_key=self.endpoint.key or "none",
-            default_headers=dict.fromkeys(untold, openai.Omit()),  # type: ignore[arg-type]
-            http_client=http,
-        )
-        headers = {**client.default_headers, **client.auth_headers}
-        http.headers.update({name: value for name, value in headers.items() if isinstance(value, str)})
-        http.base_url = client.base_url
-        return http
 
 
 class _Asking:
@@ -312,10 +298,7 @@ class _Asking:
         self.stop: BaseException | None = None
 
     async def run(self) -> None:
-        import openai  # noqa: F401  # reads OPENAI_LOG, which the next lines overrule
-
-        for name in LIBRARIES:
-            logging.getLogger(name).setLevel(logging.WARNING)
+        _hush()
         self.changed = asyncio.Event()
         async with AsyncExitStack() as clients:
             self.lines = [_Line(endpoint, self.limits, clients) for endpoint in self.endpoints]
@@ -398,12 +381,12 @@ class _Asking:
         question = row.question
         try:
             answer = await _heard(line, question.body)
-        except _Failed as failure:
+        except Failed as failure:
             line.end(began)
             self.asker.failed(question, failure.sent)
             self.again(row, line, began, failure)
             return
-        except _OutOfCredit as error:
+        except OutOfCredit as error:
             self.asker.failed(question, False)
             self.waiting.append(row)
             if line in self.lines:
@@ -424,9 +407,9 @@ class _Asking:
         if other is not None:
             self.waiting.append(_Row(other))
 
-    def again(self, row: _Row, line: _Line, began: float, failure: _Failed) -> None:
+    def again(self, row: _Row, line: _Line, began: float, failure: Failed) -> None:
         now = time.monotonic()
-        own = failure.kind in ("slow", "broken") and not line.is_open
+        own = failure.kind in ("slow", "broken", "unread") and not line.is_open
         line.ill(now, began, failure, fresh=not row.tries)
         if not own:
             row.began = None  # what the endpoint does to all is not held against a row
@@ -444,127 +427,165 @@ class _Asking:
 
     def end_of_patience(self) -> float:
         """When the last endpoint has been ill for too long."""
-        ills = [line.ill_since if line.is_open else None for line in self.lines]
-        return math.inf if None in ills else max(filter(None, ills)) + self.limits.patience
+        ends = [
+            line.ill_since + line.patience if line.is_open and line.ill_since is not None else math.inf
+            for line in self.lines
+        ]
+        return max(ends)
 
     def nobody_answers(self) -> UserError:
         hosts = ", ".join(f"{line.endpoint.host} ({line.last})" for line in self.lines)
         patience = f"None answered for api.patience={self.limits.patience:g} s."
+        if any(line.patience < self.limits.patience for line in self.lines):
+            patience = "It says 200 to every request, and gives no answer."
         do = f"{patience} What was answered is kept: give the same command again to go on."
         return bad("api.base_url", hosts, "an endpoint that answers", do)
 
 
+async def _ping(endpoints: Sequence[Endpoint], limits: Limits, body: Mapping[str, Any]) -> list[Answer]:
+    _hush()
+    async with AsyncExitStack() as clients:
+
+        async def one(endpoint: Endpoint) -> Answer | Exception:
+            line = _Line(endpoint, limits, clients)
+            for attempt in range(PINGS):
+                try:
+                    return await _heard(line, body)
+                except UserError as error:
+                    return error
+                except Failed as failure:
+                    if failure.kind == "limit":
+                        return Answer(None, "busy", 0, 0)
+                    last = failure
+                if attempt and (last.kind == "slow" or "ConnectTimeout" in last.why):
+                    break
+                if attempt + 1 < PINGS:
+                    await asyncio.sleep(_backoff(attempt))
+            return last
+
+        all_heard = asyncio.gather(*map(one, endpoints))
+        done, _ = await asyncio.wait({all_heard}, timeout=SILENCE)
+        if not done:
+            hosts = ", ".join(dict.fromkeys(endpoint.host for endpoint in endpoints))
+            line = "%s has not answered yet; it is waited for (api.timeout=%g s)"
+            logging.getLogger(__name__).warning(line, hosts, limits.timeout)
+        heard = await all_heard
+    answers = [answer for answer in heard if isinstance(answer, Answer)]
+    for error in heard:
+        if isinstance(error, UserError) and not (isinstance(error, OutOfCredit) and answers):
+            raise error
+    if not answers:
+        raise next(
+            unreachable(e, error) for e, error in zip(endpoints, heard, strict=True) if isinstance(error, Failed)
+        )
+    return answers
+
+
+def _hush() -> None:
+    import openai  # noqa: F401  # reads OPENAI_LOG, which the next lines overrule
+
+    for name in LIBRARIES:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
 async def _heard(line: _Line, body: Mapping[str, Any]) -> Answer:
-    """Raises _Failed where asking again may help, UserError where it cannot."""
-    http = _http()
+    """Raises Failed where asking again may help, UserError where it cannot."""
+    http, endpoint, model = http_library(), line.endpoint, body.get("model")
     try:
         async with asyncio.timeout(line.limits.timeout):
             response = await line.post(body)
-    except (http.ConnectError, http.ConnectTimeout) as error:
-        raise _Failed(f"{type(error).__name__}: {error}".removesuffix(": "), "down") from None
-    except (http.TimeoutException, TimeoutError):
-        raise _Failed("timed out", "slow", sent=True) from None
-    except (http.HTTPError, OSError) as error:
-        raise _Failed(type(error).__name__, "broken", sent=True) from None
-    if not response.is_success:
-        return _by_status(line.endpoint, body, response)
-    try:
-        return _read(response.content)
-    except ValueError as error:
-        raise _Failed(str(error), "broken", sent=True) from None
-
-
-def _by_status(endpoint: Endpoint, body: Mapping[str, Any], response: Any) -> Answer:
-    """What an answer other than 200 means."""
-    status, message, words = response.status_code, response.text, ""
-    with suppress(ValueError):
-        told = response.json()
-        told = told.get("error", told) if isinstance(told, Mapping) else told
-        said = told if isinstance(told, Mapping) else {"message": told}
-        message = str(said.get("message") or said.get("detail") or told)
-        words = " ".join(str(said.get(name)) for name in ("code", "type", "message", "innererror"))
-    key_env = endpoint.key_env or "null"
-    if status in (400, 403, 422, 451) and FILTERED.search(words):
-        return Answer(None, "content_filter", 0, 0)
-    if status in (400, 413, 422, 429) and TOO_LONG.search(words):
-        return Answer(None, "too_long", 0, 0)
-    if status in (401, 403):
-        do = f"{endpoint.host} answered {status}."
-        raise bad("api.api_key_env", key_env, f"a key that may use the model {body.get('model')}", do)
-    if status == 402 or "insufficient_quota" in words:
-        raise _OutOfCredit(str(bad("api.api_key_env", key_env, "a key with credit left", "It has none.")))
-    if status == 404:
-        do = f"{endpoint.host}: {_short(message, body, endpoint.key)}" if message else ""
-        raise bad("api.model", body.get("model"), "a model of the endpoint, and api.base_url its address", do)
-    if 300 <= status < 400:
-        raise bad("api.base_url", endpoint.host, "the address itself", f"It answered {status}: it is elsewhere.")
-    if 400 <= status < 500 and status not in (408, 409, 425, 429):
-        expected = (
-            "a model and settings that the endpoint accepts (temperature, top_p, max_tokens_as, send_seed, extra)"
-        )
-        do = f"It answered {status}: {_short(message, body, endpoint.key)}"
-        raise bad("api.model", body.get("model"), expected, do)
-    raise _Failed(f"status {status}", "limit" if status == 429 else "broken", _retry_after(response.headers))
+    except (http.HTTPError, http.InvalidURL, TimeoutError, OSError) as error:
+        raise not_reached(endpoint, error) from None
+    status, content = response.status_code, response.content
+    if response.is_success:
+        try:
+            return replace(_read(content), endpoint=endpoint)
+        except ValueError as error:
+            told = json.loads(content) if _is_json(content) else None
+            within = status_of_error(told)
+            if within is None:
+                why = f"status 200, {shortened(str(error), endpoint.key)}"
+                raise Failed(why, "broken" if PASSING.search(why) else "unread", sent=True) from None
+            status = within
+    within_200 = response.is_success
+    finish, said = judged(endpoint, model, SETTINGS, status, content, response.headers, within_200)
+    return Answer(None, finish, 0, 0, said, endpoint)
 
 
 def _read(content: bytes) -> Answer:
-    """Raises ValueError for what is no answer."""
+    """Raises ValueError for what is no answer, with what came instead."""
     try:
         told = json.loads(content)
-        choice = told["choices"][0]
-        message = choice["message"]
-        text, refused = message.get("content"), message.get("refusal")
-        finish = choice.get("finish_reason") or "stop"
-        usage = told.get("usage") or {}
-        counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-    except (ValueError, LookupError, TypeError, AttributeError):
-        raise ValueError("no answer in what came") from None
-    counts = [count if type(count) is int and count >= 0 else None for count in counts]
-    if isinstance(text, list):  # parts, as some endpoints give
-        text = "".join(str(part.get("text", "")) for part in text if isinstance(part, dict))
-    if finish == "content_filter" or (refused and not text):
-        return Answer(None, "content_filter" if finish == "content_filter" else "refusal", *counts)
+    except ValueError:
+        said = said_in(content[:2000].decode("utf-8", "replace"))
+        kind = "a stream, not one answer" if said.startswith(("data:", "event:")) else "no JSON"
+        raise ValueError(said if said.startswith("a web page") else f"{kind}: {said}") from None
+    choice = _first(told.get("choices")) if isinstance(told, Mapping) else {}
+    message = choice.get("message")
+    if not isinstance(message, Mapping):
+        failed = {"error": choice["error"]} if choice.get("error") else told
+        has_error = isinstance(failed, Mapping) and bool(failed.get("error"))
+        raise ValueError(f"an error: {said_in(failed)}" if has_error else f"no answer: {said_in(told) or 'null'}")
+    text, reason = _text_in(message.get("content")), str(choice.get("finish_reason") or "stop").lower()
+    usage = told.get("usage")
+    counts = [
+        (usage if isinstance(usage, Mapping) else {}).get(name) for name in ("prompt_tokens", "completion_tokens")
+    ]
+    prompt, answer = [count if type(count) is int and count >= 0 else None for count in counts]
+    refused = message.get("refusal")
+    if reason in WITHHELD or reason == "refusal" or (refused and not text):
+        return Answer(
+            None, "content_filter" if reason in WITHHELD else "refusal", prompt, answer, said=str(refused or "")
+        )
+    if reason not in WHOLE | CUT:
+        error = said_in(choice.get("error")) or said_in(told.get("error"))
+        raise ValueError(f"no whole answer (finish_reason {reason})" + (f": {error}" if error else ""))
+    finish = "stop" if reason in WHOLE else "length"
     if text is None and finish == "length":  # all tokens went into thinking
-        return Answer(None, "length", *counts)
-    if not isinstance(text, str):
+        return Answer(None, "length", prompt, answer)
+    if text is None and any(message.get(name) for name in ("reasoning_content", "reasoning", "thinking")):
+        return Answer(None, "reasoning", prompt, answer)
+    if text is None:
         raise ValueError("an answer without a text")
+    if text.lstrip().startswith("{") and _is_json(text.encode("utf-8", "replace")):
+        within = json.loads(text)
+        if isinstance(within.get("error"), str | Mapping) and len(within) <= 3:  # a gateway's, in the place of a text
+            raise ValueError(f"an error: {said_in(within)}")
     whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # halves of a pair cannot be written
-    return Answer(whole, str(finish), *counts)
+    return Answer(whole, finish, prompt, answer)
 
 
-def _short(said: str, body: Mapping[str, Any], key: str | None) -> str:
-    """What an endpoint said, on one line, without the key, and not where it quotes the prompt."""
-    said = " ".join((said.replace(key, "(key)") if key else said).split())[:300]
-    for message in body["messages"]:
-        asked = " ".join(message["content"].split())
-        if difflib.SequenceMatcher(None, said, asked, False).find_longest_match().size >= min(24, len(asked)):
-            return "(it quotes the prompt)"
-    return said
+def _first(choices: Any) -> Mapping[str, Any]:
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    return choice if isinstance(choice, Mapping) else {}
+
+
+def _text_in(content: Any) -> str | None:
+    """Of a message: a text, or parts of it, some of which are no text. None where there is none."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, Mapping):
+        content = [content]
+    if not isinstance(content, list):
+        return None
+    texts = []
+    for part in content:
+        if isinstance(part, Mapping) and part.get("type", "text") in ("text", "output_text", None):
+            part = part.get("text")
+            part = part.get("value") if isinstance(part, Mapping) else part
+        if isinstance(part, str):
+            texts.append(part)
+    return "".join(texts) if texts else None
+
+
+def _is_json(content: bytes) -> bool:
+    try:
+        json.loads(content)
+    except ValueError:
+        return False
+    return True
 
 
 def _backoff(number: int) -> float:
     """Seconds: doubled each time, less up to a quarter."""
     return min(PAUSE * 2 ** min(number, 30), LONGEST_PAUSE) * (1 - random.random() / 4)
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds, at most LONGEST_RETRY_AFTER; None: the endpoint does not say."""
-    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
-        if re.fullmatch(r"\d+(\.\d+)?", after := headers.get(name, "").strip()):
-            return min(float(after) / unit, LONGEST_RETRY_AFTER)
-        if date := email.utils.parsedate_tz(after):
-            return min(max(email.utils.mktime_tz(date) - time.time(), 0.0), LONGEST_RETRY_AFTER)
-    return None
-
-
-@cache
-def _http() -> Any:
-    """The HTTP library that openai is built on: httpx2, in older versions httpx."""
-    import openai
-
-    return importlib.import_module(type(openai.DEFAULT_CONNECTION_LIMITS).__module__.partition(".")[0])
-
-
-@cache
-def _trust() -> Any:
-    return _http().create_ssl_context()  # 30 ms, so once for all clients

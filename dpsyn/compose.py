@@ -34,6 +34,7 @@ IDENTITY = ("seed", "data", "api", "embedding", "privacy", "schedule", "label_sh
 DEFAULT = "+experiment=digits"
 RUNTIME = "dpsyn.runtime.Runtime"
 CODE = ("trusted_packages", "trust_remote_code")  # settings that let code of others run
+ANSWERS, BARE_ANSWERS = "answers", "answers_not_private"  # folders of the cache
 READERS = {
     "dpsyn.prompts.Prompts": ("prompts", prompts.read),
     "dpsyn.schema.Schema": ("schemas", schema.read),
@@ -209,17 +210,19 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
         part = plain.get(name)
         if not isinstance(part, dict) or ("_target_" not in part and name not in ("metric", "expand")):
             raise bad(name, part or "(deleted)", "a part", f"`dpsyn run --help` lists the options of {name}.")
-    runtime = plain["runtime"]
+    privacy: Settings = _part("privacy", plain["privacy"], trusted, {})
+    # what a run without protection asked was chosen by exact votes: a private run that skips it would tell them
+    answers = ANSWERS if privacy.is_private else BARE_ANSWERS
+    given = {"runtime": plain["runtime"], "answers_folder": answers}
     parts = {
-        name: _part(name, plain[name], trusted, runtime)
-        for name in ("runtime", "data", "api", "embedding", "privacy", "schedule")
+        name: _part(name, plain[name], trusted, given) for name in ("runtime", "data", "api", "embedding", "schedule")
     }
+    parts["privacy"] = privacy
     metrics = {
-        name: _part(f"metric.parts.{name}", part, trusted, runtime)
+        name: _part(f"metric.parts.{name}", part, trusted, given)
         for name, part in (plain["metric"]["parts"] or {}).items()
         if part is not None  # taken off a group of metrics
     }
-    privacy: Settings = parts["privacy"]
     steps = parts["schedule"]  # or, without votes, a number of rows; or votes in cells
     cells = _cells(plain, parts) if isinstance(steps, Cells) else None
     start, schedule = (steps, ()) if isinstance(steps, int) else (0, ()) if cells else (initial_size(steps), steps)
@@ -390,10 +393,10 @@ def published(value: Any, where: tuple[str, ...]) -> Any:
     return value
 
 
-def _part(key: str, config: Any, trusted: Sequence[str], runtime: Mapping[str, Any]) -> Any:
+def _part(key: str, config: Any, trusted: Sequence[str], given: Mapping[str, Any]) -> Any:
     for target in _targets(config):
         _check_target(key, target, trusted)
-    return _built(key, _with_runtime(config, runtime))
+    return _built(key, _with_given(config, given))
 
 
 def _built(key: str, config: Any) -> Any:
@@ -419,18 +422,19 @@ def _built(key: str, config: Any) -> Any:
         raise UserError(f"{key}: {_first_line(error)}") from None
 
 
-def _with_runtime(config: Any, runtime: Mapping[str, Any]) -> Any:
-    """Hands the runtime to every part that takes one: it stands in no part's yaml, so it identifies no run."""
+def _with_given(config: Any, given: Mapping[str, Any]) -> Any:
+    """Hands the runtime, and the folder for answers, to every part that takes one: they stand in no part's yaml, so
+    they identify no run."""
     if isinstance(config, list):
-        return [_with_runtime(part, runtime) for part in config]
+        return [_with_given(part, given) for part in config]
     if not isinstance(config, Mapping):
         return config
-    whole = {key: _with_runtime(part, runtime) for key, part in config.items()}
+    whole = {key: _with_given(part, given) for key, part in config.items()}
     try:
-        takes = "_target_" in config and "runtime" in inspect.signature(_found(str(config["_target_"]))).parameters
+        takes = set(inspect.signature(_found(str(config["_target_"]))).parameters) if "_target_" in config else set()
     except (TypeError, ValueError):  # it does not say
-        takes = False
-    return {**whole, "runtime": dict(runtime)} if takes else whole
+        takes = set()
+    return {**whole, **{name: value for name, value in given.items() if name in takes}}
 
 
 def _found(target: str) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from dpsyn.api import Pinged
 from dpsyn.cell_run import CellPlan, evolve_cells, records_in_a_vote, release_name
 from dpsyn.cells import Question
 from dpsyn.electorate import Electorate, open_electorate, survey_of, told_of_rows
@@ -51,6 +52,8 @@ def carry_out(job: Job, screen: Screen) -> Path:
     if job.runtime.dtype == "float16":
         torch_dtype(job.runtime)
     run = RunDirectory(job.root, job.privacy.is_private)
+    if isinstance(job.api, Pinged) and max(run.iterations(), default=-1) < job.releases:
+        job.api.ping("generate")
     known, fingerprint = run.identity() if run.has_begun() else None, job.data.fingerprint()
     declared = [
         (f"metric.parts.{name}.public", getattr(metric, "data", None))

@@ -128,9 +128,13 @@ def cache_folder() -> Path:
 
 
 def public_cache() -> Path:
-    """What tells nothing of private data: weights, graphs of public pools, answers of models to prompts (as private as
-    the run that asked: with privacy=none, what parents they hold was chosen by bare votes)."""
+    """What tells nothing of private data: weights, graphs of public pools."""
     return private_folder(_caches() / "public")
+
+
+def answers_cache(name: str) -> Path:
+    """What models answered to the runs that share the folder of this name, for its owner alone."""
+    return private_folder(_caches() / name)
 
 
 def _caches() -> Path:

@@ -32,6 +32,7 @@ import numpy as np
 from dpsyn.declarations import read_declared
 from dpsyn.errors import bad, near, one_of
 from dpsyn.population import Label
+from dpsyn.reasoning import without_reasoning
 from dpsyn.seeds import uniform
 
 KEY = "api.prompts.file"
@@ -47,10 +48,12 @@ MOST_BLANKS = 0.1  # an answer with a larger share of words left blank has not f
 
 @dataclass(frozen=True)
 class Request:
-    """messages: {'role': 'system' | 'user', 'content': str} each. max_tokens: of the answer."""
+    """messages: {'role': 'system' | 'user', 'content': str} each. max_tokens: of the answer. instructions: sentences of
+    the messages that are none of a parent's, and should be none of an answer's."""
 
     messages: tuple[Mapping[str, str], ...]
     max_tokens: int
+    instructions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,9 +145,11 @@ class Prompts:
             ]
         return self._requests("vary", labels, seeds, values, limits)
 
-    def cleaned(self, answer: str | None) -> str | None:
-        """The text of an answer, without quotes, preambles and remarks on its length; None: it is of no use."""
-        return _cleaned(answer, self.keep_lines)
+    def cleaned(self, answer: str | None, request: Request | None = None, cut: bool = False) -> str | None:
+        """The text of an answer, without reasoning, quotes, preambles, Markdown and remarks on its length; None: it is
+        of no use. request: that it answers, whose own words are taken out. cut: it was cut off, and ends with its last
+        whole sentence, if it has one."""
+        return _cleaned(answer, self.keep_lines, request, cut)
 
     def lengths(self, labels: Sequence[Label], what: Literal["generate", "vary"]) -> tuple[float, float]:
         """Tokens of a row's prompt and of its answer, about, from the file and the declared lengths alone; mean over
@@ -177,6 +182,11 @@ class Prompts:
                 total += size * TOKENS_PER_CHARACTER
         limit = self.generate_tokens if what == "generate" else self.max_tokens
         return total / max(len(labels), 1), min(limit, words * CHARACTERS_PER_WORD * TOKENS_PER_CHARACTER)
+
+    @property
+    def typical_vary_tokens(self) -> int:
+        """That a variation of a text of typical length gets."""
+        return math.ceil(self._typical_words * self.tokens_per_word)
 
     @property
     def _typical_words(self) -> int:
@@ -253,7 +263,9 @@ class Prompts:
             messages = tuple(
                 {"role": key.rpartition(".")[2], "content": _filled(template, row)} for key, template in templates
             )
-            requests.append(Request(messages, limits[i]))
+            fixed = {**row, SAMPLE: "\n", MASKED: "\n"}
+            instructions = _sentences("\n".join(_filled(template, fixed) for _, template in templates))
+            requests.append(Request(messages, limits[i], instructions))
         return requests
 
 
@@ -416,19 +428,46 @@ def _masked(text: str, tokens: Sequence[tuple[int, int]], probability: float, se
 
 
 END = re.compile(
-    r"<\|(?:im_end|eot_id|endoftext|end|eom_id|end_of_text)\|>|</s>|<end_of_turn>|<\|im_start\|>(?!\s*assistant)"
+    r"<\|(?:im_end|eot_id|endoftext|end|eom_id|end_of_text|return|eot|eom)\|>|</s>|<end_of_turn>"
+    r"|<\|im_start\|>(?!\s*assistant)"
 )
-MARKS = re.compile(r"<\|[a-z_]{2,30}\|>|<s>|\[/?INST\]|<start_of_turn>")
-THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL)
+MARKS = re.compile(r"<\|[a-z_]{2,30}\|>|<s>|<bos>|<eos>|<pad>|\[/?INST\]|<start_of_turn>")
+SENTENCE_END = re.compile(r"[.!?\u2026\u3002\uff01\uff1f][\"')\]\u201d\u2019\u00bb]*(?=\s|$)")
 KIND = r"(?:review|abstract|text|paragraph|passage|version|sample|paraphrase|rewrite|variation|answer|response|output)"
+WIDER = (
+    r"(?:e-?mail|mail|letter|message|post|story|note|complaint|request|tweet|dialogue|conversation|question|description"
+    r"|summary|article|comment|feedback|example|draft|record|report|entry|option|alternative|copy|completion|result)"
+)
 MADE = r"(?:rewritten|rephrased|paraphrased|revised|new|final|completed|filled(?:-| )?in|generated|synthetic|modified)"
+HERE = r"here(?:'s| is| are| you go| you are)\b"
+SURELY = r"(?:sure(?: thing)?|certainly|of course|absolutely|okay|ok|great|got it|understood|alright|no problem)"
+MAYBE_SURE = rf"(?:{SURELY}\b[^\n:]{{0,80}}?[,.!:]\s*)?"
 PREAMBLE = re.compile(
-    r"\A(?:(?:sure(?: thing)?|certainly|of course|absolutely|okay|ok|great)\b[^\n:]{0,80}?[,.!:]\s*)?"
-    rf"here(?:'s| is| are)\b[^\n:]{{0,160}}\b{KIND}s?\b[^\n:]{{0,160}}:\s*"
+    rf"\A{MAYBE_SURE}{HERE}[^\n:]{{0,160}}\b{KIND}s?\b[^\n:]{{0,160}}:\**\s*"
+    rf"|\A{MAYBE_SURE}{HERE}[^\n:]{{0,160}}\b(?:{WIDER}|one|it)s?\b[^\n:]{{0,160}}:\**[ \t]*\n\s*"
+    rf"|\A{SURELY}[,.!]+\s*{HERE}[^\n:.!]{{0,160}}:\**\s*"
     r"|\A(?:sure(?: thing)?|certainly|of course|absolutely)\b[^\n]{0,160}[:!.][ \t]*\n\s*",
     re.IGNORECASE,
 )
-HEADING = re.compile(rf"\A(?:#+ *)?\**_?(?:{MADE} )?{KIND}_?\**\s*:\**\s+", re.IGNORECASE)
+SEVERAL = re.compile(
+    rf"\b(?:two|three|four|five|six|ten|several|some|a few|\d+)\b[^\n:]*\b(?:{KIND}|{WIDER})s\b", re.IGNORECASE
+)
+HEADING = re.compile(
+    rf"\A(?:#+ *)?\**_?(?:{MADE} )?{KIND}_?\**\s*:\**\s+|\A(?:#+ *)?\**_?{MADE} {WIDER}_?\**\s*:\**\s+"
+    rf"|\A(?:#+ *\**|\*\*)(?:(?:the|your) )?(?:{MADE} )?(?:{KIND}|{WIDER})\**[ \t]*\n\s*",
+    re.IGNORECASE,
+)
+FENCE = re.compile(r"^[ \t]*(?:`{3,}|~{3,})[ \t]*[\w+-]*[ \t]*$\n?", re.MULTILINE)
+FENCED = re.compile(
+    r"\A\s*(?:`{3,}|~{3,})[ \t]*[\w+-]*[ \t]*\n(.*?)\n?[ \t]*(?:(?:`{3,}|~{3,})\s*(?:\n.*)?)?\Z", re.DOTALL
+)
+RULE = re.compile(r"^[ \t]*(?:-{3,}|\*{3,}|_{3,}|={3,})[ \t]*$\n?", re.MULTILINE)
+HASHES = re.compile(r"^[ \t]{0,3}#{1,6}[ \t]+(?=\S)|(?<=\S)[ \t]+#{1,6}[ \t]*$", re.MULTILINE)
+BOLD = re.compile(
+    r"(?<![\w*])(\*{1,3})(?=[^\s*])([^\n*]*[^\s*])\1(?![\w*])|(?<!\w)(_{2,3})(?=[^\s_])([^\n_]*[^\s_])\3(?!\w)"
+)
+BULLET = re.compile(r"^[ \t]*[-*\u2022\u2023\u25aa\u25cf][ \t]+(?=\S)", re.MULTILINE)
+NUMBER = re.compile(r"^[ \t]*\(?\d{1,2}[.)][ \t]+(?=[^\W\d_]|[\"'\u201c])", re.MULTILINE)
 REMARK = re.compile(
     r"[(\[]\s*(?:about|approximately|approx\.?|around|roughly|exactly|~|total:?)?\s*\d+ words?\s*[)\]]"
     r"|[(\[]?\s*\**word count\**\s*[:=]\**\s*~?(?:about |approximately )?\d+(?: words?)?\s*[)\]]?\.?(?=\s|\Z)",
@@ -448,26 +487,38 @@ REFUSAL = re.compile(
     r",? i\b",
     re.IGNORECASE,
 )
-QUOTES = {'"': '"', "\u201c": "\u201d", "\u00ab": "\u00bb"}
+QUOTES = {'"': '"', "\u201c": "\u201d", "\u00ab": "\u00bb", "\u201e": "\u201c", "\u2018": "\u2019", "'": "'"}
+LEAST_ECHO = 5  # words of a prompt that an answer does not have by chance
 
 
-def _cleaned(answer: str | None, keep_lines: bool) -> str | None:
+def _cleaned(answer: str | None, keep_lines: bool, request: Request | None, cut: bool) -> str | None:
     text = (answer or "").encode("utf-8", "ignore").decode("utf-8")  # no lone surrogates
     text = re.sub(
         r"[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f\ufeff\ufffd]", "", text.replace("\r\n", "\n").replace("\r", "\n")
     )
-    text = THOUGHT.sub("", text)
-    text = re.sub(r"\A\s*<\|im_start\|>\s*assistant\b", "", text)
-    text = MARKS.sub(" ", END.split(text, maxsplit=1)[0]).strip()
-    text = re.sub(r"\A\s*```\w*\n(.*?)\n?```\s*\Z", r"\1", text, flags=re.DOTALL).strip()
-    plain = text.replace("\u2019", "'")  # of the same length
-    if REFUSAL.match(plain):
+    if (thought_out := without_reasoning(text)) is None:
         return None
-    for pattern in (PREAMBLE, HEADING):
-        if found := pattern.match(text.replace("\u2019", "'")):
-            text = text[found.end() :].strip()
-    text = FAREWELL.sub("", REMARK.sub("", text)).strip()
-    text = _unquoted(text)
+    text = re.sub(r"\A\s*<\|im_start\|>\s*assistant\b", "", thought_out)
+    text = MARKS.sub(" ", END.split(text, maxsplit=1)[0]).strip()
+    text = _without_echo(text, request)
+    if REFUSAL.match(text.replace("\u2019", "'")):  # of the same length
+        return None
+    several = False
+    for _ in range(4):  # a preamble, a heading and quotes may stand around each other
+        before = text
+        if fenced := FENCED.match(text):
+            text = fenced[1].strip()
+        for pattern in (PREAMBLE, HEADING):
+            if found := pattern.match(text.replace("\u2019", "'")):
+                several = several or bool(SEVERAL.search(found[0]))
+                text = text[found.end() :].strip()
+        text = _unquoted(FAREWELL.sub("", REMARK.sub("", text)).strip())
+        if text == before:
+            break
+    text = _without_markdown(text, keep_lines, several)
+    if cut:
+        ends = [match.end() for match in SENTENCE_END.finditer(text)]
+        text = text[: ends[-1]] if ends else text
     if keep_lines:
         lines = [" ".join(line.split()) for line in text.split("\n")]
         text = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
@@ -480,10 +531,58 @@ def _cleaned(answer: str | None, keep_lines: bool) -> str | None:
     return re.sub(rf"(?:^|(?<=\s)){BLANK}+[^\S\n]+|\s+{BLANK}+(?=\W*$)", "", text) if blanks else text
 
 
+def _without_echo(text: str, request: Request | None) -> str:
+    """Without the prompt before the answer, and without sentences of its instructions at the beginning and the end."""
+    if request is None:
+        return text
+    for message in request.messages:
+        for asked in (message["content"], " ".join(message["content"].split())):
+            if len(asked.split()) >= LEAST_ECHO and text.startswith(asked):
+                text = text[len(asked) :].strip()
+    for _ in range(20):
+        before = text
+        for asked in request.instructions:
+            rest, head = text[len(asked) :], text[: -len(asked)]
+            is_whole = asked[-1] in ".!?:"
+            if text[: len(asked)].casefold() == asked.casefold() and (is_whole or rest[:1] in ("", "\n")):
+                text = rest.lstrip(" \t\n:-").strip()
+            elif text[-len(asked) :].casefold() == asked.casefold() and re.search(r"(?:[.!?:\"')]\s+|\n\s*)\Z", head):
+                text = head.strip()
+        if text == before:
+            break
+    return text
+
+
+def _sentences(instructions: str) -> tuple[str, ...]:
+    """Those long enough to be known again, the longest first."""
+    parts = re.split(r"(?<=[.!?:])\s+|\n+", instructions)
+    long = {part.strip() for part in parts if len(part.split()) >= LEAST_ECHO}
+    return tuple(sorted(long, key=lambda part: (-len(part), part)))
+
+
+def _without_markdown(text: str, keep_lines: bool, several: bool) -> str:
+    """several: a preamble says that more than one text follows; the first is taken."""
+    text = HASHES.sub("", RULE.sub("", FENCE.sub("", text)))
+    for _ in range(2):  # bold in italics
+        text = BOLD.sub(lambda mark: mark[2] or mark[4], text)
+    lines = [line for line in text.split("\n") if line.strip()]
+    for item in (NUMBER, BULLET):
+        if several and len(items := item.split(text)) > 2 and not items[0].strip():
+            return items[1].strip()
+        if lines and all(item.match(line) for line in lines) and (len(lines) > 1 or len(text.split()) > LEAST_ECHO):
+            text = item.sub("", text)
+    if lines and all(line.lstrip().startswith("> ") for line in lines):
+        text = re.sub(r"^[ \t]*>[ \t]?", "", text, flags=re.MULTILINE)
+    return (text if keep_lines else BULLET.sub("", text)).strip()
+
+
 def _unquoted(text: str) -> str:
     """Without the quotes around the whole, and without one that an answer cut off has left open."""
     close = QUOTES.get(text[:1])
     if close is None:
         return text
-    inner = text[1:-1] if text.endswith(close) and len(text) > 1 else text[1:]
+    whole = text.endswith(close) and len(text) > 1
+    if not whole and text[0] in "'\u2018":  # an apostrophe
+        return text
+    inner = text[1:-1] if whole else text[1:]
     return text if text[0] in inner or close in inner else inner.strip()

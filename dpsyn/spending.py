@@ -29,8 +29,9 @@ class Spending:
         self.api, self.labels, self.run = paid(api), labels, run
         self.left = {"generating": generated, "varying": varied}
         self.written = time.monotonic()
-        if self.api is not None and (before := run.asked()):
-            self.api.resume(Usage(**before))
+        if self.api is not None:
+            known = run.identity() if (run.private / "config.yaml").exists() else None
+            self.api.resume(Usage(**run.asked()), known and known["run"])
 
     def done(self, text: str, rows: int) -> None:
         """So many more rows of a phase are done."""

@@ -94,10 +94,12 @@ class ChatServer:
     """behave(asked, server) -> Reply, or None for an answer; it may not sleep (Reply.after does).
 
     log: all requests, in order. answered: those that were answered well. most_at_once: the most on their way together.
-    stop() and start() on the same port: an endpoint that is down, and comes back.
+    stop() and start() on the same port: an endpoint that is down, and comes back. tls: an ssl.SSLContext; it then
+    speaks https.
     """
 
-    def __init__(self, behave: Callable | None = None, latency=0.0) -> None:
+    def __init__(self, behave: Callable | None = None, latency=0.0, tls=None) -> None:
+        self.tls = tls
         self.behave = behave or (lambda asked, server: None)
         self.latency = latency
         self.log: list[Asked] = []
@@ -109,7 +111,7 @@ class ChatServer:
 
     @property
     def url(self):
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"http{'s' if self.tls else ''}://127.0.0.1:{self.port}/v1"
 
     def __enter__(self):
         self.thread.start()
@@ -133,7 +135,7 @@ class ChatServer:
         return asyncio.run_coroutine_threadsafe(task, self.loop).result(10)
 
     async def _start(self):
-        self.server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, backlog=1024)
+        self.server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, backlog=1024, ssl=self.tls)
         self.port = self.server.sockets[0].getsockname()[1]
 
     async def _stop(self):

@@ -12,13 +12,13 @@ import pytest
 
 from dpsyn.answers import Answers, answer_key
 from dpsyn.errors import OutOfSpace, UserError
-from dpsyn.files import public_cache
+from dpsyn.files import answers_cache
 
 KEYS = [answer_key("m", {"t": 1}, [{"role": "user", "content": "hé\ud800"}], i, 0) for i in range(1200)]
 
 
 def path():
-    return public_cache() / "answers.sqlite"
+    return answers_cache("answers") / "answers.sqlite"
 
 
 def test_what_was_put_is_there_for_the_next_one_and_nothing_else_is():
@@ -40,7 +40,7 @@ def test_the_files_are_for_their_owner_alone():
         answers.put(KEYS[0], 1)
         while not answers.get(KEYS[:1]):
             pass
-        modes = {file.name: file.stat().st_mode & 0o777 for file in public_cache().glob("answers.sqlite*")}
+        modes = {file.name: file.stat().st_mode & 0o777 for file in path().parent.glob("answers.sqlite*")}
     assert set(modes) == {"answers.sqlite", "answers.sqlite-wal", "answers.sqlite-shm"}
     assert set(modes.values()) == {0o600}
 

@@ -1,16 +1,22 @@
 """The queue of questions, against an endpoint on the loopback that fails in all the ways of real ones."""
 
 import asyncio
+import json
 import logging
 import random
+import shutil
+import ssl
+import subprocess
 import time
 from collections import Counter
 
 import pytest
 from chat_server import FILTERED, ChatServer, Reply, Window, completion, failure, words
+from image_server import ImageServer
 
-from dpsyn import asking
-from dpsyn.asking import Endpoint, Limits, Question, ask, tokens_of
+from dpsyn import asking, endpoints
+from dpsyn.asking import Limits, Question, ask, ping, tokens_of
+from dpsyn.endpoints import Endpoint
 from dpsyn.errors import UserError
 
 KEY = "sk-a-key-that-nobody-may-see"
@@ -172,10 +178,12 @@ def test_retry_after_is_obeyed_by_all_requests_in_seconds_and_as_a_date(monkeypa
         times = [asked.at for asked in server.log]
     assert times[4] - times[3] >= 0.59
     soon = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 30))
-    assert 28 <= asking._retry_after({"retry-after": soon}) <= 30
-    assert asking._retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
-    assert asking._retry_after({"retry-after": "86400"}) == asking.LONGEST_RETRY_AFTER
-    assert asking._retry_after({"retry-after": "soon"}) is None and asking._retry_after({}) is None
+    assert 28 <= endpoints._retry_after({"retry-after": soon}) <= 30
+    assert endpoints._retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
+    assert endpoints._retry_after({"retry-after": "86400"}) == endpoints.LONGEST_RETRY_AFTER
+    assert endpoints._retry_after({"retry-after": "soon"}) is None and endpoints._retry_after({}) is None
+    assert endpoints._retry_after({}, '{"retryDelay": "32s"}') == 32
+    assert endpoints._retry_after({}, "Please try again in 1.5s.") == 1.5
     monkeypatch.setattr(asking, "PAUSE", 0.5)
     monkeypatch.setattr(asking, "LONGEST_PAUSE", 60)
     assert 3 <= asking._backoff(3) <= 4 and 45 <= asking._backoff(5000) <= 60
@@ -329,7 +337,15 @@ STOPS = {
         failure(401, f"Incorrect API key provided: {KEY}."),
         r"^api\.api_key_env=A_KEY: expected a key that may use",
     ),
-    "403": (failure(403, "no access"), r"^api\.api_key_env=A_KEY: expected a key that may use the model m\. 127"),
+    "403": (
+        failure(403, "Country, region, or territory not supported", "unsupported_country"),
+        r"^api\.base_url=127.*: expected an endpoint that allows this request\. .* 403: Country, region, or ter",
+    ),
+    "403 of a gateway": (
+        Reply(403, b"<html><head><title>Blocked by Example Corp</title></head>", {"Content-Type": "text/html"}),
+        r"answered 403: a web page \(Blocked by Example Corp\)",
+    ),
+    "403 without a reason": (Reply(403, b""), r"answered 403, without a reason\."),
     "404": (
         failure(404, f"no model m for {KEY}"),
         r"^api\.model=m: .*base_url its address\. 127.*no model m for \(key\)",
@@ -342,9 +358,31 @@ STOPS = {
         Reply(400, {"detail": "pinned to n"}),
         r"^api\.model=m: expected a model .*400: pinned to n$",
     ),
-    "an echo": (failure(422, "bad input: row 7 ..."), r"422: \(it quotes the prompt\)"),
-    "302": (Reply(302, headers={"Location": "http://127.0.0.1:9/"}), r"^api\.base_url=127.*: it is elsewhere\."),
-    "402": (failure(402, "pay"), r"^api\.api_key_env=A_KEY: expected a key with credit left"),
+    "404 of another address": (
+        Reply(404, b"404 page not found"),
+        r"^api\.base_url=http://127\.0\.0\.1:\d+/v1: expected the address of an endpoint\. .*404: 404 page not found",
+    ),
+    "422 of FastAPI": (
+        Reply(422, {"detail": [{"loc": ["body", "seed"], "msg": "Extra inputs are not permitted", "type": "extra"}]}),
+        r"^api\.model=m: .*422: Extra inputs are not permitted",
+    ),
+    "302": (
+        Reply(302, headers={"Location": "http://127.0.0.1:9/login?to=x"}),
+        r"^api\.base_url=127.*: it is elsewhere \(http://127\.0\.0\.1:9/login\)\.",
+    ),
+    "402": (failure(402, "pay"), r"^api\.api_key_env=A_KEY: expected a key with credit left.*402: pay"),
+    "no credit, as Anthropic says it": (
+        failure(400, "Your credit balance is too low to access the API."),
+        r"^api\.api_key_env=A_KEY: expected a key with credit left.*too low",
+    ),
+    "an error that came with 200": (
+        Reply(body={"error": {"message": "No endpoints found that support this model", "code": 404}}),
+        r"^api\.model=m: .*answered 200 with the error 404: No endpoints found that support this model",
+    ),
+    "an error in the first choice": (
+        Reply(body={"choices": [{"error": {"message": "no such key", "code": "invalid_api_key"}}]}),
+        r"^api\.api_key_env=A_KEY: .*answered 200 with the error 401: no such key",
+    ),
 }
 
 
@@ -475,10 +513,246 @@ def test_questions_are_made_as_they_are_needed_and_an_error_in_making_one_keeps_
     assert max(ahead) <= 3 * 4 + 4  # two that wait for each on its way
 
 
-def test_a_key_is_in_no_part_of_what_an_endpoint_said():
-    body = {"messages": [{"role": "user", "content": "row 0"}]}
-    said = asking._short("x" * 290 + KEY, body, KEY)
-    assert len(said) <= 300 and KEY[:8] not in said
+@pytest.mark.parametrize(
+    "said",
+    [
+        "x" * 290 + KEY,
+        f"Incorrect key {KEY[:12]}... given",
+        f"Incorrect key: {KEY[:4]}****{KEY[-8:]}",
+        f"header Authorization: Bearer {KEY}\nwas refused",
+        f"Bearer {KEY[::-1]} and sk-proj-abcdefgh1234 of another",
+    ],
+)
+def test_a_key_is_in_no_part_of_what_an_endpoint_said(said):
+    shown = endpoints.shortened(said, KEY)
+    assert len(shown) <= 300 and "\n" not in shown
+    assert KEY[:8] not in shown and KEY[-8:] not in shown and KEY[::-1] not in shown and "abcdefgh1234" not in shown
+
+
+ALWAYS = {
+    "an error without a code": (
+        Reply(body={"error": {"message": "Provider returned error"}}),
+        "Provider returned error",
+    ),
+    "a call of a tool": (Reply(body=completion(None, "tool_calls")), "finish_reason tool_calls"),
+    "an abort": (Reply(body=completion("My par", "abort")), "finish_reason abort"),
+    "no choices": (Reply(body={"choices": []}), "no answer"),
+    "choices of null": (Reply(body={"choices": None, "message": "nothing here"}), "nothing here"),
+    "a message of null": (Reply(body={"choices": [{"message": None}]}), "no answer"),
+    "null": (Reply(body=b"null"), "no answer: null"),
+    "a page": (Reply(body=b"<!DOCTYPE html><title>Sign in</title>"), r"a web page \(Sign in\)"),
+    "a stream": (Reply(body=b'data: {"choices": []}\n\n'), "a stream, not one answer: data:"),
+    "an error as the text": (Reply(body='{"error": {"message": "upstream is gone"}}'), "upstream is gone"),
+}
+
+
+@pytest.mark.parametrize(("reply", "words"), ALWAYS.values(), ids=ALWAYS)
+def test_an_endpoint_that_says_200_and_never_answers_is_given_up_in_seconds_with_its_words(reply, words, monkeypatch):
+    monkeypatch.setattr(asking, "UNREAD_PATIENCE", 0.3)
+    with ChatServer(lambda *_: reply) as server:
+        with pytest.raises(UserError, match=rf"^api\.base_url=127.*{words}.*says 200 to every request") as stopped:
+            asked_of(server, patience=600, retries=100)
+        assert "\n" not in str(stopped.value) and "api.patience" not in str(stopped.value)
+        with pytest.raises(UserError, match=rf"^api\.base_url=127.*answers\. The last of.*{words}"):
+            ping([Endpoint(server.url, KEY, "A_KEY")], limits(), questions(1)[0].body)
+
+
+def test_a_long_silence_is_said_once_with_the_last_words_of_the_endpoint(monkeypatch, caplog):
+    monkeypatch.setattr(asking, "SILENCE", 0.1)
+    line = pytest.raises(UserError, match=r"status 503: the model is loading.*api\.patience=1 s")
+    with ChatServer(lambda *_: failure(503, "the model is loading")) as server, caplog.at_level("WARNING"), line:
+        asked_of(server, patience=1, retries=100)
+    assert caplog.text.count("gives no answer (status 503: the model is loading)") == 1
+
+
+def test_a_ping_is_one_request_and_fails_in_seconds_with_what_is_to_blame():
+    def reached(behave, *more):
+        with ChatServer(behave) as server:
+            heard = ping([Endpoint(server.url, KEY, "A_KEY"), *more], limits(timeout=0.3), questions(1)[0].body)
+            return heard, len(server.log)
+
+    assert reached(None)[1] == 1
+    assert reached(lambda *_: failure(429, "slow down"))[1] == 1  # it has too much to do, and is there
+    assert reached(lambda *_: FILTERED)[1] == 1
+    assert reached(lambda asked, server: failure(503) if len(server.log) < 3 else None)[1] == 3
+    with pytest.raises(UserError, match=r"^api\.api_key_env=A_KEY: .*401: no"):
+        reached(lambda *_: failure(401, "no"))
+    with pytest.raises(UserError, match=r"^api\.base_url=.*The last of few attempts: status 500: CUDA error\.$"):
+        reached(lambda *_: failure(500, "CUDA error"))
+    with pytest.raises(UserError, match=r"^api\.base_url=.*timed out"):
+        reached(lambda *_: Reply(after=3))
+    with ChatServer() as gone:
+        pass
+    with pytest.raises(UserError, match=r"^api\.base_url=127.*: expected an endpoint that can be reached"):
+        ping([Endpoint(gone.url, KEY, "A_KEY")], limits(), {})
+    assert reached(None, Endpoint(gone.url, KEY, "A_KEY"))[1] == 1  # of two, one is enough
+
+
+SURROUNDINGS = [
+    ({"ALL_PROXY": "socks5://127.0.0.1:9"}, r"^ALL_PROXY=socks5://127\.0\.0\.1:9: .*socksio"),
+    ({"all_proxy": "socks://u:secret@127.0.0.1:9/"}, r"^all_proxy=socks://127\.0\.0\.1:9/: expected the address of an"),
+    ({"HTTP_PROXY": "http://127.0.0.1:9"}, r"^HTTP_PROXY=http://127\.0\.0\.1:9: .*NO_PROXY=127\.0\.0\.1 goes past it"),
+    ({"SSL_CERT_FILE": "/nowhere.pem"}, r"^SSL_CERT_FILE=/nowhere\.pem: expected a file of certificates"),
+    ({"SSL_CERT_FILE": __file__}, r"^SSL_CERT_FILE=.*: expected a file of certificates"),
+]
+
+
+@pytest.mark.parametrize(("variables", "line"), SURROUNDINGS, ids=lambda value: str(value)[:20])
+def test_a_variable_of_the_environment_that_is_in_the_way_is_named(variables, line, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with ChatServer() as server, pytest.raises(UserError, match=line) as stopped:
+        ping([Endpoint(server.url, KEY, "A_KEY")], limits(), questions(1)[0].body)
+    assert "\n" not in str(stopped.value) and "secret" not in str(stopped.value)
+    monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1")
+    if "HTTP_PROXY" in variables:
+        with ChatServer() as server:
+            ping([Endpoint(server.url, KEY, "A_KEY")], limits(), questions(1)[0].body)
+
+
+def test_https_that_nobody_speaks_is_said_at_once():
+    with (
+        ImageServer() as server,
+        pytest.raises(UserError, match=r"^api\.base_url=127.*does not speak https: give http://"),
+    ):
+        ping([Endpoint(server.url.replace("http:", "https:"), KEY, "A_KEY")], limits(), {})
+
+
+CERTIFICATE = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj"]
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate with openssl")
+def test_a_certificate_that_nobody_signed_is_said_at_once_and_may_be_trusted(tmp_path, monkeypatch):
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    more = ["/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate]
+    subprocess.run([*CERTIFICATE, *more], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with ChatServer(tls=context) as server:
+        there = [Endpoint(server.url.replace("127.0.0.1", "localhost"), KEY, "A_KEY")]
+        with pytest.raises(
+            UserError, match=r"certificate that this machine trusts\. \(self.signed.*SSL_CERT_FILE=FILE"
+        ):
+            ping(there, limits(), questions(1)[0].body)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        ping(there, limits(), questions(1)[0].body)
+        assert len(server.log) == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "path"),
+    [
+        ("/v1", "/v1/chat/completions"),
+        ("/v1//", "/v1/chat/completions"),
+        ("/v1/chat/completions", "/v1/chat/completions"),
+        ("/v1/chat/completions/", "/v1/chat/completions"),
+        ("", "/chat/completions"),
+        ("/x/v1?api-version=2024-10-21", "/x/v1/chat/completions?api-version=2024-10-21"),
+        ("/v1/chat/completions?api-version=2024-10-21&a=b", "/v1/chat/completions?api-version=2024-10-21&a=b"),
+    ],
+)
+def test_an_address_may_end_in_a_slash_a_query_or_the_path_of_a_request(address, path):
+    with ChatServer() as server:
+        ping([Endpoint(server.url.removesuffix("/v1") + address, KEY, "A_KEY")], limits(), questions(1)[0].body)
+        assert [asked.path for asked in server.log] == [path]
+        assert server.log[0].headers.get("api-key", KEY) == KEY and ("api-key" in server.log[0].headers) == (
+            "?" in path
+        )
+
+
+def test_what_is_no_address_is_said_before_anything_is_asked():
+    for address in (
+        *(
+            "localhost:80",
+            "ftp://x/v1",
+            "http://",
+            "http:///v1",
+            "http://x:99999/v1",
+            "http://x:80x/v1",
+            "http://x:0/v1",
+        ),
+        *("http://a b/v1", "http://x/v1#part", "http://[::1/v1", "http://" + "a" * 70 + "/v1", " "),
+    ):
+        with pytest.raises(UserError, match=r"^api\.base_url=.*: expected an address") as stopped:
+            endpoints.check_address(address)
+        assert "\n" not in str(stopped.value)
+    for address in (None, "http://x", "https://x:8443/v1/", "http://[::1]:80/v1", " http://user:pw@x/v1?a=b "):
+        endpoints.check_address(address)
+    with pytest.raises(UserError) as stopped:
+        endpoints.check_address("http://user:secret@x:99999/v1")
+    assert "secret" not in str(stopped.value)
+    assert "secret" not in Endpoint("http://user:secret@x:99/v1", None, None).host
+
+
+@pytest.mark.parametrize(
+    "key", ["sk-a\nb", "sk a", "sk\u2013abc", "sk-\u201cabc\u201d", "sk-a\x00b", "  \n ", "'sk-abc'"]
+)
+def test_what_is_no_key_is_said_and_not_shown(key, monkeypatch):
+    if "\0" in key:
+        return  # no variable can hold it
+    monkeypatch.setenv("A_KEY", key)
+    with pytest.raises(UserError, match=r"^api\.api_key_env=A_KEY: expected") as stopped:
+        endpoints.key_in("A_KEY")
+    assert "sk" not in str(stopped.value) and "\n" not in str(stopped.value)
+    monkeypatch.setenv("A_KEY", f" {KEY}\r\n")
+    assert endpoints.key_in("A_KEY") == KEY and endpoints.key_in(None) is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "finish"),
+    [
+        *((reason, "stop") for reason in ("stop", "STOP", "eos", "eos_token", "end_turn", "stop_sequence", "COMPLETE")),
+        *((reason, "stop") for reason in (None, "")),
+        *((reason, "length") for reason in ("length", "MAX_TOKENS", "max_output_tokens", "model_length", "limit")),
+        *((reason, "content_filter") for reason in ("content_filter", "SAFETY", "RECITATION", "ERROR_TOXIC")),
+        ("refusal", "refusal"),
+        *(
+            (reason, None)
+            for reason in ("error", "abort", "tool_calls", "function_call", "insufficient_system_resource")
+        ),
+        *((reason, None) for reason in ("cancelled", "OTHER", "load", 7, {"a": 1}, "unheard of")),
+    ],
+)
+def test_an_answer_is_whole_only_where_the_endpoint_says_so(reason, finish):
+    content = json.dumps(completion("A text.", reason)).encode()
+    if finish is None:
+        with pytest.raises(ValueError, match="no whole answer"):
+            asking._read(content)
+    else:
+        answer = asking._read(content)
+        assert answer.finish == finish and answer.text == ("A text." if finish in ("stop", "length") else None)
+
+
+PARTS = [
+    ([{"type": "text", "text": None}, {"type": "text", "text": "One."}], "One."),
+    ([None, "One ", {"text": "two."}, {"type": None, "text": "!"}], "One two.!"),
+    ([{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}, {"type": "text", "text": "One."}], "One."),
+    ([{"type": "reasoning", "text": "Hm."}, {"type": "output_text", "text": "One."}], "One."),
+    ([{"type": "text", "text": {"value": "One.", "annotations": []}}], "One."),
+    ({"type": "text", "text": "One."}, "One."),
+    ("One.", "One."),
+    ([{"type": "text", "text": None}], None),
+    ([], None),
+    (7, None),
+]
+
+
+@pytest.mark.parametrize(("content", "text"), PARTS)
+def test_of_the_parts_of_a_message_the_texts_alone_are_taken(content, text):
+    if text is None:
+        with pytest.raises(ValueError, match="without a text"):
+            asking._read(json.dumps(completion(content)).encode())
+    else:
+        assert asking._read(json.dumps(completion(content)).encode()).text == text
+
+
+def test_reasoning_in_a_field_of_its_own_is_not_the_answer():
+    for name in ("reasoning_content", "reasoning", "thinking"):
+        body = completion(None)
+        body["choices"][0]["message"][name] = "The user wants a mail."
+        assert asking._read(json.dumps(body).encode()) == asking.Answer(None, "reasoning", 20, 10)
+        body["choices"][0]["message"]["content"] = "A mail."
+        assert asking._read(json.dumps(body).encode()).text == "A mail."
 
 
 def test_nothing_is_asked_where_there_is_no_question():

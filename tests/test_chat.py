@@ -21,8 +21,9 @@ from dpsyn import asking, compose
 from dpsyn.answers import Answers, answer_key
 from dpsyn.api import Usage
 from dpsyn.api.chat import Chat
+from dpsyn.endpoints import DEFAULT_URL, Endpoint, http_client
 from dpsyn.errors import UserError
-from dpsyn.files import public_cache
+from dpsyn.files import answers_cache
 from dpsyn.population import Samples, take
 from dpsyn.prompts import Prompts
 
@@ -130,7 +131,8 @@ def test_a_row_depends_on_its_own_label_parent_and_seed_alone():
 
 class new_cache:
     def __enter__(self):
-        public_cache().joinpath("answers.sqlite").rename(public_cache() / "old.sqlite")
+        folder = answers_cache("answers")
+        folder.joinpath("answers.sqlite").rename(folder / "old.sqlite")
 
     def __exit__(self, *_):
         pass
@@ -141,8 +143,8 @@ def test_what_was_answered_once_is_never_asked_again_by_any_copy_of_the_part():
         api = part(server)
         fresh, varied = api.generate(LABELS, SEEDS), api.vary(parents(), LABELS, 0.5, SEEDS)
         assert len(server.log) == 2 * N and api.usage.cached == 0
-        server.stop()  # how and where it asks is not what it asks
-        again = part("http://127.0.0.1:9", concurrency=1, api_key_env=None, max_cost=1e-9, timeout=1, retries=0)
+        server.stop()  # how it asks is not what it asks
+        again = part(f"{server.url}/", concurrency=1, api_key_env=None, max_cost=1e-9, timeout=1, retries=0)
         assert list(again.generate(LABELS[3:], SEEDS[3:]).content) == list(fresh.content[3:])
         assert list(again.vary(parents(), LABELS, 0.5, SEEDS).content) == list(varied.content)
         assert again.usage == Usage(cached=2 * N - 3)
@@ -153,13 +155,52 @@ def test_what_was_answered_once_is_never_asked_again_by_any_copy_of_the_part():
         assert len(server.log) == 2 * N + 4
 
 
+def test_answers_are_those_of_an_address_and_a_run_keeps_what_it_was_answered_at_another(caplog):
+    with ChatServer() as first, ChatServer(lambda asked, server: Reply(body=words(asked).upper())) as second:
+        one = part(first)
+        one.resume(Usage(), "run 1")
+        fresh = one.generate(LABELS[:20], SEEDS[:20])
+        other = part(second).generate(LABELS[:20], SEEDS[:20])
+        assert list(other.content) == [text.upper() for text in fresh.content] and len(second.log) == 20
+        moved = part(second)
+        moved.resume(Usage(), "run 1")
+        third = moved.generate(LABELS, SEEDS).content
+        assert list(third[:20]) == list(other.content)  # what the address that it asks now has said comes first
+        with new_cache():
+            elsewhere = part(first)
+            elsewhere.resume(Usage(), "run 2")
+            kept = elsewhere.generate(LABELS[:20], SEEDS[:20]).content
+            gone_on = part(second)
+            gone_on.resume(Usage(), "run 2")
+            second.log.clear()
+            caplog.clear()
+            whole = gone_on.generate(LABELS, SEEDS).content
+            assert "20 of 40 rows have answers that this run was given before, at another address" in caplog.text
+            assert list(whole[:20]) == list(kept) and len(second.log) == N - 20
+            assert list(whole[20:]) == list(third[20:])
+            stranger = part(second)
+            stranger.resume(Usage(), "run 3")
+            assert list(stranger.generate(LABELS[:20], SEEDS[:20]).content) == list(other.content)
+
+
+def test_runs_whose_noise_protects_nobody_share_no_answer_with_those_whose_noise_does():
+    for mine, other in (("answers_not_private", "answers"), ("answers", "answers_not_private")):
+        with ChatServer() as server:
+            part(server, answers_folder=mine).generate(LABELS, SEEDS)
+            part(server, answers_folder=other).generate(LABELS, SEEDS)
+            part(server, answers_folder=mine).generate(LABELS, SEEDS)
+            assert len(server.log) == 2 * N
+        assert answers_cache(mine).stat().st_mode & 0o777 == 0o700
+
+
 def test_the_cache_can_be_filled_beforehand():
     api = part("http://127.0.0.1:9")
     parameters = {"max_tokens": 64, "temperature": 1.0}
+    address = Endpoint("http://127.0.0.1:9", None, None).digest
     with Answers() as answers:
         for i, request in enumerate(api.prompts.generate(LABELS, SEEDS)):
             messages = [dict(message) for message in request.messages]
-            key = answer_key("m", parameters, messages, int(SEEDS[i]), 0)
+            key = answer_key(address, "m", parameters, messages, int(SEEDS[i]))
             answers.put(key, {"text": f"Text {i}.", "finish": "stop"})
     assert list(api.generate(LABELS, SEEDS).content) == [f"Text {i}." for i in range(N)]
 
@@ -175,7 +216,7 @@ def test_the_key_and_the_address_are_in_no_file_and_in_no_line(caplog, capfd):
         with pytest.raises(UserError, match=r"^api\.api_key_env=CHAT_KEY: expected a key that may use") as stopped:
             part(server).generate(LABELS, SEEDS)
         port = str(server.port)
-    for file in public_cache().rglob("*"):
+    for file in answers_cache("answers").rglob("*"):
         content = file.read_bytes() if file.is_file() else b""
         assert KEY.encode() not in content and f":{port}".encode() not in content
     shown = caplog.text + "".join(capfd.readouterr()) + str(stopped.value)
@@ -220,7 +261,7 @@ def test_a_row_that_is_refused_is_asked_with_other_words_and_another_seed(reply)
         assert not refused & {asked.prompt for asked in again}
         assert all("city0" in asked.prompt for asked in again)  # of the same label
         assert list(part(server).generate(LABELS, SEEDS).content) == list(fresh.content)
-        assert len(server.log) == N + 2  # refusals are kept, too
+        assert len(server.log) == N + 2  # the row has its answer
 
 
 def test_a_variation_that_is_always_refused_comes_back_as_its_parent(caplog):
@@ -235,7 +276,7 @@ def test_a_variation_that_is_always_refused_comes_back_as_its_parent(caplog):
         assert len(server.log) == N + 2 * 2 and api.usage.stood_in == 2
         assert "api chat: 2 of 40 rows got no answer of use (filtered), come back as their parents" in caplog.text
         assert list(part(server).vary(given, LABELS, 0.01, SEEDS).content) == list(varied.content)
-        assert len(server.log) == N + 2 * 2
+        assert len(server.log) == N + 2 * 2 + 2 * 3  # a refusal is no answer: they are asked again
 
 
 def test_a_fresh_row_that_is_always_refused_is_a_copy_of_another_one_of_its_label(caplog):
@@ -296,7 +337,7 @@ def test_it_stops_before_the_cost_is_passed_and_goes_on_with_a_higher_one(after)
         assert api.usage.money == pytest.approx(calls * 0.00012) and api.usage.money <= 0.0025
         assert calls == api.usage.calls >= 10  # the last one may have cost 0.0008 by its bytes and its longest answer
         more = part(server, max_cost=0.0025 + after)
-        more.resume(api.usage)
+        more.resume(api.usage, None)
         if after:
             assert len(set(more.generate(LABELS, SEEDS).content)) == N and len(server.log) == N
             assert more.usage == Usage(N, calls, 20 * N, 10 * N, pytest.approx(0.0048))
@@ -458,7 +499,8 @@ MISSING = [
     ({"base_url": "localhost:80"}, pytest.raises(UserError, match=r"^api\.base_url=localhost:80")),
     ({"base_url": []}, pytest.raises(UserError, match=r"^api\.api_key_env=CHAT_KEY")),
     ({"base_url": ["http://x"] * 3, "api_key_env": ["A", "B"]}, pytest.raises(UserError, match="each of the 3")),
-    ({"api_key_env": "NO_SUCH"}, pytest.raises(UserError, match=r"^api\.api_key_env=NO_SUCH: .*env=null\.$")),
+    ({"api_key_env": "NO_SUCH"}, nullcontext()),  # a plan needs no key
+    ({"base_url": "http://x:80x/v1"}, pytest.raises(UserError, match=r"^api\.base_url=http://x:80x/v1: .*port")),
     ({"max_cost": 1, "model": "x"}, pytest.raises(UserError, match=r"^api\.max_cost=1: .*\+api\.prices=\{x: ")),
 ]
 
@@ -469,12 +511,75 @@ def test_what_is_missing_is_said_before_anything_is_asked(settings, outcome):
         part("http://x", **settings).check()
 
 
+def test_a_key_that_is_not_there_is_said_before_anything_is_sent(monkeypatch):
+    monkeypatch.setenv("BROKEN", "sk-a\nb")
+    with ChatServer() as server:
+        for name, line in (
+            ("NO_SUCH", r"^api\.api_key_env=NO_SUCH: .*env=null\.$"),
+            ("BROKEN", "BROKEN: .*a line break"),
+        ):
+            for ask in (lambda api: api.ping("generate"), lambda api: api.generate(LABELS, SEEDS)):
+                with pytest.raises(UserError, match=line):
+                    ask(part(server, api_key_env=name))
+        assert not server.log
+
+
+TOO_LARGE = "'max_tokens' is too large: 64. This model's maximum context length is 96 tokens."
+
+
+def test_a_ping_has_the_parameters_of_the_requests_to_come_and_counts_as_one():
+    with ChatServer() as server:
+        api = part(server, extra={"reasoning_effort": "low"}, top_p=0.5)
+        api.ping("generate")
+        (asked,) = server.log
+        assert asked.prompt == "Reply with the word OK." and asked.body["max_tokens"] == 64
+        assert (asked.body["top_p"], asked.body["reasoning_effort"], asked.body["seed"]) == (0.5, "low", 0)
+        assert api.usage == Usage(1, 0, 20, 10, pytest.approx(0.00012))
+    with ChatServer(lambda *_: failure(400, TOO_LARGE)) as server:
+        with pytest.raises(
+            UserError, match=r"^api\.prompts\.generate_tokens=64: .* 127.* says: 'max_tokens' is too large"
+        ):
+            part(server).ping("generate")
+        with pytest.raises(UserError, match=r"^api\.max_cost=1e-09: expected more"):
+            part(server, max_cost=1e-9).ping("generate")
+        assert len(server.log) == 1
+
+
+def test_a_refusal_of_the_server_is_quoted_and_the_same_command_asks_again():
+    with ChatServer(lambda *_: failure(400, TOO_LARGE)) as server:
+        with pytest.raises(
+            UserError, match=r"too long for the model.*says: 'max_tok.*Lower api\.prompts\.generate_tokens"
+        ):
+            part(server).generate(LABELS, SEEDS)
+        server.behave = lambda *_: None
+        assert len(set(part(server).generate(LABELS, SEEDS).content)) == N
+
+
+NOT_KEPT = {
+    "reasoning": (Reply(body="<think>The user wants"), r"\(all of it reasoning\).*Turn reasoning off"),
+    "reasoning in a field": (
+        Reply(body={"choices": [{"message": {"content": None, "reasoning": "Hm."}}]}),
+        r"\(all of it reasoning\).*Turn reasoning off",
+    ),
+    "empty": (Reply(body=""), r"\(empty\)"),
+    "all tokens thought": (Reply(body=completion(None, "length")), r"\(empty\)"),
+}
+
+
+@pytest.mark.parametrize(("reply", "why"), NOT_KEPT.values(), ids=NOT_KEPT)
+def test_an_answer_of_no_use_is_not_kept_for_a_server_that_was_started_again(reply, why):
+    with ChatServer(lambda *_: reply) as server:
+        with pytest.raises(UserError, match=rf"got no answer of use {why}"):
+            part(server).generate(LABELS, SEEDS)
+        server.behave = lambda *_: None
+        assert len(set(part(server).generate(LABELS, SEEDS).content)) == N
+
+
 def test_no_variable_of_the_environment_sends_requests_elsewhere(monkeypatch):
     with ChatServer() as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         api = part(None)
-        assert [endpoint.url for endpoint in api._endpoints()] == [asking.DEFAULT_URL]
-        line = asking._Line(api._endpoints()[0], asking.Limits(1, None, None, 1, 1, 1, 0), None)
-        assert str(line.client().base_url) == "https://api.openai.com/v1/"
+        assert [endpoint.url for endpoint in api._endpoints()] == [DEFAULT_URL]
+        assert str(http_client(api._endpoints()[0], 1, 1).base_url) == "https://api.openai.com/v1/"
     two = replace(part("http://x"), api_key_env=["CHAT_KEY", "CHAT_KEY"])
     assert len(two._endpoints()) == 2

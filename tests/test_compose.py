@@ -236,3 +236,20 @@ def test_a_prompt_file_is_taken_word_by_word_and_identifies_the_run(tmp_path):
     assert job.public["api"]["prompts"]["file"] == job.identity["api"]["prompts"]["file"]
     assert "api.base_url" in job.operational
     assert "api.model" not in job.operational
+
+
+@pytest.mark.parametrize(
+    ("noise", "folder"),
+    [("system", "answers"), ("insecure_seeded", "answers_not_private"), ("none", "answers_not_private")],
+)
+def test_runs_whose_noise_protects_nobody_get_a_folder_of_their_own_for_answers(noise, folder):
+    chosen = (
+        ["privacy=none"] if noise == "none" else ["privacy.epsilon=1", "privacy.delta=1e-5", f"privacy.noise={noise}"]
+    )
+    asks = ["data=mails", "api=chat", "api.model=m", "embedding=ngrams", *chosen]
+    plain = compose.settings(asks)
+    plain["api"]["answers_folder"] = "elsewhere"  # nobody may say otherwise
+    assert compose.build(plain).api.answers_folder == folder
+    legs = {name: plain["api"] for name in ("first", "second")}
+    relay = compose.build({**plain, "api": {"_target_": "dpsyn.api.relay.Relay", **legs}}).api
+    assert relay.first.answers_folder == relay.second.answers_folder == folder

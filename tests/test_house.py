@@ -19,7 +19,7 @@ FLOORS = [
     {"errors", ""},
     {"files", "population", "runtime", "tensors", "seeds", "weights", "improved_diffusion"}
     | {"answers", "asking", "prompts", "rows", "sources", "schema", "codec", "columns", "constraints", "draft"}
-    | {"declarations", "fonts", "spelling"},
+    | {"declarations", "fonts", "spelling", "endpoints", "reasoning"},
     {f"{group}" for group in GROUPS},
     {"schedule", "selection", "storage", "voting", "picture", "show"}
     | {"privacy", "privacy.budget", "privacy.exact", "privacy.mechanism"}
@@ -134,7 +134,7 @@ def test_every_yaml_names_every_argument_of_its_part(path):
         module, name = part["_target_"].rsplit(".", 1)
         signature = inspect.signature(getattr(importlib.import_module(module), name))
         positional = {"votes", "size", "rng"} if module == "dpsyn.selection" else set()
-        positional |= {"runtime"}  # given to every part that takes one
+        positional |= {"runtime", "answers_folder"}  # given to every part that takes one
         assert set(signature.parameters) - positional == set(part) - {"_target_", "_partial_"}
 
 

@@ -13,7 +13,7 @@ from dpsyn import compose
 from dpsyn.api import image_endpoint
 from dpsyn.api.image_endpoint import ImageEndpoint
 from dpsyn.errors import UserError
-from dpsyn.files import public_cache
+from dpsyn.files import answers_cache
 from dpsyn.population import Samples
 
 KEY = "sk-a-key-that-nobody-may-see"
@@ -110,7 +110,8 @@ def test_requests_hold_the_prompt_the_parameters_and_the_parent_and_nothing_else
         assert all(asked.files == {"image": ("parent.png", "image/png")} for asked in pair)
         assert {asked.parent.tobytes() for asked in pair} == {image.tobytes() for image in given.content}
     told = {name for asked in server.log for name in asked.headers if name.startswith("x-stainless")}
-    assert told <= {"x-stainless-retry-count", "x-stainless-read-timeout"}  # nothing of this machine
+    # nothing of this machine
+    assert told <= {"x-stainless-retry-count", "x-stainless-read-timeout", "x-stainless-raw-response"}
     assert not any(name.startswith("openai-") for asked in server.log for name in asked.headers)
     assert {asked.headers["authorization"] for asked in server.log} == {f"Bearer {KEY}"}
 
@@ -129,8 +130,23 @@ def test_what_was_answered_once_is_never_asked_again_by_any_copy_of_the_part():
         part(server, model="other").generate(LABELS[:1], SEEDS[:1])  # another model,
         again.vary(Samples(255 - given.content, given.traits), LABELS, 1, SEEDS)  # another parent
         assert len(server.log) == 3 * N + 2
-    assert len(list((public_cache() / "answers").rglob("*.png"))) == 3 * N + 2
-    assert KEY not in "".join(map(str, public_cache().rglob("*")))
+    kept = answers_cache("answers")
+    assert len(list(kept.rglob("*.png"))) == 3 * N + 2 and kept.stat().st_mode & 0o777 == 0o700
+    assert KEY not in "".join(map(str, kept.rglob("*")))
+
+
+def test_runs_whose_noise_protects_nobody_share_no_answer_with_those_whose_noise_does():
+    with ImageServer() as server:
+        for folder in ("answers_not_private", "answers", "answers_not_private", "answers"):
+            part(server, answers_folder=folder).generate(LABELS, SEEDS)
+        assert len(server.log) == 2 * N
+
+
+def test_answers_are_those_of_an_address():
+    with ImageServer() as one, ImageServer() as other:
+        for server in (one, other):
+            part(server).generate(LABELS, SEEDS)
+            assert len(server.log) == N
 
 
 def test_a_run_that_was_cut_off_goes_on_where_it_was():
@@ -170,9 +186,9 @@ def test_retry_after_is_obeyed(monkeypatch):
     with ImageServer(once) as server:
         part(server).generate(LABELS[:1], SEEDS[:1])
     assert times[1] - times[0] >= 0.6
-    assert image_endpoint._pause(ValueError(), 3) <= 0.08
+    assert image_endpoint._pause(None, 3) <= 0.08
     monkeypatch.setattr(image_endpoint, "PAUSE", 1.0)
-    assert 192 <= image_endpoint._pause(ValueError(), 8) <= 256 and image_endpoint._pause(ValueError(), 30) <= 600
+    assert 192 <= image_endpoint._pause(None, 8) <= 256 and image_endpoint._pause(None, 30) <= 600
 
 
 @pytest.mark.parametrize(
@@ -278,7 +294,7 @@ def test_too_many_rows_without_an_image_stop_the_run_with_one_line_and_what_was_
 def test_an_endpoint_that_is_not_there_is_one_line():
     with ImageServer() as server:
         pass
-    with pytest.raises(UserError, match=r"2 of 12 rows|. of 12 rows got no image \(2 attempts.*APIConnectionError"):
+    with pytest.raises(UserError, match=r"2 of 12 rows|. of 12 rows got no image \(2 attempts.*ConnectError"):
         part(server, retries=1).generate(LABELS, SEEDS)
 
 
@@ -286,12 +302,19 @@ def test_an_endpoint_that_is_not_there_is_one_line():
     "reply, said",
     [
         (failure(401, f"Incorrect API key provided: {KEY}", "invalid_api_key"), r"^api\.api_key_env=IMAGE_KEY: .*401"),
-        (failure(403, f"{KEY} may not"), r"^api\.api_key_env=IMAGE_KEY: .*403"),
+        (
+            failure(403, f"{KEY} may not"),
+            r"^api\.base_url=127.*: expected an endpoint that allows .* 403: \(key\) may not",
+        ),
+        (
+            Reply(body={"error": {"message": f"no {KEY}", "code": 401}}),
+            r"^api\.api_key_env=IMAGE_KEY: .*200 with the error",
+        ),
         (failure(404, f"The model painter does not exist ({KEY})", "model_not_found"), r"^api\.model=painter: .*exist"),
         (failure(400, f"Unknown parameter: 'quality' {KEY}"), r"^api\.model=painter: .*400: .*Unknown parameter"),
         (failure(429, f"no more, {KEY}", "insufficient_quota"), r"^api\.api_key_env=IMAGE_KEY: .*credit"),
     ],
-    ids=["wrong key", "forbidden", "unknown model", "unknown parameter", "no credit"],
+    ids=["wrong key", "forbidden", "an error with 200", "unknown model", "unknown parameter", "no credit"],
 )
 def test_what_no_retry_can_mend_stops_at_once_with_one_line_that_does_not_quote_the_key(reply, said):
     with ImageServer(lambda *_: reply) as server, pytest.raises(UserError, match=said) as error:
@@ -371,7 +394,7 @@ def test_prompts_by_label_and_templates_without_their_column():
     [
         ({"model": None}, r"^api\.model=null"),
         ({"base_url": "localhost:80"}, r"^api\.base_url=localhost:80"),
-        ({"api_key_env": "NO_SUCH_KEY"}, r"^api\.api_key_env=NO_SUCH_KEY: .*Set it; .*=null"),
+        ({"base_url": "http://x:99999/v1"}, r"^api\.base_url=http://x:99999/v1: .*port"),
         ({"prompts": None}, r"^api\.prompts=null"),
         ({"prompts": "a {"}, r"^api\.prompts=a {"),
         ({"vary_with": "luck"}, r"^api\.vary_with=luck: expected edit or variation"),
@@ -397,6 +420,48 @@ def test_a_key_in_the_place_of_its_name_is_refused_and_not_quoted():
         part(None, api_key_env=KEY)
     assert KEY not in str(error.value)
     assert KEY not in repr(part(None))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of variations, by the client
+def test_a_ping_asks_for_one_image_in_the_way_of_the_requests_to_come():
+    with ImageServer() as server:
+        part(server, quality="low").ping("generate")
+        part(server).ping("vary")
+        part(server, vary_with="variation").ping("vary")
+        assert [asked.path.rpartition("/")[2] for asked in server.log] == ["generations", "edits", "variations"]
+        assert server.log[0].fields["quality"] == "low"
+    with ImageServer(lambda *_: REFUSALS[0]) as server:
+        part(server).ping("generate")
+    wrong = {
+        r"^api\.api_key_env=IMAGE_KEY: .*401": failure(401, "no"),
+        r"^api\.base_url=127.*few attempts: status 200, no image: busy elsewhere": Reply(
+            body={"message": "busy elsewhere"}
+        ),
+        r"^api\.base_url=127.*a web page \(Sign in\)": Reply(body=b"<html><title>Sign in</title>"),
+        r"^api\.base_url=127.*status 503: loading": failure(503, "loading"),
+    }
+    for line, reply in wrong.items():
+        with ImageServer(lambda *_, reply=reply: reply) as server, pytest.raises(UserError, match=line):
+            part(server).ping("generate")
+    with pytest.raises(UserError, match=r"^api\.api_key_env=NO_SUCH_KEY: .*Set it; .*=null"):
+        part("http://127.0.0.1:9", api_key_env="NO_SUCH_KEY").ping("generate")
+    with pytest.raises(UserError, match=r"^api\.base_url=127.*an endpoint that can be reached"):
+        part("http://127.0.0.1:9/v1").ping("generate")
+
+
+@pytest.mark.parametrize("variables", [{"ALL_PROXY": "socks5://127.0.0.1:9"}, {"SSL_CERT_FILE": "/nowhere.pem"}])
+def test_a_variable_of_the_environment_that_is_in_the_way_is_named(variables, monkeypatch):
+    (name,) = variables
+    monkeypatch.setenv(name, variables[name])
+    with ImageServer() as server, pytest.raises(UserError, match=f"^{name}="):
+        part(server).generate(LABELS, SEEDS)
+
+
+def test_the_query_of_an_address_ends_up_behind_the_path():
+    with ImageServer() as server:
+        part(f"{server.url}/images/generations?api-version=2024-10-21").generate(LABELS[:1], SEEDS[:1])
+        assert server.log[0].path == "/v1/images/generations?api-version=2024-10-21"
+        assert server.log[0].headers["api-key"] == KEY
 
 
 def test_an_endpoint_without_keys_gets_none(monkeypatch):

@@ -228,6 +228,39 @@ KEPT = [
     ("I'm sorry, but I can't assist with that request.", None),
     ("I\u2019m really sorry, but I cannot fulfill this.", None),
     ("I cannot provide a review.", None),
+    ("# Review\n\nNice **place**, *really*.", "Nice place, really."),
+    ("## A nice place\n\nWe came at ***eight***.", "A nice place We came at eight."),
+    ("**Rewritten email**\n\nNice place.", "Nice place."),
+    ("- Nice place.\n- Really.\n* Yes.", "Nice place. Really. Yes."),
+    ("1. Nice place.\n2. Really.\n3. Yes.", "Nice place. Really. Yes."),
+    ("1. Nice place, and we will come back soon.", "Nice place, and we will come back soon."),
+    ("\u2022 Nice place, and we will come back soon.", "Nice place, and we will come back soon."),
+    ("Here are three versions:\n\n1. Nice place.\n2. Good place.\n3. Fine place.", "Nice place."),
+    ("Dear shop,\n- it is late\n- it is wet\nYours, A", "Dear shop, it is late it is wet Yours, A"),
+    ("> Nice place.\n> Really.", "Nice place. Really."),
+    ("Sure! Here is the mail:\n\n```text\nNice place.\n```\n\nLet me know if you need more.", "Nice place."),
+    ("```\nNice place, cut", "Nice place, cut"),
+    ("Sure, here is a mail to a shop:\n\nNice place.", "Nice place."),
+    ('Got it! Here you go:\n\n"Nice place."', "Nice place."),
+    ("Of course! Here's your complaint:\n---\nNice place.\n---", "Nice place."),
+    ("\u2018Nice place.\u2019", "Nice place."),
+    ("'Nice place.'", "Nice place."),
+    ("'Tis a nice place", "'Tis a nice place"),
+    ("2 * 3 * 4 is 24, and 5*6*7 is 210.", "2 * 3 * 4 is 24, and 5*6*7 is 210."),
+    ("They said f**k and s**t.", "They said f**k and s**t."),
+    ("We gave it ***** of 5.", "We gave it ***** of 5."),
+    ("Room #12 and C# and a_b_c.", "Room #12 and C# and a_b_c."),
+    ("Here is my question: is it late?", "Here is my question: is it late?"),
+    ("Here is the story: we came at eight.", "Here is the story: we came at eight."),
+    ("Okay, so it was late.", "Okay, so it was late."),
+    ("Great, here is the thing: it was late.", "it was late."),
+    ("Note: closed on Mondays.", "Note: closed on Mondays."),
+    ("It has 3 parts: 1. the door 2. the bar.", "It has 3 parts: 1. the door 2. the bar."),
+    ("2024. What a year.", "2024. What a year."),
+    ("<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Nice place.", "Nice place."),
+    ("Okay, they want a review.</think>\n\nReview: Nice place.", "Nice place."),
+    ("analysisWe need a review.assistantfinalNice place.", "Nice place."),
+    ("analysisWe need a review.", None),
     ("Sorry, I am unable to help.", None),
     ("As an AI language model, I do not eat.", None),
     ("<think>It goes on and on", None),
@@ -238,6 +271,41 @@ KEPT = [
 @pytest.mark.parametrize(("answer", "expected"), KEPT)
 def test_of_an_answer_the_text_alone_is_kept(answer, expected):
     assert prompts().cleaned(answer) == expected
+
+
+def test_the_prompt_s_own_words_are_none_of_the_answer():
+    request = prompts(file=ECHOED).vary(["We came at eight and it was loud."], [BAR], 0.0, seeds(1))[0]
+    asked = request.messages[-1]["content"]
+    answers = {
+        f"{asked} We left at nine.": "We left at nine.",
+        f"{asked}\n\nWe left at nine.": "We left at nine.",
+        "Fill in the blanks of this text. We left at nine.": "We left at nine.",
+        "FILL IN THE BLANKS OF THIS TEXT.\nWe left at nine.": "We left at nine.",
+        "We left at nine. Answer with the text and nothing else.": "We left at nine.",
+        "You are one who writes as others do.\nFill in the blanks of this text. We left at nine.": "We left at nine.",
+        "We came at eight and it was loud.": "We came at eight and it was loud.",  # the parent's own
+        "We came at eight and it was loud. So we left.": "We came at eight and it was loud. So we left.",
+        "We will fill in the blanks of this text.": "We will fill in the blanks of this text.",
+        asked: None,
+        "Fill in the blanks of this text.": None,
+    }
+    for answer, expected in answers.items():
+        assert prompts(file=ECHOED).cleaned(answer, request) == expected, answer
+
+
+ECHOED = {
+    "generate": {"user": "Write about a {kind}."},
+    "vary": {
+        "system": "You are one who writes as others do.",
+        "user": "Fill in the blanks of this text. {masked_sample} Answer with the text and nothing else.",
+    },
+}
+
+
+def test_an_answer_that_was_cut_off_ends_with_a_sentence_and_its_reasoning_counts_for_none():
+    assert prompts().cleaned("One. Two! Thr", cut=True) == "One. Two!"
+    assert prompts().cleaned("<think>One. Two.</think>Thr", cut=True) == "Thr"
+    assert prompts().cleaned("<think>One. Two. Thr", cut=True) is None
 
 
 def test_lines_are_kept_where_asked():

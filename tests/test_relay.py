@@ -89,3 +89,16 @@ def test_what_is_no_api_and_a_second_that_adopts_nothing_are_refused():
         Relay(Grey(), None)
     with pytest.raises(UserError, match=r"^api.second=Grey: expected an api that adopts"):
         Relay(Grey(), Grey()).check()
+
+
+def test_a_ping_is_that_of_both_and_of_what_each_will_be_asked_for():
+    heard = []
+
+    class Hosted(Grey):
+        def ping(self, what):
+            heard.append(what)
+
+    Relay(Hosted(), Hosted()).ping("generate")
+    Relay(Grey(), Hosted()).ping("generate")
+    relay().ping("generate")
+    assert heard == ["generate", "vary", "vary"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from image_server import ImageServer
 from PIL import Image
 from programme import digits, files, own_data, parquet, png, run, same_noise
 
@@ -82,6 +83,38 @@ def test_given_the_receipts_neighbouring_data_give_the_same_bytes_everywhere(nam
         assert one == two
     assert "privacy.json" in first[0]
     assert first[5]
+
+
+PAINTED = ["api=image_endpoint", "api.model=m", "api.api_key_env=null", "api.prompts='a {digit}'", "api.size=16x16"]
+PAINTED += ["api.edits=[more,less]", "api.image_size=[8,8]", "data.mode=RGB", "schedule.degree=0.5"]
+PAINTED += ["schedule.size=10", "schedule.releases=1", "schedule.lookahead=0", "expand.rows=null"]
+
+
+def test_a_run_asks_the_same_whatever_a_run_without_protection_has_asked_before(tmp_path, monkeypatch):
+    def asked(name, rows_before=None, noisy=None):
+        folder = tmp_path / name
+        folder.mkdir()
+        with ImageServer() as server, monkeypatch.context() as patched:
+            patched.setenv("XDG_STATE_HOME", str(folder / "state"))
+            patched.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+            painted = [*PAINTED, f"api.base_url={server.url}"]
+            if rows_before is not None:
+                run(
+                    folder / "bare",
+                    *own_data(parquet(folder / "before.parquet", rows_before), *painted, "privacy=none"),
+                )
+                assert len(server.log) > 10
+                server.log.clear()
+            recorded = same_noise(patched, noisy)
+            run(folder / "run", *own_data(parquet(folder / "data.parquet", ROWS), *painted))
+        requests = [(repr(one.fields), None if one.parent is None else one.parent.tobytes()) for one in server.log]
+        return sorted(requests, key=repr), recorded
+
+    alone, noisy = asked("alone")
+    assert len(alone) > 10
+    assert alone == asked("after", [*ROWS, ODD], noisy)[0]
+    for folder in (tmp_path / "after/cache/dpsyn").iterdir():
+        assert folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_canaries_are_found_nowhere_outside_private(tmp_path, monkeypatch, capfd):

@@ -182,7 +182,8 @@ def test_a_run_that_is_killed_while_it_asks_pays_for_no_answer_twice(tmp_path, m
             run(killed, server.url)
         again = said(server)
     assert set(again) == set(asked)
-    assert len(again) - len(asked) <= 8 * deaths  # what was on its way when it died: `concurrency` at most
+    # what was on its way when it died, `concurrency` at most, and a ping at each start
+    assert len(again) - len(asked) <= 9 * deaths
     different = {
         name
         for name, content in files(whole / "run/release").items()
@@ -227,6 +228,70 @@ def test_it_stops_before_it_costs_too_much_and_counts_over_all_starts(tmp_path, 
     shutil.rmtree(tmp_path / "run/private")  # and with it the address: the release names none
     assert cli.main(["expand", str(tmp_path / "run"), "--rows", "61"]) == 2
     assert "api.base_url=(not given): expected a value on the command line" in capsys.readouterr().err
+
+
+ONCE = ["schedule.releases=1", "schedule.folds=1", "expand.rows=null"]
+
+
+def private_side(monkeypatch, seen):
+    """Notes when the private rows are opened, and when noise is drawn."""
+    from dpsyn import execution
+    from dpsyn.privacy import ledger
+
+    real, draw = execution.open_electorate, ledger.discrete_gaussian
+    monkeypatch.setattr(execution, "open_electorate", lambda *given: seen.append("rows") or real(*given))
+    monkeypatch.setattr(ledger, "discrete_gaussian", lambda *given: seen.append("noise") or draw(*given))
+
+
+def test_an_endpoint_is_pinged_before_a_private_row_is_read_and_on_every_start(tmp_path, monkeypatch):
+    private(tmp_path / "data.csv", rows())
+    seen = []
+    private_side(monkeypatch, seen)
+    answers = {"wrong": failure(401, "no such key"), "well": None}
+    with ChatServer(lambda asked, server: seen.append("asked") or answers[server.state]) as server:
+        server.state = "wrong"
+        with pytest.raises(UserError, match=r"^api\.api_key_env=null: expected a key .*401: no such key"):
+            run(tmp_path, server.url)
+        assert seen == ["asked"] and not (tmp_path / "run").exists()
+        server.state = "well"
+        run(tmp_path, server.url, *ONCE)
+        assert seen[1] == "asked" and "Reply with" in server.log[1].prompt
+        assert sum("Reply with" in asked.prompt for asked in server.log) == 2
+        # iteration 0 comes from the cache: nothing but the ping would find out before the budget is spent
+        server.state, there = "wrong", len(server.log)
+        seen.clear()
+        with pytest.raises(UserError, match=r"401: no such key"):
+            run(tmp_path, server.url, *ONCE, f"run_dir={tmp_path / 'again'}")
+        assert seen == ["asked"] and len(server.log) == there + 1
+        run(tmp_path, server.url, *ONCE)  # it is finished: nothing is to come
+        assert len(server.log) == there + 1
+
+
+def test_a_run_that_goes_on_pings_before_its_next_release(tmp_path, monkeypatch):
+    private(tmp_path / "data.csv", rows())
+    with ChatServer(lambda asked, server: failure(401) if len(server.log) > 40 else None) as server:
+        with pytest.raises(UserError, match="401"):
+            run(tmp_path, server.url, "expand.rows=null")
+        taken = len(list((tmp_path / "run/release/votes").iterdir()))
+        seen, there = [], len(server.log)
+        private_side(monkeypatch, seen)
+        with pytest.raises(UserError, match="401"):
+            run(tmp_path, server.url, "expand.rows=null")
+        assert not seen and len(server.log) == there + 1
+        assert len(list((tmp_path / "run/release/votes").iterdir())) == taken
+
+
+def test_a_plan_needs_no_key_and_pings_nobody(tmp_path, monkeypatch, capsys):
+    from dpsyn.planning import show_plan
+
+    private(tmp_path / "data.csv", rows())
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with ChatServer() as server:
+        show_plan(job(tmp_path, server.url, "api.api_key_env=OPENAI_API_KEY"))
+        assert not server.log and "asked of the api" in capsys.readouterr().out
+        with pytest.raises(UserError, match=r"^api\.api_key_env=OPENAI_API_KEY: .*Set it"):
+            run(tmp_path, server.url, "api.api_key_env=OPENAI_API_KEY")
+        assert not server.log and not (tmp_path / "run").exists()
 
 
 def test_a_plan_says_calls_tokens_money_and_time_and_asks_nothing(tmp_path, capsys):

@@ -229,7 +229,7 @@ def test_a_chat_template_is_used_where_there_is_one(gpt2, llama):
     request = Request(({"role": "system", "content": "cold"}, {"role": "user", "content": "bar"}), 4)
     for folder, expected in ((llama, "<|system|>cold<|user|>bar<|assistant|>"), (gpt2, "cold\n\nbar")):
         words = transformers.AutoTokenizer.from_pretrained(folder)
-        ids, _ = model(folder)._fitted(words, None, [request])
+        ids, _, _ = model(folder)._fitted(words, None, [request])
         assert words.decode(ids[0]) == expected
 
 
@@ -244,12 +244,57 @@ def test_a_prompt_that_is_too_long_loses_its_middle_and_says_so(folder, caplog):
     long = " ".join(f"{n}" for n in range(200))
     api = model(folder)
     whole = words(long)["input_ids"]
-    ids, limits = api._fitted(words, CONTEXT, asked("bar", long, limit=30) + asked(long, limit=1000))
+    ids, limits, _ = api._fitted(words, CONTEXT, asked("bar", long, limit=30) + asked(long, limit=1000))
     assert [len(row) for row in ids[1:]] == [CONTEXT - 30, CONTEXT // 2] and limits == [30, 30, CONTEXT // 2]
     text = words.decode(ids[1])
     assert "0 1 2" in text and text.replace("<|assistant|>", "").endswith("198 199") and " 100 " not in text
     assert len(whole) > CONTEXT and "2 of 3 prompts lost their middle" in caplog.text
     assert len(api._answers(asked(long, limit=1000), seeds(1))) == 1
+
+
+MARKS = [
+    "<|channel|>",
+    "<|message|>",
+    "<|start|>",
+    "<|end|>",
+    "[THINK]",
+    "[/THINK]",
+    "<pad>",
+    "<|channel>",
+    "<channel|>",
+]
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (
+            "<|channel|>analysis<|message|>A bar.<|end|><|start|>assistant<|channel|>final<|message|>It was cold.",
+            "It was cold.",
+        ),
+        ("<|channel|>analysis<|message|>A bar. And then", "<think>"),
+        ("[THINK]A bar.[/THINK]It was cold.<pad>", "It was cold."),
+        ("[THINK]A bar. And", "<think>"),
+        ("<|channel>thought\nA bar.<channel|>It was cold.", "It was cold."),
+        ("It was cold.<pad><pad>", "It was cold."),
+        ("It was cold.", "It was cold."),
+    ],
+)
+def test_reasoning_between_special_tokens_is_taken_out_with_them(answer, text):
+    words = tokenizer()
+    words.add_special_tokens({"additional_special_tokens": MARKS})
+    assert part._decoded(words, words(answer)["input_ids"]) == text
+
+
+def test_where_the_template_begins_the_reasoning_an_answer_without_its_end_is_of_no_use(gpt2, tmp_path, monkeypatch):
+    shutil.copytree(gpt2, tmp_path / "thinks")
+    tokenizer(TEMPLATE + "<think>\n").save_pretrained(tmp_path / "thinks")
+    said = iter(["The user is cold.", "The user is cold.</think>It was good."])
+    monkeypatch.setattr(part, "_decoded", lambda tokenizer, tokens: next(said))
+    assert model(str(tmp_path / "thinks"))._answers(asked(*MANY[:2]), seeds(2)) in (
+        ["", "It was good."],
+        ["It was good.", ""],
+    )
 
 
 def test_an_answer_of_no_use_is_asked_again_then_the_parent_stands_in(folder, caplog, monkeypatch):
@@ -273,7 +318,10 @@ def test_an_answer_of_no_use_is_asked_again_then_the_parent_stands_in(folder, ca
 
 def test_for_a_fresh_row_another_of_its_label_stands_in(folder, caplog, monkeypatch):
     def answers(self, requests, own):
-        return ["" if seed % 2 else r.messages[0]["content"] for r, seed in zip(requests, own, strict=True)]
+        return [
+            "" if seed % 2 else f"a {'bar' if 'bar' in r.messages[0]['content'] else 'restaurant'}"
+            for r, seed in zip(requests, own, strict=True)
+        ]
 
     monkeypatch.setattr(LocalModel, "_answers", answers)
     fresh = model(folder, attempts=1).generate(KINDS, seeds(24))

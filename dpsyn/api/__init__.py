@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -51,9 +51,10 @@ class Api(Protocol):
       goes on with others.
     * `watched(self, advance) -> context manager`: while it lasts, `advance(n)` is called, from any thread, as n more
       rows are done. Such an api gets all rows of an iteration in one call and queues them itself.
-    * `usage`, the `Usage` so far, of this process and of what `resume(self, before: Usage)` said of those before it;
-      and `estimate(self, labels, generated: int, varied: int) -> Usage`: what so many rows, evenly over the labels,
-      will take, from declared lengths.
+    * `usage`, the `Usage` so far, of this process and of what `resume(self, before: Usage, run: str | None)` said of
+      those before it (run: an id of the run, None where it is not known); and
+      `estimate(self, labels, generated: int, varied: int) -> Usage`: what so many rows, evenly over the labels, will
+      take, from declared lengths.
 
     It is picklable until it is first asked: with `runtime.devices` each process has a copy.
 
@@ -69,4 +70,13 @@ class Api(Protocol):
 
     def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: np.ndarray) -> Samples:
         """One variation a row. samples [n], labels [n], seeds uint64 [n]."""
+        ...
+
+
+@runtime_checkable
+class Pinged(Protocol):
+    """An api that asks an endpoint."""
+
+    def ping(self, what: Literal["generate", "vary"]) -> None:
+        """One request like those to come, before the first release. Raises UserError where they would be refused."""
         ...

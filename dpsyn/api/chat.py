@@ -9,29 +9,31 @@ import importlib.util
 import json
 import logging
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from dpsyn.answers import Answers, answer_key
 from dpsyn.api import Degree, Usage
-from dpsyn.asking import DEFAULT_URL, Answer, Endpoint, Limits, Question, ask, tokens_of
+from dpsyn.asking import Answer, Limits, Question, ask, ping, tokens_of
+from dpsyn.endpoints import DEFAULT_URL, Endpoint, check_address, key_in
 from dpsyn.errors import UserError, bad, one_of
 from dpsyn.population import Label, Samples, of_texts
 from dpsyn.prompts import Prompts, Request
+from dpsyn.reasoning import without_reasoning
 from dpsyn.seeds import another
 
 OURS = ("model", "messages", "n", "stream", "seed", "temperature", "top_p", "max_tokens", "max_completion_tokens")
 PER_MESSAGE = 16  # tokens around a message, at most
 BLOCK = 128  # rows whose requests are made, and looked up in the cache, together
 WHY = {"content_filter": "filtered", "refusal": "refused", "too_long": "too long for the model"}
-SENTENCE_END = re.compile(r"[.!?\u2026\u3002\uff01\uff1f][\"')\]\u201d\u2019\u00bb]*(?=\s|$)")
+WHY |= {"reasoning": "all of it reasoning"}
+PING = "Reply with the word OK."
 
 Requests = Callable[[Sequence[int], np.ndarray], Sequence[Request]]
 """(rows, a seed for each) -> what is asked of them"""
@@ -39,8 +41,9 @@ Requests = Callable[[Sequence[int], np.ndarray], Sequence[Request]]
 
 @dataclass
 class _State:
-    """What changes while a Chat asks. lost: money that requests without an answer may have cost."""
+    """What changes while a Chat asks. lost: money that requests without an answer may have cost. run: that asks."""
 
+    run: str | None = None
     calls: int = 0
     cached: int = 0
     prompt_tokens: int = 0
@@ -70,8 +73,9 @@ class Chat:
     max_cost: in the unit of the prices; the run stops before it is passed, to go on with a higher one. What is on its
         way counts at its worst: a token a byte, and the longest answer.
 
-    An answer is kept under sha256 of the JSON of (model, parameters but the seed, messages, seed of the row, attempt);
-    see dpsyn.answers.
+    answers_folder: of the cache, where answers of use are kept, under sha256 of the JSON of (digest of the address,
+        model, parameters but the seed, messages, seed of the row), all as they are first asked; see dpsyn.answers. A
+        run finds those of all addresses that it has asked, another run those of its own addresses alone.
     """
 
     model: str | None
@@ -94,6 +98,7 @@ class Chat:
     max_stood_in: float
     prices: Mapping[str, Sequence[float]]
     max_cost: float | None
+    answers_folder: str = "answers"
     _state: _State = field(default_factory=_State, init=False, compare=False, repr=False)
 
     operational: ClassVar[frozenset[str]] = frozenset(
@@ -152,8 +157,10 @@ class Chat:
         counts = {name: getattr(state, name) for name in ("calls", "cached", "prompt_tokens", "answer_tokens")}
         return Usage(money=self._money(state.prompt_tokens, state.answer_tokens), stood_in=state.stood_in, **counts)
 
-    def resume(self, before: Usage) -> None:
-        """Adds what processes before this one took. Money is counted anew, from the tokens."""
+    def resume(self, before: Usage, run: str | None) -> None:
+        """Adds what processes before this one took. Money is counted anew, from the tokens. run: its id, by which it
+        finds what it was answered at other addresses."""
+        self._state.run = run
         for name in ("calls", "cached", "prompt_tokens", "answer_tokens", "stood_in"):
             setattr(self._state, name, getattr(self._state, name) + getattr(before, name))
 
@@ -180,20 +187,34 @@ class Chat:
             self._state.advance = None
 
     def check(self) -> None:
-        """Raises UserError for a missing package, model, key or price, what is no address, what are no prompts."""
+        """Raises UserError for a missing package, model or price, what is no address, what are no prompts."""
         if importlib.util.find_spec("openai") is None:
             raise bad("api", "chat", "the package openai", "Install it: pip install openai")
         if not self.model:
             raise bad("api.model", "null", "the name of a model of the endpoint")
         for url, _ in self._addresses():
-            if url is not None and not re.match(r"https?://[^/\s]", url):
-                raise bad("api.base_url", url, "an address such as http://localhost:8000/v1, or null")
-        self._endpoints()
+            check_address(url)
         self.prompts.check()
         if self.max_cost is not None and self.model not in self.prices:
             name = re.sub(r"([:,{}()=\\ ])", r"\\\1", self.model)  # as Hydra reads it
             do = f"Give '+api.prices={{{name}: [0.15, 0.6]}}', by a million tokens, with what it costs."
             raise bad("api.max_cost", self.max_cost, "null where api.prices lacks the model", do)
+
+    def ping(self, what: Literal["generate", "vary"]) -> None:
+        """Raises UserError for a key, a model, an address or parameters that the endpoint refuses, in seconds."""
+        key, most = "api.prompts.generate_tokens", self.prompts.generate_tokens
+        if what == "vary":
+            key, most = "api.prompts.max_tokens", min(self.prompts.max_tokens, self.prompts.typical_vary_tokens)
+        body = self._body(Request(({"role": "user", "content": PING},), most), 0)
+        endpoints = self._endpoints()
+        if self.max_cost is not None and self._worst(body) * len(endpoints) > self.max_cost:
+            raise bad("api.max_cost", self.max_cost, f"more: a single request may cost {self._worst(body):.2g}")
+        for answer in ping(endpoints, self._limits(), body):
+            if answer.finish == "too_long" and answer.endpoint is not None:
+                do = f"{answer.endpoint.host} says: {answer.said}"
+                raise bad(key, most, "a number of tokens that the model has room for", do)
+            if answer.finish != "busy":
+                self._count(body, answer)
 
     def check_degree(self, degree: Degree) -> None:
         """Raises UserError for what is no degree."""
@@ -205,7 +226,7 @@ class Chat:
         def requests(rows: Sequence[int], seeds: np.ndarray) -> Sequence[Request]:
             return self.prompts.generate([labels[i] for i in rows], seeds)
 
-        texts, why = self._asked(requests, seeds)
+        texts, why = self._asked("generate", requests, seeds)
         by_label: dict[tuple[str, ...], list[str]] = {}
         for label, text in zip(labels, texts, strict=True):
             if text is not None:
@@ -231,7 +252,7 @@ class Chat:
         def requests(rows: Sequence[int], seeds: np.ndarray) -> Sequence[Request]:
             return self.prompts.vary([parents[i] for i in rows], [labels[i] for i in rows], degree, seeds)
 
-        texts, why = self._asked(requests, seeds)
+        texts, why = self._asked("vary", requests, seeds)
         self._say(why, len(texts), "come back as their parents")
         return of_texts([own if text is None else text for own, text in zip(parents, texts, strict=True)])
 
@@ -241,9 +262,21 @@ class Chat:
             raise UserError("api chat: expected texts. Choose an api for this kind of data.")
         return Samples(samples.content)
 
-    def _asked(self, requests: Requests, seeds: np.ndarray) -> tuple[list[str | None], dict[int, str]]:
+    def _asked(self, what: str, requests: Requests, seeds: np.ndarray) -> tuple[list[str | None], dict[int, str]]:
         """A row each, from the cache what is there; and of rows without an answer the reason."""
-        limits = Limits(
+        endpoints = self._endpoints()
+        with Answers(self.answers_folder) as answers:
+            call = _Call(self, what, requests, seeds, answers, self._addresses_of_run(answers, endpoints))
+            ask(call.blocks(), endpoints, self._limits(), call)
+        if elsewhere := call.found_at.keys() - {endpoint.digest for endpoint in endpoints}:
+            line = "api chat: %d of %d rows have answers that this run was given before, at another address"
+            rows = sum(call.found_at[address] for address in elsewhere)
+            logging.getLogger(__name__).warning(line, rows, len(call.texts))
+        self._state.stood_in += len(call.why)
+        return call.texts, call.why
+
+    def _limits(self) -> Limits:
+        return Limits(
             self.concurrency,
             self.requests_per_minute,
             self.tokens_per_minute,
@@ -252,11 +285,19 @@ class Chat:
             self.patience,
             self.retries,
         )
-        with Answers() as answers:
-            call = _Call(self, requests, seeds, answers)
-            ask(call.blocks(), self._endpoints(), limits, call)
-        self._state.stood_in += len(call.why)
-        return call.texts, call.why
+
+    def _addresses_of_run(self, answers: Answers, endpoints: Sequence[Endpoint]) -> list[str]:
+        """Digests: of those it asks now, then of others that this very run has asked."""
+        now = list(dict.fromkeys(endpoint.digest for endpoint in endpoints))
+        if self._state.run is None:
+            return now
+        key = answer_key("addresses of a run", self._state.run)
+        before = answers.get([key]).get(key)
+        known = [address for address in before if isinstance(address, str)] if isinstance(before, list) else []
+        everywhere = list(dict.fromkeys([*now, *known]))
+        if set(everywhere) != set(known):
+            answers.put(key, everywhere)  # before any answer from there, and written in this order
+        return everywhere
 
     def _say(self, why: Mapping[int, str], rows: int, what: str) -> None:
         """On standard error, how many rows got no answer."""
@@ -274,6 +315,17 @@ class Chat:
             return None
         return (prompt_tokens * pair[0] + answer_tokens * pair[1]) / 1e6
 
+    def _worst(self, body: Mapping[str, Any]) -> float:
+        """Money that a request may cost, at most."""
+        most = sum(PER_MESSAGE + len(message["content"].encode("utf-8", "replace")) for message in body["messages"])
+        return self._money(most + PER_MESSAGE, body[self.max_tokens_as]) or 0.0
+
+    def _count(self, body: Mapping[str, Any], answer: Answer) -> None:
+        asked, told = tokens_of(body["messages"]), len((answer.text or "").encode()) // 4
+        self._state.calls += 1
+        self._state.prompt_tokens += asked if answer.prompt_tokens is None else answer.prompt_tokens
+        self._state.answer_tokens += told if answer.answer_tokens is None else answer.answer_tokens
+
     def _addresses(self) -> list[tuple[str | None, str | None]]:
         """(url, name of the variable that holds the key) of each endpoint."""
         urls, names = _several(self.base_url), _several(self.api_key_env)
@@ -284,15 +336,8 @@ class Chat:
         return list(zip(urls * (n // len(urls)), names * (n // len(names)), strict=True))
 
     def _endpoints(self) -> list[Endpoint]:
-        """Raises UserError for a key that is not set."""
-        found = []
-        for url, name in self._addresses():
-            key = os.environ.get(name, "").strip() if name is not None else None
-            if key == "":
-                do = "Set it; for an endpoint without keys give api.api_key_env=null."
-                raise bad("api.api_key_env", name, "an environment variable that holds the key", do)
-            found.append(Endpoint(url or DEFAULT_URL, key, name))
-        return found
+        """Raises UserError for a key that is not set, or is none."""
+        return [Endpoint(url or DEFAULT_URL, key_in(name), name) for url, name in self._addresses()]
 
     def _body(self, request: Request, seed: int) -> dict[str, Any]:
         drawing = {
@@ -311,13 +356,33 @@ class Chat:
         }
 
 
-class _Call:
-    """The rows of one call, as an Asker (dpsyn.asking)."""
+@dataclass(frozen=True)
+class _Asked:
+    """keys: of the cache, by the digest of each address."""
 
-    def __init__(self, chat: Chat, requests: Requests, seeds: np.ndarray, answers: Answers) -> None:
-        self.chat, self.state, self.requests, self.seeds, self.answers = chat, chat._state, requests, seeds, answers
+    row: int
+    attempt: int
+    request: Request
+    keys: Mapping[str, bytes]
+
+
+class _Call:
+    """The rows of one call, as an Asker (dpsyn.asking). addresses: digests of those whose answers it may use."""
+
+    def __init__(
+        self,
+        chat: Chat,
+        what: str,
+        requests: Requests,
+        seeds: np.ndarray,
+        answers: Answers,
+        addresses: Sequence[str],
+    ) -> None:
+        self.chat, self.state, self.what, self.requests = chat, chat._state, what, requests
+        self.seeds, self.answers, self.addresses = seeds, answers, addresses
         self.texts: list[str | None] = [None] * len(seeds)
         self.why: dict[int, str] = {}
+        self.found_at: Counter[str] = Counter()  # rows from the cache, by the address that answered
         self.reserved: dict[int, float] = {}  # by row: money for what is on its way, at its worst
 
     def blocks(self) -> Iterator[list[Question]]:
@@ -326,48 +391,56 @@ class _Call:
             yield self.questions(range(start, min(start + BLOCK, len(self.seeds))))
 
     def questions(self, rows: Sequence[int]) -> list[Question]:
-        asked: list[Question] = []
-        for attempt in range(self.chat.attempts):
-            questions = self.asked_of(rows, attempt)
-            known = self.answers.get(question.key[2] for question in questions)
-            useless = {}
-            for question in questions:
-                row, _, key = question.key
-                answer = _kept(known.get(key))
-                if answer is None:
-                    asked.append(question)
-                elif (text := self.text_of(answer)) is None:
-                    useless[row] = _why(answer)
-                else:
+        questions = [self.question(row, 0, request) for row, request in zip(rows, self.asked_of(rows, 0), strict=True)]
+        known = self.answers.get(key for question in questions for key in question.key.keys.values())
+        asked = []
+        for question in questions:
+            for address, key in question.key.keys.items():
+                if (text := self.kept(question, known.get(key))) is not None:
+                    self.found_at[address] += 1
                     self.state.cached += 1
-                    self.place(row, text)
-            if not (rows := list(useless)):
-                break
-        for row, why in useless.items():
-            self.without(row, why)
+                    self.place(question.key.row, text)
+                    break
+            else:
+                asked.append(question)
         return asked
 
-    def asked_of(self, rows: Sequence[int], attempt: int) -> list[Question]:
-        """key: (row, attempt, key of the cache)."""
-        chat, own = self.chat, np.array([another(int(self.seeds[i]), attempt) for i in rows], np.uint64)
-        questions = []
-        for row, seed, request in zip(rows, own.tolist(), self.requests(rows, own), strict=True):
-            body = chat._body(request, seed)
+    def kept(self, question: Question, value: Any) -> str | None:
+        """The text of an answer of the cache; None where there is none."""
+        text = value.get("text") if isinstance(value, dict) else None
+        if not isinstance(text, str):
+            return None
+        attempt, request = value.get("attempt", 0), question.key.request
+        if type(attempt) is int and attempt > 0:  # with other words than the first time
+            request = self.asked_of([question.key.row], attempt)[0]
+        return self.chat.prompts.cleaned(text, request, value.get("finish") == "length")
+
+    def asked_of(self, rows: Sequence[int], attempt: int) -> Sequence[Request]:
+        return self.requests(rows, self.own_seeds(rows, attempt))
+
+    def own_seeds(self, rows: Sequence[int], attempt: int) -> np.ndarray:
+        return np.array([another(int(self.seeds[i]), attempt) for i in rows], np.uint64)
+
+    def question(self, row: int, attempt: int, request: Request, keys: Mapping[str, bytes] | None = None) -> Question:
+        """keys: of the first attempt, under which a row's answer is kept; None: this is the first one."""
+        chat = self.chat
+        body = chat._body(request, int(self.own_seeds([row], attempt)[0]))
+        if keys is None:
             parameters = {name: value for name, value in body.items() if name not in ("model", "messages", "seed")}
-            key = answer_key(chat.model, parameters, body["messages"], int(self.seeds[row]), attempt)
-            tokens = tokens_of(body["messages"]) + request.max_tokens
-            questions.append(Question((row, attempt, key), body, tokens))
-        return questions
+            what = (chat.model, parameters, body["messages"], int(self.seeds[row]))
+            keys = {address: answer_key(address, *what) for address in self.addresses}
+        tokens = tokens_of(body["messages"]) + request.max_tokens
+        return Question(_Asked(row, attempt, request, keys), body, tokens)
 
     def before(self, question: Question) -> bool:
         most = self.chat.max_cost
         if most is None:
             return True
-        money, worst = self.chat.usage.money, self.worst(question)
+        money, worst = self.chat.usage.money, self.chat._worst(question.body)
         assert money is not None  # check
         spent = money + self.state.lost
         if spent + sum(self.reserved.values()) + worst <= most:
-            self.reserved[question.key[0]] = worst
+            self.reserved[question.key.row] = worst
             return True
         if self.reserved:  # it may come cheaper than at its worst
             return False
@@ -377,66 +450,56 @@ class _Call:
         )
 
     def answered(self, question: Question, answer: Answer) -> Question | None:
-        row, attempt, key = question.key
+        row, attempt = question.key.row, question.key.attempt
         self.reserved.pop(row, None)
-        asked, told = tokens_of(question.body["messages"]), len((answer.text or "").encode()) // 4
-        self.state.calls += 1
-        self.state.prompt_tokens += asked if answer.prompt_tokens is None else answer.prompt_tokens
-        self.state.answer_tokens += told if answer.answer_tokens is None else answer.answer_tokens
-        self.answers.put(key, {"text": answer.text, "finish": answer.finish})
-        if (text := self.text_of(answer)) is not None:
+        self.chat._count(question.body, answer)
+        if (text := self.text_of(question, answer)) is not None:
+            assert answer.endpoint is not None
+            # what is of no use is not kept: another start of the server may answer better
+            value = {"text": answer.text, "finish": answer.finish, "attempt": attempt}
+            self.answers.put(question.key.keys[answer.endpoint.digest], value)
             self.place(row, text)
         elif attempt + 1 < self.chat.attempts:
-            return self.asked_of([row], attempt + 1)[0]
+            return self.question(row, attempt + 1, self.asked_of([row], attempt + 1)[0], question.key.keys)
         else:
-            self.without(row, _why(answer))
+            self.without(row, _why(answer), answer.said)
         return None
 
     def failed(self, question: Question, sent: bool) -> None:
-        worst = self.reserved.pop(question.key[0], 0.0)
+        worst = self.reserved.pop(question.key.row, 0.0)
         self.state.lost += worst if sent else 0.0
 
     def given_up(self, question: Question, reason: str) -> None:
-        self.without(question.key[0], reason)
+        self.without(question.key.row, reason)
 
-    def text_of(self, answer: Answer) -> str | None:
-        """None: it is of no use. An answer that was cut off ends with its last whole sentence, if it has one."""
-        text = answer.text
-        if text is not None and answer.finish == "length":
-            ends = [match.end() for match in SENTENCE_END.finditer(text)]
-            text = text[: ends[-1]] if ends else text
-        return None if text is None else self.chat.prompts.cleaned(text)
+    def text_of(self, question: Question, answer: Answer) -> str | None:
+        """None: it is of no use."""
+        return self.chat.prompts.cleaned(answer.text, question.key.request, answer.finish == "length")
 
     def place(self, row: int, text: str) -> None:
         self.texts[row] = text
         self.chat._advance(1)
 
-    def without(self, row: int, why: str) -> None:
-        """Raises UserError where it is one too many."""
+    def without(self, row: int, why: str, said: str = "") -> None:
+        """said: by the endpoint. Raises UserError where it is one too many."""
         self.why[row] = why
         self.chat._advance(1)
         share, n = self.chat.max_stood_in, len(self.seeds)
         if len(self.why) > max(1.0, share * n):
             what = f"api chat: {len(self.why)} of {n} rows got no answer of use ({why})"
-            do = "The same command asks again for those without any; of no use stays of no use: see api.prompts."
+            do = f"The endpoint says: {said}. " if said else ""
+            if why == WHY["too_long"]:
+                do += "Lower api.prompts." + ("generate_tokens. " if self.what == "generate" else "most_words. ")
+            if why == WHY["reasoning"]:
+                do += "Turn reasoning off (api.extra=..., or at the endpoint), or allow more tokens (api.prompts). "
+            do += "What was answered is kept: the same command asks again for the rest; see api.prompts."
             raise UserError(f"{what}: more than api.max_stood_in={share:g}. {do}")
-
-    def worst(self, question: Question) -> float:
-        """Money, at most."""
-        messages = question.body["messages"]
-        most = sum(PER_MESSAGE + len(message["content"].encode("utf-8", "replace")) for message in messages)
-        return self.chat._money(most + PER_MESSAGE, question.body[self.chat.max_tokens_as]) or 0.0
-
-
-def _kept(value: Any) -> Answer | None:
-    """An answer of the cache; None where there is none."""
-    if not isinstance(value, dict) or not isinstance(text := value.get("text"), str | None):
-        return None
-    return Answer(text, str(value.get("finish")))
 
 
 def _why(answer: Answer) -> str:
-    return WHY.get(answer.finish, "empty" if not (answer.text or "").strip() else "no text of use")
+    text = answer.text or ""
+    thought = "all of it reasoning" if text.strip() and without_reasoning(text) is None else None
+    return WHY.get(answer.finish) or thought or ("no text of use" if text.strip() else "empty")
 
 
 def _several(value: Any) -> list[Any]:

@@ -7,37 +7,49 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import email.utils
 import hashlib
 import importlib.util
 import io
 import json
 import logging
 import math
-import os
 import random
 import re
 import string
-import time
 import urllib.request
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from dpsyn.api import Degree
-from dpsyn.asking import ABOUT_THIS_MACHINE, DEFAULT_URL, OF_OPENAI
+from dpsyn.endpoints import (
+    DEFAULT_URL,
+    Endpoint,
+    Failed,
+    check_address,
+    judged,
+    key_in,
+    not_reached,
+    openai_client,
+    said_in,
+    shortened,
+    status_of_error,
+    unreachable,
+)
 from dpsyn.errors import UserError, bad, one_of
-from dpsyn.files import public_cache, write
+from dpsyn.files import answers_cache, write
 from dpsyn.population import Label, Samples
 
 ATTEMPTS = 3  # prompts a fresh row is asked with before it stays grey
 PAUSE, LONGEST_PAUSE = 1.0, 600.0  # seconds before the first retry, doubled each time; at most
+PINGS = 3  # attempts before an endpoint is taken not to answer
+SETTINGS = "size, quality, response_format, edits"
 LARGEST_ANSWER = 100_000_000  # bytes
-FILTERED = re.compile(r"content.?(policy|filter)|moderation|safety|responsible.?ai", re.IGNORECASE)
 REFUSED = "refused by the content filter"
 GREY = 128
 
@@ -67,6 +79,7 @@ class ImageEndpoint:
         parent, and how many is said on standard error.
 
     Hosted models take no seed: what makes a row repeatable is the cache of answers, keyed by the request and the seed.
+    answers_folder: of the cache, where they lie.
     """
 
     base_url: str | None
@@ -83,6 +96,7 @@ class ImageEndpoint:
     timeout: float
     retries: int
     max_refused: float
+    answers_folder: str = "answers"
 
     def __post_init__(self) -> None:
         for key in ("base_url", "model", "quality", "response_format"):
@@ -121,18 +135,27 @@ class ImageEndpoint:
         return 2 * height * width + 100
 
     def check(self) -> None:
-        """Raises UserError for a missing package, key, model, prompt or edit, and for what is no address."""
+        """Raises UserError for a missing package, model, prompt or edit, and for what is no address."""
         for package, name in (("openai", "openai"), ("PIL", "pillow")):
             if importlib.util.find_spec(package) is None:
                 raise bad("api", "image_endpoint", f"the package {name}", f"Install it: pip install {name}")
         if not self.model:
             raise bad("api.model", "null", "the name of a model of the endpoint")
-        self._url()
+        check_address(self.base_url)
         if self.prompts is None:
             raise bad("api.prompts", "null", "a template over the label's columns, a list, or either for each label")
         if self.vary_with == "edit" and self.edits is None:
             raise bad("api.edits", "null", "a list of instructions, from the mildest to the strongest")
-        self._key()
+
+    def ping(self, what: Literal["generate", "vary"]) -> None:
+        """Asks for one image. Raises UserError for a key, a model, an address or settings that the endpoint refuses."""
+        grey = np.full((*self._shape, 3), GREY, np.uint8)
+        request: Request = ("generate", {"prompt": "a grey square"}, None)
+        if what == "vary":
+            request = ("create_variation", {}, grey)
+            if self.vary_with == "edit":
+                request = ("edit", {"prompt": "Leave it as it is."}, grey)
+        asyncio.run(self._pinged(request))
 
     def check_degree(self, degree: Degree) -> None:
         """Raises UserError for what is no degree."""
@@ -194,19 +217,13 @@ class ImageEndpoint:
         width, height = str(self.size).split("x")
         return int(height), int(width)
 
+    @property
     def _url(self) -> str:
-        if self.base_url is not None and not re.match(r"https?://[^/\s]", self.base_url):
-            raise bad("api.base_url", self.base_url, "an address such as http://localhost:8000/v1, or null")
         return self.base_url or DEFAULT_URL
 
-    def _key(self) -> str:
-        if self.api_key_env is None:
-            return "none"
-        key = os.environ.get(self.api_key_env, "").strip()
-        if not key:
-            do = "Set it; for an endpoint without keys give api.api_key_env=null."
-            raise bad("api.api_key_env", self.api_key_env, "an environment variable that holds the key", do)
-        return key
+    def _endpoint(self) -> Endpoint:
+        """Raises UserError for a key that is not set, or is none."""
+        return Endpoint(self._url, key_in(self.api_key_env), self.api_key_env)
 
     def _prompts(self, labels: Sequence[Label], seeds: np.ndarray) -> np.ndarray:
         """object of str [n]"""
@@ -225,7 +242,7 @@ class ImageEndpoint:
     ) -> tuple[list[np.ndarray | None], list[str | None]]:
         """Of each row the image, uint8 [h, w, 3], or None and the reason. From the cache what is there."""
         keys = [self._cache_key(request, int(seed)) for request, seed in zip(requests, seeds, strict=True)]
-        folder = public_cache() / "answers"
+        folder = answers_cache(self.answers_folder) / "images"
         found = {key: _read(folder / key[:2] / f"{key}.png", self._shape) for key in keys}
         missing = {key: request for key, request in zip(keys, requests, strict=True) if found[key] is None}
         reasons: dict[str, str] = {}
@@ -242,9 +259,7 @@ class ImageEndpoint:
     ) -> None:
         """Fills `found`, or `reasons` where there is no image, key by key. When the run must stop, requests on their
         way are still awaited and kept."""
-        import openai
-
-        gate = asyncio.Semaphore(self.concurrency)
+        endpoint, gate = self._endpoint(), asyncio.Semaphore(self.concurrency)
         stop: list[UserError] = []
 
         async def one(client: Any, key: str, request: Request) -> None:
@@ -253,34 +268,66 @@ class ImageEndpoint:
                     if stop:
                         return
                     try:
-                        async with asyncio.timeout(self.timeout):
-                            content = await self._content(client, request)
+                        content = await self._heard(client, endpoint, request)
+                        if content is None:
+                            reason = REFUSED
+                            break
                         found[key] = await asyncio.to_thread(self._kept, content, folder / key[:2] / f"{key}.png")
                         return
                     except UserError as error:
                         stop.append(error)
                         return
-                    except (openai.APIError, TimeoutError, ValueError) as error:
-                        reason = self._reason(error, stop)
-                        if reason == REFUSED:
-                            break
+                    except Failed as failure:
+                        reason = f"{self.retries + 1} attempts, the last one: {failure.why}"
                         if attempt < self.retries and not stop:
-                            await asyncio.sleep(_pause(error, attempt))
+                            await asyncio.sleep(_pause(failure.after, attempt))
+                    except ValueError as error:  # what came is no image
+                        reason = f"{self.retries + 1} attempts, the last one: {error}"
+                        if attempt < self.retries and not stop:
+                            await asyncio.sleep(_pause(None, attempt))
                 reasons[key] = reason
                 if sum(reason != REFUSED for reason in reasons.values()) > self._bearable(len(requests)):
                     stop.append(self._too_many(list(reasons.values()), len(requests)))
 
-        options: dict[str, Any] = {"api_key": self._key(), "timeout": self.timeout, "max_retries": 0}
-        elsewhere = OF_OPENAI if self._url() != DEFAULT_URL else ()
-        untold = [*elsewhere, *(f"X-Stainless-{name}" for name in ABOUT_THIS_MACHINE)]
-        options["default_headers"] = {name: openai.Omit() for name in untold}
-        async with openai.AsyncOpenAI(base_url=self._url(), **options) as client:
+        async with openai_client(endpoint, self.timeout, self.concurrency) as client:
             await asyncio.gather(*(one(client, key, request) for key, request in requests.items()))
         if stop:
             raise stop[0]
 
-    async def _content(self, client: Any, request: Request) -> bytes:
-        """The bytes of an image file. Raises ValueError for an answer without one."""
+    async def _pinged(self, request: Request) -> None:
+        endpoint = self._endpoint()
+        async with openai_client(endpoint, self.timeout, 1) as client:
+            for attempt in range(PINGS):
+                try:
+                    content = await self._heard(client, endpoint, request)
+                    if content is not None:
+                        self._decoded(content)
+                    return  # a filter that refuses a grey square is none of the settings' fault
+                except (Failed, ValueError) as error:
+                    failure = error if isinstance(error, Failed) else Failed(str(error), "unread")
+                if failure.kind == "limit":
+                    return
+                if attempt + 1 == PINGS or (failure.kind == "slow" and attempt):
+                    raise unreachable(endpoint, failure)
+                await asyncio.sleep(_pause(None, attempt))
+
+    async def _heard(self, client: Any, endpoint: Endpoint, request: Request) -> bytes | None:
+        """The bytes of an image file; None where it is refused. Raises Failed or ValueError where asking again may
+        help, UserError where it cannot."""
+        import openai
+
+        try:
+            async with asyncio.timeout(self.timeout):
+                return await self._content(client, endpoint, request)
+        except openai.APIStatusError as error:
+            status, content, headers = error.status_code, error.response.content, error.response.headers
+            judged(endpoint, self.model, SETTINGS, status, content, headers)
+            return None
+        except (openai.APIConnectionError, TimeoutError) as error:
+            raise not_reached(endpoint, error.__cause__ or error) from None
+
+    async def _content(self, client: Any, endpoint: Endpoint, request: Request) -> bytes | None:
+        """As `_heard`."""
         kind, parameters, parent = request
         settings = {"size": self.size, "quality": self.quality, "response_format": self.response_format}
         if kind == "create_variation":
@@ -288,41 +335,23 @@ class ImageEndpoint:
         given: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
         if parent is not None:
             given["image"] = ("parent.png", self._png_to_send(parent), "image/png")
-        answer = await getattr(client.images, kind)(model=self.model, n=1, **parameters, **given)
-        images = getattr(answer, "data", None)
+        asked = getattr(client.images.with_raw_response, kind)
+        content = (await asked(model=self.model, n=1, **parameters, **given)).http_response.content
+        told, said = None, content[:2000].decode("utf-8", "replace")
+        with suppress(ValueError):
+            told = json.loads(content)
+        images = told.get("data") if isinstance(told, Mapping) else None
         first = images[0] if isinstance(images, list) and images else None
-        text, url = getattr(first, "b64_json", None), getattr(first, "url", None)
+        text, url = (first.get(name) if isinstance(first, Mapping) else None for name in ("b64_json", "url"))
         if isinstance(text, str):
             return base64.b64decode(text.removeprefix("data:image/png;base64,"), validate=True)
         if isinstance(url, str) and re.match(r"https?://|data:image/", url):
             return await asyncio.to_thread(_fetched, url, self.timeout)
-        raise ValueError("no image in the answer")
-
-    def _reason(self, error: Exception, stop: list[UserError]) -> str:
-        """Why there is no image. What no retry can mend goes to `stop`, with no word of the key."""
-        import openai
-
-        status = getattr(error, "status_code", None)
-        said = " ".join(str(getattr(error, "message", "")).split())
-        if self.api_key_env is not None:
-            said = said.replace(self._key(), "(key)")
-        words = f"{getattr(error, 'code', '')} {getattr(error, 'type', '')} {said}"
-        if status in (400, 403, 422) and FILTERED.search(words):
-            return REFUSED
-        if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-            do = f"The endpoint answered {status}."
-            stop.append(bad("api.api_key_env", self.api_key_env or "null", "a key that may use this model", do))
-        elif status == 404:
-            stop.append(
-                bad("api.model", self.model, "a model of the endpoint, and api.base_url its address", said[:300])
-            )
-        elif status is not None and 400 <= status < 500 and status not in (408, 409, 425, 429):
-            expected = "settings that the endpoint accepts (size, quality, response_format, edits)"
-            stop.append(bad("api.model", self.model, expected, f"It answered {status}: {said[:300]}"))
-        elif "insufficient_quota" in words:
-            stop.append(bad("api.api_key_env", self.api_key_env or "null", "a key with credit left", "It has none."))
-        kind = f"status {status}" if status else type(error).__name__
-        return f"{self.retries + 1} attempts, the last one: {kind}"
+        if status := status_of_error(told):
+            judged(endpoint, self.model, SETTINGS, status, content, {}, True)
+            return None
+        why = shortened(said_in(said if told is None else told), endpoint.key)
+        raise Failed(f"status 200, no image: {why}", "unread", sent=True)
 
     def _kept(self, content: bytes, path: Path) -> np.ndarray:
         """Decodes, resizes and writes an answer. Raises ValueError for what is no image."""
@@ -362,7 +391,7 @@ class ImageEndpoint:
     def _cache_key(self, request: Request, seed: int) -> str:
         kind, parameters, parent = request
         asked = {
-            "endpoint": [self._url(), self.model, kind],
+            "endpoint": [Endpoint(self._url, None, None).digest, self.model, kind],
             "parameters": {**parameters, "size": self.size, "quality": self.quality},
             "parent": None if parent is None else [parent.shape, hashlib.sha256(parent.tobytes()).hexdigest()],
             "image_size": self._shape,
@@ -425,15 +454,9 @@ def _filled(key: str, template: str, values: Mapping[str, str]) -> str:
         raise bad(key, template, f"a template over the label's columns ({columns})") from None
 
 
-def _pause(error: Exception, attempt: int) -> float:
+def _pause(after: float | None, attempt: int) -> float:
     """Seconds until the next attempt: what the endpoint asks for, else doubled each time, less up to a quarter."""
-    headers = getattr(getattr(error, "response", None), "headers", {})
-    after = headers.get("retry-after") or ""
-    if re.fullmatch(r"\d+(\.\d+)?", after):
-        return min(float(after), LONGEST_PAUSE)
-    if date := email.utils.parsedate_tz(after):
-        return min(max(email.utils.mktime_tz(date) - time.time(), 0.0), LONGEST_PAUSE)
-    return min(PAUSE * 2**attempt, LONGEST_PAUSE) * (1 - random.random() / 4)
+    return min(PAUSE * 2**attempt, LONGEST_PAUSE) * (1 - random.random() / 4) if after is None else after
 
 
 def _fetched(url: str, timeout: float) -> bytes:

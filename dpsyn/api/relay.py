@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from dpsyn.api import Api, Degree
+from dpsyn.api import Api, Degree, Pinged
 from dpsyn.errors import bad
 from dpsyn.population import Label, Samples
 
@@ -44,6 +45,13 @@ class Relay:
             raise bad("api.second", type(self.second).__name__, "an api that adopts the samples of another")
         for api in (self.first, self.second):
             getattr(api, "check", lambda: None)()
+
+    def ping(self, what: Literal["generate", "vary"]) -> None:
+        """Of both: `second` is asked before there is anything for it to vary."""
+        if isinstance(self.first, Pinged):
+            self.first.ping(what)
+        if isinstance(self.second, Pinged):
+            self.second.ping("vary")
 
     def check_degree(self, degree: Degree) -> None:
         """Raises UserError for a degree that does not say whose it is, or that this one refuses."""

@@ -25,6 +25,7 @@ from dpsyn.api import Degree
 from dpsyn.errors import UserError, bad
 from dpsyn.population import Label, Samples, of_texts
 from dpsyn.prompts import Prompts, Request
+from dpsyn.reasoning import open_tag, without_reasoning
 from dpsyn.runtime import Runtime, in_batches, placed, running, torch_device, torch_dtype
 from dpsyn.seeds import another, uniform
 
@@ -183,12 +184,13 @@ class LocalModel:
             if not rows:
                 break
             own = np.array([another(int(seeds[i]), attempt) for i in rows], np.uint64)
-            for i, answer in zip(rows, self._answers(requests(rows, own), own), strict=True):
-                texts[i] = self.prompts.cleaned(answer)
+            asked = requests(rows, own)
+            for i, request, answer in zip(rows, asked, self._answers(asked, own), strict=True):
+                texts[i] = self.prompts.cleaned(answer, request)
         return texts
 
     def _answers(self, requests: Sequence[Request], seeds: np.ndarray) -> list[str]:
-        """As they come, cut at the stop texts; '' where the network's numbers are not finite."""
+        """Without reasoning, cut at the stop texts; '' where nothing is left, or where a number is not finite."""
         runtime = replace(
             self.runtime,
             device=torch_device(self.runtime),
@@ -197,7 +199,7 @@ class LocalModel:
         )
         place = self._place()
         network, tokenizer, ends = _loaded(place, self.revision, self.trust_remote_code, self.device_map, runtime)
-        ids, limits = self._fitted(tokenizer, _context(network), requests)
+        ids, limits, opened = self._fitted(tokenizer, _context(network), requests)
         answers = [""] * len(requests)
         with _quiet(), _on_device(network, runtime, self.device_map, self.offload):
             for batch in self._batches(ids, limits):
@@ -209,7 +211,8 @@ class LocalModel:
                     drawn = self._drawn(
                         network, tokenizer, ends, [ids[i] for i in rows], [limits[i] for i in rows], seeds[rows]
                     )
-                    return [self._cut(tokenizer.decode(tokens, skip_special_tokens=True)) for tokens in drawn]
+                    texts = zip(rows, (_decoded(tokenizer, tokens) for tokens in drawn), strict=True)
+                    return [self._cut(without_reasoning(opened[i] + text) or "") for i, text in texts]
 
                 with running(runtime):
                     # how many rows fit depends on their length: what was found out is kept for each power of two
@@ -220,16 +223,18 @@ class LocalModel:
 
     def _fitted(
         self, tokenizer: Any, context: int | None, requests: Sequence[Request]
-    ) -> tuple[list[list[int]], list[int]]:
-        """Of each row the tokens of its prompt, and how many its answer may have."""
+    ) -> tuple[list[list[int]], list[int], list[str]]:
+        """Of each row the tokens of its prompt, how many its answer may have, and the mark of reasoning, if any, that
+        its prompt ends with."""
         chat = bool(tokenizer.chat_template)
         texts = [_as_chat(tokenizer, request) if chat else _as_text(request) for request in requests]
+        opened = [open_tag(text) if chat else "" for text in texts]
         # the template writes the special tokens itself
         ids = tokenizer(texts, add_special_tokens=not chat, verbose=False)["input_ids"] if texts else []
         ids = [row or [tokenizer.eos_token_id or 0] for row in ids]
         limits = [request.max_tokens for request in requests]
         if context is None:
-            return ids, limits
+            return ids, limits, opened
         limits = [min(limit, context // 2) for limit in limits]
         cut = 0
         for i, (row, limit) in enumerate(zip(ids, limits, strict=True)):
@@ -240,7 +245,7 @@ class LocalModel:
         if cut:
             line = "api transformers: %d of %d prompts lost their middle: with the answer they exceed %d tokens"
             logging.getLogger(__name__).warning(line, cut, len(ids), context)
-        return ids, limits
+        return ids, limits, opened
 
     def _batches(self, ids: Sequence[Sequence[int]], limits: Sequence[int]) -> Iterator[list[int]]:
         """Rows of like length together, the longest first."""
@@ -331,6 +336,16 @@ class LocalModel:
         if without:
             line = "api transformers: %d of %d rows got no text after %d attempts and %s"
             logging.getLogger(__name__).warning(line, without, n, self.attempts, what)
+
+
+def _decoded(tokenizer: Any, tokens: Sequence[int]) -> str:
+    """Without special tokens, but for those that reasoning stands between: without_reasoning needs them."""
+    whole = str(tokenizer.decode(tokens, skip_special_tokens=False))
+    bare = str(tokenizer.decode(tokens, skip_special_tokens=True))
+    if whole == bare or (rest := without_reasoning(whole)) == whole:
+        return bare
+    marks = "|".join(map(re.escape, sorted(tokenizer.all_special_tokens, key=len, reverse=True)))
+    return "<think>" if rest is None else re.sub(marks, "", rest) if marks else rest
 
 
 def _as_text(request: Request) -> str:
