@@ -260,7 +260,7 @@ def _electorate(job: Job, run: RunDirectory, screen: Screen) -> Electorate:
         electorate = open_electorate(job.data, job.embed, identity, job.privacy.unit, cache_folder())
     for name, content in told_of_rows(electorate).items():
         write(run.private / name, content, private=True)
-    check_survey(survey_of(electorate), job.data, job.privacy.unit)
+    check_survey(survey_of(electorate), job.data, job.privacy.unit, str(run.private))
     return electorate
 
 

@@ -15,8 +15,6 @@ import numpy as np
 from dpsyn.data import Data, Records
 from dpsyn.errors import UserError, bad
 
-SEE = "See private/refused.jsonl and private/adjusted.json in the run directory"
-
 
 @dataclass(frozen=True)
 class Survey:
@@ -92,23 +90,25 @@ class Surveyor:
         return Survey(self._rows, dict(self._refused), adjusted, dict(self._remarks), labels, users, self._without_user)
 
 
-def check_survey(survey: Survey, data: Data, unit: str) -> None:
+def check_survey(survey: Survey, data: Data, unit: str, details: str = "") -> None:
     """Raises UserError where the rows are not what a run is to begin with. It names columns and rules, no number.
 
-    unit: 'record', or 'user': then rows that name no user cast no vote.
+    unit: 'record', or 'user': then rows that name no user cast no vote. details: where refused.jsonl and adjusted.json
+    are, '' for nowhere.
     """
+    see = f"See {details}/refused.jsonl and adjusted.json. " if details else ""
     if not survey.rows:
         raise bad("data.path", "...", "data with at least one row")
     if data.unit_column is not None and not survey.users and survey.voting:
         raise bad("data.unit_column", data.unit_column, "the name of a column in which rows name users", "None does.")
     rules = "; ".join(sorted(survey.refused))
     if survey.refused and data.on_error == "refuse":
-        do = f"{SEE}. Fix them, or skip them with data.on_error=skip."
+        do = f"{see}Fix them, or skip them with data.on_error=skip."
         raise UserError(f"data: some rows cannot vote ({rules}). {do}")
     silent = sum(survey.refused.values()) + (survey.without_user if unit == "user" else 0)
     if silent > data.max_refused * survey.rows:
         some = [*sorted(survey.refused), *([f"column '{data.unit_column}': no user"] if unit == "user" else [])]
-        do = f"{SEE}. Fix them, or raise data.max_refused."
+        do = f"{see}Fix them, or raise data.max_refused."
         raise bad(
             "data.max_refused",
             data.max_refused,
@@ -119,5 +119,5 @@ def check_survey(survey: Survey, data: Data, unit: str) -> None:
         if sum(counts.values()) > data.max_adjusted * survey.voting:
             what = f"at most this share of adjusted cells in column '{column}' ({'; '.join(sorted(counts))})"
             raise bad(
-                "data.max_adjusted", data.max_adjusted, what, f"{SEE}. Widen the schema, or raise data.max_adjusted."
+                "data.max_adjusted", data.max_adjusted, what, f"{see}Widen the schema, or raise data.max_adjusted."
             )
