@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import errno
 import gc
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from dpsyn import __version__
-from dpsyn.errors import UserError
+from dpsyn.errors import UserError, bad
 
 HELP = """\
 dpsyn: differentially private synthetic data by Private Evolution, without training anything.
@@ -29,11 +31,31 @@ dpsyn: differentially private synthetic data by Private Evolution, without train
 `dpsyn run` alone draws the digits that ship with it. `dpsyn run --help` lists experiments and parts,
 `dpsyn run --cfg job` all keys, and --config-dir DIR adds configs of your own.
 """
+RUN_HELP = """\
+usage: dpsyn {verb} [+experiment=NAME] [GROUP=PART ...] [KEY=VALUE ...] [--config-dir DIR]{more}
+
+{what}
+
+  +experiment=NAME   settings for a purpose: digits, mnist, adult, yelp, ...
+  GROUP=PART         data, api, embedding, privacy, schedule, metric: `dpsyn run --help` lists the parts
+  KEY=VALUE          one setting: `dpsyn run --cfg job` with the other arguments shows all
+  --config-dir DIR   configs of your own beside those of dpsyn
+
+"""
+WHAT = {
+    "run": "Makes the synthetic data. The same command goes on with what was interrupted. -m KEY=A,B runs a sweep.",
+    "plan": "Tells what a run would cost: privacy, calls, tokens, money, disk. Reads no private row, writes nothing.",
+    "check": "Reads the private rows and tells, privately, what a run would make of them. Spends and writes nothing.",
+}
+UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 PASSED_TO_HYDRA = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 something is wrong inside, 2 something that the user can mend, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 stops nothing
     atexit.register(gc.freeze)  # else Python looks at its end for garbage among all of torch: 0.7 s
     given = list(sys.argv[1:] if arguments is None else arguments)
     verbs = {
@@ -60,6 +82,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print("dpsyn:", " ".join(str(error).splitlines()), file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.errno not in UNUSABLE or error.filename is None:
+            raise
+        print(
+            f"dpsyn: {error.filename}: {error.strerror}. Name another place, or change its permissions.",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print("dpsyn: interrupted. The same command goes on where it stopped.", file=sys.stderr)
         return 130
@@ -70,10 +100,13 @@ def run(given: list[str]) -> int:
     flags, folder, overrides = _split(given)
     from dpsyn import compose
 
-    overrides = compose.with_default(overrides)
+    sweep = bool({"-m", "--multirun"} & set(flags))
+    overrides = compose.with_default(compose.readable(overrides, sweep))
+    if {"--help", "-h"} & set(flags):
+        _show_help("run", " [-m]")
     if any(flag in PASSED_TO_HYDRA for flag in flags):
         return _hydra(flags, folder, overrides, lambda config: None)
-    if {"-m", "--multirun"} & set(flags):
+    if sweep:
         return _sweep(flags, folder, overrides)
     _carry_out(compose.settings(overrides, folder), ())
     return 0
@@ -82,11 +115,13 @@ def run(given: list[str]) -> int:
 def plan(given: list[str]) -> int:
     """`dpsyn plan`: reads no private row, loads no model, writes no file."""
     flags, folder, overrides = _split(given)
+    if {"--help", "-h"} & set(flags):
+        return _show_help("plan", " [-m]")
     from dpsyn import compose
     from dpsyn.planning import show_joint_epsilon, show_plan
 
     sweep = bool({"-m", "--multirun"} & set(flags))
-    overrides = compose.with_default(overrides)
+    overrides = compose.with_default(compose.readable(overrides, sweep))
     members = list(compose.members(overrides)) if sweep else [(overrides, [])]
     jobs = [compose.build(compose.settings(texts, folder), swept) for texts, swept in members]
     for job in jobs:
@@ -99,12 +134,15 @@ def plan(given: list[str]) -> int:
 def check(given: list[str]) -> int:
     """`dpsyn check`: reads the private rows and spends nothing; 1 where a run would be refused."""
     flags, folder, overrides = _split(given)
+    if {"--help", "-h"} & set(flags):
+        return _show_help("check")
     from dpsyn import compose
     from dpsyn.checking import show_check
 
     if {"-m", "--multirun"} & set(flags):
         raise UserError("-m: expected one run. `dpsyn check` reads the data of one.")
-    return 0 if show_check(compose.build(compose.settings(compose.with_default(overrides), folder))) else 1
+    given = compose.with_default(compose.readable(overrides, sweep=False))
+    return 0 if show_check(compose.build(compose.settings(given, folder))) else 1
 
 
 def expand(given: list[str]) -> int:
@@ -181,6 +219,11 @@ def budget(given: list[str]) -> int:
     return 0
 
 
+def _show_help(verb: str, more: str = "") -> int:
+    print(RUN_HELP.format(verb=verb, more=more, what=WHAT[verb]), end="", flush=True)
+    return 0
+
+
 def _split(given: Sequence[str]) -> tuple[list[str], str | None, list[str]]:
     """-> flags, the user's config folder, overrides"""
     flags, overrides, folder = [], [], None
@@ -224,7 +267,8 @@ def _sweep(flags: list[str], folder: str | None, overrides: list[str]) -> int:
 
     def one(texts: list[str]) -> None:
         if tuple(sorted(texts)) not in jobs:
-            raise UserError("a sweep is given on the command line (KEY=A,B,C), so that it is checked before it starts.")
+            do = "What it runs must be known beforehand: their joint epsilon is agreed to first."
+            raise bad("hydra/sweeper", "...", "the basic sweeper, with all values on the command line (KEY=A,B,C)", do)
         _carry_out(*jobs[tuple(sorted(texts))])
 
     try:
@@ -240,7 +284,8 @@ def _hydra(flags: list[str], folder: str | None, overrides: list[str], job) -> i
     if folder:
         compose.check_folder(overrides, folder)
     if {"-m", "--multirun"} & set(flags):
-        private_folder(Path("runs/.sweeps"))
+        own = [text.partition("=")[2] for text in overrides if text.startswith("hydra.sweep.dir=")]
+        private_folder(Path(own[-1].strip("'\"") if own else "runs/.sweeps"))
     compose.launch([*flags, *(["--config-dir", folder] if folder else []), *overrides], job)
     return 0
 

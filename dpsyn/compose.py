@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import inspect
-import itertools
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -41,6 +43,8 @@ READERS = {
 }
 AGREED = ("accept_lost_draws", "accept_joint_epsilon", "max_joint_epsilon")  # they may change while a run goes on
 LIMITS = ("max_refused", "max_adjusted")  # of a data set: they change no vector
+PLACES = ("path", "file", "fonts", "weights", "run_dir", "images", "folder")  # last words of keys of files
+NAME_LENGTH = 120  # characters of what is added to the name of a run of a sweep
 ADDRESS = ("base_url", "api_key_env")  # whom a request goes to, and with which key
 NOT_PUBLISHED = "(not published)"
 PUBLISHED_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
@@ -70,6 +74,7 @@ def settings(overrides: Sequence[str], folder: str | None = None) -> dict[str, A
     search = [f"hydra.searchpath=[file://{Path(folder).absolute()}]"] if folder else []
     if folder and not Path(folder).is_dir():
         raise bad("--config-dir", folder, "a folder of configs")
+    keys = {_key(text) for text in overrides}
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
             config = hydra_compose("config", overrides=[*search, *overrides])
@@ -77,6 +82,9 @@ def settings(overrides: Sequence[str], folder: str | None = None) -> dict[str, A
                 own = [text for text in overrides if re.match(rf"[+~]*{group}\b", text)]
                 with open_dict(config):
                     config[group] = hydra_compose("config", overrides=[*search, *own])[group]
+            if "run_dir" not in keys and not keys & {"experiment", "name"}:
+                with open_dict(config):
+                    config.run_dir = f"runs/{_own_name(config)}"
             plain = _resolved(config)
             if folder:
                 _check_hydra(overrides, search)
@@ -84,6 +92,14 @@ def settings(overrides: Sequence[str], folder: str | None = None) -> dict[str, A
         raise UserError(_in_one_line(error, overrides)) from None
     _check_code(plain, overrides)
     return _with_files(plain, [*([Path(folder)] if folder else []), config_folder()])
+
+
+def _own_name(config: DictConfig) -> str:
+    """Of the folder of a run on the user's own data: their id, or the name of their file. It is not published."""
+    data = config.data
+    path = str(OmegaConf.select(data, "path") or "").rstrip("/")
+    name = str(OmegaConf.select(data, "id") or Path(path).name.split(".")[0] or config.name)
+    return re.sub(r"[^\w.+-]+", "_", name)[:NAME_LENGTH].strip("_.-") or str(config.name)
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
@@ -180,22 +196,70 @@ def _chosen(overrides: Sequence[str]) -> list[str]:
     return [group for group in ("data", "api", "embedding", "metric") if group in keys] if "+experiment" in keys else []
 
 
-def members(overrides: Sequence[str]) -> Iterator[tuple[list[str], list[str]]]:
-    """Of a multirun: (all overrides, those that are swept) of each job, in Hydra's order."""
+def readable(overrides: Sequence[str], sweep: bool) -> list[str]:
+    """The overrides as Hydra reads them: values that its grammar does not know are quoted, `data.path=export (1).csv`
+    say, and so are those that name a file or folder that is there. sweep: whether A,B,C may be several values.
+
+    Raises UserError for several values without a sweep.
+    """
+    parser = OverridesParser.create()
+    return [_readable(text, sweep, parser) for text in overrides]
+
+
+def _readable(text: str, sweep: bool, parser: OverridesParser) -> str:
+    key, sign, value = text.partition("=")
+    if not sign or not re.fullmatch(r"[+~]*[\w.@/:-]+", key):
+        return text
+    if key == "experiment":
+        text, key = f"+{text}", "+experiment"
     try:
-        given = OverridesParser.create().parse_overrides(list(overrides))
+        (parsed,) = parser.parse_overrides([text])
+        if parsed.is_sweep_override():
+            if sweep or not _is_there(value):
+                several = parsed.is_discrete_sweep() and not sweep
+                do = f"Add -m for a run of each, or quote it as one value: {key}=\"'{value}'\"."
+                if several:
+                    raise bad(key.lstrip("+"), value, "one value", do)
+                return text
+        elif key.rpartition(".")[2] not in PLACES or parsed.value() == value or not _is_there(value):
+            return text
+    except HydraException:
+        pass
+    if "${" in value or "\n" in value:
+        return text
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
+    trailing = len(escaped) - len(escaped.rstrip("\\"))
+    return f"{key}='{escaped}{chr(92) * trailing}'"
+
+
+def _is_there(value: str) -> bool:
+    return os.path.exists(os.path.expanduser(value))
+
+
+def members(overrides: Sequence[str]) -> Iterator[tuple[list[str], list[str]]]:
+    """(all overrides but Hydra's own, the swept ones) of each job of a multirun, in Hydra's order and spelling."""
+    mine = [text for text in overrides if not _key(text).startswith("hydra")]
+    try:
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            loader = GlobalHydra.instance().config_loader()
+            parsed = OverridesParser.create(config_loader=loader).parse_overrides(mine)
+            (jobs,) = BasicSweeper.split_arguments(parsed, None)
     except HydraException as error:
         raise UserError(_in_one_line(error, overrides)) from None
-    parsed = list({override.get_key_element(): override for override in given}.values())  # the last one of a key counts
-    choices = [
-        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-        if override.is_sweep_override()
-        else [str(override.input_line)]
-        for override in parsed
-    ]
-    for chosen in itertools.product(*choices):
-        swept = [text for text, override in zip(chosen, parsed, strict=True) if override.is_sweep_override()]
-        yield list(chosen), swept
+    swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
+    for texts in jobs:
+        yield list(texts), [text for text in texts if text.partition("=")[0] in swept]
+
+
+def _folder_name(swept: Sequence[str]) -> str:
+    """What tells a member of a sweep from the others, in a name for its folder: 'privacy.epsilon-1-seed-2'.
+
+    Where a value has characters that a shell, DuckDB or a file system takes for something, or is long, a hash of what
+    was given keeps two of them apart.
+    """
+    given = "-".join(text.lstrip("+").replace("=", "-", 1) for text in sorted(swept))
+    name = re.sub(r"[^\w.+-]+", "_", given)[:NAME_LENGTH].strip("_.-")
+    return name if name == given else f"{name}-{hashlib.sha256(given.encode()).hexdigest()[:8]}"
 
 
 def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
@@ -230,7 +294,7 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
     identity["privacy"] = {key: value for key, value in plain["privacy"].items() if key not in AGREED}
     root = str(plain["run_dir"])
     if swept:
-        root += "," + ",".join(sorted(text.lstrip("+").replace("/", "_") for text in swept))
+        root += f"-{_folder_name(swept)}"
     rows = plain["expand"]["rows"]
     if rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or rows < 1):
         raise bad("expand.rows", rows, "null, or a whole number")
@@ -419,6 +483,9 @@ def _built(key: str, config: Any) -> Any:
     except UserError:
         raise
     except Exception as error:
+        if unknown := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
+            name = unknown.group(1)
+            raise bad(f"{key}.{name}", inner.get(name), f"no such key with {config['_target_']}") from None
         raise UserError(f"{key}: {_first_line(error)}") from None
 
 
@@ -512,7 +579,8 @@ def _in_one_line(error: Exception, overrides: Sequence[str]) -> str:
         r"Key '([\w.]+)' is not in struct", text
     ):
         key = found.group(1)
-        given = next((text for text in overrides if text.lstrip("+~").split("=")[0] == key), key)
+        given = next((text for text in overrides if _key(text) == key), key)
+        given = re.sub(r"='(.*)'$", r"=\1", given)  # as it was typed, before it was quoted
         if "No match in the defaults list" in text:
             return f"{given}: there is no config group '{key}'. {_near(key, _groups())}"
         return f"{given}: unknown key. {_near(key, _keys(overrides))}"

@@ -81,6 +81,7 @@ def carry_out(job: Job, screen: Screen) -> Path:
         if known:
             account.enter(mine)
             _state(job, run, budget, lost, mine)
+        was_finished = max(run.iterations(), default=-1) == job.releases
         to_come = rows_asked(job)[len(run.iterations()) :]
         with screen.shown(), _makers(job, run, screen, to_come) as makers:
             left = job.releases > max(run.iterations(), default=0)
@@ -101,10 +102,14 @@ def carry_out(job: Job, screen: Screen) -> Path:
                 _state(job, run, budget, lost, mine)
             if not job.cells:
                 final = _evolve(job, makers, run, ledger, electorate, screen, fresh)
-            synthetic = _expand(job, makers, run, final, job.expand_rows)
-            _measure(job, run, synthetic, screen)
+            synthetic = _longer(job, run, final, was_finished) or _expand(job, makers, run, final, job.expand_rows)
             _draw(job, run)
-        _state(job, run, budget, lost, mine)
+            _state(job, run, budget, lost, mine)
+            run.stamp()
+            run.log("data are there")
+            for line in run.contents():
+                screen.line(line)
+            _measure(job, run, synthetic, screen)
         run.stamp()
         run.log("done")
     return run.release
@@ -290,10 +295,19 @@ def _expand(job: Job, makers: Makers, run: RunDirectory, final: Population, rows
     return synthetic
 
 
+def _longer(job: Job, run: RunDirectory, final: Population, was_finished: bool) -> Population | None:
+    """What `dpsyn expand` made of a finished run, where it has more rows than this run would end with: it stays."""
+    path = run.release / "synthetic.parquet"
+    if not was_finished or not path.exists():
+        return None
+    there = from_parquet(path.read_bytes(), path)
+    return there if len(there) > (job.expand_rows or len(final)) else None
+
+
 def _measure(job: Job, run: RunDirectory, population: Population, screen: Screen) -> None:
     final = population.iteration == job.releases
-    for name, metric in job.metrics.items():
-        with _private_side(run, screen, f"metric {name}", f"metric {name}"):
+    for at, (name, metric) in enumerate(job.metrics.items(), 1):
+        with _private_side(run, screen, f"metric {at} of {len(job.metrics)}: {name}", f"metric {name}"):
             numbers = metric(population)
         run.add_metrics({"iteration": population.iteration, "final": final, "metric": name, **numbers}, metric.private)
         if numbers and not metric.private:

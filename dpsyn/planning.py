@@ -118,18 +118,16 @@ def _show_cells(console: Console, job: Job, cells: CellPlan, budget: Budget) -> 
 
 
 def show_end(job: Job) -> None:
-    """Prints where things are."""
+    """Prints where things are, besides what the run itself has shown."""
     run = RunDirectory(job.root, job.privacy.is_private)
     console = Console()
-    for name, path in (
-        ("synthetic data", run.release / "synthetic.parquet"),
-        ("pictures", run.release / "samples.png"),
-        ("samples to read", run.release / "samples.txt"),
-        ("privacy statement", run.release / "privacy.json"),
-        ("metrics on real data (private)", run.private / "metrics.jsonl"),
-    ):
-        if path.exists():
-            console.print(f"{name}: {path}", markup=False, highlight=False, soft_wrap=True)
+    lines = run.contents() if console.is_terminal else []  # elsewhere they stand there already
+    metrics = run.private / "metrics.jsonl"
+    lines += [f"metrics on real data (private): {metrics}"] if metrics.exists() else []
+    if job.data.on_error == "skip":
+        lines.append(f"rows that could not be used, if any (private): {run.private / 'refused.jsonl'}")
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     known = run.identity() if (run.private / "config.yaml").exists() else None
     if known and (joint := joint_of(account.of_run(known["run"]))):
         console.print(joint, highlight=False)
@@ -192,7 +190,7 @@ def agree_to_joint_epsilon(jobs: Sequence[Job]) -> None:
 
     Raises UserError unless the joint epsilon on each data set was agreed to, and where a limit is set and passed.
     """
-    joint = max(show_joint_epsilon(jobs, read=True), default=0.0)
+    joint = max(show_joint_epsilon(jobs, read=True), default=0.0) if len(jobs) > 1 else 0.0
     accepted = [job.privacy.accept_joint_epsilon for job in jobs]
     least = min((value for value in accepted if value is not None), default=None)
     if joint and (least is None or least < joint):

@@ -18,6 +18,8 @@ from dpsyn.files import folder, private_folder, room_on_disk, sha256, stamp, wri
 from dpsyn.population import Label, Population
 from dpsyn.storage import from_parquet, to_parquet
 
+SHOWN_KEYS = 3  # of those in which two runs differ
+
 
 @dataclass(frozen=True)
 class RunDirectory:
@@ -103,9 +105,11 @@ class RunDirectory:
         keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
         keys = [key for key in keys if not any(f"{key}.".startswith(f"{name}.") for name in free)]
         if keys:
-            differing = ", ".join(f"{key} was {before.get(key)}, now {now.get(key)}" for key in keys)
+            shown = [f"{key} was {before.get(key)}, now {now.get(key)}" for key in keys[:SHOWN_KEYS]]
+            more = [f"and {len(keys) - SHOWN_KEYS} more"] if len(keys) > SHOWN_KEYS else []
             raise UserError(
-                f"run_dir={self.root}: a run with other settings is there ({differing}). Name another run_dir."
+                f"run_dir={self.root}: a run with other settings is there ({', '.join([*shown, *more])}). "
+                "Give the command that began it, or name another run_dir."
             )
         if known["fingerprint"] != fingerprint:
             raise UserError(f"run_dir={self.root}: data: the files changed since this run began. Name another run_dir.")
@@ -174,6 +178,16 @@ class RunDirectory:
 
     def stamp(self) -> None:
         stamp(self.release)
+
+    def contents(self) -> list[str]:
+        """Where things are: 'synthetic data: runs/digits/release/synthetic.parquet'."""
+        places = {
+            "synthetic data": self.release / "synthetic.parquet",
+            "pictures": self.release / "samples.png",
+            "samples to read": self.release / "samples.txt",
+            "privacy statement": self.release / "privacy.json",
+        }
+        return [f"{name}: {path}" for name, path in places.items() if path.exists()]
 
 
 def open_run(root: Path) -> RunDirectory:
