@@ -41,7 +41,11 @@ class CellPlan:
 
     @property
     def columns(self) -> list[cells.Column]:
-        return [cells.Column(column.codes, column.ordered, column.missing) for column in coded(self.schema)]
+        return _columns(self.schema)
+
+
+def _columns(schema: Schema) -> list[cells.Column]:
+    return [cells.Column(column.codes, column.ordered, column.missing, column.expected) for column in coded(schema)]
 
 
 def release_name(t: int, release: cells.Release) -> str:
@@ -56,7 +60,7 @@ def records_in_a_vote(charge: Charge, subspaces: int) -> float:
 
 def cell_plan(schedule: Cells, schema: Schema, labels: int, records: int, privacy: Settings) -> CellPlan:
     """records: as declared."""
-    columns = [cells.Column(column.codes, column.ordered, column.missing) for column in coded(schema)]
+    columns = _columns(schema)
     # a user's rows, and a record that is replaced, move a score by more than one
     scores = schedule.scores and privacy.unit == "record" and privacy.neighbours == "add_remove"
     releases = cells.plan(columns, labels, records, multiplier(privacy), scores)
@@ -84,7 +88,7 @@ def evolve_cells(plan: CellPlan, ask: Ask, seed: int, done: int = 0) -> Iterator
             codes, labels = cell_evolution.draw(state, size, generator(seed, t, "generate"), settle=last)
             content = decoded(plan.schema, codes, labels, seeds(seed, t, "vary", size))
             everyone = np.arange(size)
-            yield Population(t, Samples(content), labels, np.full(size, -1), everyone >= 0)
+            yield Population(t, Samples(content, forms=plan.schema.forms), labels, np.full(size, -1), everyone >= 0)
 
 
 def digest(question: cells.Question) -> str:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from dpsyn import codec, draft, schema
-from dpsyn.columns import AS_MISSING, AS_OTHER, CLIPPED, FINE, RULES
+from dpsyn.columns import AS_MISSING, AS_OTHER, CLIPPED, CUT, FINE, RULES
 from dpsyn.compose import config_folder
 from dpsyn.errors import UserError
 from dpsyn.population import MISSING
@@ -53,7 +53,8 @@ def test_cells_become_values_of_the_declared_kind_and_missing_ones_stay_missing(
         "grade": ["1", "2", "3", "4.0"],
     }
     content, rules = of(WIDE).read(cells)
-    assert not rules.any()
+    assert (rules[:, 2] == [FINE, CUT, FINE, FINE]).all()  # a date has no time of day
+    assert not np.delete(rules, 2, 1).any()
     assert content["age"].tolist() == [39, 39, 39, MISSING]
     assert content["gain"].tolist()[:2] == [1.25, 100.0] and np.isnan(content["gain"][2])
     assert content["born"].astype(str).tolist() == ["1995-03-01", "1995-03-01", "NaT", "NaT"]

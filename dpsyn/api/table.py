@@ -74,7 +74,7 @@ class Table:
         self.schema.with_labels(content, self.schema.index(labels))
         for column in self.schema.features:
             content[column.name] = column.typed(places[column.name])
-        return Samples(self.schema.repaired(content, seeds))
+        return Samples(self.schema.repaired(content, seeds), forms=self.schema.forms)
 
     def _fresh(self, column: Column, at: int, seeds: np.ndarray) -> np.ndarray:
         """Places, int64 [n], -1 for a missing one."""
