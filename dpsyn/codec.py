@@ -29,11 +29,9 @@ from dpsyn.schema import Schema
 from dpsyn.seeds import uniform
 
 BINS = 256  # runs of equal length
-NEAR = 32  # runs an octave, where that is shorter: a number is told to 2 % of itself
-DEPTH = 20  # octaves; below them, and of distances, FAR an octave
-FAR = 8
-DISTANCE = 16  # runs an octave of distances
+NEAR = 32  # runs an octave, where that is shorter: a number, or a distance, is told to 2 % of itself
 CLOSE = 10  # a distance is told below this part of the range
+FARTHEST = 40  # octaves of distances, where there is no resolution
 STREAM = 2**21  # of a row's seed, from here on one a column
 STREAMS = 2**20  # and for what is drawn otherwise
 
@@ -82,8 +80,8 @@ def codes(schema: Schema, content: np.ndarray) -> np.ndarray:
         found = near + np.searchsorted(own, places, side="right") - 1
         if near:
             edges, base = _edges(column), _base(column, below[column.name], content)
-            apart = _apart(column, base, places)
-            is_near = (base >= 0) & (places >= base) & (apart < edges[-1]) & ~np.isin(places, column.special)
+            apart = _apart(column, base, places).clip(0)  # of a row that breaks the order: as if equal
+            is_near = (base >= 0) & (apart < edges[-1]) & ~np.isin(places, column.special)
             found = np.where(is_near, np.searchsorted(edges, apart, side="right") - 1, found)
         table[:, at] = np.where(places < 0, near + len(own), found)
     return table
@@ -98,10 +96,11 @@ def decoded(schema: Schema, table: np.ndarray, labels: np.ndarray, seeds: np.nda
     content = np.empty(len(table), schema.dtype)
     schema.with_labels(content, labels)
     below, facts = _below(schema), coded(schema)
+    for of_column, fact in zip(table.T, facts, strict=True):
+        if len(table) and not 0 <= of_column.min() <= of_column.max() < fact.codes:
+            raise ValueError(f"a code of {fact.name} is not in 0..{fact.codes - 1}")
     for at in _settled_first(schema, below):
         column, mine = schema.features[at], table[:, at].astype(np.int64)
-        if len(mine) and not 0 <= mine.min() <= mine.max() < facts[at].codes:
-            raise ValueError(f"a code of {column.name} is not in 0..{facts[at].codes - 1}")
         near, ends = _count(column, below), np.append(_starts(column), column.size)
         none = mine == facts[at].missing if column.missing else np.zeros(len(mine), bool)
         own = np.where(none, 0, mine - near).clip(0)
@@ -233,11 +232,9 @@ def _is_fine_near_zero(column: Column) -> bool:
 
 
 def _near_zero(column: Column) -> np.ndarray:
-    """int64: places from where runs of a 32nd of an octave begin, as far as that is shorter than the equal ones; far
-    below the bounds of an eighth."""
+    """int64: places from where runs of a 32nd of an octave begin, as far as that is shorter than the equal ones."""
     largest = max(abs(column.low), abs(column.high))
-    octaves = math.log2(largest / column.finest)
-    sizes = largest * 2.0 ** -np.concatenate([np.arange(0, min(DEPTH, octaves), 1 / NEAR), np.arange(DEPTH, octaves, 1 / FAR)])
+    sizes = largest * 2.0 ** (-np.arange(NEAR * math.log2(largest / column.finest)) / NEAR)
     sizes = sizes[sizes * (1 - 2 ** (-1 / NEAR)) < (column.high - column.low) / BINS]
     numbers = np.concatenate([-sizes, [0.0], sizes])
     numbers = numbers[(column.low <= numbers) & (numbers <= column.high)]
@@ -254,12 +251,11 @@ def _edges(column: Column) -> np.ndarray:
     """[codes of distances + 1], rising from 0: int64 places, of graded numbers float64."""
     whole = column.high - column.low if column.graded else column.size
     farthest = whole / CLOSE
-    finest = max(column.finest, farthest * 2.0 ** (-2 * DEPTH)) if column.graded else 1
+    finest = max(column.finest, farthest * 2.0**-FARTHEST) if column.graded else 1
     if farthest <= finest:
         return np.array([0, finest])
-    octaves = min(math.log2(farthest / finest), 2 * DEPTH)
-    runs = max(1, min(round(octaves * DISTANCE), (column.bins or 2**16) - 1))
-    edges = np.concatenate([[0], np.geomspace(farthest * 2.0**-octaves, farthest, runs + 1)])
+    runs = max(1, min(round(math.log2(farthest / finest) * NEAR), (column.bins or 2**16) - 1))
+    edges = np.concatenate([[0], np.geomspace(finest, farthest, runs + 1)])
     return np.unique(edges if column.graded else np.append(edges, 1).astype(np.int64))
 
 

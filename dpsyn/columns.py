@@ -479,7 +479,7 @@ def _bound(key: str, kind: str, value: Any, form: str | None, zone: str | None, 
     value = _number(value)
     is_whole = type(value) is int or (type(value) is float and math.isfinite(value) and value == math.floor(value))
     if kind == "integer" and not (is_whole and abs(value) < 2**63):
-        raise bad(key, value, "whole numbers between -2^63 and 2^63")
+        raise bad(key, value, "whole numbers of 64 bits")
     if type(value) not in (int, float) or not abs(value) <= MAX_FLOAT:
         raise bad(key, value, "numbers")
     return int(value) if kind == "integer" else float(value)
