@@ -163,8 +163,8 @@ def test_a_decoded_row_depends_on_its_code_label_and_seed_alone() -> None:
     whole = codec.decoded(table, coded, labels, own)
     part = codec.decoded(table, coded[150:], labels[150:], own[150:])
     assert repr(whole[150:].tolist()) == repr(part.tolist())
-    with pytest.raises(ValueError, match=r"a code of age is not in 0\.\.101"):
-        codec.decoded(table, np.full((1, 6), 102), np.zeros(1, int), own[:1])
+    with pytest.raises(ValueError, match=r"a code of age is not in 0\.\.11\d"):
+        codec.decoded(table, np.full((1, 6), 999), np.zeros(1, int), own[:1])
 
 
 STAYS = {
