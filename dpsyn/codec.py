@@ -30,7 +30,6 @@ from dpsyn.seeds import uniform
 
 BINS = 256  # runs of equal length
 NEAR = 32  # runs an octave, where that is shorter: a number, or a distance, is told to 2 % of itself
-FEW = 8
 AT_ENDS = 3  # runs an octave of the distance from a bound, where that is shorter
 CLOSE = 10  # a distance is told below this part of the range
 FARTHEST = 40  # octaves of distances, where there is no resolution
@@ -67,7 +66,7 @@ def coded(schema: Schema) -> tuple[Coded, ...]:
     found = []
     for column in schema.features:
         ordered = column.numeric or column.kind == "ordered"
-        count = _count(column, below) + len(_starts(column, column.name in below))
+        count = _count(column, below) + len(_starts(column))
         expected = _expected(column, column.name in below) if column.numeric else None
         found.append(Coded(column.name, count + column.missing, ordered, count if column.missing else None, expected))
     return tuple(found)
@@ -78,7 +77,7 @@ def codes(schema: Schema, content: np.ndarray) -> np.ndarray:
     below = _below(schema)
     table = np.empty((len(content), len(schema.features)), np.int32)
     for at, column in enumerate(schema.features):
-        near, own, places = _count(column, below), _starts(column, column.name in below), column.places(content[column.name])
+        near, own, places = _count(column, below), _starts(column), column.places(content[column.name])
         found = near + np.searchsorted(own, places, side="right") - 1
         if near:
             edges, base = _edges(column), _base(column, below[column.name], content)
@@ -103,7 +102,7 @@ def decoded(schema: Schema, table: np.ndarray, labels: np.ndarray, seeds: np.nda
             raise ValueError(f"a code of {fact.name} is not in 0..{fact.codes - 1}")
     for at in _settled_first(schema, below):
         column, mine = schema.features[at], table[:, at].astype(np.int64)
-        near, ends = _count(column, below), np.append(_starts(column, column.name in below), column.size)
+        near, ends = _count(column, below), np.append(_starts(column), column.size)
         none = mine == facts[at].missing if column.missing else np.zeros(len(mine), bool)
         own = np.where(none, 0, mine - near).clip(0)
         first, end, chance = ends[own], ends[own + 1], uniform(seeds, STREAM + at)
@@ -212,9 +211,8 @@ def _within(column: Column, first: np.ndarray, end: np.ndarray, chance: np.ndarr
 
 
 @functools.lru_cache(maxsize=1024)
-def _starts(column: Column, is_above: bool) -> np.ndarray:
-    """int64 [codes of the column by itself, without the missing one], rising: the first place of each. is_above: what is
-    close to others is told by distance, so that few are enough near zero; each one more adds its noise."""
+def _starts(column: Column) -> np.ndarray:
+    """int64 [codes of the column by itself, without the missing one], rising: the first place of each."""
     if not column.numeric:
         return np.arange(column.size)
     bins = min(column.bins or BINS, column.size)
@@ -227,7 +225,7 @@ def _starts(column: Column, is_above: bool) -> np.ndarray:
     if column.bins is None and column.size > BINS:
         starts = np.concatenate([starts, _near_ends(column)])
     if _is_fine_near_zero(column):
-        starts = np.concatenate([starts, _near_zero(column, FEW if is_above else NEAR)])
+        starts = np.concatenate([starts, _near_zero(column)])
     starts = np.unique(starts)
     return starts[starts < column.size]
 
@@ -236,11 +234,11 @@ def _is_fine_near_zero(column: Column) -> bool:
     return column.bins is None and column.kind not in TIMES and column.size > BINS
 
 
-def _near_zero(column: Column, runs: int) -> np.ndarray:
-    """int64: places from where runs begin, so many an octave, as far as that is shorter than the equal ones."""
+def _near_zero(column: Column) -> np.ndarray:
+    """int64: places from where runs of a 32nd of an octave begin, as far as that is shorter than the equal ones."""
     largest = max(abs(column.low), abs(column.high))
-    sizes = largest * 2.0 ** (-np.arange(runs * math.log2(largest / column.finest)) / runs)
-    sizes = sizes[sizes * (1 - 2 ** (-1 / runs)) < (column.high - column.low) / BINS]
+    sizes = largest * 2.0 ** (-np.arange(NEAR * math.log2(largest / column.finest)) / NEAR)
+    sizes = sizes[sizes * (1 - 2 ** (-1 / NEAR)) < (column.high - column.low) / BINS]
     numbers = np.concatenate([-sizes, [0.0], sizes])
     numbers = numbers[(column.low <= numbers) & (numbers <= column.high)]
     return column.places(np.rint(numbers) if column.whole else numbers)
@@ -279,7 +277,7 @@ def _edges(column: Column) -> np.ndarray:
 @functools.lru_cache(maxsize=1024)
 def _expected(column: Column, is_above: bool) -> np.ndarray:
     """float64 [codes without the missing one], the sum one: half of it of distances, where there are any."""
-    starts = _starts(column, is_above)
+    starts = _starts(column)
     numbers = column.numbers_at(np.append(starts, column.size - 1))
     shares = np.diff(np.append(starts, column.size)) / column.size
     if _is_fine_near_zero(column):

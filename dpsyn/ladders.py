@@ -11,17 +11,45 @@ from dpsyn.cells import Column
 from dpsyn.selection import project_on_simplex
 
 ATOMS = 32  # the finest cells of one column that rows move between
+MANY = 64  # values without an order, of which more are shrunk
+GRID, ROUNDS = 60, 200  # counts that are thought of; steps of expectation and maximisation
 SHIFTS = 32  # of the blocks that counts are smoothed in; twice as many make no difference
 
 
 def denoised(noisy: np.ndarray, column: Column, sigma: float, total: float) -> np.ndarray:
-    """A column's counts, non-negative, of the sum `total`; those of an order are smoothed."""
+    """A column's counts, non-negative, of the sum `total`; those of an order are smoothed, those of many values without
+    one shrunk."""
     noisy = noisy.astype(np.float64)
     if column.ordered:
         inside = np.arange(column.codes) != (-1 if column.missing is None else column.missing)
         expected = np.ones(int(inside.sum())) if column.expected is None else column.expected
         noisy[inside] = _smoothed(noisy[inside], expected, sigma)
+    elif is_shrunk(column):
+        return _shrunk(noisy, sigma, total)
     return project_on_simplex(noisy, total)
+
+
+def is_shrunk(column: Column) -> bool:
+    return not column.ordered and column.codes > MANY
+
+
+def _shrunk(noisy: np.ndarray, sigma: float, total: float) -> np.ndarray:
+    """Counts of many values, most of which may not occur, non-negative, of the sum `total`: each one's mean after its
+    noisy count, by the distribution of counts that makes all noisy ones likeliest (Kiefer and Wolfowitz 1956). So those
+    that noise explains share alike; the projection gives all to the few whose noise is highest."""
+    sigma = max(sigma, 1e-3)
+    top = max(float(noisy.max()), sigma)
+    counts = np.concatenate([[0.0], np.geomspace(min(0.05 * sigma, top / 2), top, GRID)])
+    alike, which, many = np.unique(np.rint(noisy * (20 / sigma)), return_inverse=True, return_counts=True)
+    away = (alike[:, None] * (sigma / 20) - counts) / sigma
+    likely = np.exp(-0.5 * (away**2 - (away**2).min(1, keepdims=True)))
+    shares = np.full(len(counts), 1 / len(counts))
+    for _ in range(ROUNDS):
+        weights = likely * shares
+        weights /= weights.sum(1, keepdims=True)
+        shares = many @ weights / len(noisy)
+    found: np.ndarray = (weights @ counts)[which]
+    return found * (total / found.sum()) if found.sum() > 0 else np.full(len(noisy), total / len(noisy))
 
 
 def _smoothed(noisy: np.ndarray, expected: np.ndarray, sigma: float) -> np.ndarray:
