@@ -73,7 +73,13 @@ def _smoothed(noisy: np.ndarray, expected: np.ndarray, sigma: float) -> np.ndarr
         gap = counts[:, ::2] - (counts[:, ::2] + counts[:, 1::2]) * left
         noise = sigma * np.sqrt(sizes[:, ::2] * (1 - left) ** 2 + sizes[:, 1::2] * left**2)
         limit = max(3.0, math.sqrt(2 * math.log(gap.shape[1])))  # of so many, noise alone stays below that
-        first = sums * left + np.where(np.abs(gap) > limit * noise, gap, 0)
+        told = np.abs(gap) > limit * noise
+        first = sums * left + np.where(told, gap, 0)
+        # of two that differ, the lighter one may be empty: so far noise explains it, it goes to the other
+        lighter = np.where(gap < 0, counts[:, ::2], counts[:, 1::2])
+        its_noise = sigma * np.sqrt(np.where(gap < 0, sizes[:, ::2], sizes[:, 1::2]))
+        kept = ((lighter / np.maximum(its_noise, 1e-300) - 1) / (limit - 1)).clip(0, 1)
+        first = np.where(told, np.where(gap < 0, first * kept, sums - (sums - first) * kept), first)
         sums = np.stack([first, sums - first], 2).reshape(len(shifts), -1)
     smooth: np.ndarray = np.bincount(at.ravel(), sums.ravel())[: len(noisy)] / len(shifts)
     return smooth
