@@ -135,7 +135,9 @@ def _above_others(
     bottom = base.clip(0, column.size - 1)
     room = _apart(column, bottom, np.full(len(base), column.size - 1)) + (0 if column.graded else 1)
     low, high = edges[np.maximum(close, 0)], edges[np.maximum(close, 0) + 1]
-    by_distance = _moved(column, bottom, np.where(low < room, low + chance * (np.minimum(high, room) - low), chance * room))
+    by_distance = _moved(
+        column, bottom, np.where(low < room, low + chance * (np.minimum(high, room) - low), chance * room)
+    )
     least = np.where(base < 0, first, np.maximum(first, _moved(column, bottom, np.full(len(base), edges[-1]))))
     has_room = (least < end) & (_apart(column, bottom, least) >= edges[-1]) | (base < 0)
     by_itself = _within(column, np.where(has_room, least, first), end, chance)

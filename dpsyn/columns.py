@@ -399,6 +399,8 @@ def _numeric_column(key: str, name: str, kind: str, said: Mapping[str, Any], kno
     )
     if low > high:
         raise bad(f"{key}.bounds", f"[{bounds[0]}, {bounds[1]}]", "the lower one first")
+    if high - low > MAX_FLOAT:
+        raise bad(f"{key}.bounds", f"[{bounds[0]}, {bounds[1]}]", "bounds whose distance a float64 holds")
     step = _resolution(key, kind, said.get("resolution"))
     graded = kind == "number" and step is None
     if graded:
@@ -410,9 +412,8 @@ def _numeric_column(key: str, name: str, kind: str, said: Mapping[str, Any], kno
     apart = high - low
     if kind in WHOLE and apart > MOST:
         raise bad(f"{key}.bounds", f"[{bounds[0]}, {bounds[1]}]", "bounds that are less than 2^63 apart")
-    if kind == "number" and (apart == math.inf or max(-low, high) / step >= 2**62):
-        what = "a coarser one: these bounds hold more than 2^62 values"
-        raise bad(f"{key}.resolution", step, what)
+    if kind == "number" and not graded and max(-low, high) / step >= 2**62:
+        raise bad(f"{key}.resolution", step, "a coarser one: these bounds hold more than 2^62 values")
     bins = said.get("bins")
     if bins is not None and (type(bins) is not int or not 1 <= bins <= 2**16):
         raise bad(f"{key}.bins", bins, "a whole number, 1 to 65536")

@@ -173,7 +173,8 @@ def lowest_above(low: Column, high: Column, places: np.ndarray, strict: bool) ->
     wanted = _turned(given, low, high, strict, up=True)
     found = _placed(high, wanted, up=True)
     if high.kind == "number":
-        found = found + ~_in_order(given, high.measured(found), strict)
+        further = np.maximum(found + 1, _placed(high, np.nextafter(wanted.astype(np.float64), np.inf), up=True))
+        found = np.where(_in_order(given, high.measured(found), strict), found, further)
     return np.where(places >= low.size, high.size, found)
 
 
@@ -181,9 +182,11 @@ def _below(columns: Mapping[str, Column], each: Order, high: np.ndarray) -> np.n
     """The highest places of the lower column that keep the order, -1 where there is none; of missing values any."""
     low, above = columns[each.low], columns[each.high]
     given = above.measured(high.clip(0, above.size - 1))
-    found = _placed(low, _turned(given, above, low, each.strict, up=False), up=False)
-    if low.kind == "number":
-        found = found - ~_in_order(low.measured(found), given, each.strict)
+    wanted = _turned(given, above, low, each.strict, up=False)
+    found = _placed(low, wanted, up=False)
+    if low.kind == "number":  # the steps there may be finer than floats are
+        further = np.minimum(found - 1, _placed(low, np.nextafter(wanted.astype(np.float64), -np.inf), up=False))
+        found = np.where(_in_order(low.measured(found), given, each.strict), found, further)
     return np.where(high < 0, -1, found)
 
 

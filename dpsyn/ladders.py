@@ -12,6 +12,7 @@ from dpsyn.selection import project_on_simplex
 
 ATOMS = 32  # the finest cells of one column that rows move between
 MANY = 64  # values without an order, of which more are shrunk
+CLEAR = 4.0  # noisy counts above this many sigma are no noise: what the sum lacks or has too much is the others'
 GRID, ROUNDS = 60, 200  # counts that are thought of; steps of expectation and maximisation
 SHIFTS = 32  # of the blocks that counts are smoothed in; twice as many make no difference
 
@@ -49,7 +50,11 @@ def _shrunk(noisy: np.ndarray, sigma: float, total: float) -> np.ndarray:
         weights /= weights.sum(1, keepdims=True)
         shares = many @ weights / len(noisy)
     found: np.ndarray = (weights @ counts)[which]
-    return found * (total / found.sum()) if found.sum() > 0 else np.full(len(noisy), total / len(noisy))
+    faint = noisy < CLEAR * sigma
+    left = total - found[~faint].sum()
+    if left < 0 or found[faint].sum() <= 0:
+        return found * (total / found.sum()) if found.sum() > 0 else np.full(len(noisy), total / len(noisy))
+    return np.where(faint, found * (left / found[faint].sum()), found)
 
 
 def _smoothed(noisy: np.ndarray, expected: np.ndarray, sigma: float) -> np.ndarray:

@@ -18,7 +18,20 @@ GROUPS = ("api", "data", "embedding", "metric")
 FLOORS = [
     {"errors", ""},
     {"files", "population", "runtime", "tensors", "seeds", "weights", "improved_diffusion"}
-    | {"answers", "asking", "prompts", "rows", "sources", "schema", "codec", "columns", "constraints", "draft", "times", "grades"}
+    | {
+        "answers",
+        "asking",
+        "prompts",
+        "rows",
+        "sources",
+        "schema",
+        "codec",
+        "columns",
+        "constraints",
+        "draft",
+        "times",
+        "grades",
+    }
     | {"declarations", "fonts"},
     {f"{group}" for group in GROUPS},
     {"schedule", "selection", "storage", "voting", "picture", "show"}

@@ -205,12 +205,24 @@ def test_every_part_for_tables_knows_the_new_kinds() -> None:
     ("said", "line"),
     [
         ({"kind": "datetime", "bounds": ["now", "2024-01-01"]}, "bounds=now: expected times, '2020-01-31 18:30:00'."),
-        ({"kind": "datetime", "bounds": MONTHS, "timezone": "Mars/Olympus"}, "timezone=Mars/Olympus: expected null, .*"),
-        ({"kind": "datetime", "bounds": MONTHS, "resolution": 60}, "resolution=60: expected second, minute, hour or day."),
+        (
+            {"kind": "datetime", "bounds": MONTHS, "timezone": "Mars/Olympus"},
+            "timezone=Mars/Olympus: expected null, .*",
+        ),
+        (
+            {"kind": "datetime", "bounds": MONTHS, "resolution": 60},
+            "resolution=60: expected second, minute, hour or day.",
+        ),
         ({"kind": "datetime", "bounds": MONTHS, "format": "%d.%m"}, "format=%d.%m: expected one of strptime's .*"),
         ({"kind": "time", "bounds": [0, 1439]}, "bounds=0: expected times, '18:30'. Put them in quotes."),
-        ({"kind": "time", "bounds": ["0:00", "9:00"], "resolution": "day"}, "resolution=day: expected second, minute or hour."),
-        ({"kind": "date", "bounds": ["2024-01-01", "2024-02-01"], "format": "dots"}, "format=dots: expected one of iso.*"),
+        (
+            {"kind": "time", "bounds": ["0:00", "9:00"], "resolution": "day"},
+            "resolution=day: expected second, minute or hour.",
+        ),
+        (
+            {"kind": "date", "bounds": ["2024-01-01", "2024-02-01"], "format": "dots"},
+            "format=dots: expected one of iso.*",
+        ),
         ({"kind": "date", "bounds": ["2024-01-01", "2024-02-01"], "timezone": "UTC"}, "timezone=UTC: expected kind.*"),
     ],
 )
