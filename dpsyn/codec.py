@@ -7,11 +7,11 @@ diamonds; with the shorter ones 0.03 and 0.05.) Each special value is a run of i
 missing value, where there may be one.
 
 A column that by constraints is never below others is coded by how far it is above the highest of them, as long as that
-is less than a tenth of its range, finely where it is little; where it is more, by itself. Stays in a hospital last days,
-within years: by cells of the two dates every second stay ended before it began, and after the repair the median was 4
-days and the longest 1,700 (of 3 and 42). By the distance alone, a date that is decades after another one lies beyond its
-bounds as soon as either is not known to the year: of `birth <= admitted <= discharged` three in four were admitted on
-the last day of all.
+is less than a tenth of its range, finely where it is little; where it is more, by itself. Stays in a hospital last
+days, within years: by cells of the two dates every second stay ended before it began, and after the repair the median
+was 4 days and the longest 1,700 (of 3 and 42). By the distance alone, a date that is decades after another one lies
+beyond its bounds as soon as either is not known to the year: of `birth <= admitted <= discharged` three in four were
+admitted on the first or the last day of all.
 """
 
 from __future__ import annotations
@@ -247,15 +247,16 @@ def _near_zero(column: Column) -> np.ndarray:
 
 
 def _near_ends(column: Column) -> np.ndarray:
-    """int64: places from where shorter runs begin towards either bound: the data may lie at one end."""
+    """int64: places from where shorter runs begin towards a bound that is not zero: the data may lie at one end."""
     least = max(1 / column.size, 2.0**-FARTHEST)
     parts = 2.0 ** (-np.arange(AT_ENDS * math.log2(1 / least)) / AT_ENDS)
     parts = parts[parts * (1 - 2 ** (-1 / AT_ENDS)) < 1 / BINS]
+    at_low, at_high = (parts[: len(parts) * (bound != 0)] for bound in (column.low, column.high))
     if column.graded:
         whole = column.high - column.low
-        return column.places(np.concatenate([column.low + parts * whole, column.high - parts * whole]))
-    away = np.rint(parts * column.size).astype(np.int64)
-    return np.concatenate([away, column.size - away])
+        return column.places(np.concatenate([column.low + at_low * whole, column.high - at_high * whole]))
+    away, back = (np.rint(part * column.size).astype(np.int64) for part in (at_low, at_high))
+    return np.concatenate([away, column.size - back])
 
 
 def _count(column: Column, below: Mapping[str, Below]) -> int:

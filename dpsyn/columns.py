@@ -84,8 +84,8 @@ NO_SUCH = {"date": NO_DATE, "datetime": NO_DATETIME, "time": NO_TIME}
 class Column:
     """kind: one of KINDS. values: of a category or an ordered one; of a boolean 'false' and 'true'; otherwise none.
 
-    low, high, step: of numbers; of dates in days since 1970, of times in seconds since 1970 or midnight, on the clock of
-    their zone. special: places that are cells of their own, whatever the bins. missing: a value may be missing; texts:
+    low, high, step: of numbers; of dates in days since 1970, of times in seconds since 1970 or midnight, on the clock
+    of their zone. special: places that are cells of their own, whatever the bins. missing: a value may be missing; texts:
     cells that mean so. outside: what a value outside the schema is read as. weight: in the distance. bins: of a number,
     cells of equal width; None: not declared. graded: of a number whose resolution is not declared; step is its
     coarsest. format, timezone: of times, how they are written and on which clock they are read.
@@ -162,8 +162,8 @@ class Column:
         if self.graded:
             numbers = self._grades.numbers(places)
         elif self.kind == "number":
-            first, rest, times_, over = self._grid
-            numbers = (places + first) * times_ / over
+            first, rest, factor, over = self._grid
+            numbers = (places + first) * factor / over
             numbers = (np.round(numbers + rest, _decimals(self.low, self.step)) if rest else numbers) + 0.0
         else:
             numbers = self.measured(places).astype(np.float64)
@@ -195,7 +195,7 @@ class Column:
             if self.graded:
                 steps = self._grades.places(numbers)
             else:
-                first, rest, times_, over = self._grid
+                first, rest, _, _ = self._grid
                 steps = np.rint((numbers - rest) / self.step).astype(np.int64) - np.int64(first)
             return np.where(none, -1, steps.clip(0, self.size - 1))
         try:
@@ -210,7 +210,7 @@ class Column:
 
     @functools.cached_property
     def _grid(self) -> tuple[int, float, float, float]:
-        """(first, rest, times, over) of a number with a resolution: place p stands for (p + first) * times / over +
+        """(first, rest, factor, over) of a number with a resolution: place p stands for (p + first) * factor / over +
         rest. Counted from zero, not from a bound that may be so large that floats lose the steps."""
         low, step = Decimal(repr(self.low)), Decimal(repr(self.step))
         first = int(low // step) - (low < 0 and low % step != 0)

@@ -202,8 +202,8 @@ def _placed(column: Column, values: np.ndarray, up: bool) -> np.ndarray:
 
 
 def _turned(values: np.ndarray, of: Column, into: Column, strict: bool, up: bool) -> np.ndarray:
-    """The first value in the unit of another column that is not below (up; otherwise not above) each of these, or strict:
-    that is above it. Of a number the value itself."""
+    """The first value in the unit of another column that is not below each of these, or, strict, that is above it (not
+    up: the other way round). Of a number the value itself."""
     if into.kind == "number":
         return values
     if of.kind == "number":

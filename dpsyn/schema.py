@@ -10,12 +10,12 @@
     extra: refuse          # or ignore: columns of the file that are not named here are left out
 
 A column: kind, category | ordered | integer | number | date | datetime | time | boolean; values, of the first two;
-bounds, [lowest, highest], of numbers and times; resolution, the distance between neighbouring values (1; second, minute,
-hour or day of a datetime or a time; of a number that says none, seven digits of it); missing: true, missing_values:
+bounds, [lowest, highest], of numbers and times; resolution, the distance between neighbouring values (1; of a datetime
+or a time: second, minute, hour or day; of a number that says none, seven digits of it); missing: true, missing_values:
 cells that mean so, besides empty ones; outside: what becomes of other values, clip (numbers and times, unless said
-otherwise) | other (categories) | missing | refuse; weight, in the distance (1); bins, cells of equal width for a numeric
-column (by default many, and finer ones near 0, so that bounds may be wide); special: values with a cell of their own
-([0] where most are none); format, of times: as strptime spells it, or iso, slashed, compact, dotted, day/month/year,
+otherwise) | other (categories) | missing | refuse; weight, in the distance (1); bins, cells of equal width for a
+numeric column (256, and finer ones near 0 and at either end, so that bounds may be wide); special: values with a cell
+of their own ([0] where most are none); format, of times: as strptime spells it, or iso, slashed, compact, dotted, day/month/year,
 month/day/year of a date; timezone, of a datetime: the clock on which it is read and released.
 
 Bounds and values come from a codebook or from what everybody knows, never from the private rows: nothing here looks at
@@ -207,7 +207,8 @@ def told(column: Column, rule: int) -> str:
 
 
 def column_told(text: str) -> str:
-    """The column of what `told` says. What is told of one column adds up to its cells that were read as another value."""
+    """The column of what `told` says. All that is told of a column adds up to its cells that were read as another
+    value."""
     return text.rpartition(": ")[0]
 
 

@@ -156,7 +156,7 @@ def test_wide_bounds_cost_no_precision_near_zero(low: float, high: float, step: 
     assert (codec.codes(table, back) == coded).all()
     width = np.minimum(np.abs(content["n"]) * 0.0222, (high - low) / 256)
     assert (np.abs(back["n"] - content["n"]) <= width + step).all()
-    assert [facts.codes for facts in codec.coded(table)][1:] == [256, 256]
+    assert [facts.codes for facts in codec.coded(table)][1:] == [256, 279]  # finer towards the bounds of the date
 
 
 def test_a_decoded_row_depends_on_its_code_label_and_seed_alone() -> None:

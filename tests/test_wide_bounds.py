@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from dpsyn import cell_run, cells, codec
 from dpsyn.api.table import Table
 from dpsyn.columns import CLIPPED, FINE, NO_INTEGER
 from dpsyn.errors import UserError
+from dpsyn.export import _csv
 from dpsyn.ladders import denoised
 from dpsyn.population import MISSING, Population, Samples
 from dpsyn.privacy.budget import Settings, multiplier
-from dpsyn.export import _csv
 from dpsyn.schedule import Cells
 from dpsyn.schema import Schema
 from dpsyn.storage import from_parquet, to_parquet
@@ -213,7 +213,7 @@ def test_a_chain_of_columns_is_learned_as_what_lies_between_them(length: int) ->
         at = [0.05, 0.25, 0.5, 0.75, 0.95]
         apart = np.nanquantile(there, at) - np.nanquantile(real, at)
         assert (np.abs(apart) < 0.02 * (column.high - column.low)).all()
-    for low, high in zip(names, names[1:], strict=False):
+    for low, high in itertools.pairwise(names):
         between = [
             (rows[high].astype("M8[D]") - rows[low]).astype(float)[~(np.isnat(rows[low]) | np.isnat(rows[high]))]
             for rows in (ours, content)
