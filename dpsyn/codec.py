@@ -60,6 +60,11 @@ class Below:
     columns: tuple[tuple[Column, bool], ...]
 
 
+def width(column: Column) -> float:
+    """Of the cells of equal width, in steps: what lies in one is told only near zero, or at one end."""
+    return float(np.diff(_starts(column)).max(initial=1))
+
+
 def coded(schema: Schema) -> tuple[Coded, ...]:
     """Of every column that is no label, in order."""
     below = _below(schema)

@@ -85,9 +85,9 @@ class Column:
     """kind: one of KINDS. values: of a category or an ordered one; of a boolean 'false' and 'true'; otherwise none.
 
     low, high, step: of numbers; of dates in days since 1970, of times in seconds since 1970 or midnight, on the clock
-    of their zone. special: places that are cells of their own, whatever the bins. missing: a value may be missing; texts:
-    cells that mean so. outside: what a value outside the schema is read as. weight: in the distance. bins: of a number,
-    cells of equal width; None: not declared. graded: of a number whose resolution is not declared; step is its
+    of their zone. special: places that are cells of their own, whatever the bins. missing: a value may be missing;
+    texts: cells that mean so. outside: what a value outside the schema is read as. weight: in the distance. bins: of a
+    number, cells of equal width; None: not declared. graded: of a number whose resolution is not declared; step is its
     coarsest. format, timezone: of times, how they are written and on which clock they are read.
     """
 
@@ -263,6 +263,7 @@ class Column:
         return (OTHER, AS_OTHER) if self.outside == OTHER else (None, UNDECLARED)
 
     def _numeric(self, text: str) -> tuple[Any, int]:
+        number: float
         if self.kind in TIMES:
             number, rule = self._time(text)
         else:

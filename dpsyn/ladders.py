@@ -63,9 +63,9 @@ def _shrunk(noisy: np.ndarray, sigma: float, total: float) -> np.ndarray:
 
 def _smoothed(noisy: np.ndarray, expected: np.ndarray, sigma: float) -> np.ndarray:
     """Hard-thresholded unbalanced Haar wavelets, the mean over shifts: where the blocks begin does not matter (Coifman
-    and Donoho 1995). In Haar's own blocks alone 1.3 times as many rows lie in wrong codes (California's columns, epsilon
-    1). The counts of two neighbouring blocks keep the shares that are expected of them, unless noise does not explain
-    it. expected: float64 [codes], over 0."""
+    and Donoho 1995). In Haar's own blocks alone 1.3 times as many rows lie in wrong codes (California's columns,
+    epsilon 1). The counts of two neighbouring blocks keep the shares that are expected of them, unless noise does not
+    explain it. expected: float64 [codes], over 0."""
     size = 1 << max(0, len(noisy) - 1).bit_length()
     shifts = np.arange(min(SHIFTS, size)) * (int(0.618 * size) | 1)  # an odd stride: spread over blocks of every size
     at = (np.arange(size) + shifts[:, None]) % size

@@ -15,8 +15,8 @@ or a time: second, minute, hour or day; of a number that says none, seven digits
 cells that mean so, besides empty ones; outside: what becomes of other values, clip (numbers and times, unless said
 otherwise) | other (categories) | missing | refuse; weight, in the distance (1); bins, cells of equal width for a
 numeric column (256, and finer ones near 0 and at either end, so that bounds may be wide); special: values with a cell
-of their own ([0] where most are none); format, of times: as strptime spells it, or iso, slashed, compact, dotted, day/month/year,
-month/day/year of a date; timezone, of a datetime: the clock on which it is read and released.
+of their own ([0] where most are none); format, of times: as strptime spells it, or of a date iso, slashed, compact,
+dotted, day/month/year, month/day/year; timezone, of a datetime: the clock on which it is read and released.
 
 Bounds and values come from a codebook or from what everybody knows, never from the private rows: nothing here looks at
 any, and what a schema says is published.
