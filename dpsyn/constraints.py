@@ -88,8 +88,10 @@ def repaired(
 ) -> np.ndarray:
     """The rows, those that break a constraint mended; row i by itself and seeds[i] alone (uint64 [n]).
 
-    Of a comparison that fails one side gives way, by a coin of the row: the higher column rises just far enough, or the
-    lower falls. A value that must be missing goes. Labels stay. What is mended is within the schema, and breaks none.
+    Of a comparison that fails one side gives way, by a coin of the row: the higher column rises above the lower one by as
+    much as it was below (by less where the bounds are near), or the lower falls: just past it, every second one of two
+    random columns would equal the other. A value that must be missing goes. Labels stay. What is mended is within the
+    schema, and breaks none.
     """
     rows = np.flatnonzero(broken(content, columns, constraints))
     if not len(rows):
@@ -135,11 +137,22 @@ def _put_in_order(
     for each in orders:
         low, high = places[each.low], places[each.high]
         both = (low >= 0) & (high >= 0) & rise
-        high[both] = np.maximum(high, _above(columns, each, low))[both]
+        first, top = _above(columns, each, low), most[each.high]
+        risen = first + _mirrored(first - high, top - first, first - least[each.high])
+        high[both] = np.where(high < first, risen, high)[both]
     for each in reversed(orders):
         low, high = places[each.low], places[each.high]
         both = (low >= 0) & (high >= 0) & ~rise
-        low[both] = np.minimum(low, _below(columns, each, high))[both]
+        last, bottom = _below(columns, each, high), least[each.low]
+        fallen = last - _mirrored(low - last, last - bottom, most[each.low] - last)
+        low[both] = np.where(low > last, fallen, low)[both]
+
+
+def _mirrored(apart: np.ndarray, room: np.ndarray, back: np.ndarray) -> np.ndarray:
+    """int64 [n]: places to move beyond a limit, for values so far before it, of a room so wide, as there is `back`: one
+    share of the narrower room as of the wider one, so that no bound gathers them."""
+    share = np.minimum(1.0, room / np.maximum(back, 1))
+    return np.minimum(np.floor(apart * share).clip(0, 2.0**62).astype(np.int64), room.clip(0))
 
 
 def _room(

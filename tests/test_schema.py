@@ -270,7 +270,7 @@ def test_repaired_rows_break_no_constraint_leave_no_domain_and_keep_their_labels
     assert repr(part.tolist()) == repr(after[4000:].tolist())
 
 
-def test_of_a_comparison_that_fails_either_side_gives_way() -> None:
+def test_of_a_comparison_that_fails_either_side_gives_way_by_as_much_as_it_failed() -> None:
     table = of({name: {"kind": "integer", "bounds": [0, 9]} for name in "ab"}, (), ("a <= b",))
     rows = np.array([(7, 2)] * 400, table.dtype)
     after = table.repaired(rows, seeds(400))
