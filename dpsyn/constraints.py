@@ -88,8 +88,8 @@ def repaired(
 ) -> np.ndarray:
     """The rows, those that break a constraint mended; row i by itself and seeds[i] alone (uint64 [n]).
 
-    Of a comparison that fails one side gives way, by a coin of the row: the higher column rises above the lower one by as
-    much as it was below (by less where the bounds are near), or the lower falls: just past it, every second one of two
+    Of a comparison that fails one side gives way, by a coin of the row: the higher column rises above the lower one as
+    far as it was below (less where a bound is near), or the lower falls: just past it, every second one of two
     random columns would equal the other. A value that must be missing goes. Labels stay. What is mended is within the
     schema, and breaks none.
     """
