@@ -36,8 +36,8 @@ FARTHEST = 40  # octaves of distances, where there is no resolution
 STREAM = 2**21  # of a row's seed, from here on one a column
 STREAMS = 2**20  # and for what is drawn otherwise
 
-# Before anything is known all runs are expected to hold alike, those near zero less: octaves in which that halves. (By the
-# width of the runs instead, 460 tumours at epsilon 1 had a total variation of one column of 0.43, not 0.33.)
+# Before anything is known all runs are expected to hold alike, those near zero less: octaves in which that halves. (By
+# the width of the runs instead, 460 tumours at epsilon 1 had a total variation of one column of 0.43, not 0.33.)
 FADES = 10.0
 
 

@@ -229,3 +229,41 @@ def test_every_part_for_tables_knows_the_new_kinds() -> None:
 def test_a_mistake_in_a_column_of_times_is_one_line(said: dict[str, Any], line: str) -> None:
     with pytest.raises(UserError, match=rf"^schema\.columns\.x\.{line}$"):
         of({"x": said})
+
+
+def test_times_of_a_public_pool_are_released_as_its_schema_declares_them(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dpsyn.api.pool import _opened, _write_items
+    from dpsyn.data import Records
+
+    table = of({**SHOP, "name": {"kind": "category", "values": ["a", "b"]}})
+    content = people(table, 20)
+
+    class Public:
+        def batches(self, size: int) -> Any:
+            yield Records(Samples(content, forms=table.forms), np.zeros(20, np.int64))
+
+    facts = _write_items(Public(), lambda samples: np.zeros((len(samples), 2), np.float32), 20, tmp_path)  # type: ignore[arg-type]
+    (tmp_path / "facts.json").write_text(json.dumps(facts))
+    found = _opened(tmp_path, 0).samples(np.arange(20))
+    assert repr(found.content.tolist()) == repr(content.tolist()) and found.forms == table.forms
+
+
+def test_the_plan_says_where_times_and_rare_values_are_lost() -> None:
+    from dpsyn import cell_run
+    from dpsyn.privacy.budget import Settings
+    from dpsyn.schedule import Cells
+
+    columns = {
+        "made": SHOP["made"],
+        "day": SHOP["day"],
+        "code": {"kind": "category", "values": [f"v{place}" for place in range(800)]},
+        "big": {"kind": "number", "bounds": [0, 1e15], "resolution": 0.01},
+    }
+    plan = cell_run.cell_plan(Cells(None, True), of(columns), 1, 1000, Settings(epsilon=1, delta=1e-5))
+    found = [line.partition(":")[0] for line in cell_run.minds(plan, 20.0)]
+    assert found == ["column 'made'", "column 'code'", "column 'big'"]
+    near = {"made": {"kind": "datetime", "bounds": ["2024-01-01", "2024-01-05"]}, "code": columns["day"]}
+    plan = cell_run.cell_plan(Cells(None, True), of(near), 1, 1000, Settings(epsilon=1, delta=1e-5))
+    assert list(cell_run.minds(plan, 20.0)) == []

@@ -119,7 +119,9 @@ class Tables:
             named = [row[self.unit_column] for row, fits in zip(whole, good, strict=True) if fits]
             units = np.array([codes.setdefault(unit, len(codes)) if unit else -1 for unit in named], np.int64)
         refused.sort(key=lambda refusal: refusal.row)
-        return Records(Samples(content), self.schema.labels_of(content), units, tuple(refused), adjusted)
+        return Records(
+            Samples(content, forms=self.schema.forms), self.schema.labels_of(content), units, tuple(refused), adjusted
+        )
 
     def _rows(self) -> Iterator[Row | Broken]:
         for _, rows in self._source.tables(self._chosen):
