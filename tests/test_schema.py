@@ -202,7 +202,7 @@ def test_what_is_never_below_another_column_is_coded_by_what_is_between() -> Non
     assert not table.broken(back).any()
 
 
-def test_without_the_column_below_it_a_value_is_counted_from_its_own_lowest() -> None:
+def test_without_the_column_below_it_a_value_is_coded_by_itself() -> None:
     base = {"kind": "integer", "bounds": [20, 30], "missing": True}
     table = of({"a": base, "b": {"kind": "integer", "bounds": [0, 90]}}, (), ("a <= b",))
     content = np.empty(91, table.dtype)
