@@ -18,21 +18,8 @@ GROUPS = ("api", "data", "embedding", "metric")
 FLOORS = [
     {"errors", ""},
     {"files", "population", "runtime", "tensors", "seeds", "weights", "improved_diffusion"}
-    | {
-        "answers",
-        "asking",
-        "prompts",
-        "rows",
-        "sources",
-        "schema",
-        "codec",
-        "columns",
-        "constraints",
-        "draft",
-        "times",
-        "grades",
-    }
-    | {"declarations", "fonts"},
+    | {"answers", "asking", "prompts", "rows", "sources", "schema", "codec", "columns", "constraints", "draft"}
+    | {"declarations", "fonts", "times", "grades"},
     {f"{group}" for group in GROUPS},
     {"schedule", "selection", "storage", "voting", "picture", "show"}
     | {"privacy", "privacy.budget", "privacy.mechanism", "workers", "cells", "ladders", "cell_evolution"},
