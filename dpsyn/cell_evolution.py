@@ -17,8 +17,7 @@ from itertools import combinations
 import numpy as np
 
 from dpsyn.cells import LABEL, Column, Question, Release, Subspace, cell_of, count
-from dpsyn.ladders import codes_within, denoised, inverse, ladder
-from dpsyn.selection import project_on_simplex
+from dpsyn.ladders import codes_within, denoised, inverse, is_shrunk, ladder
 
 FAINT = 3.0  # noisy counts below this many sigma may be noise
 PRIOR = 1.0  # standard deviation of a potential; from 0.7 to 1.5 it makes no difference
@@ -158,7 +157,9 @@ def _begin(state: State, tables: list[np.ndarray], sigma: float, rng: np.random.
         atoms = ladders[j][-1]
         spread = np.maximum(sigma, 1e-3) * np.sqrt(np.bincount(atoms))
         finest = Subspace((j,), (np.arange(len(spread)),))
-        measurements.append(Measurement(finest, np.bincount(atoms, noisy), spread, np.zeros(len(spread))))
+        # atoms of many values were chosen by their noise, which would count twice
+        told = marginals[j] if is_shrunk(column) else noisy
+        measurements.append(Measurement(finest, np.bincount(atoms, told), spread, np.zeros(len(spread))))
     if state.labels > 1:
         measurements.append(
             Measurement(
@@ -168,7 +169,8 @@ def _begin(state: State, tables: list[np.ndarray], sigma: float, rng: np.random.
                 np.zeros(state.labels),
             )
         )
-    marginals.append(project_on_simplex(tables[-1], total) if state.labels > 1 else np.array([total]))
+    everyone = Column(state.labels, ordered=False)
+    marginals.append(denoised(tables[-1], everyone, sigma, total) if state.labels > 1 else np.array([total]))
     known = replace(
         state,
         total=total,
@@ -187,7 +189,8 @@ def _share_labels(state: State) -> State:
             others = tuple(range(len(m.subspace.columns) - 1))
             weight = 1 / float((m.sigma**2).sum(others).flat[0])
             sums, weights = sums + weight * m.noisy.sum(others), weights + weight
-    return replace(state, marginals=(*state.marginals[:-1], project_on_simplex(sums / weights, state.total)))
+    labels = denoised(sums / weights, Column(state.labels, ordered=False), weights**-0.5, state.total)
+    return replace(state, marginals=(*state.marginals[:-1], labels))
 
 
 def _populate(state: State, rng: np.random.Generator) -> State:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from dpsyn import cell_evolution, cells
-from dpsyn.codec import coded, decoded
+from dpsyn.codec import coded, decoded, width
 from dpsyn.evolution import generator, seeds
+from dpsyn.ladders import CLEAR, MANY
 from dpsyn.population import Population, Samples
 from dpsyn.privacy.budget import Charge, Part, Settings, multiplier
 from dpsyn.schedule import Cells
@@ -41,7 +42,11 @@ class CellPlan:
 
     @property
     def columns(self) -> list[cells.Column]:
-        return [cells.Column(column.codes, column.ordered, column.missing) for column in coded(self.schema)]
+        return _columns(self.schema)
+
+
+def _columns(schema: Schema) -> list[cells.Column]:
+    return [cells.Column(column.codes, column.ordered, column.missing, column.expected) for column in coded(schema)]
 
 
 def release_name(t: int, release: cells.Release) -> str:
@@ -56,7 +61,7 @@ def records_in_a_vote(charge: Charge, subspaces: int) -> float:
 
 def cell_plan(schedule: Cells, schema: Schema, labels: int, records: int, privacy: Settings) -> CellPlan:
     """records: as declared."""
-    columns = [cells.Column(column.codes, column.ordered, column.missing) for column in coded(schema)]
+    columns = _columns(schema)
     # a user's rows, and a record that is replaced, move a score by more than one
     scores = schedule.scores and privacy.unit == "record" and privacy.neighbours == "add_remove"
     releases = cells.plan(columns, labels, records, multiplier(privacy), scores)
@@ -84,7 +89,27 @@ def evolve_cells(plan: CellPlan, ask: Ask, seed: int, done: int = 0) -> Iterator
             codes, labels = cell_evolution.draw(state, size, generator(seed, t, "generate"), settle=last)
             content = decoded(plan.schema, codes, labels, seeds(seed, t, "vary", size))
             everyone = np.arange(size)
-            yield Population(t, Samples(content), labels, np.full(size, -1), everyone >= 0)
+            yield Population(t, Samples(content, forms=plan.schema.forms), labels, np.full(size, -1), everyone >= 0)
+
+
+def minds(plan: CellPlan, noise: float) -> Iterator[str]:
+    """What public facts alone say that rows will not show, a line each. noise: of the first release, in records."""
+    for column in plan.schema.features:
+        if column.kind == "category" and column.size > MANY and plan.records / column.size < CLEAR * noise:
+            yield (
+                f"column '{column.name}': of {column.size:,} values those with fewer than about {CLEAR * noise:,.0f} "
+                "records look like those that do not occur; declare fewer, and outside: other"
+            )
+        if column.kind == "datetime" and (hours := width(column) * column.step / 3600) > 1:
+            yield (
+                f"column '{column.name}': within these bounds times are told to {hours:.3g} hours; closer bounds or "
+                "more bins tell more, as does a column of kind time for the time of day"
+            )
+        if column.kind == "number" and max(-column.low, column.high) / column.finest > 2**53 and not column.graded:
+            yield (
+                f"column '{column.name}': beyond {2**53 * column.step:.3g} a resolution of {column.step:g} is finer "
+                "than a number of 64 bits is"
+            )
 
 
 def digest(question: cells.Question) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -42,11 +42,14 @@ class Column:
 
     ordered: neighbouring codes are alike (bins of a number), so that cells are runs of them.
     missing: the code of a missing value, outside the order.
+    expected: float64 [codes without it], the share of each before anything is known, where there is an order; None: all
+        alike.
     """
 
     codes: int
     ordered: bool
     missing: int | None = None
+    expected: np.ndarray | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """What a schema says of several columns of a row at once, and the repair of rows that break it.
 
-    capital_loss <= capital_gain      # also <, >= and >; numbers, dates, or ordered columns with the same values
+    capital_loss <= capital_gain      # also <, >= and >; numbers, times, or ordered columns with the same values
     spouse_age is null unless married # unless that boolean is true, or that column of another kind has a value
     spouse_age is null unless status == 'married'
 
-A comparison holds where either side is missing. Nothing is evaluated as code.
+A comparison holds where either side is missing. Whole numbers and times are compared exactly; a date and a datetime by
+their days. Nothing is evaluated as code.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from dpsyn import times
 from dpsyn.columns import Column
 from dpsyn.errors import bad, near, one_of
+from dpsyn.population import MISSING
 from dpsyn.seeds import uniform
 
 KEY = "schema.constraints"
@@ -66,9 +69,10 @@ def broken(content: np.ndarray, columns: Mapping[str, Column], constraints: Sequ
     wrong = np.zeros(len(content), bool)
     for each in constraints:
         if isinstance(each, Order):
-            low, high = (columns[name].numbers(content[name]) for name in (each.low, each.high))
-            with np.errstate(invalid="ignore"):
-                wrong |= (low >= high) if each.strict else (low > high)
+            low, high = columns[each.low], columns[each.high]
+            (x, no_x), (y, no_y) = (_exact(column, content[column.name]) for column in (low, high))
+            x, y = _in_days(x, low, high), _in_days(y, high, low)
+            wrong |= ~(no_x | no_y | _in_order(x, y, each.strict))
         else:
             x, unless = (columns[name].places(content[name]) for name in (each.x, each.unless))
             wrong |= (x >= 0) & ~_met(each, unless, columns)
@@ -84,8 +88,10 @@ def repaired(
 ) -> np.ndarray:
     """The rows, those that break a constraint mended; row i by itself and seeds[i] alone (uint64 [n]).
 
-    Of a comparison that fails one side gives way, by a coin of the row: the higher column rises just far enough, or the
-    lower falls. A value that must be missing goes. Labels stay. What is mended is within the schema, and breaks none.
+    Of a comparison that fails one side gives way, by a coin of the row: the higher column rises above the lower one as
+    far as it was below (less where a bound is near), or the lower falls: just past it, every second one of two
+    random columns would equal the other. A value that must be missing goes. Labels stay. What is mended is within the
+    schema, and breaks none.
     """
     rows = np.flatnonzero(broken(content, columns, constraints))
     if not len(rows):
@@ -131,11 +137,22 @@ def _put_in_order(
     for each in orders:
         low, high = places[each.low], places[each.high]
         both = (low >= 0) & (high >= 0) & rise
-        high[both] = np.maximum(high, _above(columns, each, low))[both]
+        first, top = _above(columns, each, low), most[each.high]
+        risen = first + _mirrored(first - high, top - first, first - least[each.high])
+        high[both] = np.where(high < first, risen, high)[both]
     for each in reversed(orders):
         low, high = places[each.low], places[each.high]
         both = (low >= 0) & (high >= 0) & ~rise
-        low[both] = np.minimum(low, _below(columns, each, high))[both]
+        last, bottom = _below(columns, each, high), least[each.low]
+        fallen = last - _mirrored(low - last, last - bottom, most[each.low] - last)
+        low[both] = np.where(low > last, fallen, low)[both]
+
+
+def _mirrored(apart: np.ndarray, room: np.ndarray, back: np.ndarray) -> np.ndarray:
+    """int64 [n]: places to move beyond a limit, for values so far before it, of a room so wide, as there is `back`: one
+    share of the narrower room as of the wider one, so that no bound gathers them."""
+    share = np.minimum(1.0, room / np.maximum(back, 1))
+    return np.minimum(np.floor(apart * share).clip(0, 2.0**62).astype(np.int64), room.clip(0))
 
 
 def _room(
@@ -157,19 +174,92 @@ def _room(
 
 
 def _above(columns: Mapping[str, Column], each: Order, low: np.ndarray) -> np.ndarray:
-    """The lowest places of the higher column that keep the order; of missing values any."""
-    number, high = columns[each.low].numbers_at(low), columns[each.high]
-    places = np.ceil((np.nan_to_num(number) - high.low) / high.step - 1e-6).astype(np.int64)
-    reached = high.numbers_at(places)
-    return places + ((reached <= number) if each.strict else (reached < number))
+    """The lowest places of the higher column that keep the order, its size where there is none; of missing values
+    any."""
+    return lowest_above(columns[each.low], columns[each.high], low, each.strict)
+
+
+def lowest_above(low: Column, high: Column, places: np.ndarray, strict: bool) -> np.ndarray:
+    """int64 [n]: the lowest place of `high` whose value is not below (strict: is above) that of a place of `low`, int64
+    [n], which may lie beyond its bounds; the size of `high` where there is none."""
+    given = low.measured(places.clip(0, low.size - 1))
+    wanted = _turned(given, low, high, strict, up=True)
+    found = _placed(high, wanted, up=True)
+    if high.kind == "number":
+        further = np.maximum(found + 1, _placed(high, np.nextafter(wanted.astype(np.float64), np.inf), up=True))
+        found = np.where(_in_order(given, high.measured(found), strict), found, further)
+    return np.where(places >= low.size, high.size, found)
 
 
 def _below(columns: Mapping[str, Column], each: Order, high: np.ndarray) -> np.ndarray:
-    """The highest places of the lower column that keep the order; of missing values any."""
-    number, low = columns[each.high].numbers_at(high), columns[each.low]
-    places = np.floor((np.nan_to_num(number) - low.low) / low.step + 1e-6).astype(np.int64)
-    reached = low.numbers_at(places)
-    return places - ((reached >= number) if each.strict else (reached > number))
+    """The highest places of the lower column that keep the order, -1 where there is none; of missing values any."""
+    low, above = columns[each.low], columns[each.high]
+    given = above.measured(high.clip(0, above.size - 1))
+    wanted = _turned(given, above, low, each.strict, up=False)
+    found = _placed(low, wanted, up=False)
+    if low.kind == "number":  # the steps there may be finer than floats are
+        further = np.minimum(found - 1, _placed(low, np.nextafter(wanted.astype(np.float64), -np.inf), up=False))
+        found = np.where(_in_order(low.measured(found), given, each.strict), found, further)
+    return np.where(high < 0, -1, found)
+
+
+def _placed(column: Column, values: np.ndarray, up: bool) -> np.ndarray:
+    """int64 [n]: the place of the first value at or after each one, or at or before it; of a number the nearest one."""
+    if column.kind == "number":
+        return column.places(values.astype(np.float64))
+    low, high = (int(column.low), int(column.high)) if column.whole else (0, column.size - 1)
+    away = values.clip(low, high) - np.int64(low)
+    step = np.int64(column.step if column.whole else 1)
+    found = -(-away // step) if up else away // step
+    return np.where(values > high, column.size if up else found, np.where(values < low, found if up else -1, found))
+
+
+def _turned(values: np.ndarray, of: Column, into: Column, strict: bool, up: bool) -> np.ndarray:
+    """The first value in the unit of another column that is not below each of these, or, strict, that is above it (not
+    up: the other way round). Of a number the value itself."""
+    if into.kind == "number":
+        return values
+    if of.kind == "number":
+        if up:
+            return _to_whole(np.floor(values) + 1 if strict else np.ceil(values))
+        return _to_whole(np.ceil(values) - 1 if strict else np.floor(values))
+    day = np.int64(times.UNITS["day"])
+    if (of.kind, into.kind) == ("datetime", "date"):
+        values = values // day
+    beyond = np.int64(1 if up else -1) if strict else np.int64(0)
+    if (of.kind, into.kind) == ("date", "datetime"):
+        return (values + beyond) * day + (0 if up else day - 1)
+    ends = np.iinfo(np.int64)
+    return values.clip(ends.min + 1, ends.max - 1) + beyond if strict else values
+
+
+def _exact(column: Column, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values as int64, of numbers float64; and bool [n], which are missing."""
+    if column.kind == "number":
+        return values, np.isnan(values)
+    whole = values.astype(np.int64) if column.whole else column.places(values)
+    return whole, whole == MISSING if column.whole else whole < 0
+
+
+def _in_days(values: np.ndarray, column: Column, other: Column) -> np.ndarray:
+    return values // times.UNITS["day"] if (column.kind, other.kind) == ("datetime", "date") else values
+
+
+def _in_order(low: np.ndarray, high: np.ndarray, strict: bool) -> np.ndarray:
+    """bool [n]. A whole number against a number is compared exactly too, as floats lose those above 2^53."""
+    with np.errstate(invalid="ignore"):
+        if low.dtype.kind == "i" and high.dtype.kind == "f":
+            high = _to_whole(np.ceil(high) if strict else np.floor(high))
+        elif low.dtype.kind == "f" and high.dtype.kind == "i":
+            low = _to_whole(np.floor(low) if strict else np.ceil(low))
+        return (low < high) if strict else (low <= high)
+
+
+def _to_whole(numbers: np.ndarray) -> np.ndarray:
+    """float64 [n], whole -> int64 [n], those beyond it at its ends"""
+    ends = np.iinfo(np.int64)
+    inside = np.nan_to_num(numbers).clip(-(2.0**63), 2.0**63 - 1024).astype(np.int64)
+    return np.where(numbers >= 2.0**63, ends.max, np.maximum(inside, ends.min + 1))
 
 
 def _sorted(orders: Sequence[Order]) -> list[Order]:
@@ -214,7 +304,7 @@ def _constraint(text: Any, columns: Mapping[str, Column], labels: Sequence[str])
     if found := ORDER.fullmatch(text):
         left, right = (_column(text, columns, found[k]) for k in (1, 3))
         if not _comparable(left, right):
-            what = "two columns of numbers, two of dates, or two ordered ones with the same values"
+            what = "two columns of numbers, two of dates or times, or two ordered ones with the same values"
             raise bad(KEY, repr(text), what)
         low, high = (left, right) if found[2][0] == "<" else (right, left)
         return Order(text, low.name, high.name, strict="=" not in found[2])
@@ -226,7 +316,8 @@ def _comparable(left: Column, right: Column) -> bool:
         return False
     if left.kind == "ordered":
         return right.kind == "ordered" and left.values == right.values
-    return {left.kind, right.kind} <= {"integer", "number"} or left.kind == right.kind == "date"
+    kinds = {left.kind, right.kind}
+    return kinds <= {"integer", "number"} or kinds <= {"date", "datetime"} or kinds == {"time"}
 
 
 def _column(text: str, columns: Mapping[str, Column], name: str) -> Column:

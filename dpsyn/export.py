@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from dpsyn import times
 from dpsyn.errors import UserError, bad, one_of
 from dpsyn.files import room_on_disk, stamp, sync_folder, write
 from dpsyn.population import Label, Population, take
@@ -89,7 +90,11 @@ Files = Iterator[tuple[str, bytes]]
 
 def _rows(population: Population, labels: Sequence[Label]) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
     """Names of columns, then the rows: the content, then a column for each of the label's."""
-    columns = columns_of(population.samples.content)
+    samples = population.samples
+    columns = columns_of(samples.content, samples.forms)
+    for name in samples.content.dtype.names or ():
+        if samples.content.dtype[name].kind in "mM":
+            columns[name] = [times.written(value, samples.forms.get(name, {})) for value in columns[name]]
     named = {name: [labels[i][name] for i in population.labels] for name in labels[0] if name not in columns}
     return [*columns, *named], zip(*columns.values(), *named.values(), strict=True)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from dpsyn.cell_run import CellPlan, records_in_a_vote, release_name
+from dpsyn.cell_run import CellPlan, minds, records_in_a_vote, release_name
 from dpsyn.errors import bad
 from dpsyn.job import Job, check, rows_asked
 from dpsyn.privacy import account
@@ -101,6 +101,9 @@ def _minds(job: Job, budget: Budget) -> Iterator[str]:
     if job.data.unit_column is not None and job.privacy.unit == "record":
         name = job.data.unit_column
         yield f"column '{name}' names users, but privacy.unit=record protects a row, not all rows of a user"
+    if job.cells:
+        release, charge = job.cells.releases[0], budget.charges[0]
+        yield from minds(job.cells, charge.sigma * records_in_a_vote(charge, release.moves))
 
 
 def _show_cells(console: Console, job: Job, cells: CellPlan, budget: Budget) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -19,14 +19,16 @@ class Samples:
     """Rows of one modality.
 
     content: images uint8 [n, h, w, c] | texts object of str [n] | table rows, structured [n], with a field a column:
-        object of str or None | int64 or MISSING | float64 or NaN | datetime64[D] or NaT | int8: 1 true, 0 false, -1
-        none.
+        object of str or None | int64 or MISSING | float64 or NaN | datetime64[D or s], timedelta64[s] or NaT | int8: 1
+        true, 0 false, -1 none.
     traits: what the api needs to vary a row again (class id, font, pool index, ...), [n, ...] each.
+    forms: of columns of times, by name: 'format' and 'timezone', as the schema declares them.
     Raises ValueError where an array has another number of rows.
     """
 
     content: np.ndarray
     traits: Mapping[str, np.ndarray] = field(default_factory=dict)
+    forms: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _same_rows(len(self.content), self.traits)
@@ -73,7 +75,9 @@ def of_texts(texts: Sequence[str | None]) -> Samples:
 
 def take(samples: Samples, rows: np.ndarray) -> Samples:
     """The named rows (int [m] or bool [n]), in that order."""
-    return Samples(samples.content[rows], {name: values[rows] for name, values in samples.traits.items()})
+    return replace(
+        samples, content=samples.content[rows], traits={name: values[rows] for name, values in samples.traits.items()}
+    )
 
 
 def concatenate(parts: Sequence[Samples]) -> Samples:
@@ -86,4 +90,5 @@ def concatenate(parts: Sequence[Samples]) -> Samples:
     return Samples(
         np.concatenate([part.content for part in parts]),
         {name: np.concatenate([part.traits[name] for part in parts]) for name in names},
+        parts[0].forms,
     )

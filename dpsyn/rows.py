@@ -182,6 +182,11 @@ def parquet_batches(
                 array = array.dictionary_decode()
             if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
                 array = array.cast(pa.large_binary())  # text that is no UTF-8 is then one bad row, not an error
+            # Python's times have no nanoseconds: pyarrow refuses some and leaves others to pandas
+            elif pa.types.is_timestamp(array.type) and array.type.unit == "ns":
+                array = array.cast(pa.timestamp("us", array.type.tz), safe=False)
+            elif array.type == pa.time64("ns"):
+                array = array.cast(pa.time64("us"), safe=False)
             return [as_text(value, names.get(column)) for value in array.to_pylist()]
 
         # without Arrow's threads: see dpsyn/storage.py

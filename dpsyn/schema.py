@@ -9,12 +9,14 @@
     constraints: [...]     # see `dpsyn.constraints`
     extra: refuse          # or ignore: columns of the file that are not named here are left out
 
-A column: kind, category | ordered | integer | number | date | boolean; values, of the first two; bounds, [lowest,
-highest], of numbers and dates; resolution, the distance between neighbouring values (1; of a number about a millionth
-of its range); missing: true, missing_values: cells that mean so, besides empty ones; outside: what becomes of other
-values, clip (numbers and dates, unless said otherwise) | other (categories) | missing | refuse; weight, in the distance
-(1); bins, cells of equal width for a numeric column (256, and finer ones near 0, so that bounds may be wide); special:
-values with a cell of their own ([0] where most are none).
+A column: kind, category | ordered | integer | number | date | datetime | time | boolean; values, of the first two;
+bounds, [lowest, highest], of numbers and times; resolution, the distance between neighbouring values (1; of a datetime
+or a time: second, minute, hour or day; of a number that says none, seven digits of it); missing: true, missing_values:
+cells that mean so, besides empty ones; outside: what becomes of other values, clip (numbers and times, unless said
+otherwise) | other (categories) | missing | refuse; weight, in the distance (1); bins, cells of equal width for a
+numeric column (256, and finer ones near 0 and at either end, so that bounds may be wide); special: values with a cell
+of their own ([0] where most are none); format, of times: as strptime spells it, or of a date iso, slashed, compact,
+dotted, day/month/year, month/day/year; timezone, of a datetime: the clock on which it is read and released.
 
 Bounds and values come from a codebook or from what everybody knows, never from the private rows: nothing here looks at
 any, and what a schema says is published.
@@ -32,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from dpsyn import constraints
-from dpsyn.columns import RULES, Column, declared
+from dpsyn.columns import RULES, TIMES, Column, declared
 from dpsyn.constraints import Constraint
 from dpsyn.declarations import read_declared
 from dpsyn.errors import bad, near, one_of
@@ -81,7 +83,7 @@ class Schema:
             if name not in columns:
                 raise bad("schema.labels", name, "a column of the schema", near(str(name), list(columns)))
             column = columns[name]
-            if column.kind in ("number", "date"):
+            if column.kind in ("number", *TIMES):
                 what = "a category, ordered, boolean or integer column"
                 raise bad("schema.labels", name, what, f"This one is a {column.kind}.")
             if column.missing:
@@ -130,6 +132,11 @@ class Schema:
     def dtype(self) -> np.dtype:
         """Of `Samples.content`: a field a column, labels too."""
         return np.dtype([(column.name, column.dtype) for column in self.columns.values()])
+
+    @property
+    def forms(self) -> Mapping[str, Mapping[str, str]]:
+        """How columns of times are written, as in `Samples.forms`."""
+        return {name: column.form for name, column in self.columns.items() if column.form}
 
     def read(self, cells: Mapping[str, Sequence[str | None]]) -> tuple[np.ndarray, np.ndarray]:
         """Cells by column, n of each -> content [n], and int64 [n, columns]: what became of each cell, an index into
@@ -199,7 +206,13 @@ def told(column: Column, rule: int) -> str:
     return f"{column.name}: {RULES[rule]}"
 
 
+def column_told(text: str) -> str:
+    """The column of what `told` says. All that is told of a column adds up to its cells that were read as another
+    value."""
+    return text.rpartition(": ")[0]
+
+
 def _named(column: Column) -> list[str]:
     if not column.numeric:
         return list(column.values)
-    return [str(int(number)) for number in column.numbers_at(np.arange(column.size))]
+    return [str(number) for number in column.typed(np.arange(column.size)).tolist()]

@@ -15,11 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from dpsyn import times
 from dpsyn.errors import UserError
 from dpsyn.population import MISSING, Label, Population, Samples
 
 GROUP_BYTES = 2**28  # of pixels
 ARROW_NAMES = {"double": "float64", "date32[day]": "date32"}  # as `datasets` calls them
+NONE: Mapping[str, Mapping[str, str]] = {}
+UNIT = "ms"  # of times: parquet has no seconds
 
 
 def label_name(label: Label) -> str:
@@ -35,7 +38,7 @@ def to_parquet(population: Population, labels: Sequence[Label], lineage: bool = 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns, features = _content(population.samples.content)
+    columns, features = _content(population.samples.content, population.samples.forms)
     content = population.samples.content
     own = _bookkeeping(bool(content.dtype.names))
     if not lineage and content.dtype.names and set(labels[0]) <= set(content.dtype.names):
@@ -49,6 +52,7 @@ def to_parquet(population: Population, labels: Sequence[Label], lineage: bool = 
         "traits": {},
         "shape": content.shape[1:],
         "fields": [[name, content.dtype[name].str] for name in content.dtype.names or ()],
+        "forms": {name: dict(form) for name, form in population.samples.forms.items()},
     }
     if lineage:
         columns[own["parent"]] = pa.array(population.parents, pa.int64())
@@ -100,7 +104,9 @@ def from_parquet(content: bytes, where: object, per_label: int | None = None) ->
         }
         return Population(
             facts["iteration"],
-            Samples(_read_content(table, tuple(facts["shape"]), facts["fields"]), traits),
+            Samples(
+                _read_content(table, tuple(facts["shape"]), facts["fields"], facts["forms"]), traits, facts["forms"]
+            ),
             table[own["label"]].to_numpy(),
             table[own["parent"]].to_numpy(),
             table[own["survivor"]].to_numpy(),
@@ -125,9 +131,9 @@ def labels_of(content: bytes, where: object) -> list[Label]:
         raise UserError(f"{where}: not a file of this version of dpsyn.") from None
 
 
-def columns_of(content: np.ndarray) -> dict[str, list[Any]]:
-    """Texts or table rows, column by column, as Python values; None for a missing one."""
-    columns, _ = _content(content)
+def columns_of(content: np.ndarray, forms: Mapping[str, Mapping[str, str]] = NONE) -> dict[str, list[Any]]:
+    """Texts or table rows, column by column, as Python values; None for a missing one. forms: as in `Samples`."""
+    columns, _ = _content(content, forms)
     return {name: column.to_pylist() for name, column in columns.items()}
 
 
@@ -147,7 +153,7 @@ def _group(content: np.ndarray) -> int:
     return max(1, GROUP_BYTES // max(1, content[:1].nbytes)) if content.ndim == 4 else 2**20
 
 
-def _content(content: np.ndarray) -> tuple[dict[str, Any], dict[str, Any]]:
+def _content(content: np.ndarray, forms: Mapping[str, Mapping[str, str]]) -> tuple[dict[str, Any], dict[str, Any]]:
     import pyarrow as pa
 
     if content.ndim == 4:
@@ -157,7 +163,7 @@ def _content(content: np.ndarray) -> tuple[dict[str, Any], dict[str, Any]]:
         pictures = pa.chunked_array([pa.StructArray.from_arrays(pair, ["bytes", "path"]) for pair in columns])
         return {"image": pictures}, {"image": {"_type": "Image"}}
     if content.dtype.names:
-        arrays = {name: _column(content[name]) for name in content.dtype.names}
+        arrays = {name: _column(content[name], forms.get(name, {}).get("timezone")) for name in content.dtype.names}
         return arrays, {
             name: _value(ARROW_NAMES.get(str(array.type), str(array.type))) for name, array in arrays.items()
         }
@@ -166,8 +172,8 @@ def _content(content: np.ndarray) -> tuple[dict[str, Any], dict[str, Any]]:
     raise TypeError(f"no layout for content of dtype {content.dtype} and shape {content.shape}")
 
 
-def _column(values: np.ndarray) -> Any:
-    """An Arrow array, null where a value is missing."""
+def _column(values: np.ndarray, timezone: str | None) -> Any:
+    """An Arrow array, null where a value is missing. timezone: on whose clock times are."""
     import pyarrow as pa
 
     if values.dtype == np.int8:
@@ -176,27 +182,42 @@ def _column(values: np.ndarray) -> Any:
         return pa.array(values, pa.int64(), mask=values == MISSING)
     if values.dtype.kind == "f":
         return pa.array(values, pa.float64(), mask=np.isnan(values))
+    if values.dtype.kind == "m":
+        seconds = np.where(np.isnat(values), 0, values.astype(np.int64)) * 1000
+        return pa.array(seconds.astype(np.int32), pa.time32(UNIT), mask=np.isnat(values))
+    if values.dtype == np.dtype("<M8[s]"):
+        moments = values if timezone is None else times.to_utc(values, timezone)
+        return pa.array(moments.astype(f"<M8[{UNIT}]"), pa.timestamp(UNIT, timezone), mask=np.isnat(values))
     if values.dtype.kind == "M":
         return pa.array(values, pa.date32(), mask=np.isnat(values))
     return pa.array(values.tolist(), pa.string())
 
 
-def _read_column(column: Any, dtype: np.dtype) -> np.ndarray:
+def _read_column(column: Any, dtype: np.dtype, timezone: str | None) -> np.ndarray:
     """The inverse of `_column`."""
+    import pyarrow as pa
+
     if dtype.kind == "O":
         return np.array([*column.to_pylist(), None], dtype)[:-1]
     none = column.is_null().to_numpy(zero_copy_only=False)
+    if dtype.kind == "m":
+        filled = np.full(len(column), np.timedelta64("NaT"), dtype)
+        filled[~none] = (column.drop_null().cast(pa.int32()).to_numpy(zero_copy_only=False) // 1000).astype(dtype)
+        return filled
     missing = {"i": -1 if dtype == np.int8 else MISSING, "f": np.nan, "M": np.datetime64("NaT")}[dtype.kind]
     filled = np.full(len(column), missing, dtype)
     filled[~none] = column.drop_null().to_numpy(zero_copy_only=False).astype(dtype)
-    return filled
+    return filled if timezone is None else times.from_utc(filled, timezone)
 
 
-def _read_content(table: Any, shape: tuple[int, ...], fields: Sequence[Sequence[str]]) -> np.ndarray:
+def _read_content(
+    table: Any, shape: tuple[int, ...], fields: Sequence[Sequence[str]], forms: Mapping[str, Mapping[str, str]]
+) -> np.ndarray:
     if fields:
         content = np.empty(table.num_rows, [(name, dtype) for name, dtype in fields])
         for name, dtype in fields:
-            content[name] = _read_column(table[name].combine_chunks(), np.dtype(dtype))
+            timezone = forms.get(name, {}).get("timezone")
+            content[name] = _read_column(table[name].combine_chunks(), np.dtype(dtype), timezone)
         return content
     if "image" not in table.column_names:
         return np.array(table["text"].to_pylist(), dtype=object)

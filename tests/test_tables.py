@@ -125,7 +125,7 @@ def test_rows_that_the_schema_refuses_are_named_by_column_and_rule_alone(tmp_pat
         (1, "age", "not a number"),
         (2, "rich", "not among the declared values"),
         (3, "(line)", "more or fewer cells than the first line has names"),
-        (4, "born", "not a date (YYYY-MM-DD)"),
+        (4, "born", "not a date as declared (2024-01-31, or its format)"),
     ]
     assert [refusal.value for refusal in found.refused][:2] == [CANARY, CANARY]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import datetime
 import fcntl
 import hashlib
 import json
@@ -236,12 +237,13 @@ class _Stock:
     order: np.ndarray
     starts: np.ndarray
     sizes: np.ndarray
+    forms: Mapping[str, Mapping[str, str]]
 
     def members(self, part: int) -> np.ndarray:
         return self.order[self.starts[part] : self.starts[part] + self.sizes[part]]
 
     def samples(self, items: np.ndarray) -> Samples:
-        return Samples(np.asarray(self.content[items]), {"item": items})
+        return Samples(np.asarray(self.content[items]), {"item": items}, self.forms)
 
 
 @lru_cache(maxsize=2)
@@ -257,7 +259,8 @@ def _opened(folder: Path, labels: int) -> _Stock:
     vectors = np.memmap(folder / "vectors", np.float32, "r", shape=(n, facts["dimension"]))
     parts = np.fromfile(folder / "labels", np.int64) if labels else np.zeros(n, np.int64)
     sizes = np.bincount(parts, minlength=labels)
-    return _Stock(folder, content, vectors, parts, np.argsort(parts, kind="stable"), np.cumsum(sizes) - sizes, sizes)
+    order, starts = np.argsort(parts, kind="stable"), np.cumsum(sizes) - sizes
+    return _Stock(folder, content, vectors, parts, order, starts, sizes, facts.get("forms", {}))
 
 
 def _collect(data: Data, embedding: Embedding, size: int, folder: Path, path: str) -> None:
@@ -300,11 +303,12 @@ def _write_items(data: Data, embedding: Embedding, size: int, folder: Path) -> d
             items = records.samples.content[usable]
             shape = {"shape": items.shape[1:], "dimension": found.shape[1]}
             shape["dtype"] = repr(np.lib.format.dtype_to_descr(items.dtype))
+            shape["forms"] = {name: dict(form) for name, form in records.samples.forms.items()}
             facts = facts or shape
             if facts != shape:
                 raise bad("api.data", type(data).__name__, "rows of one shape and type")
             if items.dtype.hasobject:
-                lines = [json.dumps(item, default=str).encode() for item in items.tolist()]  # a date by its name
+                lines = [json.dumps(item, default=_plain).encode() for item in items.tolist()]
                 starts.write((np.cumsum([len(line) for line in lines], dtype=np.int64) + content.tell()).tobytes())
                 content.write(b"".join(lines))
             else:
@@ -314,6 +318,11 @@ def _write_items(data: Data, embedding: Embedding, size: int, folder: Path) -> d
             rows += len(items)
             left_out += len(records.samples) - len(items)
     return {"rows": rows, "left_out": left_out, **facts}
+
+
+def _plain(value: Any) -> int | str:
+    """A date by its name, a time of day by its seconds: what numpy reads back."""
+    return round(value.total_seconds()) if isinstance(value, datetime.timedelta) else str(value)
 
 
 def _connect(stock: _Stock, width: int, path: Path, runtime: Runtime) -> None:

@@ -74,14 +74,17 @@ class Table:
         self.schema.with_labels(content, self.schema.index(labels))
         for column in self.schema.features:
             content[column.name] = column.typed(places[column.name])
-        return Samples(self.schema.repaired(content, seeds))
+        return Samples(self.schema.repaired(content, seeds), forms=self.schema.forms)
 
     def _fresh(self, column: Column, at: int, seeds: np.ndarray) -> np.ndarray:
         """Places, int64 [n], -1 for a missing one."""
         value = uniform(seeds, STREAMS * at)
         if not _by_size(column):
             return np.floor(value * (column.size + column.missing)).astype(np.int64) - column.missing
-        places = np.floor(value * column.size).astype(np.int64)
+        if column.graded:
+            places = column.places(column.low + value * (column.high - column.low))
+        else:
+            places = _scaled(value, column.size - 1)
         return np.where(self._goes_missing(column, at, seeds), -1, places)
 
     def _moved(self, column: Column, at: int, places: np.ndarray, rate: float, seeds: np.ndarray) -> np.ndarray:
@@ -89,9 +92,15 @@ class Table:
         fresh = self._fresh(column, at, seeds)
         if not _by_size(column):
             return np.where(anew, fresh, places)
-        span = (column.high - column.low) / column.step if column.numeric else column.size - 1
-        shift = (2 * uniform(seeds, STREAMS * at) - 1) * rate * span
-        moved = np.rint((places + shift).clip(0, column.size - 1)).astype(np.int64)
+        shift = (2 * uniform(seeds, STREAMS * at) - 1) * rate
+        if column.graded:
+            moved = column.places(np.nan_to_num(column.numbers_at(places)) + shift * (column.high - column.low))
+        else:  # in whole steps, as floats lose those of wide bounds
+            span = (column.high - column.low) / column.step if column.numeric else column.size - 1
+            steps = np.rint(np.abs(shift) * span).clip(0, 2.0**62).astype(np.int64)
+            moved = np.where(
+                shift < 0, places - np.minimum(steps, places), places + np.minimum(steps, column.size - 1 - places)
+            )
         moved = np.where(places < 0, places, moved)
         if not column.missing:
             return moved
@@ -99,6 +108,11 @@ class Table:
 
     def _goes_missing(self, column: Column, at: int, seeds: np.ndarray) -> np.ndarray:
         return (uniform(seeds, STREAMS * at + 1) < self.missing) & column.missing
+
+
+def _scaled(value: np.ndarray, last: int) -> np.ndarray:
+    """int64 [n]: 0 to last, of numbers in [0, 1)."""
+    return np.minimum(np.floor(value * (last + 1)).clip(0, 2.0**63 - 1024).astype(np.int64), last)
 
 
 def _by_size(column: Column) -> bool:

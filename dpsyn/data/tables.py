@@ -125,7 +125,9 @@ class Tables:
             voting = (unit_of(user) for user, fits in zip(named, good, strict=True) if fits)
             units = np.array([coded(unit, codes) for unit in voting], np.int64)
         refused.sort(key=lambda refusal: refusal.row)
-        return Records(Samples(content), self.schema.labels_of(content), units, tuple(refused), adjusted)
+        return Records(
+            Samples(content, forms=self.schema.forms), self.schema.labels_of(content), units, tuple(refused), adjusted
+        )
 
     def _rows(self) -> Iterator[Row | Broken]:
         for _, rows in self._source.tables(self._chosen):

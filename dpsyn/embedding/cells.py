@@ -20,6 +20,8 @@ class Cells:
 
     def __post_init__(self) -> None:
         check_schema("embedding.schema", self.schema)
+        if not self.schema.features:
+            raise bad("schema.columns", list(self.schema.columns), "a column that is no label, or more")
         for column in codec.coded(self.schema):
             if column.codes > 2**24:  # beyond which a float32 skips numbers
                 raise bad(f"schema.columns.{column.name}.values", f"({column.codes})", "at most 2^24 of them")
