@@ -187,11 +187,15 @@ def export(given: list[str]) -> int:
 def schema(given: list[str]) -> int:
     """`dpsyn schema FILE`: a draft on standard output, to be mended by hand."""
     parser = argparse.ArgumentParser("dpsyn schema", description="Drafts a schema. FILE must be public.")
-    parser.add_argument("file", help="a codebook, or a public sample: csv, jsonl or parquet")
+    parser.add_argument("file", help="a codebook, or a public sample: csv or parquet; also .csv.gz")
+    parser.add_argument("--delimiter", help="what parts the cells of a csv, ';' say; else as its first lines look")
+    parser.add_argument("--encoding", help="of a csv, cp1252 say; else as its first bytes look")
     chosen = parser.parse_args(given)
     from dpsyn.draft import WARNING, draft
 
-    drafted = draft(chosen.file)
+    drafted = draft(chosen.file, chosen.delimiter, chosen.encoding)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # whatever the terminal's: a schema is read as UTF-8
     print("dpsyn:", " ".join(WARNING.split()), file=sys.stderr)
     print(drafted, end="")
     return 0

@@ -20,6 +20,7 @@ from dpsyn import times
 from dpsyn.errors import UserError, bad, near, one_of
 from dpsyn.grades import Grades
 from dpsyn.population import MISSING
+from dpsyn.spelling import canonical
 
 TIMES = ("date", "datetime", "time")
 WHOLE = ("integer", *TIMES)  # held as int64: of times seconds, of dates days
@@ -29,7 +30,7 @@ DTYPES = {"integer": "<i8", "number": "<f8", "date": "<M8[D]", "datetime": "<M8[
 KEYS = {
     "category": ("values",),
     "ordered": ("values",),
-    "boolean": (),
+    "boolean": ("values",),
     **{kind: ("bounds", "resolution", "bins", "special") for kind in ("integer", "number")},
     **{kind: ("bounds", "resolution", "bins", "special", "format") for kind in ("date", "time")},
     "datetime": ("bounds", "resolution", "bins", "special", "format", "timezone"),
@@ -88,7 +89,8 @@ class Column:
     of their zone. special: places that are cells of their own, whatever the bins. missing: a value may be missing;
     texts: cells that mean so. outside: what a value outside the schema is read as. weight: in the distance. bins: of a
     number, cells of equal width; None: not declared. graded: of a number whose resolution is not declared; step is its
-    coarsest. format, timezone: of times, how they are written and on which clock they are read.
+    coarsest. format, timezone: of times, how they are written and on which clock they are read. written: of a boolean,
+    the words for false and true in its cells; () for any of the usual ones.
     """
 
     name: str
@@ -106,6 +108,7 @@ class Column:
     graded: bool = False
     format: str | None = None
     timezone: str | None = None
+    written: tuple[str, ...] = ()
 
     @property
     def numeric(self) -> bool:
@@ -131,8 +134,15 @@ class Column:
 
     @property
     def form(self) -> Mapping[str, str]:
-        """How cells of a time are written: 'format', of strftime, and 'timezone'; what is not declared is left out."""
-        said = {"format": self.format, "timezone": self.timezone}
+        """How cells are written: of a time 'format', of strftime, and 'timezone'; of a boolean 'false' and 'true'; of a
+        number with a resolution its 'decimals'. What is not declared is left out."""
+        said = {
+            "format": self.format,
+            "timezone": self.timezone,
+            **dict(zip(("false", "true"), self.written, strict=False)),
+        }
+        if self.kind == "number" and not self.graded:
+            said["decimals"] = str(_decimals(self.low, self.step))
         return {key: value for key, value in said.items() if value is not None}
 
     @property
@@ -241,6 +251,13 @@ class Column:
         """The place of every value, and of a missing one."""
         return {**{value: place for place, value in enumerate(self.values)}, None: -1}
 
+    @functools.cached_property
+    def _spellings(self) -> Mapping[str, Any]:
+        """What a cell means in the one spelling of `canonical`; of a boolean 0 or 1, by its declared words."""
+        if self.kind == "boolean":
+            return {canonical(word).casefold(): place for place, word in enumerate(self.written)}
+        return {canonical(value): value for value in self.values}
+
     @property
     def _none(self) -> Any:
         if self.whole:
@@ -256,10 +273,12 @@ class Column:
 
     def _named(self, text: str) -> tuple[Any, int]:
         if self.kind == "boolean":
-            value = TRUTH.get(text.lower(), TRUTH.get(text.removesuffix(".0")))
+            value = self._spellings.get(canonical(text).casefold(), TRUTH.get(canonical(text).lower()))
             return (self._none, NO_BOOLEAN) if value is None else (value, FINE)
         if text in self._index:
             return text, FINE
+        if (value := self._spellings.get(canonical(text))) is not None:
+            return value, FINE
         return (OTHER, AS_OTHER) if self.outside == OTHER else (None, UNDECLARED)
 
     def _numeric(self, text: str) -> tuple[Any, int]:
@@ -364,7 +383,12 @@ def declared(key: str, name: str, said: Any, is_label: bool) -> Column:
     shared = {"missing": missing, "texts": texts, "outside": outside, "weight": float(weight)}
     if kind in NUMERIC:
         return _numeric_column(key, name, str(kind), said, shared)
-    values = ("false", "true") if kind == "boolean" else _texts(f"{key}.values", said.get("values"))
+    if kind == "boolean":
+        words = _texts(f"{key}.values", said["values"], least=2) if said.get("values") is not None else ()
+        if len(words) not in (0, 2):
+            raise bad(f"{key}.values", list(words), "two texts, for false and for true: ['no', 'yes']")
+        return Column(name, "boolean", ("false", "true"), written=words, **shared)
+    values = _texts(f"{key}.values", said.get("values"))
     if outside == OTHER and OTHER not in values:
         values = (*values, OTHER)
     if clash := texts & set(values):
@@ -375,13 +399,15 @@ def declared(key: str, name: str, said: Any, is_label: bool) -> Column:
 
 def _texts(key: str, values: Any, least: int = 1) -> tuple[str, ...]:
     if isinstance(values, str) or not isinstance(values, Sequence) or len(values) < least:
-        raise bad(key, "null" if values is None else values, f"a list of texts{', with at least one' * least}")
+        some = ", with at least one" if least else ""
+        raise bad(key, "null" if values is None else values, f"a list of texts{some}")
     for value in values:
         if type(value) not in (str, int):
             raise bad(key, value, "a list of texts", "Put it in quotes.")
     texts = tuple(str(value).strip() for value in values)
-    if len(set(texts)) < len(texts):
-        twice = next(text for text in texts if texts.count(text) > 1)
+    spelled = [canonical(text) for text in texts]
+    if len(set(spelled)) < len(texts):
+        twice = next(text for text, one in zip(texts, spelled, strict=True) if spelled.count(one) > 1)
         raise bad(key, repr(twice), "every value once")
     if least and "" in texts:
         raise bad(key, "''", "values with a name", "An empty cell is a missing one: say missing: true.")

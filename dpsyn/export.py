@@ -5,7 +5,6 @@ Reads `release/` alone; the data and `private/` may be gone. What is written is 
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import re
@@ -24,6 +23,7 @@ from dpsyn.population import Label, Population, take
 from dpsyn.run import RunDirectory
 from dpsyn.storage import columns_of, from_parquet, label_name, labels_of, to_parquet
 
+UNSAFE = re.compile(r"""[",\x00-\x1f\x7f\x85\u2028\u2029]|^\s|\s$""")  # in a cell of a csv: it stands in quotes
 FORMATS = ("csv", "jsonl", "parquet", "imagefolder", "npz")
 
 
@@ -88,24 +88,43 @@ def _chosen(run: RunDirectory, iteration: int | None, everything: bool) -> tuple
 Files = Iterator[tuple[str, bytes]]
 
 
-def _rows(population: Population, labels: Sequence[Label]) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
-    """Names of columns, then the rows: the content, then a column for each of the label's."""
+def _rows(
+    population: Population, labels: Sequence[Label], decimals: bool = False
+) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
+    """Names of columns, then the rows: the content as its cells were written, then a column for each of the label's.
+
+    decimals: numbers as texts, with all decimals that their column has.
+    """
     samples = population.samples
     columns = columns_of(samples.content, samples.forms)
     for name in samples.content.dtype.names or ():
+        form = samples.forms.get(name, {})
         if samples.content.dtype[name].kind in "mM":
-            columns[name] = [times.written(value, samples.forms.get(name, {})) for value in columns[name]]
+            columns[name] = [times.written(value, form) for value in columns[name]]
+        elif "true" in form:
+            columns[name] = [None if value is None else form["true" if value else "false"] for value in columns[name]]
+        elif "decimals" in form and decimals:
+            digits = int(form["decimals"])
+            columns[name] = [None if value is None else f"{value:.{digits}f}" for value in columns[name]]
     named = {name: [labels[i][name] for i in population.labels] for name in labels[0] if name not in columns}
     return [*columns, *named], zip(*columns.values(), *named.values(), strict=True)
 
 
 def _csv(population: Population, labels: Sequence[Label]) -> Files:
-    names, rows = _rows(population, labels)
-    sink = io.StringIO()
-    writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows(["" if value is None else value for value in row] for row in rows)
-    yield "data.csv", sink.getvalue().encode()
+    """Not by the csv module: before Python 3.11.9 and 3.12.3 it leaves a lone carriage return without quotes, and who
+    reads the file finds two rows."""
+    names, rows = _rows(population, labels, decimals=True)
+    lines = [",".join(map(_quoted, names)), *(",".join(map(_quoted, row)) for row in rows)]
+    # a line with nothing in it would be taken for no row
+    yield "data.csv", "".join(f"{line or _quoted('')}\n" for line in lines).encode()
+
+
+def _quoted(value: Any) -> str:
+    """A cell of a csv; nothing for a missing value, two quotes for an empty text."""
+    if value is None:
+        return ""
+    text = str(value)
+    return '"{}"'.format(text.replace('"', '""')) if not text or UNSAFE.search(text) else text
 
 
 def _jsonl(population: Population, labels: Sequence[Label]) -> Files:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
+import gzip
 import io
 import itertools
 import json
+import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from dpsyn.errors import UserError, bad, one_of
 from dpsyn.population import Label
+from dpsyn.spelling import canonical
 
 T = TypeVar("T")
 
@@ -22,10 +27,13 @@ Row = Mapping[str, str | None]
 """Column to cell; None for a missing one. Bytes that are no UTF-8 are lone surrogates, see `is_utf8`."""
 
 BOM = b"\xef\xbb\xbf"
+SNIFFED = 2**16  # bytes of a file by which its encoding and its delimiter are told
+DELIMITERS = (",", ";", "\t", "|")
 
 UNDECLARED = "not among the declared values"
 CELLS = "more or fewer cells than the first line has names"
 NO_OBJECT = "not a JSON object"
+NOT_UTF8 = "not UTF-8 (of Latin-1 or Windows files say data.encoding=cp1252)"
 NESTED = "a list or an object where a single value belongs"
 LINE = "(line)"  # the column of what is wrong with a whole line
 
@@ -55,48 +63,97 @@ class Columns:
         for key, column in asked.items():
             if self.names is not None and column not in self.names:
                 if self.listed:
-                    raise bad(key, column, f"one of the columns ({', '.join(self.names)})")
+                    do = spelled_otherwise(column, self.names)
+                    raise bad(key, column, f"one of the columns ({', '.join(self.names)})", do)
                 do = "Does it name them, and are they parted by data.delimiter?"
                 raise bad(key, column, "one of the columns that the first line of the csv file names", do)
+
+
+def spelled_otherwise(name: str, names: Sequence[str]) -> str:
+    """A line about the one of `names` that differs by no more than white space, capitals or its Unicode form."""
+    same = next((other for other in names if canonical(other).casefold() == canonical(name).casefold()), None)
+    return "" if same is None else f"The file spells it {same!r}: white space, capitals or the Unicode form differ."
 
 
 # Formats
 
 
-def _opened(file: Path) -> io.BufferedReader:
-    """After the mark that some programs put at the head of UTF-8."""
-    stream = file.open("rb")
+def opened(file: Path) -> BinaryIO:
+    """The bytes of a file, unpacked where its name ends in .gz, after the mark that some programs put at the head of
+    UTF-8."""
+    is_packed = file.name.lower().endswith(".gz")
+    stream: Any = gzip.GzipFile(file, "rb") if is_packed else file.open("rb")
     if stream.read(len(BOM)) != BOM:
         stream.seek(0)
-    return stream
+    found: BinaryIO = stream
+    return found
 
 
-def csv_names(file: Path, delimiter: str, path: str | None) -> list[str]:
+def encoding_of(file: Path) -> str:
+    """What the head of a file looks like: 'utf-8', 'utf-16', or 'cp1252', in which Western European files come."""
+    with opened(file) as stream:
+        head = stream.read(SNIFFED)
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff") or (head[1:2] == b"\0" and head[3:4] == b"\0"):
+        return "utf-16"
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return "cp1252"
+    return "utf-8"
+
+
+def delimiter_of(file: Path, encoding: str) -> str:
+    """What parts the cells of a csv: by which its first lines have the same number of cells, more than one."""
+    with opened(file) as stream:
+        head = stream.read(SNIFFED).decode(encoding, "replace")
+    lines = head.splitlines()[:50]
+    lines = lines[:-1] if len(lines) > 1 and not head.endswith("\n") and len(lines) < 50 else lines
+    best, most = ",", 1
+    for sign in DELIMITERS:
+        try:
+            counts = Counter(len(cells) for cells in csv.reader(lines, delimiter=sign) if cells)
+        except csv.Error:
+            continue
+        (cells, rows), *_ = counts.most_common(1) or [(0, 0)]
+        if cells > most and rows >= 0.9 * sum(counts.values()):
+            best, most = sign, cells
+    return best
+
+
+def csv_names(file: Path, delimiter: str, path: str | None, encoding: str = "utf-8") -> list[str]:
     """The first line. Raises UserError where it is none, or gives two columns one name; some may have none."""
     names: list[str] | None = None
     try:
-        with _csv(file, delimiter) as lines:
+        with _csv(file, delimiter, encoding) as lines:
             names = next(lines, [])
-    except (csv.Error, OSError):
+    except (csv.Error, OSError, EOFError, UnicodeError):
         pass
+    if names is not None and not all(map(is_utf8, names)) and (looks := encoding_of(file)) != "utf-8":
+        do = f"It looks like {looks.upper()}: say data.encoding={looks}, or write it as UTF-8."
+        raise bad("data.path", path, f"csv in {encoding.upper()}", do)
     if names is None or not any(names) or not all(map(is_utf8, names)):
-        raise bad("data.path", path, "csv in UTF-8 whose first line names the columns")
+        raise bad("data.path", path, f"csv in {encoding.upper()} whose first line names the columns")
     if len(set(filter(None, names))) < len(list(filter(None, names))):
         raise bad("data.path", path, "csv whose first line gives every column a name of its own")
     return names
 
 
 def csv_rows(
-    file: Path, columns: Sequence[str], delimiter: str, path: str | None, header: Sequence[str] | None = None
+    file: Path,
+    columns: Sequence[str],
+    delimiter: str,
+    path: str | None,
+    header: Sequence[str] | None = None,
+    encoding: str = "utf-8",
 ) -> Iterator[Row | Broken]:
     """Blank lines are left out. header: names of the columns, where the first line is a row like the others.
 
     Raises UserError for quotes that do not match: what follows has no known rows.
     """
-    names = csv_names(file, delimiter, path) if header is None else header
+    names = csv_names(file, delimiter, path, encoding) if header is None else header
     places, width = [(column, names.index(column)) for column in columns], len(names)
     try:
-        with _csv(file, delimiter) as lines:
+        with _csv(file, delimiter, encoding) as lines:
             if header is None:
                 next(lines)
             for cells in lines:
@@ -111,16 +168,16 @@ def csv_rows(
 
 
 @contextlib.contextmanager
-def _csv(file: Path, delimiter: str) -> Iterator[Iterator[list[str]]]:
+def _csv(file: Path, delimiter: str, encoding: str) -> Iterator[Iterator[list[str]]]:
     csv.field_size_limit(sys.maxsize)
-    with io.TextIOWrapper(_opened(file), "utf-8", "surrogateescape", newline="") as stream:
+    with io.TextIOWrapper(opened(file), encoding, "surrogateescape", newline="") as stream:
         yield csv.reader(stream, delimiter=delimiter, strict=True)
 
 
 def jsonl_rows(file: Path, columns: Sequence[str]) -> Iterator[Row | Broken]:
     """Numbers keep the text they are written as; a key that is not there is a missing cell. No row is a blank line."""
     decode = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str).decode
-    with _opened(file) as stream:
+    with opened(file) as stream:
         for line in stream:
             text = line.decode("utf-8", "surrogateescape")
             if text.isspace():
@@ -180,7 +237,7 @@ def parquet_batches(
         def cells(array: Any, column: str) -> list[str | None]:
             if pa.types.is_dictionary(array.type):
                 array = array.dictionary_decode()
-            if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+            if is_text(array.type):
                 array = array.cast(pa.large_binary())  # text that is no UTF-8 is then one bad row, not an error
             # Python's times have no nanoseconds: pyarrow refuses some and leaves others to pandas
             elif pa.types.is_timestamp(array.type) and array.type.unit == "ns":
@@ -192,6 +249,20 @@ def parquet_batches(
         # without Arrow's threads: see dpsyn/storage.py
         for batch in reader.iter_batches(batch_size=size, columns=list(columns), use_threads=False):
             yield batch, cells
+
+
+def is_text(kind: Any) -> bool:
+    """Whether an Arrow type is one of texts."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def is_bytes(kind: Any) -> bool:
+    """Whether an Arrow type is one of bytes."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
 def _class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
@@ -215,6 +286,21 @@ def as_text(value: Any, names: Sequence[str] | None = None) -> str | None:
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
     return str(value)
+
+
+def plain_number(cell: str | None, decimal: str, thousands: str | None) -> str | None:
+    """A number as Python writes it, 1.234,5 as 1234.5; what is none in this way of writing stays as it is.
+
+    >>> plain_number("1.234,5", ",", "."), plain_number("1.2", ",", ".")
+    ('1234.5', '1.2')
+    """
+    if cell is None:
+        return None
+    group = re.escape(thousands) if thousands else "(?!)"
+    form = rf"\s*[+-]?(\d{{1,3}}({group}\d{{3}})+|\d+)?({re.escape(decimal)}\d*)?([eE][+-]?\d+)?\s*"
+    if not re.fullmatch(form, cell):
+        return cell
+    return (cell.replace(thousands, "") if thousands else cell).replace(decimal, ".")
 
 
 def is_utf8(text: str) -> bool:
@@ -250,7 +336,7 @@ def combinations(labels: Any) -> tuple[Label, ...]:
             if type(value) not in (str, int):
                 raise bad(key, value, "strings", "Put it in quotes.")
         columns[str(column)] = [str(value) for value in values]
-        if len(set(columns[str(column)])) < len(values):
+        if len({canonical(value) for value in columns[str(column)]}) < len(values):
             raise bad(key, list(values), "every value once")
     return tuple(dict(zip(columns, values, strict=True)) for values in itertools.product(*columns.values()))
 
@@ -270,6 +356,8 @@ def labeller(
     meant = {column: {label[column]: label[column] for label in labels} for column in sources}
     for column, others in (values or {}).items():
         meant[column] |= {value: declared for value, declared in others.items() if declared in meant[column]}
+    for known in meant.values():  # as it is written first, and then all other spellings of it
+        known |= {canonical(value): known[value] for value in reversed(known) if canonical(value) not in known}
     indices = {tuple(label[column] for column in sources): index for index, label in enumerate(labels)}
     pairs = [(source, meant[column]) for column, source in sources.items()]
 
@@ -277,7 +365,10 @@ def labeller(
         index = indices.get(tuple(known.get(row[source]) for source, known in pairs))  # type: ignore[arg-type, misc]
         if index is not None:
             return index
-        wrong = next(source for source, known in pairs if row[source] not in known)
+        found = tuple(known.get(canonical(row[source] or "")) for source, known in pairs)
+        if None not in found:
+            return indices[found]  # type: ignore[index]
+        wrong = next(source for (source, _), value in zip(pairs, found, strict=True) if value is None)
         return Broken(wrong, UNDECLARED, shown(row[wrong]))
 
     return label_of

@@ -8,6 +8,7 @@ datasets 5.2). It reads what is on the hub.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import functools
 import glob
@@ -22,11 +23,23 @@ from pathlib import Path
 from typing import Any
 
 from dpsyn.errors import bad, one_of
-from dpsyn.rows import Broken, Columns, Row, as_text, csv_names, csv_rows, jsonl_rows, parquet_rows, parquet_schema
+from dpsyn.rows import (
+    Broken,
+    Columns,
+    Row,
+    as_text,
+    csv_names,
+    csv_rows,
+    is_bytes,
+    is_text,
+    jsonl_rows,
+    parquet_rows,
+    parquet_schema,
+)
 
 SUFFIXES = {
-    "csv": (".csv", ".tsv"),
-    "jsonl": (".jsonl", ".ndjson"),
+    "csv": (".csv", ".tsv", ".csv.gz", ".tsv.gz"),
+    "jsonl": (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz"),
     "parquet": (".parquet",),
     "imagefolder": (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".avif"),
 }
@@ -44,6 +57,7 @@ class Source:
 
     path, builder, subset, split: settings of the data. builders: the kinds of file that may be meant. delimiter: of
     csv; None: a tab for .tsv, otherwise a comma. header: names for the columns of csv files whose first line has none.
+    encoding: of csv, as Python names it.
     """
 
     path: str | None
@@ -53,6 +67,7 @@ class Source:
     split: str
     delimiter: str | None = None
     header: Sequence[str] | None = None
+    encoding: str = "utf-8"
 
     def check_settings(self) -> None:
         """Raises UserError for a wrong builder, split or delimiter."""
@@ -64,6 +79,8 @@ class Source:
         sign = self.delimiter
         if sign is not None and (not isinstance(sign, str) or len(sign) != 1 or sign in '"\r\n'):
             raise bad("data.delimiter", repr(sign), "one character, or null")
+        if not is_encoding(self.encoding):
+            raise bad("data.encoding", self.encoding, "an encoding of texts: utf-8, latin-1, cp1252, utf-16, ...")
 
     def check(self, packages: Sequence[str] = ()) -> Path | None:
         """The first local file; None for the hub, which is not asked. Raises UserError for a missing path or package.
@@ -160,15 +177,28 @@ class Source:
         if kind == "csv" and self.header is not None:
             return Columns(self.header, self.header)
         if kind == "csv":
-            names = csv_names(file, self._delimiter(file), self.path)
+            names = csv_names(file, self._delimiter(file), self.path, self.encoding)
             return Columns(names, names, listed=False)
         import pyarrow as pa
 
         schema = parquet_schema(file, self.path)
         types = [item.type.value_type if pa.types.is_dictionary(item.type) else item.type for item in schema]
-        tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
-        texts = [name for name, kind in zip(schema.names, types, strict=True) if any(test(kind) for test in tests)]
+        texts = [name for name, kind in zip(schema.names, types, strict=True) if is_text(kind) or is_bytes(kind)]
         return Columns(schema.names, texts)
+
+    def check_unit(self, column: str) -> None:
+        """Raises UserError where parquet files hold the users of rows as floats, or not all of them as one type."""
+        if self.kind() != "parquet":
+            return
+        kinds = set()
+        for file in self.files():
+            schema = parquet_schema(file, self.path)
+            if column in schema.names:
+                kinds.add(_unit_kind(schema.field(column).type))
+        if "floating numbers" in kinds or len(kinds) > 1:
+            do = "pandas turns whole numbers into floats where one is missing: write them as Int64, or as texts."
+            what = f"ids that are whole numbers, or texts, in all files alike (here: {' and '.join(sorted(kinds))})"
+            raise bad("data.unit_column", column, what, do)
 
     def tables(self, choose: Callable[[Columns], list[str]]) -> Iterator[tuple[list[str], Iterator[Row | Broken]]]:
         """For each file, or the one part on the hub: the columns that `choose` wants of it, and its rows, streamed."""
@@ -186,14 +216,33 @@ class Source:
         for file in self.files():
             columns = choose(self.columns(file))
             if kind == "csv":
-                yield columns, csv_rows(file, columns, self._delimiter(file), self.path, self.header)
+                yield columns, csv_rows(file, columns, self._delimiter(file), self.path, self.header, self.encoding)
             elif kind == "jsonl":
                 yield columns, jsonl_rows(file, columns)
             else:
                 yield columns, parquet_rows(file, columns)
 
     def _delimiter(self, file: Path) -> str:
-        return self.delimiter or ("\t" if file.suffix.lower() == ".tsv" else ",")
+        is_tabs = file.name.lower().removesuffix(".gz").endswith(".tsv")
+        return self.delimiter or ("\t" if is_tabs else ",")
+
+
+def is_encoding(name: object) -> bool:
+    try:
+        return isinstance(name, str) and bool(codecs.lookup(name)._is_text_encoding)
+    except LookupError:
+        return False
+
+
+def _unit_kind(kind: Any) -> str:
+    import pyarrow as pa
+
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return "floating numbers"
+    if pa.types.is_integer(kind):
+        return "whole numbers"
+    return "texts" if is_text(kind) or is_bytes(kind) else str(kind)
 
 
 # Files

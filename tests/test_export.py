@@ -68,7 +68,7 @@ def test_table_rows_keep_their_types_and_what_is_missing(tmp_path):
     assert (tmp_path / "c/data.csv").read_text().splitlines()[1:] == [
         "x,1,2.5,2020-01-31,True",
         ",,,,",
-        ",3,1.0,1970-01-01,False",
+        '"",3,1.0,1970-01-01,False',
     ]
 
 

@@ -272,7 +272,8 @@ def test_a_value_that_stands_for_a_declared_one_is_that_one() -> None:
     labels = ({"stars": "1"}, {"stars": "5"})
     label_of = labeller(labels, {"stars": "score"}, {"stars": {"5.0": "5", "top": "5"}})
     assert [label_of({"score": value}) for value in ("5", "5.0", "top", "1")] == [1, 1, 1, 0]
-    for value in ("1.0", "", None):
+    assert [label_of({"score": value}) for value in ("1.0", " 1", "1 ", "5.00")] == [0, 0, 0, 1]
+    for value in ("01", "1.5", "", None):
         assert label_of({"score": value}) == Broken("score", "not among the declared values", value or "")
 
 

@@ -421,7 +421,7 @@ def test_a_draft_from_a_public_sample_warns_and_reads_that_sample(tmp_path: Path
         "born": {"kind": "date", "bounds": [columns["born"]["bounds"][0], columns["born"]["bounds"][1]]},
         "zip": {"kind": "category", "values": ["00501", "10501"]},
     }
-    assert '# "id": nearly every cell differs' in text and '# "void": every cell is missing' in text
+    assert '# "id": every row has its own: a key; left out' in text and '# "void": every cell is missing' in text
     (tmp_path / "draft.yaml").write_text(text)
     table = Schema(schema.read(str(tmp_path / "draft.yaml")))
     rows = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]

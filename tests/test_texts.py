@@ -22,6 +22,7 @@ from dpsyn.electorate import open_electorate, survey_of
 from dpsyn.errors import UserError
 from dpsyn.execution import carry_out
 from dpsyn.planning import facts
+from dpsyn.rows import NOT_UTF8
 from dpsyn.show import Screen
 from dpsyn.survey import check_survey
 
@@ -85,9 +86,9 @@ def test_text_that_is_not_utf8_is_one_refusal(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"text\nfine\ncaf\xe9\nnaive\n")
     (tmp_path / "b.jsonl").write_bytes(b'{"text": "fine"}\n{"text": "caf\xe9"}\n{"text": "\\udc00"}\n')
     pq.write_table(pa.table({"text": pa.array([b"fine", b"caf\xe9"]).view(pa.string())}), tmp_path / "c.parquet")
-    assert read(Texts(str(tmp_path / "a.csv"))) == (["fine", "naive"], [0, 0], [(1, "text", "not UTF-8")])
-    assert read(Texts(str(tmp_path / "b.jsonl")))[2] == [(1, "text", "not UTF-8"), (2, "text", "not UTF-8")]
-    assert read(Texts(str(tmp_path / "c.parquet")))[2] == [(1, "text", "not UTF-8")]
+    assert read(Texts(str(tmp_path / "a.csv"))) == (["fine", "naive"], [0, 0], [(1, "text", NOT_UTF8)])
+    assert read(Texts(str(tmp_path / "b.jsonl")))[2] == [(1, "text", NOT_UTF8), (2, "text", NOT_UTF8)]
+    assert read(Texts(str(tmp_path / "c.parquet")))[2] == [(1, "text", NOT_UTF8)]
     for refusal in next(Texts(str(tmp_path / "a.csv")).batches(9)).refused:
         json.dumps(refusal.value, ensure_ascii=False).encode("utf-8")
 
@@ -128,10 +129,10 @@ def test_rows_are_streamed(tmp_path: Path) -> None:
 
 
 def test_values_are_what_the_file_says_unless_they_stand_for_another(tmp_path: Path) -> None:
-    path = written(tmp_path / "a.csv", [{"text": "a", "score": "5.0"}, {"text": "b", "score": "5"}])
+    path = written(tmp_path / "a.csv", [{"text": "a", "score": "top"}, {"text": "b", "score": "5.0"}])
     plain: dict[str, Any] = {"path": path, "labels": STARS, "label_columns": {"stars": "score"}}
     assert read(Texts(**plain))[2] == [(0, "score", "not among the declared values")]
-    assert read(Texts(**plain, label_values={"stars": {"5.0": 5}})) == (["a", "b"], [1, 1], [])
+    assert read(Texts(**plain, label_values={"stars": {"top": 5}})) == (["a", "b"], [1, 1], [])
 
 
 # Which column

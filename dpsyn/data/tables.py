@@ -11,20 +11,36 @@ import numpy as np
 
 from dpsyn.columns import FINE, REFUSED, RULES
 from dpsyn.data import Records, Refusal
-from dpsyn.errors import bad, near
+from dpsyn.errors import bad, near, one_of
 from dpsyn.population import Label, Samples
-from dpsyn.rows import Broken, Columns, Row, check_declared, guarded, shown
+from dpsyn.rows import (
+    DELIMITERS,
+    NOT_UTF8,
+    Broken,
+    Columns,
+    Row,
+    check_declared,
+    guarded,
+    is_utf8,
+    plain_number,
+    shown,
+    spelled_otherwise,
+)
 from dpsyn.schema import Schema, check_schema, told
 from dpsyn.sources import Source
 from dpsyn.spelling import LOST_DIGITS, coded, has_lost_digits, unit_of
+
+GROUPING = (".", ",", " ", "'", "\u00a0", "\u202f")  # between groups of three digits
+HEADLESS = "Name the columns by data.header=[...] where it is a row."
 
 
 @dataclass(frozen=True)
 class Tables:
     """Table rows, structured [n], a field a column of `schema`: from a name on the hub, or local files.
 
-    path, builder, subset, split, delimiter: as in `dpsyn.data.texts.Texts`. header: true where the first line of a csv
-        names the columns, or their names where it is a row like the others.
+    path, builder, subset, split, delimiter, encoding: as in `dpsyn.data.texts.Texts`.
+    header: true where the first line of a csv names the columns, or their names where it is a row like the others.
+    decimal, thousands: how numbers are written: the sign before decimals, and the one between groups of three digits.
     schema: the columns that are read, what their cells mean, and the labels.
     id, records, on_error, unit_column, max_refused, max_adjusted: as in `dpsyn.data.Data`; without a unit_column the
         unit of the schema, if it has one. An empty or missing unit is -1.
@@ -40,7 +56,10 @@ class Tables:
     subset: str | None = None
     split: str = "train"
     delimiter: str | None = None
+    encoding: str = "utf-8"
     header: bool | Sequence[str] = True
+    decimal: str = "."
+    thousands: str | None = None
     id: str | None = None
     records: int | None = None
     on_error: str = "refuse"
@@ -56,6 +75,12 @@ class Tables:
                 raise bad("data.header", names, "true, or the names of the columns where the first line has none")
             if not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
                 raise bad("data.header", list(names), "a name of its own for every column")
+        if self.decimal not in (".", ","):
+            raise bad("data.decimal", repr(self.decimal), "'.' or ','")
+        if self.thousands not in (None, *GROUPING) or self.thousands == self.decimal:
+            raise bad(
+                "data.thousands", repr(self.thousands), f"null, or {one_of(map(repr, GROUPING))}, not data.decimal"
+            )
         self._source.check_settings()
         check_declared(self.id, self.records, self.on_error, self.max_refused, self.max_adjusted)
         if self.unit_column in self.schema.columns:
@@ -72,7 +97,7 @@ class Tables:
     def _source(self) -> Source:
         header = None if self.header is True else tuple(self.header)  # type: ignore[arg-type]
         kinds = ("csv", "jsonl", "parquet")
-        return Source(self.path, self.builder, kinds, self.subset, self.split, self.delimiter, header)
+        return Source(self.path, self.builder, kinds, self.subset, self.split, self.delimiter, header, self.encoding)
 
     def check(self) -> None:
         """Raises UserError for a missing path or package, and where file and schema disagree, without reading a row.
@@ -82,6 +107,8 @@ class Tables:
         first = self._source.check()
         if first is not None:
             self._chosen(self._source.columns(first))
+            if self.unit_column is not None:
+                self._source.check_unit(self.unit_column)
 
     def contents(self) -> set[str]:
         """A digest of the content of each local file; of a data set on the hub, its fingerprint."""
@@ -105,12 +132,18 @@ class Tables:
         numbers = [at for at, row in rows if not isinstance(row, Broken)]
         whole = [row for _, row in rows if not isinstance(row, Broken)]
         cells = {name: [row[name] for row in whole] for name in self.schema.columns}
+        if (self.decimal, self.thousands) != (".", None):
+            for name, column in self.schema.columns.items():
+                if column.kind in ("integer", "number"):
+                    cells[name] = [plain_number(cell, self.decimal, self.thousands) for cell in cells[name]]
         content, rules = self.schema.read(cells)
         good = np.all(rules < REFUSED, axis=1)
         names = list(self.schema.columns)
         for row in np.flatnonzero(~good).tolist():
             at = int(np.argmax(rules[row]))
-            refused.append(Refusal(numbers[row], names[at], RULES[rules[row, at]], shown(cells[names[at]][row])))
+            cell = cells[names[at]][row]
+            why = RULES[rules[row, at]] if cell is None or is_utf8(cell) else NOT_UTF8
+            refused.append(Refusal(numbers[row], names[at], why, shown(cell)))
         units, named = None, [row.get(str(self.unit_column)) for row in whole]
         for row in np.flatnonzero(good & np.fromiter(map(has_lost_digits, named), bool, len(named))).tolist():
             good[row] = False
@@ -145,10 +178,12 @@ class Tables:
         lacking = [name for name in wanted if name not in there.names]
         others = [name for name in there.names if name not in (*wanted, *units)]
         if not there.listed and 2 * len(lacking) > len(wanted):
-            do = "Name the columns by data.header=[...] where it is a row."
+            sign = next((sign for sign in DELIMITERS if any(sign in name for name in there.names)), None)
+            do = f"Its cells seem to be parted by {sign!r}: say data.delimiter={sign!r}." if sign else HEADLESS
             raise bad("data.path", self.path, "csv whose first line names the columns of the schema", do)
         if lacking:
-            do = near(lacking[0], others) or f"The file has {', '.join(there.names)}."
+            do = spelled_otherwise(lacking[0], others) or near(lacking[0], others)
+            do = do or f"The file has {', '.join(there.names)}."
             raise bad("data.schema.columns", lacking[0], "columns of the file", do)
         if units and units[0] not in there.names:
             if units[0] != self.schema.unit:

@@ -13,6 +13,7 @@ from dpsyn.data import Records, Refusal
 from dpsyn.errors import bad
 from dpsyn.population import Samples
 from dpsyn.rows import (
+    NOT_UTF8,
     Broken,
     Columns,
     Row,
@@ -27,8 +28,8 @@ from dpsyn.rows import (
 from dpsyn.sources import Source
 from dpsyn.spelling import LOST_DIGITS, coded, has_lost_digits, unit_of
 
+KINDS = ("csv", "jsonl", "parquet")
 EMPTY = "no text"
-NOT_UTF8 = "not UTF-8"
 LONG = "more words than data.max_words"
 
 
@@ -42,7 +43,7 @@ class Texts:
         quotes; a quoted cell may have several lines. Raises UserError for one whose quotes do not match.
     subset, split: which part of a data set on the hub. Of local files, a split other than 'train' is what stands in the
         place of 'train' in the name of `path`: train.csv, test.csv.
-    delimiter: what parts the cells of a csv; None: a tab for .tsv, otherwise a comma.
+    delimiter: what parts the cells of a csv; None: a tab for .tsv, otherwise a comma. encoding: of csv files.
     text_column: None for `text`, or where there is no such column the only one of text that is neither label nor unit.
     max_words: a text of more words, parted by white space, is refused; None: none is. (How far a text is read is the
         embedding's to say; what of it lies beyond that has no part in its vote.)
@@ -62,6 +63,7 @@ class Texts:
     subset: str | None = None
     split: str = "train"
     delimiter: str | None = None
+    encoding: str = "utf-8"
     text_column: str | None = None
     max_words: int | None = None
     labels: Any = field(default_factory=dict)
@@ -96,7 +98,7 @@ class Texts:
 
     @functools.cached_property
     def _source(self) -> Source:
-        return Source(self.path, self.builder, ("csv", "jsonl", "parquet"), self.subset, self.split, self.delimiter)
+        return Source(self.path, self.builder, KINDS, self.subset, self.split, self.delimiter, None, self.encoding)
 
     def check(self) -> None:
         """Raises UserError for a missing path, package or column, without reading a row.
@@ -106,6 +108,8 @@ class Texts:
         first = self._source.check()
         if first is not None:
             self._chosen(self._source.columns(first))
+            if self.unit_column is not None:
+                self._source.check_unit(self.unit_column)
 
     def contents(self) -> set[str]:
         """A digest of the content of each local file; of a data set on the hub, its fingerprint."""
