@@ -9,6 +9,7 @@ datasets 5.2). It reads what is on the hub.
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import functools
 import glob
 import json
@@ -285,18 +286,15 @@ def _is_in(place: str, folder: str) -> bool:
 
 
 def _matching(pattern: str, passed: Counter[str]) -> Iterator[str]:
-    """What matches a pattern, a folder's content once: `**` follows links, in loops too."""
-    seen: set[str] = set()
-    found = [(os.path.realpath(os.path.dirname(name)), name) for name in glob.iglob(pattern, recursive=True)]
-    for folder, name in sorted(found, key=lambda pair: (os.path.abspath(os.path.dirname(pair[1])) != pair[0], pair[1])):
-        place = os.path.join(folder, os.path.basename(name))
-        if os.path.isdir(name):
-            continue
-        if place in seen:
-            passed["files passed over (linked to twice)"] += 1
-            continue
-        seen.add(place)
-        yield name
+    """What matches a pattern. `**` is walked here: glob's follows links in loops, for hours."""
+    if "**" not in pattern.split("/"):
+        yield from (name for name in glob.iglob(pattern) if not os.path.isdir(name))
+        return
+    steps = pattern.split("/")
+    own = [fnmatch.translate(step)[4:-3].replace(".*", "[^/]*") for step in steps]
+    found = ["(?:[^/]+/)*" if step == "**" else f"{own[at]}/" for at, step in enumerate(steps[:-1])]
+    matching = re.compile("".join(found) + ("[^/]+" if steps[-1] == "**" else own[-1]))
+    yield from (name for name in _below(str(root(pattern)), passed) if matching.fullmatch(name))
 
 
 def _content(file: Path, top: Path) -> tuple[str, int, str]:
