@@ -166,10 +166,10 @@ def _pixels(image: Any, stream: BinaryIO, mode: str, bits: int | None) -> Any:
         raise _Refused(TOO_LARGE)
     tags = image.tag_v2 if image.format == "TIFF" else {}
     deep, stated = _depth(image, tags, stream)
-    if 2 in _several(tags.get(SAMPLE_FORMAT, 1)):
-        raise _Refused(SIGNED)
     if image.mode == "F" or (image.mode == "I" and not deep):
         raise _Refused(WIDE)
+    if 2 in _several(tags.get(SAMPLE_FORMAT, 1)):
+        raise _Refused(SIGNED)
     with _stderr_closed() if image.tile and image.tile[0][0] == "libtiff" else contextlib.nullcontext():
         image.load()
     _turn_upright(image)
