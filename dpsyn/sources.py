@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import fnmatch
 import functools
 import glob
 import json
 import os
 import re
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from dpsyn.errors import bad, one_of
+from dpsyn.hub import check_revision, commit_of
 from dpsyn.rows import (
     Broken,
     Columns,
@@ -41,7 +44,10 @@ SUFFIXES = {
     "csv": (".csv", ".tsv", ".csv.gz", ".tsv.gz"),
     "jsonl": (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz"),
     "parquet": (".parquet",),
-    "imagefolder": (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".avif"),
+    "imagefolder": (
+        *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".avif"),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif", ".hif"),
+    ),
 }
 CALLED = {
     "csv": "csv files",
@@ -51,6 +57,9 @@ CALLED = {
 }
 
 
+CLOSED = "folders passed over (they cannot be opened)"
+
+
 @dataclass(frozen=True)
 class Source:
     """Where rows lie: a name on the hub, or a local file, folder or glob pattern.
@@ -58,6 +67,7 @@ class Source:
     path, builder, subset, split: settings of the data. builders: the kinds of file that may be meant. delimiter: of
     csv; None: a tab for .tsv, otherwise a comma. header: names for the columns of csv files whose first line has none.
     encoding: of csv, as Python names it.
+    revision: on the hub.
     """
 
     path: str | None
@@ -68,9 +78,11 @@ class Source:
     delimiter: str | None = None
     header: Sequence[str] | None = None
     encoding: str = "utf-8"
+    revision: str | None = None
 
     def check_settings(self) -> None:
-        """Raises UserError for a wrong builder, split or delimiter."""
+        """Raises UserError for a wrong builder, split, revision or delimiter."""
+        check_revision("data.revision", self.revision)
         if self.builder not in (None, *self.builders):
             raise bad("data.builder", self.builder, one_of(["null", *self.builders]))
         if not re.fullmatch(r"[\w.-]+", str(self.split)):
@@ -96,6 +108,8 @@ class Source:
             return None
         if self.subset is not None:
             raise bad("data.subset", self.subset, "null for local files")
+        if self.revision is not None:
+            raise bad("data.revision", self.revision, "null for local files")
         first = next(walk(self.place, kind), None)
         if first is None:
             raise bad("data.path", self.place, "images in it" if kind == "imagefolder" else CALLED[kind])
@@ -146,6 +160,14 @@ class Source:
         """Local files in the order in which they are read."""
         return [Path(name) for name in sorted(walk(self.place, self.kind()))]
 
+    def passed_over(self) -> Counter[str]:
+        """What lies beside the local files that are read, by 'files passed over (SUFFIX)' and the like; private."""
+        passed: Counter[str] = Counter()
+        if self.kind() != "hub":
+            for _ in walk(self.place, self.kind(), passed):
+                pass
+        return passed
+
     def contents(self) -> set[str]:
         """A digest of the content of each local file; of a data set on the hub, its fingerprint."""
         if self.kind() == "hub":
@@ -155,7 +177,7 @@ class Source:
     def fingerprint(self) -> str:
         """Of names, sizes and content of local files; of the name and the commit of a data set on the hub."""
         if self.kind() == "hub":
-            name = json.dumps([self.path, self.subset, self.split, commit(str(self.path))])
+            name = json.dumps([self.path, self.subset, self.split, commit(str(self.path), self.revision)])
             return blake2b(name.encode(), digest_size=32).hexdigest()
         return blake2b(json.dumps(self._digests).encode(), digest_size=32).hexdigest()
 
@@ -204,7 +226,7 @@ class Source:
         """For each file, or the one part on the hub: the columns that `choose` wants of it, and its rows, streamed."""
         kind = self.kind()
         if kind == "hub":
-            with hub_stream(self, "rows", commit(str(self.path))) as stream:
+            with hub_stream(self, "rows", commit(str(self.path), self.revision)) as stream:
                 if stream.features is None:
                     do = "Download its files and name them by data.path."
                     raise bad("data.path", self.path, "data on the hub that declare the types of their columns", do)
@@ -258,21 +280,70 @@ def root(path: str) -> Path:
     return place
 
 
-def walk(path: str, kind: str) -> Iterator[str]:
-    """The files of one kind under a file, folder or pattern, unsorted. Whether one is read depends on it alone."""
-    place = os.path.expanduser(path)
+def walk(path: str, kind: str, passed: Counter[str] | None = None) -> Iterator[str]:
+    """The files of one kind under a file, folder or pattern, unsorted. Whether one is read depends on it alone.
+
+    Links to folders are followed, and every folder is read once. passed: counts what is passed over.
+    """
+    place, passed = os.path.expanduser(path), Counter() if passed is None else passed
     if os.path.isfile(place):
         yield place
         return
-    for name in _below(place) if os.path.isdir(place) else glob.iglob(place, recursive=True):
-        if name.lower().endswith(SUFFIXES[kind]) and os.path.isfile(name):
+    for name in _below(place, passed) if os.path.isdir(place) else _matching(place, passed):
+        if not name.lower().endswith(SUFFIXES[kind]):
+            passed[f"files passed over ({os.path.splitext(name)[1].lower() or 'no suffix'})"] += 1
+        elif not os.path.isfile(name):
+            passed["files passed over (they link to nothing, or are no files)"] += 1
+        else:
             yield name
 
 
-def _below(top: str) -> Iterator[str]:
-    for folder, folders, names in os.walk(top):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (os.path.join(folder, name) for name in names if not name.startswith("."))
+def _below(top: str, passed: Counter[str]) -> Iterator[str]:
+    """Files below a folder. Where links make two paths to one, the one without links counts, or else the first."""
+    seen: set[tuple[int, int]] = set()
+    waiting, here = deque([top]), os.path.realpath(top)
+    while waiting:
+        for folder, folders, names in os.walk(waiting.popleft(), onerror=lambda error: passed.update([CLOSED])):
+            try:
+                found = os.stat(folder)
+            except OSError:
+                passed.update([CLOSED])
+                continue
+            if (found.st_dev, found.st_ino) in seen:
+                passed["folders passed over (linked to twice)"] += 1
+                folders[:] = []
+                continue
+            seen.add((found.st_dev, found.st_ino))
+            hidden = [name for name in folders if name.startswith(".")]
+            passed.update(["folders passed over (hidden)"] * len(hidden))
+            links = [name for name in sorted(folders) if os.path.islink(os.path.join(folder, name))]
+            folders[:] = sorted({*folders} - {*hidden, *links})
+            for link in (os.path.join(folder, name) for name in links if name not in hidden):
+                if _is_in(here, os.path.realpath(link)):
+                    passed["folders passed over (they link to a folder above)"] += 1
+                else:
+                    waiting.append(link)
+            for name in names:
+                if name.startswith("."):
+                    passed["files passed over (hidden)"] += 1
+                else:
+                    yield os.path.join(folder, name)
+
+
+def _is_in(place: str, folder: str) -> bool:
+    return os.path.commonpath([place, folder]) == folder
+
+
+def _matching(pattern: str, passed: Counter[str]) -> Iterator[str]:
+    """What matches a pattern. `**` is walked here: glob's follows links in loops, for hours."""
+    if "**" not in pattern.split("/"):
+        yield from (name for name in glob.iglob(pattern) if not os.path.isdir(name))
+        return
+    steps = pattern.split("/")
+    own = [fnmatch.translate(step)[4:-3].replace(".*", "[^/]*") for step in steps]
+    found = ["(?:[^/]+/)*" if step == "**" else f"{own[at]}/" for at, step in enumerate(steps[:-1])]
+    matching = re.compile("".join(found) + ("[^/]+" if steps[-1] == "**" else own[-1]))
+    yield from (name for name in _below(str(root(pattern)), passed) if matching.fullmatch(name))
 
 
 def _content(file: Path, top: Path) -> tuple[str, int, str]:
@@ -304,23 +375,11 @@ def quiet_datasets() -> Any:
     return datasets
 
 
-@functools.cache
-def commit(name: str) -> str:
-    """The commit of a data set on the hub, asked once a process, so that what is read is what was fingerprinted.
-
-    Raises UserError where the hub cannot be reached or does not tell it: a name alone is no digest of content.
-    """
+def commit(name: str, revision: str | None = None) -> str:
+    """The commit of a data set on the hub, so that what is read is what was fingerprinted: a name is no digest of
+    content. Raises UserError where the hub does not tell it."""
     quiet_datasets()
-    from huggingface_hub import HfApi
-
-    kind = "no commit"
-    try:
-        found = HfApi().dataset_info(name).sha
-    except Exception as error:
-        found, kind = None, type(error).__name__
-    if found is None:
-        raise bad("data.path", name, f"an existing file or folder, or a name on the hub that can be reached ({kind})")
-    return found
+    return commit_of("data.path", name, revision, "dataset")
 
 
 @contextlib.contextmanager

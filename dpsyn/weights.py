@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from pathlib import Path
 
 from dpsyn.errors import UserError, bad
-from dpsyn.files import public_cache, room_on_disk
+from dpsyn.files import public_cache, room_on_disk, sha256, write
 
 
 def check_weights(key: str, path: str | None, what: str) -> None:
@@ -28,16 +29,20 @@ def local_weights(key: str, path: str, what: str) -> Path:
     import urllib.request
     from http.client import HTTPException
 
-    name = path.rsplit("/", 1)[-1].split("?")[0]
+    name = path.partition("#")[0].rsplit("/", 1)[-1].split("?")[0]
     place = public_cache() / "weights" / hashlib.sha256(path.encode()).hexdigest()[:12] / name
     if place.exists():
+        _check_digest(key, path, place)
         return place
     kind = None
     with room_on_disk(place):
         place.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=place.parent, suffix=".part")
         try:
-            with os.fdopen(descriptor, "wb") as file, urllib.request.urlopen(path, timeout=60) as answer:
+            with (
+                os.fdopen(descriptor, "wb") as file,
+                urllib.request.urlopen(path.partition("#")[0], timeout=60) as answer,
+            ):
                 expected, got = answer.headers.get("Content-Length"), 0
                 while block := answer.read(1 << 20):
                     file.write(block)
@@ -56,4 +61,19 @@ def local_weights(key: str, path: str, what: str) -> Path:
     if kind is not None:
         do = f"Put the file at {place}, or name a local one with {key}=."
         raise UserError(f"{key}={path}: {what} cannot be fetched ({kind}). {do}")
+    _check_digest(key, path, place)
     return place
+
+
+def _check_digest(key: str, path: str, place: Path) -> None:
+    """Against `#sha256=` in the address, the digits at the end of a name as torch's hub has them (x-1a2b3c4d.pth), and
+    what was first fetched, whose digest is kept beside it. Raises UserError."""
+    found, kept = sha256(place), place.with_name(f"{place.name}.sha256")
+    wanted = [stated.group(1).lower()] if (stated := re.search(r"#sha256=([0-9a-fA-F]{64})$", path)) else []
+    wanted += [named.group(1)] if (named := re.search(r"-(?=\d*[a-f])([0-9a-f]{8,64})\.\w+$", place.name)) else []
+    wanted += [kept.read_text().strip()] if kept.exists() else []
+    if other := next((digest for digest in wanted if not found.startswith(digest)), None):
+        do = f"Nothing of it was loaded. Remove {place.parent} to fetch it again."
+        raise bad(key, path, f"weights with the digest {other}, not {found}", do)
+    if not kept.exists():
+        write(kept, found.encode(), private=True)

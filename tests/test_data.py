@@ -225,8 +225,15 @@ def test_what_is_no_image_is_one_refusal_and_never_a_crash(kind: str, tmp_path: 
     path = parquet(tmp_path / "a.parquet", [grey(7), corrupt()[kind], grey(9)])
     records = read(HubImages(path, mode="L"))
     assert values(records) == [7, 9]
+    own = {
+        "nothing": "no image",
+        "zero bytes": "no bytes",
+        "postscript": "a format that is not read (PostScript)",
+        "32 bits": "32-bit pixels, whose range is unknown",
+        "tiff of 94 samples a pixel": "a TIFF whose kind of pixels is not read",
+    }
     assert [(refusal.row, refusal.column, refusal.rule) for refusal in records.refused] == [
-        (1, "image", "not a readable image")
+        (1, "image", own.get(kind, "not a readable image"))
     ]
 
 
@@ -407,7 +414,9 @@ def test_a_path_that_a_row_names_is_not_followed(tmp_path: Path) -> None:
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     rows = [{"bytes": None, "path": str(tmp_path / "secret.png")}, {"bytes": None, "path": "https://example.com/x.png"}]
     pq.write_table(pa.table({"image": pa.array(rows, kind)}), tmp_path / "a.parquet")
-    assert len(read(HubImages(str(tmp_path / "a.parquet"))).refused) == 2
+    refused = read(HubImages(str(tmp_path / "a.parquet"))).refused
+    assert {(refusal.column, refusal.rule) for refusal in refused} == {("image", "no bytes, only a path")}
+    assert [refusal.value for refusal in refused] == [row["path"] for row in rows]
 
 
 def test_a_column_of_plain_bytes_is_read_too(tmp_path: Path) -> None:
@@ -594,12 +603,14 @@ def test_the_hubs_reader_is_quiet_counts_nobody_and_caches_nothing(tmp_path: Pat
 import socket
 def refuse(*args, **kwargs): print("CALLED", args); raise OSError
 socket.socket.connect = socket.getaddrinfo = refuse
-from dpsyn.data.hub import HubImages, _decoded
+from dpsyn.data.hub import HubImages
+from dpsyn.image_files import pixels_of
 data = HubImages({str(tmp_path / "set")!r}, labels={{"x": ["b"]}}, label_columns={{"x": "label"}})
 from dpsyn.data.hub import IMAGE
 rows = list(data._hub_rows(None))
 assert [row["label"] for row in rows] == ["b", "a", None, "b"], rows
-assert [_decoded(row[IMAGE], "L", None, False) is None for row in rows] == [False, True, False, True]
+read = [pixels_of(row[IMAGE], "L", None, False, None) for row in rows]
+assert [isinstance(found, str) for found in read] == [False, True, False, True]
 import huggingface_hub
 assert huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY
 """

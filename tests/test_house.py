@@ -19,7 +19,7 @@ FLOORS = [
     {"errors", ""},
     {"files", "population", "runtime", "tensors", "seeds", "weights", "improved_diffusion"}
     | {"answers", "asking", "prompts", "rows", "sources", "schema", "codec", "columns", "constraints", "draft"}
-    | {"declarations", "fonts", "spelling", "times", "grades", "endpoints", "reasoning"},
+    | {"declarations", "fonts", "spelling", "times", "grades", "endpoints", "reasoning", "image_files", "hub"},
     {f"{group}" for group in GROUPS},
     {"schedule", "selection", "storage", "voting", "picture", "show"}
     | {"privacy", "privacy.budget", "privacy.exact", "privacy.mechanism"}

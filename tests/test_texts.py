@@ -252,7 +252,7 @@ def test_texts_on_the_hub_are_read_by_their_declared_types(tmp_path: Path, monke
     """The network is not here: local data sets go through the same calls of `datasets`."""
     pytest.importorskip("datasets")
     monkeypatch.setattr(sources.Source, "kind", lambda self: "hub")
-    monkeypatch.setattr(sources, "commit", lambda name: None)
+    monkeypatch.setattr(sources, "commit", lambda *asked: None)
     for form in ("parquet", "csv"):
         (tmp_path / form).mkdir()
         written(tmp_path / form / f"train.{form}", [{"review": " a ", "stars": "5"}, {"review": "", "stars": "5"}])

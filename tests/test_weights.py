@@ -1,3 +1,4 @@
+import hashlib
 import io
 from http.client import IncompleteRead
 from typing import ClassVar
@@ -20,7 +21,7 @@ def test_a_file_is_itself_and_an_address_is_fetched_once(tmp_path):
     assert copy.read_bytes() == b"numbers" and public_cache() in copy.parents
     file.unlink()
     assert local_weights("api.path", address, WHAT) == copy
-    assert [path.name for path in copy.parent.iterdir()] == ["net.pt"]
+    assert sorted(path.name for path in copy.parent.iterdir()) == ["net.pt", "net.pt.sha256"]
 
 
 def test_without_network_it_says_which_file_to_put_where(tmp_path):
@@ -53,3 +54,20 @@ def test_a_connection_that_is_lost_half_way_is_one_line(tmp_path, monkeypatch, e
     with pytest.raises(UserError, match="cannot be fetched"):
         local_weights("api.path", "https://example.org/net.pt", WHAT)
     assert not [path for path in public_cache().rglob("*") if path.is_file()]
+
+
+def test_weights_of_another_digest_than_stated_named_or_first_fetched_are_not_loaded(tmp_path):
+    digest = hashlib.sha256(b"numbers").hexdigest()
+    for name in ("net.pt", f"net-{digest[:8]}.pt", "net-20240131.pt"):
+        (tmp_path / name).write_bytes(b"numbers")
+        address = (tmp_path / name).as_uri()
+        copy = local_weights("api.path", f"{address}#sha256={digest}", WHAT)
+        assert copy.read_bytes() == b"numbers" and copy.name == name
+        with pytest.raises(UserError, match=r"^api.path=[^\n]*: expected weights with the digest 0000[^\n]*$"):
+            local_weights("api.path", f"{address}#sha256={'0' * 64}", WHAT)
+    (tmp_path / "net-0badbeef.pt").write_bytes(b"numbers")
+    with pytest.raises(UserError, match="expected weights with the digest 0badbeef"):
+        local_weights("api.path", (tmp_path / "net-0badbeef.pt").as_uri(), WHAT)
+    copy.write_bytes(b"others")
+    with pytest.raises(UserError, match="expected weights with the digest"):
+        local_weights("api.path", f"{address}#sha256={digest}", WHAT)

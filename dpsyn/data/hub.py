@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import logging
-import os
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,8 @@ import numpy as np
 
 from dpsyn.data import Records, Refusal
 from dpsyn.errors import bad
-from dpsyn.population import Samples
+from dpsyn.image_files import HEIF, ONLY_A_PATH, pixels_of
+from dpsyn.population import Label, Samples
 from dpsyn.rows import (
     Broken,
     Columns,
@@ -32,18 +30,12 @@ from dpsyn.rows import (
     shown,
 )
 from dpsyn.sources import Source, class_names, commit, hub_stream, root
-from dpsyn.spelling import LOST_DIGITS, coded, has_lost_digits, unit_of
-
-# Formats that Pillow decodes by itself: opening an EPS, for one, would start Ghostscript.
-FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF")
-MAX_PIXELS = 100_000_000
-
-UNREADABLE = "not a readable image"
+from dpsyn.spelling import LOST_DIGITS, canonical, coded, has_lost_digits, unit_of
 
 IMAGE = "\0image"  # in a Row, whatever the column is called
 
 Row = Mapping[str, Any]
-"""IMAGE holds bytes, a Path or None; every other column a str or None."""
+"""IMAGE holds bytes, a Path, None, or the rule by which there are none; every other column a str or None."""
 
 
 @dataclass(frozen=True)
@@ -52,30 +44,37 @@ class HubImages:
 
     path: a name on the hub, or a local file, folder or glob pattern.
     builder: 'parquet', 'imagefolder', or None: by the path. A folder has the columns `image` and `label`, the name of
-        the folder an image is in, below `path`; hidden files and files that do not end like an image are left out.
+        the folder an image is in, below `path`; hidden files and files that do not end like an image are passed over,
+        links to folders are followed, and each folder is read once.
     subset, split: which part of a data set on the hub. Of local files, a split other than 'train' is what stands in the
         place of 'train' in the name of `path`: train.parquet, test.parquet.
+    revision: a commit, tag or branch on the hub; None: the newest at the first use, see `dpsyn.hub.commit_of`.
     image_column: None for the only column of images that there is.
-    labels: given as {column: declared values}, held as all their combinations; {} is one label for all rows.
+    labels: given as {column: declared values}, held as all their combinations; {} is one label for all rows. Compared
+        by `dpsyn.spelling.canonical`.
     label_columns: which source column a label column is read from, where the names differ.
     size: [height, width] px, or None where the images have one size; center_crop: cut to its shape first.
+    bits: of the values of greys of more than 8 bits; None: as each file says, see `dpsyn.image_files.pixels_of`.
     id, records, on_error, unit_column, max_refused, max_adjusted: as in `dpsyn.data.Data`.
         An empty or missing unit is -1.
 
-    Transparent pixels are shown on white, 16-bit greys are scaled to 8 bits, EXIF orientation is ignored, an animation
-    is its first image. Images of over 100 million pixels, or of 32-bit pixels (whose range is unknown), are refused.
+    Transparent pixels are white, images are turned upright as their EXIF says, an animation is its first image.
+    Refused, each by a rule of its own: over 100 million pixels, 32-bit and signed pixels, whose range is unknown, other
+    formats, and a path without bytes: what it points to is in no fingerprint.
     """
 
     path: str | None
     builder: str | None = None
     subset: str | None = None
     split: str = "train"
+    revision: str | None = None
     image_column: str | None = None
     labels: Any = field(default_factory=dict)
     label_columns: Mapping[str, str] = field(default_factory=dict)
     size: Sequence[int] | None = None
     center_crop: bool = False
     mode: str = "RGB"
+    bits: int | None = None
     id: str | None = None
     records: int | None = None
     on_error: str = "refuse"
@@ -87,6 +86,7 @@ class HubImages:
         self._source.check_settings()
         object.__setattr__(self, "labels", combinations(self.labels))
         label_sources(self.labels, self.label_columns)
+        _spellings(self.labels)
         if self.size is not None and (
             isinstance(self.size, str | int)
             or len(self.size) != 2
@@ -97,19 +97,29 @@ class HubImages:
             raise bad("data.center_crop", True, "data.size=[height,width] beside it")
         if self.mode not in ("L", "RGB"):
             raise bad("data.mode", self.mode, "L (grey) or RGB")
+        if self.bits is not None and (type(self.bits) is not int or not 9 <= self.bits <= 16):
+            raise bad("data.bits", self.bits, "a whole number from 9 to 16, or null: as each file says")
         check_declared(self.id, self.records, self.on_error, self.max_refused, self.max_adjusted)
 
     @functools.cached_property
     def _source(self) -> Source:
-        return Source(self.path, self.builder, ("parquet", "imagefolder"), self.subset, self.split)
+        return Source(
+            self.path, self.builder, ("parquet", "imagefolder"), self.subset, self.split, revision=self.revision
+        )
 
     def check(self) -> None:
         """Raises UserError for a missing path, package or column. The hub is not asked before `batches`."""
         first = self._source.check(["PIL"])
         if first is None:
             return
+        needs = self._source.kind() == "imagefolder" and self.on_error == "refuse" and find_spec("pillow_heif") is None
+        if needs and any(file.suffix.lower() in HEIF for file in self._source.files()):
+            do = "Install it: pip install pillow-heif"
+            raise bad("data.path", self.path, "the package pillow-heif, as there are HEIC files", do)
         if self._source.kind() == "parquet":
             self._parquet_columns(first)
+            if self.unit_column is not None:
+                self._source.check_unit(self.unit_column)
         else:
             self._columns(["image", "label"], ["image"])
 
@@ -126,12 +136,13 @@ class HubImages:
 
         Raises UserError for files that cannot be read, missing columns, and images of several sizes without `size`.
         """
-        label_of, codes = labeller(self.labels, label_sources(self.labels, self.label_columns)), dict[str, int]()
+        label_of, codes = self._labeller(), dict[str, int]()
         shape = (*self.size, self._channels) if self.size is not None else None
         images: list[np.ndarray] = []
         labels: list[int] = []
         units: list[int] = []
         refused: list[Refusal] = []
+        remarks: Mapping[str, int] = self._source.passed_over()
         for number, row in enumerate(guarded(self._rows(), self.path)):
             label = label_of(row)
             if isinstance(label, Broken):
@@ -142,10 +153,13 @@ class HubImages:
                 refused.append(Refusal(number, str(self.unit_column), LOST_DIGITS, shown(user)))
                 continue
             source = row[IMAGE]
-            image = _decoded(source, self.mode, self.size, self.center_crop)
-            if image is None:
+            if isinstance(source, Broken):
+                refused.append(Refusal(number, source.column, source.rule, source.value))
+                continue
+            image = pixels_of(source, self.mode, self.size, self.center_crop, self.bits)
+            if isinstance(image, str):
                 name = shown(source.name) if isinstance(source, Path) else ""
-                refused.append(Refusal(number, self.image_column or "image", UNREADABLE, name))
+                refused.append(Refusal(number, self.image_column or "image", image, name))
                 continue
             shape = shape or image.shape
             if image.shape != shape:
@@ -154,18 +168,33 @@ class HubImages:
             labels.append(label)
             units.append(coded(unit_of(user), codes))
             if len(images) == size:
-                yield self._records(images, labels, units, refused)
-                images, labels, units, refused = [], [], [], []
-        if images or refused:
+                yield self._records(images, labels, units, refused, remarks)
+                images, labels, units, refused, remarks = [], [], [], [], {}
+        if images or refused or remarks:
             images = images or [np.empty((0, *(shape or (0, 0, self._channels))), np.uint8)]
-            yield self._records(images, labels, units, refused)
+            yield self._records(images, labels, units, refused, remarks)
 
     def _records(
-        self, images: list[np.ndarray], labels: list[int], units: list[int], refused: list[Refusal]
+        self,
+        images: list[np.ndarray],
+        labels: list[int],
+        units: list[int],
+        refused: list[Refusal],
+        remarks: Mapping[str, int],
     ) -> Records:
         content = np.stack(images) if labels else images[0]
         users = np.array(units, np.int64) if self.unit_column is not None else None
-        return Records(Samples(content), np.array(labels, np.int64), users, tuple(refused))
+        return Records(Samples(content), np.array(labels, np.int64), users, tuple(refused), remarks=remarks)
+
+    def _labeller(self) -> Callable[[Row], int | Broken]:
+        sources = label_sources(self.labels, self.label_columns)
+        label_of = labeller(self.labels, sources, _spellings(self.labels))
+
+        def canonically(row: Row) -> int | Broken:
+            cells = {source: row[source] for source in sources.values()}
+            return label_of({source: None if cell is None else canonical(cell) for source, cell in cells.items()})
+
+        return canonically
 
     @property
     def _channels(self) -> int:
@@ -189,7 +218,7 @@ class HubImages:
     def _rows(self) -> Iterator[Row]:
         kind = self._source.kind()
         if kind == "hub":
-            yield from self._hub_rows(commit(str(self.path)))
+            yield from self._hub_rows(commit(str(self.path), self.revision))
             return
         top = root(self._source.place)
         for file in self._source.files():
@@ -202,22 +231,27 @@ class HubImages:
         import pyarrow as pa
 
         schema = parquet_schema(file, self.path)
-        binary = [item.name for item in schema if pa.types.is_binary(item.type) or pa.types.is_large_binary(item.type)]
+        binary = [item.name for item in schema if str(item.type) in ("binary", "large_binary", "binary_view")]
         images = [
             item.name for item in schema if pa.types.is_struct(item.type) and item.type.get_field_index("bytes") >= 0
         ]
         return self._columns(schema.names, images + binary if self.image_column else images or binary)
 
     def _parquet_rows(self, file: Path) -> Iterator[Row]:
-        """A path beside the bytes is never followed: what it points to is in no fingerprint."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
         image, *columns = self._parquet_columns(file)
         for batch, cells in parquet_batches(file, [image, *columns], 64):
             array = batch.column(image)
-            array = pc.struct_field(array, "bytes") if pa.types.is_struct(array.type) else array
-            lists = {IMAGE: array.to_pylist(), **{column: cells(batch.column(column), column) for column in columns}}
+            if pa.types.is_struct(array.type):
+                paths = array.type.get_field_index("path") >= 0
+                named = pc.struct_field(array, "path").to_pylist() if paths else itertools.repeat(None)
+                found = pc.struct_field(array, "bytes").to_pylist()
+                found = [self._bytes_of(*pair) for pair in zip(found, named, strict=paths)]
+            else:
+                found = array.to_pylist()
+            lists = {IMAGE: found, **{column: cells(batch.column(column), column) for column in columns}}
             for values in zip(*lists.values(), strict=True):
                 yield dict(zip(lists, values, strict=True))
 
@@ -232,73 +266,34 @@ class HubImages:
             stream = stream.select_columns([image, *columns]).cast_column(image, datasets.Image(decode=False))
             for example in stream:
                 row = {column: as_text(example[column], names.get(column)) for column in columns}
-                yield {**row, IMAGE: _fetched(example[image])}
+                found = example[image] or {"bytes": None, "path": None}
+                place = found["path"] or ""
+                if found["bytes"] is None and place.split("::")[-1].startswith("hf://"):
+                    yield {**row, IMAGE: _fetched(place)}
+                else:
+                    yield {**row, IMAGE: self._bytes_of(found["bytes"], place)}
+
+    def _bytes_of(self, found: bytes | None, place: str | None) -> bytes | Broken | None:
+        """A path without bytes is never followed: what it points to is in no fingerprint."""
+        if found is None and place:
+            return Broken(self.image_column or "image", ONLY_A_PATH, shown(place))
+        return found
 
 
-def _decoded(
-    source: bytes | Path | None, mode: str, size: Sequence[int] | None, center_crop: bool
-) -> np.ndarray | None:
-    """uint8 [h, w, c], or None for anything that is no image, whatever Pillow raises."""
-    from PIL import Image
-
-    logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, like its log, quote sizes and tags of the image
-            with Image.open(source if isinstance(source, Path) else BytesIO(source or b""), formats=FORMATS) as image:
-                return _pixels(image, mode, size, center_crop)
-    except Exception:
-        return None
+def _spellings(labels: Sequence[Label]) -> dict[str, dict[str, str]]:
+    """Of every label column the declared value for its canonical spelling. Raises UserError where two share one."""
+    columns: dict[str, dict[str, str]] = {}
+    for label in labels:
+        for column, value in label.items():
+            if columns.setdefault(column, {}).setdefault(canonical(value), value) != value:
+                raise bad(f"data.labels.{column}", value, "values that are not the same one spelled differently")
+    return columns
 
 
-def _pixels(image: Any, mode: str, size: Sequence[int] | None, center_crop: bool) -> np.ndarray:
-    from PIL import Image
-
-    if image.width * image.height > MAX_PIXELS:
-        raise ValueError("too many pixels")
-    with _stderr_closed() if image.tile and image.tile[0][0] == "libtiff" else contextlib.nullcontext():
-        image.load()
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ValueError("the range of 32-bit pixels is unknown")
-    elif image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    if image.mode != mode:
-        image = image.convert(mode)
-    if size is not None and image.size != (size[1], size[0]):
-        height, width = size
-        box = (0.0, 0.0, float(image.width), float(image.height))
-        if center_crop:
-            scale = min(image.width / width, image.height / height)
-            left, top = (image.width - width * scale) / 2, (image.height - height * scale) / 2
-            box = (max(left, 0.0), max(top, 0.0), min(image.width - left, box[2]), min(image.height - top, box[3]))
-        image = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
-    pixels = np.asarray(image)
-    return pixels if pixels.ndim == 3 else pixels[:, :, None]
-
-
-@contextlib.contextmanager
-def _stderr_closed() -> Iterator[None]:
-    """libtiff writes numbers of a damaged image to the process's standard error, past Python; no other format does."""
-    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(null)
-
-
-def _fetched(image: Any) -> bytes | None:
+def _fetched(place: str) -> bytes:
     """The bytes of an image on the hub. A failure here is of the network, not of the row: it raises."""
-    if image is None or image["bytes"] is not None:
-        return None if image is None else image["bytes"]
-    place = image["path"] or ""
-    if not place.split("::")[-1].startswith("hf://"):
-        return None  # a path that a row names on this machine or elsewhere is not followed
     import fsspec
 
     with fsspec.open(place, "rb") as stream:
-        return stream.read()
+        content: bytes = stream.read()
+    return content
