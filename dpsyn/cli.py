@@ -106,7 +106,7 @@ def run(given: list[str]) -> int:
     if {"--help", "-h"} & set(flags):
         _show_help("run", " [-m]")
     if any(flag in PASSED_TO_HYDRA for flag in flags):
-        compose.check_launch(overrides, folder, sweep)
+        compose.check_launch(overrides, folder)
         return _hydra(flags, folder, overrides, lambda config: None)
     if sweep:
         return _sweep(flags, folder, overrides)
@@ -263,10 +263,10 @@ def _sweep(flags: list[str], folder: str | None, overrides: list[str]) -> int:
     from dpsyn import compose
     from dpsyn.planning import agree_to_joint_epsilon, withdraw_unbegun
 
-    compose.check_launch(overrides, folder, sweep=True)
     members = list(compose.members(overrides, folder))
     jobs = {tuple(sorted(texts)): (compose.settings(texts, folder), swept) for texts, swept in members}
     built = [compose.build(plain, swept) for plain, swept in jobs.values()]
+    compose.check_launch(overrides, folder)
     agree_to_joint_epsilon(built)
 
     def one(texts: list[str]) -> None:
@@ -285,8 +285,6 @@ def _hydra(flags: list[str], folder: str | None, overrides: list[str], job) -> i
     from dpsyn import compose
     from dpsyn.files import private_folder
 
-    if folder:
-        compose.check_folder(overrides, folder)
     if {"-m", "--multirun"} & set(flags):
         own = [text.partition("=")[2] for text in overrides if text.startswith("hydra.sweep.dir=")]
         private_folder(Path(own[-1].strip("'\"") if own else "runs/.sweeps"))

@@ -136,16 +136,6 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
         OmegaConf.register_new_resolver("oc.env", env, replace=True)
 
 
-def check_folder(overrides: Sequence[str], folder: str) -> None:
-    """Raises UserError where the user's own configs change settings of Hydra, which name code."""
-    search = [f"hydra.searchpath=[file://{Path(folder).absolute()}]"]
-    try:
-        with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            _check_hydra(overrides, search)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_in_one_line(error, overrides)) from None
-
-
 def _check_hydra(overrides: Sequence[str], search: Sequence[str]) -> None:
     """Hydra's own settings name code (launchers, callbacks, logging): they come from dpsyn and the command line."""
 
@@ -213,6 +203,8 @@ def _readable(text: str, sweep: bool, parser: OverridesParser) -> str:
         return text
     if key == "experiment":
         text, key = f"+{text}", "+experiment"
+    if value.isspace() or (key.endswith("delimiter") and value == r"\t"):
+        return f"{key}='{value.replace(chr(92) + 't', chr(9))}'"
     try:
         (parsed,) = parser.parse_overrides([text])
         if parsed.is_sweep_override():
@@ -227,9 +219,14 @@ def _readable(text: str, sweep: bool, parser: OverridesParser) -> str:
         pass
     if "${" in value or "\n" in value:
         return text
+    several = sweep and not _is_there(value) and len(value) > 1
+    return f"{key}={','.join(_quoted(part) for part in (value.split(',') if several else [value]))}"
+
+
+def _quoted(value: str) -> str:
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
     trailing = len(escaped) - len(escaped.rstrip("\\"))
-    return f"{key}='{escaped}{chr(92) * trailing}'"
+    return f"'{escaped}{chr(92) * trailing}'"
 
 
 def _is_there(value: str) -> bool:
@@ -457,16 +454,23 @@ def launch(arguments: Sequence[str], job: Callable[[list[str]], None]) -> None:
         raise
 
 
-def check_launch(overrides: Sequence[str], folder: str | None, sweep: bool) -> None:
-    """Raises UserError for what Hydra would refuse in many lines: a launcher that is not installed, an unknown group.
+def check_launch(overrides: Sequence[str], folder: str | None) -> None:
+    """Raises UserError for what Hydra would refuse in many lines, a launcher that is not installed say, and where the
+    user's own configs change settings of Hydra, which name code.
 
-    sweep: only Hydra's own settings are looked at; the jobs are composed one by one.
+    Of a sweep the fixed values alone: its jobs are composed one by one.
     """
     search = [f"hydra.searchpath=[file://{Path(folder).absolute()}]"] if folder else []
-    given = [text for text in overrides if not sweep or _key(text).startswith("hydra")]
     try:
+        fixed = [
+            str(override.input_line)
+            for override in OverridesParser.create().parse_overrides(list(overrides))
+            if not override.is_sweep_override()
+        ]
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            hydra_compose("config", overrides=[*search, *given], return_hydra_config=True)
+            hydra_compose("config", overrides=[*search, *fixed], return_hydra_config=True)
+            if folder:
+                _check_hydra(fixed, search)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_in_one_line(error, overrides)) from None
 
