@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
+import importlib.util
 import inspect
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -431,8 +432,6 @@ def _following(part: Any, moved: set[str], path: Any = None) -> Any:
 
 def launch(arguments: Sequence[str], job: Callable[[list[str]], None]) -> None:
     """Hydra's own command line: --help, --cfg, and multirun, which calls `job` with the overrides of each run."""
-    import sys
-
     from hydra import main
     from hydra.core.hydra_config import HydraConfig
 
@@ -591,6 +590,8 @@ def _check_target(key: str, target: str, trusted: Sequence[str]) -> None:
     if package not in trusted:
         do = "Name its package in trusted_packages=[...] on the command line if you trust it."
         raise bad(f"{key}._target_", target, "a part of dpsyn", do)
+    if importlib.util.find_spec(package) is None and any(Path(f"{package}{end}").exists() for end in ("", ".py")):
+        sys.path.append(str(Path.cwd()))  # last, so that a folder's files stand in for nothing that is installed
     try:
         part = _found(target)
     except (ImportError, AttributeError) as error:

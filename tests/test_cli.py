@@ -105,9 +105,9 @@ def test_a_sweep_makes_a_run_for_each_and_keeps_hydras_file_private(tmp_path):
     assert ended.returncode == 0, ended.stderr
     assert "2 runs on one data set: together epsilon" in ended.stdout
     runs = tmp_path / "runs"
-    assert {path.name for path in runs.iterdir()} == {".sweeps", "smoke,privacy.epsilon=1", "smoke,privacy.epsilon=2"}
+    assert {path.name for path in runs.iterdir()} == {".sweeps", "smoke-privacy.epsilon-1", "smoke-privacy.epsilon-2"}
     assert (runs / ".sweeps").stat().st_mode & 0o077 == 0
-    for name in ("smoke,privacy.epsilon=1", "smoke,privacy.epsilon=2"):
+    for name in ("smoke-privacy.epsilon-1", "smoke-privacy.epsilon-2"):
         assert (runs / name / "release/synthetic.parquet").exists()
     assert {path.name for path in tmp_path.iterdir()} == {"runs"}
 

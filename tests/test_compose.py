@@ -160,7 +160,7 @@ def test_a_sweep_over_parts_is_carried_out_with_the_values_of_each(tmp_path):
     ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert ended.returncode == 0, ended.stderr
     for option in ("balanced", "none"):
-        said = (tmp_path / f"runs/smoke,schedule={option}/release/config.yaml").read_text()
+        said = (tmp_path / f"runs/smoke-schedule-{option}/release/config.yaml").read_text()
         assert "blur: 1.0" in said  # of the part, where the experiment has 0.5
 
 
