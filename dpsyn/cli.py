@@ -90,8 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    except KeyboardInterrupt:
-        print("dpsyn: interrupted. The same command goes on where it stopped.", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        there = f" {stopped}" if str(stopped) else ""
+        print(f"dpsyn: interrupted.{there} The same command goes on where it stopped.", file=sys.stderr)
         return 130
 
 
@@ -105,6 +106,7 @@ def run(given: list[str]) -> int:
     if {"--help", "-h"} & set(flags):
         _show_help("run", " [-m]")
     if any(flag in PASSED_TO_HYDRA for flag in flags):
+        compose.check_launch(overrides, folder)
         return _hydra(flags, folder, overrides, lambda config: None)
     if sweep:
         return _sweep(flags, folder, overrides)
@@ -122,7 +124,7 @@ def plan(given: list[str]) -> int:
 
     sweep = bool({"-m", "--multirun"} & set(flags))
     overrides = compose.with_default(compose.readable(overrides, sweep))
-    members = list(compose.members(overrides)) if sweep else [(overrides, [])]
+    members = list(compose.members(overrides, folder)) if sweep else [(overrides, [])]
     jobs = [compose.build(compose.settings(texts, folder), swept) for texts, swept in members]
     for job in jobs:
         show_plan(job)
@@ -265,8 +267,10 @@ def _sweep(flags: list[str], folder: str | None, overrides: list[str]) -> int:
     from dpsyn import compose
     from dpsyn.planning import agree_to_joint_epsilon, withdraw_unbegun
 
-    jobs = {tuple(sorted(texts)): (compose.settings(texts, folder), tags) for texts, tags in compose.members(overrides)}
-    built = [compose.build(plain, tags) for plain, tags in jobs.values()]
+    members = list(compose.members(overrides, folder))
+    jobs = {tuple(sorted(texts)): (compose.settings(texts, folder), swept) for texts, swept in members}
+    built = [compose.build(plain, swept) for plain, swept in jobs.values()]
+    compose.check_launch(overrides, folder)
     agree_to_joint_epsilon(built)
 
     def one(texts: list[str]) -> None:
@@ -285,8 +289,6 @@ def _hydra(flags: list[str], folder: str | None, overrides: list[str], job) -> i
     from dpsyn import compose
     from dpsyn.files import private_folder
 
-    if folder:
-        compose.check_folder(overrides, folder)
     if {"-m", "--multirun"} & set(flags):
         own = [text.partition("=")[2] for text in overrides if text.startswith("hydra.sweep.dir=")]
         private_folder(Path(own[-1].strip("'\"") if own else "runs/.sweeps"))

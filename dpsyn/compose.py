@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
+import importlib.util
 import inspect
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -135,16 +137,6 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
         OmegaConf.register_new_resolver("oc.env", env, replace=True)
 
 
-def check_folder(overrides: Sequence[str], folder: str) -> None:
-    """Raises UserError where the user's own configs change settings of Hydra, which name code."""
-    search = [f"hydra.searchpath=[file://{Path(folder).absolute()}]"]
-    try:
-        with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            _check_hydra(overrides, search)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_in_one_line(error, overrides)) from None
-
-
 def _check_hydra(overrides: Sequence[str], search: Sequence[str]) -> None:
     """Hydra's own settings name code (launchers, callbacks, logging): they come from dpsyn and the command line."""
 
@@ -212,14 +204,15 @@ def _readable(text: str, sweep: bool, parser: OverridesParser) -> str:
         return text
     if key == "experiment":
         text, key = f"+{text}", "+experiment"
+    if value.isspace() or (key.endswith("delimiter") and value == r"\t"):
+        return f"{key}='{value.replace(chr(92) + 't', chr(9))}'"
     try:
         (parsed,) = parser.parse_overrides([text])
         if parsed.is_sweep_override():
-            if sweep or not _is_there(value):
-                several = parsed.is_discrete_sweep() and not sweep
+            if not sweep and not _is_there(value):
                 do = f"Add -m for a run of each, or quote it as one value: {key}=\"'{value}'\"."
-                if several:
-                    raise bad(key.lstrip("+"), value, "one value", do)
+                raise bad(key.lstrip("+"), value, "one value", do)
+            if sweep:
                 return text
         elif key.rpartition(".")[2] not in PLACES or parsed.value() == value or not _is_there(value):
             return text
@@ -227,22 +220,38 @@ def _readable(text: str, sweep: bool, parser: OverridesParser) -> str:
         pass
     if "${" in value or "\n" in value:
         return text
+    several = sweep and not _is_there(value) and len(value) > 1
+    return f"{key}={','.join(_quoted(part) for part in (value.split(',') if several else [value]))}"
+
+
+def _quoted(value: str) -> str:
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
     trailing = len(escaped) - len(escaped.rstrip("\\"))
-    return f"{key}='{escaped}{chr(92) * trailing}'"
+    return f"'{escaped}{chr(92) * trailing}'"
 
 
 def _is_there(value: str) -> bool:
     return os.path.exists(os.path.expanduser(value))
 
 
-def members(overrides: Sequence[str]) -> Iterator[tuple[list[str], list[str]]]:
-    """(all overrides but Hydra's own, the swept ones) of each job of a multirun, in Hydra's order and spelling."""
+def members(overrides: Sequence[str], folder: str | None = None) -> Iterator[tuple[list[str], list[str]]]:
+    """(all overrides but Hydra's own, the swept ones) of each job of a multirun, in Hydra's order and spelling.
+
+    folder: the user's own configs, among which a `glob` looks too. Raises UserError for values that cannot be counted.
+    """
     mine = [text for text in overrides if not _key(text).startswith("hydra")]
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
             loader = GlobalHydra.instance().config_loader()
+            if folder:
+                loader.get_search_path().append("command-line", f"file://{Path(folder).absolute()}")
+                loader = ConfigLoaderImpl(loader.get_search_path())
             parsed = OverridesParser.create(config_loader=loader).parse_overrides(mine)
+            for override in parsed:
+                if override.is_sweep_override() and not override.is_discrete_sweep():
+                    value = str(override.input_line).partition("=")[2]
+                    do = "Give them as A,B,C, choice(A,B), range(1,5) or glob(*)."
+                    raise bad(override.get_key_element(), value, "values that can be counted", do)
             (jobs,) = BasicSweeper.split_arguments(parsed, None)
     except HydraException as error:
         raise UserError(_in_one_line(error, overrides)) from None
@@ -395,9 +404,17 @@ def rebuilt(run: RunDirectory, overrides: Sequence[str]) -> Job:
         "trusted_packages": [],
     }
     plain: Any
+    own_places: Any = OmegaConf.create()
     try:
-        plain = OmegaConf.to_container(OmegaConf.merge(rest, said, OmegaConf.from_dotlist(list(overrides))))
-    except OmegaConfBaseException as error:
+        dotted = []
+        for text in overrides:
+            key, sign, value = text.partition("=")
+            if sign and key.rpartition(".")[2] in PLACES and _is_there(value):
+                OmegaConf.update(own_places, key, value)  # a file's name is no yaml
+            else:
+                dotted.append(text)
+        plain = OmegaConf.to_container(OmegaConf.merge(rest, said, OmegaConf.from_dotlist(dotted), own_places))
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise UserError(_first_line(error)) from None
     _check_code(plain, overrides)
     moved = {NOT_PUBLISHED, said["api"].get("path")} - {None}
@@ -415,20 +432,46 @@ def _following(part: Any, moved: set[str], path: Any = None) -> Any:
 
 def launch(arguments: Sequence[str], job: Callable[[list[str]], None]) -> None:
     """Hydra's own command line: --help, --cfg, and multirun, which calls `job` with the overrides of each run."""
-    import sys
-
     from hydra import main
     from hydra.core.hydra_config import HydraConfig
+
+    held: list[BaseException] = []
 
     def task(_: DictConfig) -> None:
         try:
             job(list(HydraConfig.get().overrides.task))
-        except UserError as error:
-            print(f"dpsyn: {error}", file=sys.stderr)
+        except BaseException as error:  # Hydra would print it in its own way
+            held.append(error)
             raise SystemExit(2) from None
 
     sys.argv = ["dpsyn run", *arguments]
-    main(version_base="1.3", config_path=str(config_folder()), config_name="config")(task)()
+    try:
+        main(version_base="1.3", config_path=str(config_folder()), config_name="config")(task)()
+    except SystemExit:
+        if held:
+            raise held[0] from None
+        raise
+
+
+def check_launch(overrides: Sequence[str], folder: str | None) -> None:
+    """Raises UserError for what Hydra would refuse in many lines, a launcher that is not installed say, and where the
+    user's own configs change settings of Hydra, which name code.
+
+    Of a sweep the fixed values alone: its jobs are composed one by one.
+    """
+    search = [f"hydra.searchpath=[file://{Path(folder).absolute()}]"] if folder else []
+    try:
+        fixed = [
+            str(override.input_line)
+            for override in OverridesParser.create().parse_overrides(list(overrides))
+            if not override.is_sweep_override()
+        ]
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            hydra_compose("config", overrides=[*search, *fixed], return_hydra_config=True)
+            if folder:
+                _check_hydra(fixed, search)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_in_one_line(error, overrides)) from None
 
 
 def published(value: Any, where: tuple[str, ...]) -> Any:
@@ -485,7 +528,7 @@ def _built(key: str, config: Any) -> Any:
     except Exception as error:
         if unknown := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
             name = unknown.group(1)
-            raise bad(f"{key}.{name}", inner.get(name), f"no such key with {config['_target_']}") from None
+            raise bad(f"{key}.{name}", inner.get(name), f"a setting of {config['_target_']}") from None
         raise UserError(f"{key}: {_first_line(error)}") from None
 
 
@@ -547,6 +590,8 @@ def _check_target(key: str, target: str, trusted: Sequence[str]) -> None:
     if package not in trusted:
         do = "Name its package in trusted_packages=[...] on the command line if you trust it."
         raise bad(f"{key}._target_", target, "a part of dpsyn", do)
+    if importlib.util.find_spec(package) is None and any(Path(f"{package}{end}").exists() for end in ("", ".py")):
+        sys.path.append(str(Path.cwd()))  # last, so that a folder's files stand in for nothing that is installed
     try:
         part = _found(target)
     except (ImportError, AttributeError) as error:
@@ -586,7 +631,9 @@ def _in_one_line(error: Exception, overrides: Sequence[str]) -> str:
         return f"{given}: unknown key. {_near(key, _keys(overrides))}"
     if found := re.search(r"(?:In '.*': )?Could not find '([\w/]+)/([\w.-]+)'", text):
         group, name = found.groups()
-        options = sorted(path.stem for path in (config_folder() / group).glob("*.yaml"))
+        said = re.search(r"Available options in '[\w/]+':(.*)", text, re.DOTALL)
+        ours = [path.stem for path in (config_folder() / group).glob("*.yaml")]
+        options = sorted(said.group(1).split("Config search path")[0].split() if said and not ours else ours)
         return f"{group}={name}: expected one of {', '.join(options)}. {_near(name, options)}".strip()
     if "Missing mandatory value" in text:
         key = getattr(error, "full_key", None) or text.split(":")[-1].strip()

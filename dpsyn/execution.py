@@ -109,7 +109,11 @@ def carry_out(job: Job, screen: Screen) -> Path:
             run.log("data are there")
             for line in run.contents():
                 screen.line(line)
-            _measure(job, run, synthetic, screen)
+            try:
+                _measure(job, run, synthetic, screen)
+            except KeyboardInterrupt:
+                there = run.release / "synthetic.parquet"
+                raise KeyboardInterrupt(f"The data are there ({there}); metrics are missing.") from None
         run.stamp()
         run.log("done")
     return run.release
@@ -274,7 +278,6 @@ def _expand(job: Job, makers: Makers, run: RunDirectory, final: Population, rows
         synthetic = final
     else:
         degree = job.last_degree
-        assert degree is not None
         folder = private_folder(run.private / "expand")
         final_hash = sha256(run.checkpoint(final.iteration))[:16]
 
@@ -290,7 +293,8 @@ def _expand(job: Job, makers: Makers, run: RunDirectory, final: Population, rows
             write(path, to_parquet(part, job.labels), private=True)
             return part
 
-        synthetic = expand(makers, final, rows, degree, kept)
+        # without votes there is nothing to vary
+        synthetic = begin(makers, rows) if degree is None else expand(makers, final, rows, degree, kept)
     write(run.release / "synthetic.parquet", to_parquet(synthetic, job.labels, lineage=False))
     return synthetic
 

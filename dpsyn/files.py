@@ -8,7 +8,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from dpsyn.errors import OutOfSpace, UserError
@@ -69,8 +69,12 @@ def folder(path: Path, mode: int = 0o777) -> Path:
     if not path.is_dir():
         with room_on_disk(path):
             folder(path.parent)
-            with suppress(FileExistsError):  # another process was faster
+            try:
                 path.mkdir(mode=mode)
+            except FileExistsError:  # another process was faster
+                pass
+            except FileNotFoundError:  # above it is what is no real folder: /proc, a link to nowhere
+                raise UserError(f"{path}: expected a place where a folder can be made.") from None
             sync_folder(path.parent)
     return path
 

@@ -125,8 +125,6 @@ def check(job: Job) -> None:
         raise bad("expand.rows", job.expand_rows, f"null, or at least {job.final_size}", do)
     if job.expand_rows is not None and job.cells:
         raise bad("expand.rows", job.expand_rows, "null with schedule=cells", "Its rows are schedule.size.")
-    if job.expand_rows is not None and job.last_degree is None:
-        raise bad("expand.degree", "null", "how far a variation goes, with schedule=none")
     above = next(path for path in (job.root.absolute(), *job.root.absolute().parents) if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise bad("run_dir", job.root, "a folder that can be made", f"{above} is none to write in.")
@@ -155,7 +153,8 @@ def rows_asked(job: Job) -> list[tuple[int, int]]:
     for step in job.schedule:
         asked.append((0, step.size * step.folds + rows * step.lookahead))
         rows = step.size * (step.folds + step.keep)
-    return [*asked, (0, job.expand_rows or 0)]
+    more = job.expand_rows or 0
+    return [*asked, (more, 0) if job.last_degree is None else (0, more)]
 
 
 def public_sources(job: Job) -> list[tuple[str, Data]]:

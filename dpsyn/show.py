@@ -94,6 +94,7 @@ class Screen:
     @contextmanager
     def private_phase(self, text: str) -> Iterator[None]:
         if self.live is None:
+            self._print(f"{text} ...")
             yield
             return
         task = self.hidden.add_task(text, total=None)
