@@ -90,7 +90,7 @@ def settings(overrides: Sequence[str], folder: str | None = None) -> dict[str, A
             plain = _resolved(config)
             if folder:
                 _check_hydra(overrides, search)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_in_one_line(error, overrides)) from None
     _check_code(plain, overrides)
     return _with_files(plain, [*([Path(folder)] if folder else []), config_folder()])
@@ -291,9 +291,15 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
         name: _part(name, plain[name], trusted, given) for name in ("runtime", "data", "api", "embedding", "schedule")
     }
     parts["privacy"] = privacy
+    measured = plain["metric"].get("parts") or {}
+    if not isinstance(measured, dict):
+        raise bad("metric.parts", measured, "parts by their names")
+    for name, part in measured.items():
+        if part is not None and not (isinstance(part, dict) and "_target_" in part):
+            raise bad(f"metric.parts.{name}", part, "a part", "`dpsyn run --help` lists the options of metric.")
     metrics = {
         name: _part(f"metric.parts.{name}", part, trusted, given)
-        for name, part in (plain["metric"]["parts"] or {}).items()
+        for name, part in measured.items()
         if part is not None  # taken off a group of metrics
     }
     steps = parts["schedule"]  # or, without votes, a number of rows; or votes in cells
@@ -302,6 +308,8 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
     identity = {key: plain[key] for key in IDENTITY}
     identity["privacy"] = {key: value for key, value in plain["privacy"].items() if key not in AGREED}
     root = str(plain["run_dir"])
+    if not root or isinstance(plain["run_dir"], dict | list):
+        raise bad("run_dir", plain["run_dir"], "a folder that can be made")
     if swept:
         root += f"-{_folder_name(swept)}"
     rows = plain["expand"]["rows"]
@@ -470,7 +478,7 @@ def check_launch(overrides: Sequence[str], folder: str | None) -> None:
             hydra_compose("config", overrides=[*search, *fixed], return_hydra_config=True)
             if folder:
                 _check_hydra(fixed, search)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_in_one_line(error, overrides)) from None
 
 
@@ -635,6 +643,10 @@ def _in_one_line(error: Exception, overrides: Sequence[str]) -> str:
         ours = [path.stem for path in (config_folder() / group).glob("*.yaml")]
         options = sorted(said.group(1).split("Config search path")[0].split() if said and not ours else ours)
         return f"{group}={name}: expected one of {', '.join(options)}. {_near(name, options)}".strip()
+    if "Config group override must be a string" in text:
+        groups = (*_groups(), "hydra")
+        named = next((each for each in overrides if _key(each) in groups and not re.search(r"=\W*[a-z]", each)), "")
+        return f"{named.lstrip('+')}: expected the name of an option. `dpsyn run --help` lists them."
     if "Missing mandatory value" in text:
         key = getattr(error, "full_key", None) or text.split(":")[-1].strip()
         return f"{key}: a value is missing. Give it as {key}=..."

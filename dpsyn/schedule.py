@@ -37,6 +37,8 @@ class Step:
     smooth: int = 1
 
     def __post_init__(self) -> None:
+        if not callable(self.select):
+            raise bad("schedule.select", self.select, "a way to select, by its _target_")
         for key, least in (("size", 1), ("folds", 0), ("lookahead", 0), ("smooth", 1)):
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
