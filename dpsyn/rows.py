@@ -11,7 +11,6 @@ import itertools
 import json
 import re
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,12 +110,12 @@ def delimiter_of(file: Path, encoding: str) -> str:
     best, most = ",", 1
     for sign in DELIMITERS:
         try:
-            counts = Counter(len(cells) for cells in csv.reader(lines, delimiter=sign) if cells)
+            counts = [len(cells) for cells in csv.reader(lines, delimiter=sign) if cells]
         except csv.Error:
             continue
-        (cells, rows), *_ = counts.most_common(1) or [(0, 0)]
-        if cells > most and rows >= 0.9 * sum(counts.values()):
-            best, most = sign, cells
+        # the first line names the columns: in it a decimal comma parts nothing
+        if counts and counts[0] > most and counts.count(counts[0]) >= 0.9 * len(counts):
+            best, most = sign, counts[0]
     return best
 
 

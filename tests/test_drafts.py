@@ -1,0 +1,123 @@
+"""What is drafted runs: draft and reader agree on what a cell is, whatever program wrote the file."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dpsyn import draft, schema
+from dpsyn.data.tables import Tables
+from dpsyn.schema import Schema
+
+N = 60
+FILES = {
+    "semicolons": ("age;ward", lambda i: f"{20 + i};{'ab'[i % 2]}", {"delimiter": ";"}),
+    "tabs": ("age\tward", lambda i: f"{20 + i}\t{'ab'[i % 2]}", {"delimiter": "\t"}),
+    "decimal commas": ("bill;g", lambda i: f"{i},{i % 10}5;a", {"delimiter": ";", "decimal": ","}),
+    "thousands": ("bill;g", lambda i: f"{1 + i}.234,5{i % 10};a", {"delimiter": ";", "decimal": ",", "thousands": "."}),
+    "thousands in quotes": ("bill,g", lambda i: f'"{1 + i},{100 + i}.25",a', {"thousands": ","}),
+    "exponents": ("x,g", lambda i: f"{1 + i}e{i % 3},a", {}),
+    "an index": (",age", lambda i: f"{i},{20 + i % 30}", {}),
+    "an index of pandas": ("Unnamed: 0,age", lambda i: f"{i},{20 + i % 30}", {}),
+    "hashes": ("h,age", lambda i: f"{2**62 + i * 7919},{20 + i % 30}", {}),
+    "users": ("patient_id,age", lambda i: f"p{i % 25},{20 + i % 30}", {}),
+    "keys": ("order_id,age", lambda i: f"{1000 + i},{20 + i % 30}", {}),
+    "compact dates": ("day,g", lambda i: f"2024{1 + i % 12:02}{1 + i % 28:02},a", {}),
+    "dotted dates": ("day,g", lambda i: f"{1 + i % 28:02}.{1 + i % 12:02}.2024,a", {}),
+    "slashed dates": ("day,g", lambda i: f"{1 + i % 28:02}/{1 + i % 12:02}/2024,a", {}),
+    "datetimes": ("at,g", lambda i: f"2024-01-{1 + i % 28:02} 10:{i % 60:02}:00,a", {}),
+    "datetimes with a zone": ("at,g", lambda i: f"2024-01-{1 + i % 28:02}T10:{i % 60:02}:07+01:00,a", {}),
+    "times of day": ("at,g", lambda i: f"{i % 24:02}:{i % 60:02},a", {}),
+    "yes and no": ("ok,g", lambda i: f"{'yes' if i % 3 else 'no'},a", {}),
+    "numbers and words": ("x,g", lambda i: f"{i if i % 7 else 'low'},a", {}),
+    "missing ones": ("x,y", lambda i: f"{i if i % 5 else ''},{'NA' if i % 4 else 3.5}", {}),
+}
+
+
+def drafted(path: Path, **settings: str) -> tuple[dict, list]:  # type: ignore[type-arg]
+    """The draft of a file, and what is refused when the file is read with it."""
+    text = draft.draft(str(path))
+    place = path.parent / "draft.yaml"
+    place.write_text(text, encoding="utf-8")
+    data = Tables(str(path), Schema(schema.read(str(place))), **settings)  # type: ignore[arg-type]
+    data.check()
+    return yaml.safe_load(text), [refusal for records in data.batches(500) for refusal in records.refused]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_drafted_reads_every_row_of_its_file(tmp_path: Path, name: str) -> None:
+    head, row, settings = FILES[name]
+    path = tmp_path / "sample.csv"
+    path.write_text("\n".join([head, *map(row, range(N))]) + "\n")
+    _, refused = drafted(path, **settings)
+    assert refused == []
+    text = draft.draft(str(path))
+    for key, value in settings.items():
+        assert f"'data.{key}={value}'" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "kind"),
+    [
+        ("decimal commas", "bill", "number"), ("thousands", "bill", "number"),
+        ("thousands in quotes", "bill", "number"),
+        ("compact dates", "day", "date"), ("dotted dates", "day", "date"), ("slashed dates", "day", "date"),
+        ("datetimes", "at", "datetime"), ("datetimes with a zone", "at", "datetime"), ("times of day", "at", "time"),
+        ("yes and no", "ok", "boolean"), ("semicolons", "age", "integer"),
+    ],
+)  # fmt: skip
+def test_a_column_is_drafted_as_what_it_is(tmp_path: Path, name: str, column: str, kind: str) -> None:
+    head, row, settings = FILES[name]
+    path = tmp_path / "sample.csv"
+    path.write_text("\n".join([head, *map(row, range(N))]) + "\n")
+    assert drafted(path, **settings)[0]["columns"][column]["kind"] == kind
+
+
+def test_users_are_named_and_keys_and_hashes_are_left_out(tmp_path: Path) -> None:
+    for name, unit in (("users", "patient_id"), ("keys", None), ("hashes", None), ("an index of pandas", None)):
+        head, row, _ = FILES[name]
+        path = tmp_path / "sample.csv"
+        path.write_text("\n".join([head, *map(row, range(N))]) + "\n")
+        said, _ = drafted(path)
+        assert said["unit"] == unit and list(said["columns"]) == ["age"]
+        assert said["extra"] == ("refuse" if unit else "ignore")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-8-sig"])
+def test_encodings_are_told_from_the_file_and_read_where_they_are_named(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "sample.csv"
+    path.write_bytes("age,ward\n{}".format("".join(f"{20 + i},g\u00e9riatrie\n" for i in range(N))).encode(encoding))
+    settings = {} if encoding == "utf-8-sig" else {"encoding": encoding}
+    said, refused = drafted(path, **settings)
+    assert refused == [] and said["columns"]["ward"]["values"] == ["g\u00e9riatrie"]
+    if encoding == "cp1252":
+        assert "data.encoding=cp1252" in drafted(path)[1][0].rule
+
+
+def test_packed_files_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "sample.csv.gz"
+    path.write_bytes(gzip.compress(("age,ward\n" + "20,a\n31,b\n" * N).encode()))
+    assert drafted(path)[1] == []
+
+
+def test_an_order_that_holds_in_all_rows_is_proposed_and_not_declared(tmp_path: Path) -> None:
+    path = tmp_path / "sample.csv"
+    rows = (f"2024-0{1 + i % 9}-01,2024-0{1 + i % 9}-{2 + i % 20:02}" for i in range(N))
+    path.write_text("\n".join(["admitted,left", *rows]) + "\n")
+    said, _ = drafted(path)
+    assert said["constraints"] == []
+    assert '# constraints: ["admitted <= left"]' in draft.draft(str(path))
+
+
+def test_a_draft_is_utf8_whatever_the_terminal_is(tmp_path: Path) -> None:
+    import os
+    import subprocess
+    import sys
+
+    path = tmp_path / "sample.csv"
+    path.write_text("ward\n" + "g\u00e9riatrie\nsurgery\n" * N, encoding="utf-8")
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "dpsyn", "schema", str(path)]
+    ended = subprocess.run(command, capture_output=True, env=environment, check=True)
+    assert "g\u00e9riatrie" in ended.stdout.decode("utf-8")
