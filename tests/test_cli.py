@@ -137,3 +137,34 @@ def test_a_run_prints_plain_lines_without_any_time_when_it_is_no_terminal(in_tmp
     assert lines[1].startswith("promise: (")
     assert any(line.startswith("iteration 2 of 2: effective candidates") for line in lines)
     assert any(line.startswith("synthetic data: runs/smoke/release/synthetic.parquet") for line in lines)
+
+
+def test_what_expand_added_stays_when_the_same_run_is_given_again(in_tmp, capsys):
+    import pyarrow.parquet as pq
+
+    given = ["run", *TINY, "expand.rows=null", "run_dir=run"]
+    assert cli.main(given) == 0
+    path = Path("run/release/synthetic.parquet")
+    short = pq.read_table(path).num_rows
+    assert cli.main(["expand", "run", "--rows", str(2 * short), "expand.degree.size=1"]) == 0
+    longer = path.read_bytes()
+    assert cli.main(given) == 0
+    assert path.read_bytes() == longer and pq.read_table(path).num_rows == 2 * short
+
+
+def test_a_run_on_ones_own_data_is_named_after_their_id_or_their_file(in_tmp):
+    from dpsyn import compose
+
+    own = ["data=hub", "data.path=scans/chest.parquet", "privacy.epsilon=1", "privacy.delta=1e-5"]
+    assert compose.settings(own)["run_dir"] == "runs/chest"
+    assert compose.settings([*own, "data.id=xrays"])["run_dir"] == "runs/xrays"
+    assert compose.settings([*own, "run_dir=here"])["run_dir"] == "here"
+    assert compose.settings(own)["name"] == "dpsyn"  # what is published does not name the file
+
+
+def test_a_run_with_other_settings_is_refused_with_three_of_them(in_tmp, capsys):
+    assert cli.main(["run", *TINY, "run_dir=run"]) == 0
+    more = ["seed=5", "embedding.blur=2", "api.slant=[0,1]", "api.rotation=[0,1]", "privacy.epsilon=1"]
+    assert cli.main(["run", *TINY, "run_dir=run", *more]) == 2
+    said = capsys.readouterr().err
+    assert said.count(" was ") == 3 and "and 2 more" in said and said.count("\n") == 1
