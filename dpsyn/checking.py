@@ -54,11 +54,18 @@ def _read(job: Job, console: Console) -> tuple[Survey, dict[str, list[Refusal]]]
     return met.survey, examples
 
 
+def _place(refusal: Refusal) -> str:
+    """Where a row stands: 'a.csv:17', the line as editors count them; 'row 17' where no file is known."""
+    if not refusal.file:
+        return f"row {refusal.line or refusal.row + 1}"
+    return f"{refusal.file}:{refusal.line}" if refusal.line else refusal.file
+
+
 def _lines(job: Job, survey: Survey, examples: dict[str, list[Refusal]]) -> Iterator[str]:
     yield f"rows read: {survey.rows:,}, of which {survey.voting:,} can vote"
     for rule, count in sorted(survey.refused.items()):
-        rows = ", ".join(f"{refusal.row + 1:,}" for refusal in examples[rule])
-        yield f"refused, {rule}: {count:,} (row {rows}{', ...' if count > EXAMPLES else ''})"
+        places = ", ".join(map(_place, examples[rule]))
+        yield f"refused, {rule}: {count:,} ({places}{', ...' if count > EXAMPLES else ''})"
     for column, rules in sorted(survey.adjusted.items()):
         for rule, count in sorted(rules.items()):
             yield f"adjusted, column '{column}': {rule}: {count:,} ({count / max(1, survey.voting):.1%} of its cells)"

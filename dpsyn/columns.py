@@ -86,11 +86,15 @@ class Column:
     """kind: one of KINDS. values: of a category or an ordered one; of a boolean 'false' and 'true'; otherwise none.
 
     low, high, step: of numbers; of dates in days since 1970, of times in seconds since 1970 or midnight, on the clock
-    of their zone. special: places that are cells of their own, whatever the bins. missing: a value may be missing;
-    texts: cells that mean so. outside: what a value outside the schema is read as. weight: in the distance. bins: of a
-    number, cells of equal width; None: not declared. graded: of a number whose resolution is not declared; step is its
-    coarsest. format, timezone: of times, how they are written and on which clock they are read. written: of a boolean,
-    the words for false and true in its cells; () for any of the usual ones.
+        of their zone.
+    special: places that are cells of their own, whatever the bins.
+    missing: whether a value may be missing. texts: cells that mean so, in the spelling of `canonical`.
+    outside: what a value outside the schema is read as.
+    weight: in the distance.
+    bins: of a number, cells of equal width; None: not declared.
+    graded: of a number whose resolution is not declared; step is its coarsest.
+    format, timezone: of times, how they are written and on which clock they are read.
+    written: of a boolean, the words for false and true in its cells; () for any of the usual ones.
     """
 
     name: str
@@ -264,11 +268,20 @@ class Column:
             return np.int64(MISSING).view(self.dtype)
         return {"number": math.nan, "boolean": -1}.get(self.kind)
 
+    def is_missing(self, cell: str | None) -> bool:
+        """Whether a cell is one of those that mean a missing value, however it spells it: 99.0 where 99 does."""
+        return cell is None or canonical(cell) in self.texts
+
+    @functools.cached_property
+    def _missing_numbers(self) -> frozenset[float]:
+        """What stands for a missing value in a column of numbers or times."""
+        read = self._time if self.kind in TIMES else _whole if self.kind == "integer" else _real
+        return frozenset(number for number, rule in map(read, self.texts) if rule < REFUSED)
+
     def _cell(self, cell: str | None) -> tuple[Any, int]:
-        text = "" if cell is None else cell.strip()
-        if cell is None or text in self.texts:
+        if cell is None or self.is_missing(cell):
             return self._none, FINE if self.missing else NO_VALUE
-        value, rule = (self._numeric if self.numeric else self._named)(text)
+        value, rule = (self._numeric if self.numeric else self._named)(cell.strip())
         return (self._none, AS_MISSING) if rule >= REFUSED and self.outside == "missing" else (value, rule)
 
     def _named(self, text: str) -> tuple[Any, int]:
@@ -287,6 +300,8 @@ class Column:
             number, rule = self._time(text)
         else:
             number, rule = (_whole if self.kind == "integer" else _real)(text)
+        if rule < REFUSED and number in self._missing_numbers:
+            return self._none, FINE if self.missing else NO_VALUE
         if rule < REFUSED and not self.low <= number <= self.high:
             number = self.low if number < self.low else self.high
             rule = CLIPPED if self.outside == "clip" else BEYOND
@@ -379,7 +394,7 @@ def declared(key: str, name: str, said: Any, is_label: bool) -> Column:
     weight = said.get("weight", 1.0)
     if type(weight) not in (int, float) or not 0 <= weight < math.inf:
         raise bad(f"{key}.weight", weight, "a number, 0 or more")
-    texts = frozenset(("", *_texts(f"{key}.missing_values", said.get("missing_values", []), least=0)))
+    texts = frozenset(map(canonical, ("", *_texts(f"{key}.missing_values", said.get("missing_values", []), least=0))))
     shared = {"missing": missing, "texts": texts, "outside": outside, "weight": float(weight)}
     if kind in NUMERIC:
         return _numeric_column(key, name, str(kind), said, shared)
@@ -387,11 +402,13 @@ def declared(key: str, name: str, said: Any, is_label: bool) -> Column:
         words = _texts(f"{key}.values", said["values"], least=2) if said.get("values") is not None else ()
         if len(words) not in (0, 2):
             raise bad(f"{key}.values", list(words), "two texts, for false and for true: ['no', 'yes']")
+        if clash := texts & set(map(canonical, words)):
+            raise bad(f"{key}.missing_values", min(clash), "no text that is a value")
         return Column(name, "boolean", ("false", "true"), written=words, **shared)
     values = _texts(f"{key}.values", said.get("values"))
     if outside == OTHER and OTHER not in values:
         values = (*values, OTHER)
-    if clash := texts & set(values):
+    if clash := texts & set(map(canonical, values)):
         do = "Leave it out of values, and say missing: true."
         raise bad(f"{key}.missing_values", min(clash), "no text that is a value", do)
     return Column(name, str(kind), values, **shared)

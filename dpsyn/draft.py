@@ -12,6 +12,7 @@ import itertools
 import json
 import math
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,8 +25,9 @@ import yaml
 from dpsyn import times
 from dpsyn.columns import KINDS, NUMERIC, REFUSED, Column, declared
 from dpsyn.errors import UserError, bad, one_of
-from dpsyn.rows import Broken, Columns, Row, delimiter_of, encoding_of, plain_number
+from dpsyn.rows import GROUPING, Broken, Columns, Row, delimiter_of, encoding_of, is_utf8, plain_number
 from dpsyn.sources import Source
+from dpsyn.spelling import canonical
 
 WARNING = """\
 A schema is public, and a run publishes it. Bounds and values that were read off the private rows break the
@@ -43,7 +45,8 @@ KEY_NAME = re.compile(
 )
 INTEGER = re.compile(r"[+-]?\d{1,25}")
 ZONE = re.compile(r"(?<=\d)(?:\s*)([+-]\d\d:?\d\d|Z)$")
-BOOLEANS = (("false", "true"), ("no", "yes"), ("f", "t"), ("n", "y"), ("nein", "ja"), ("non", "oui"))
+CASES = (str.lower, str.title, str.upper)
+BOOLEANS = (("false", "true"), ("0", "1"), ("no", "yes"), ("f", "t"), ("n", "y"), ("nein", "ja"), ("non", "oui"))
 OTHER_FORMS = ("compact", "dotted", "slashed")  # that a date without a format is read in too, but not written
 FORMS: tuple[tuple[str, str | None], ...] = (
     ("time", None),
@@ -51,6 +54,8 @@ FORMS: tuple[tuple[str, str | None], ...] = (
     ("date", "%d/%m/%Y"),
     ("date", "%m/%d/%Y"),
     ("date", "%d-%m-%Y"),
+    *(("date", f"{day}{sign}%y") for sign in "./-" for day in (f"%d{sign}%m", f"%m{sign}%d")),
+    *(("date", form) for form in ("%d-%b-%Y", "%d-%b-%y", "%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y")),
     ("datetime", None),
     ("datetime", "%d/%m/%Y %H:%M"),
     ("datetime", "%d/%m/%Y %H:%M:%S"),
@@ -58,7 +63,11 @@ FORMS: tuple[tuple[str, str | None], ...] = (
     ("datetime", "%m/%d/%Y %H:%M:%S"),
     ("datetime", "%d.%m.%Y %H:%M"),
     ("datetime", "%d.%m.%Y %H:%M:%S"),
+    ("datetime", "%m/%d/%Y %I:%M %p"),
+    ("datetime", "%m/%d/%Y %I:%M:%S %p"),
 )
+PLAIN = ("integer", "number")  # kinds whose cells are read as data.decimal and data.thousands say
+MAY_BE_NUMBER = re.compile(rf"[\d{re.escape(''.join(GROUPING))}eE+-]*\d[\d{re.escape(''.join(GROUPING))}eE+-]*")
 BOOK = ("name", "kind", "values", "low", "high", "resolution", "missing")
 
 
@@ -73,10 +82,18 @@ class Dialect:
 
     @property
     def settings(self) -> str:
-        """What a run has to be told: 'data.delimiter=; data.decimal=,'; '' where all is as usual."""
-        usual = Dialect()
-        said = {key: value for key, value in asdict(self).items() if value != getattr(usual, key)}
-        return " ".join(f"'data.{key}={value}'" for key, value in said.items())
+        """What a run has to be told, for a shell: "'data.delimiter=;' data.decimal=,"; '' where all is as usual."""
+        usual = asdict(Dialect())
+        said = {key: value for key, value in asdict(self).items() if value != usual[key]}
+        return " ".join(shlex.quote(f"data.{key}={value}".replace("\t", "\\t")) for key, value in said.items())
+
+    def plain(self, cells: Sequence[str | None]) -> list[str | None]:
+        """Cells of numbers as Python writes them, as `dpsyn.rows.plain_number` does."""
+        if (self.decimal, self.thousands) == (".", None):
+            return list(cells)
+        return [
+            cell if (cell or "").strip() in NONE else plain_number(cell, self.decimal, self.thousands) for cell in cells
+        ]
 
 
 def draft(path: str, delimiter: str | None = None, encoding: str | None = None) -> str:
@@ -96,7 +113,8 @@ def draft(path: str, delimiter: str | None = None, encoding: str | None = None) 
         dialect = Dialect("," if is_tabs and delimiter == "\t" else delimiter, encoding)
         source = replace(source, delimiter=delimiter, encoding=encoding)
         source.check_settings()
-    rows = [row for row in itertools.islice(_rows(source), ROWS) if not isinstance(row, Broken)]
+    found = list(itertools.islice(_rows(source), ROWS))
+    rows = [row for row in found if not isinstance(row, Broken)]
     if not rows:
         raise bad("FILE", path, "a file with at least one row")
     lines = [f"# {line}" for line in WARNING.splitlines()]
@@ -106,19 +124,23 @@ def draft(path: str, delimiter: str | None = None, encoding: str | None = None) 
     cells = {name: [row[name] for row in rows] for name in rows[0]}
     if source.kind() == "csv":
         dialect = _with_numbers(dialect, cells)
-        if (dialect.decimal, dialect.thousands) != (".", None):
-            cells = {name: [plain_number(c, dialect.decimal, dialect.thousands) for c in cells[name]] for name in cells}
     lines.append(f"# Drafted from a sample of rows, {Path(path).name}. Read every line: kinds are guesses.")
     if dialect.settings:
         lines.append(f"# It was read as the settings {dialect.settings} say: a run needs them too.")
-    return "\n".join([*lines, "columns:", *_from_sample(cells)]) + "\n"
+    lines += [f"# {line}" for line in _doubts(dialect, cells)]
+    if broken := Counter(f"{row.column} {row.rule}" for row in found if isinstance(row, Broken)):
+        told = "; ".join(f"{count} of {len(found)} lines: {rule}" for rule, count in broken.items())
+        lines.append(f"# Not in the draft, and refused by a run: {told}.")
+    return "\n".join([*lines, "columns:", *_from_sample(cells, dialect)]) + "\n"
 
 
-def _from_sample(cells: Mapping[str, Sequence[str | None]]) -> Iterator[str]:
+def _from_sample(cells: Mapping[str, Sequence[str | None]], dialect: Dialect) -> Iterator[str]:
     """Lines of the columns, then of what follows them."""
     unit, columns, left_out = None, {}, not all(cells)
+    if left_out:
+        yield '  # "": a column without a name, such as the numbers of rows that programs write; left out'
     for name in filter(None, cells):
-        line, facts = _from_cells(name, cells[name], unit is None)
+        line, facts = _from_cells(name, cells[name], dialect, unit is None)
         yield f"  {line}"
         left_out |= facts is None
         if facts == USER:
@@ -127,7 +149,21 @@ def _from_sample(cells: Mapping[str, Sequence[str | None]]) -> Iterator[str]:
             columns[name] = declared("FILE", name, yaml.safe_load(facts), False)
     if not columns:
         yield "  # no column is left: declare at least one"
-    yield from _end(unit, _orders(columns, cells), left_out)
+    plain = {name: dialect.plain(cells[name]) if columns[name].kind in PLAIN else cells[name] for name in columns}
+    yield from _end(unit, _orders(columns, plain), left_out)
+
+
+def _doubts(dialect: Dialect, cells: Mapping[str, Sequence[str | None]]) -> Iterator[str]:
+    """Columns in which 1.234 may be a little over one, or more than a thousand."""
+    for name, column in cells.items():
+        texts = {text for cell in column if (text := (cell or "").strip()) not in NONE}
+        for sign, other in ((".", ","), (",", ".")):
+            grouped = [text for text in texts if sign in text]
+            in_doubt = grouped and all(re.fullmatch(rf"[+-]?[1-9]\d{{0,2}}\{sign}\d{{3}}", text) for text in grouped)
+            if in_doubt and _numbers(Counter(map(str, dialect.plain(sorted(texts))))):
+                read = "decimals" if sign == dialect.decimal else "thousands"
+                else_ = f"data.decimal={other} data.thousands={sign}" if read == "decimals" else f"data.decimal={sign}"
+                yield f"{_text(name)}: {min(grouped)} is read with {sign!r} before {read}; if not so, say {else_}"
 
 
 def _end(unit: str | None = None, orders: Sequence[str] = (), left_out: bool = False) -> Iterator[str]:
@@ -163,22 +199,22 @@ def _orders(columns: Mapping[str, Column], cells: Mapping[str, Sequence[str | No
 
 
 def _with_numbers(dialect: Dialect, cells: Mapping[str, Sequence[str | None]]) -> Dialect:
-    """With the signs in its numbers: those by which all cells of some column are numbers, and would not be else."""
-    for decimal, thousands in (
-        (",", None),
-        (",", "."),
-        (",", " "),
-        (",", "\u00a0"),
-        (".", ","),
-        (".", "'"),
-        (".", " "),
-    ):
-        for column in cells.values():
-            texts = {text for cell in column if (text := (cell or "").strip()) not in NONE}
-            plain = {str(plain_number(text, decimal, thousands)) for text in texts}
-            if texts and not _numbers(Counter(texts)) and _numbers(Counter(plain)):
-                return replace(dialect, decimal=decimal, thousands=thousands)
-    return dialect
+    """With the signs in its numbers: those by which most columns are numbers, the most usual ones where several are."""
+    columns = []
+    for column in cells.values():
+        texts = {text for cell in column if (text := (cell or "").strip()) not in NONE}
+        if texts and all(map(MAY_BE_NUMBER.fullmatch, texts)) and not _dates(Counter(texts)):
+            columns.append(sorted(texts))
+    # where cells are parted by commas, one inside a cell is rarely a decimal one
+    signs = (".", ",") if dialect.delimiter == "," else (",", ".")
+    pairs = [(decimal, thousands) for decimal in signs for thousands in (None, *GROUPING) if thousands != decimal]
+    best, most = dialect, sum(bool(_numbers(Counter(texts))) for texts in columns)
+    for decimal, thousands in pairs:
+        other = replace(dialect, decimal=decimal, thousands=thousands)
+        count = sum(bool(_numbers(Counter(map(str, other.plain(texts))))) for texts in columns)
+        if count > most:
+            best, most = other, count
+    return best
 
 
 def _rows(source: Source) -> Iterator[Row | Broken]:
@@ -190,8 +226,9 @@ def _rows(source: Source) -> Iterator[Row | Broken]:
         names[:] = list(there.names)
         return names
 
-    for _, rows in source.tables(all_of):
-        yield from rows
+    for table in source.tables(all_of):
+        for _, row in table.rows:
+            yield row
 
 
 def _from_book(row: Mapping[str, str | None]) -> str:
@@ -218,34 +255,46 @@ def _parted(cell: str) -> list[str]:
     return [part.strip() for part in cell.split("|")]
 
 
-def _from_cells(name: str, cells: Sequence[str | None], may_be_user: bool) -> tuple[str, str | None]:
+def _from_cells(name: str, cells: Sequence[str | None], dialect: Dialect, may_be_user: bool) -> tuple[str, str | None]:
     """The line of a column, and its facts as yaml: None where it is left out, USER where it names users."""
     counts = Counter((cell or "").strip() for cell in cells)
     none = [text for text in NONE if counts.pop(text, 0)]
     if not counts:
         return f"# {_text(name)}: every cell is missing; declare what it may hold, or leave it out", None
+    if not all(map(is_utf8, counts)):
+        return f"# {_text(name)}: cells that are not in the encoding of the file; left out", None
     if name.startswith("Unnamed: ") and set(counts) == set(map(str, range(len(cells)))):
         return f"# {_text(name)}: the numbers of rows that pandas writes; left out", None
     if (remark := _key(name, counts, may_be_user)) is not None:
         return f"# {_text(name)}: {remark}", USER if remark == USER else None
-    facts, remark = _guess(counts)
+    facts, remark = _guess(counts, dialect)
     said = [*facts, *([_missing(none)] if none else [])]
     text = f"{{{', '.join(said)}}}"
-    if facts and not _reads(name, text, cells):
-        values = [value for value, _ in counts.most_common(VALUES)]
+    if facts and not _reads(name, text, cells, dialect):
+        values = list(_merged(counts))[:VALUES]
         said = ["kind: category", f"values: {_listed(sorted(values))}", "outside: other"]
         text, remark = f"{{{', '.join([*said, *([_missing(none)] if none else [])])}}}", "cells of several kinds"
-        facts = said if _reads(name, text, cells) else []
+        facts = said if _reads(name, text, cells, dialect) else []
     if not facts:
         return f"# {_text(name)}: {remark}", None
     return f"{_text(name)}: {text}" + (f"   # {remark}" if remark else ""), text
 
 
-def _reads(name: str, facts: str, cells: Sequence[str | None]) -> bool:
+def _merged(counts: Counter[str]) -> Counter[str]:
+    """Spellings of one value, 1 and 1.0 say, counted together under the most frequent of them; most frequent first."""
+    spelled: dict[str, str] = {}
+    merged: Counter[str] = Counter()
+    for text, count in counts.most_common():
+        merged[spelled.setdefault(canonical(text), text)] += count
+    return Counter(dict(merged.most_common()))
+
+
+def _reads(name: str, facts: str, cells: Sequence[str | None], dialect: Dialect) -> bool:
     """Whether a run would read all of these cells, as drafted."""
     try:
-        _, rules = declared("FILE", name, yaml.safe_load(facts), False).read(cells)
-    except UserError:
+        column = declared("FILE", name, yaml.safe_load(facts), False)
+        _, rules = column.read(dialect.plain(cells) if column.kind in PLAIN else cells)
+    except (UserError, yaml.YAMLError):
         return False
     return bool((rules < REFUSED).all())
 
@@ -262,33 +311,41 @@ def _key(name: str, counts: Counter[str], may_be_user: bool) -> str | None:
     return USER if may_be_user else "several rows share one: it may name users; left out"
 
 
-def _guess(counts: Counter[str]) -> tuple[list[str], str]:
+def _guess(counts: Counter[str], dialect: Dialect) -> tuple[list[str], str]:
     """What is said of a column, and a remark. Nothing is said of one that looks like a name or a text."""
-    if words := next((pair for pair in BOOLEANS if {text.casefold() for text in counts} == set(pair)), None):
-        spelled = [next(text for text in counts if text.casefold() == word) for word in words]
-        known = {text.casefold(): text for text in spelled}
-        return (["kind: boolean"] if words == ("false", "true") else
-                ["kind: boolean", f"values: {_listed([known[word] for word in words])}"]), ""  # fmt: skip
-    if {text.lower() for text in counts} <= {"true", "false"}:
-        return ["kind: boolean"], ""
+    merged = _merged(counts)
+    spelled = {canonical(text).casefold(): text for text in reversed(merged)}
+    if words := next((pair for pair in BOOLEANS if spelled.keys() == set(pair)), None):
+        written = [spelled[word] for word in words]
+        return _boolean(written), ""
+    if spelled.keys() <= {"false", "true"} and any(
+        way(one) == one for one in spelled.values() for way in CASES
+    ):  # in public rows one of them may not occur
+        (one,) = spelled.values()
+        return _boolean([next(way(word) for way in CASES if way(one) == one) for word in ("false", "true")]), ""
     if dates := _dates(counts):
         return dates
-    if numbers := _numbers(counts):
+    plain = Counter(map(str, dialect.plain(list(counts))))
+    if numbers := _numbers(plain):
         bounds, most = _outwards(min(numbers), max(numbers))
-        exact = [Decimal(text) for text in counts]
+        exact = [Decimal(text) for text in plain]
         if all(number == number.to_integral_value() and abs(number) < 2**62 for number in exact) and not any(
-            "." in text for text in counts
+            "." in text for text in plain
         ):
             return ["kind: integer", bounds], ""
         digits = min(most, max(max(0, -int(number.normalize().as_tuple().exponent)) for number in exact))
         return ["kind: number", bounds, f"resolution: {10**-digits:.{digits}f}"], ""
-    if len(counts) > FEW and len(counts) > sum(counts.values()) / 2:
+    if len(merged) > FEW and len(merged) > sum(merged.values()) / 2:
         return [], "nearly every cell differs: a name, a key or a text; left out"
-    values = [text for text, _ in counts.most_common(VALUES)]
-    facts = ["kind: category", f"values: {_listed(sorted(values))}"]
-    if len(counts) > VALUES:
-        return [*facts, "outside: other"], f"{len(counts)} values in the sample, the {VALUES} most frequent"
+    facts = ["kind: category", f"values: {_listed(sorted(list(merged)[:VALUES]))}"]
+    if len(merged) > VALUES:
+        return [*facts, "outside: other"], f"{len(merged)} values in the sample, the {VALUES} most frequent"
     return facts, ""
+
+
+def _boolean(words: Sequence[str]) -> list[str]:
+    """Facts of a column of these words; False and True need not be said, since that is how Python writes them."""
+    return ["kind: boolean", *([] if words == ["False", "True"] else [f"values: {_listed(words)}"])]
 
 
 def _dates(counts: Counter[str]) -> tuple[list[str], str] | None:
@@ -298,7 +355,7 @@ def _dates(counts: Counter[str]) -> tuple[list[str], str] | None:
             if kind == "time":
                 seconds = [times.clock(text) for text in counts]
                 unit = _unit(seconds)
-                return [f"kind: {kind}", "bounds: ['00:00:00', '23:59:59']", f"resolution: {unit}"], ""
+                return [f"kind: {kind}", "bounds: ['00:00:00', '23:59:59']", f"resolution: {unit}"], _cut(counts)
             if kind == "date":
                 read = [times.day(text, form) for text in counts if not form or _is_written(text, form)]
                 if len(read) < len(counts) or any(cut for _, cut in read):
@@ -308,7 +365,8 @@ def _dates(counts: Counter[str]) -> tuple[list[str], str] | None:
                     continue  # eight digits that are no date
                 facts = [f"kind: {kind}", f"bounds: [{min(days).year}-01-01, {max(days).year}-12-31]"]
                 form = form or next((name for name in OTHER_FORMS if _all_written(counts, times.NAMED[name])), None)
-                twin = {"%d/%m/%Y": "%m/%d/%Y", "%m/%d/%Y": "%d/%m/%Y"}.get(str(form))
+                twin = str(form).translate(str.maketrans("dm", "md"))
+                twin = twin if form and twin != form and re.search("%[dm].%[dm]", form) else ""
                 remark = f"or {twin}?" if twin and _all_written(counts, twin) else ""
                 return [*facts, *([f"format: {_text(form)}"] if form else [])], remark
             zones = {
@@ -324,8 +382,17 @@ def _dates(counts: Counter[str]) -> tuple[list[str], str] | None:
         low, high = (datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=pick(moments)) for pick in (min, max))
         facts = [f"kind: {kind}", f"bounds: ['{low.year}-01-01 00:00:00', '{high.year}-12-31 23:59:59']"]
         facts += [f"resolution: {_unit(moments)}", f"timezone: {'null' if zone is None else _text(zone)}"]
-        return [*facts, *([f"format: {_text(form)}"] if form else [])], ""
+        some = "some times name an offset from UTC and some none: those are read as " + str(zone)
+        remarks = [some] if zones and not all(map(ZONE.search, counts)) else []
+        return [*facts, *([f"format: {_text(form)}"] if form else [])], "; ".join(
+            [*remarks, *filter(None, [_cut(counts)])]
+        )
     return None
+
+
+def _cut(texts: Iterable[str]) -> str:
+    """A remark on what is left out of times."""
+    return "parts of a second are cut" if any(re.search(r":\d\d[.,]\d*[1-9]", text) for text in texts) else ""
 
 
 def _all_written(texts: Iterable[str], form: str) -> bool:

@@ -26,14 +26,24 @@ Row = Mapping[str, str | None]
 """Column to cell; None for a missing one. Bytes that are no UTF-8 are lone surrogates, see `is_utf8`."""
 
 BOM = b"\xef\xbb\xbf"
-SNIFFED = 2**16  # bytes of a file by which its encoding and its delimiter are told
+SNIFFED = 2**16  # bytes of a file by which its delimiter is told
 DELIMITERS = (",", ";", "\t", "|")
+GROUPING = (".", ",", " ", "'", "\u2019", "\u00a0", "\u202f")  # signs between groups of three digits
+WIDE: Mapping[str, Sequence[Sequence[int | None]]] = {  # how files of more bytes a letter begin; None: any but zero
+    "utf-32": ((0xFF, 0xFE, 0, 0), (0, 0, 0xFE, 0xFF)),
+    "utf-32-le": ((None, 0, 0, 0),),
+    "utf-32-be": ((0, 0, 0, None),),
+    "utf-16": ((0xFF, 0xFE), (0xFE, 0xFF)),
+    "utf-16-le": ((None, 0, None, 0),),
+    "utf-16-be": ((0, None, 0, None),),
+}
 
 UNDECLARED = "not among the declared values"
 CELLS = "more or fewer cells than the first line has names"
 NO_OBJECT = "not a JSON object"
 NOT_UTF8 = "not UTF-8 (of Latin-1 or Windows files say data.encoding=cp1252)"
 NESTED = "a list or an object where a single value belongs"
+POINTED = re.compile(r"\s*[+-]?(\d+\.\d*|\.\d+)([eE][+-]?\d+)?\s*")  # a number, to Python
 LINE = "(line)"  # the column of what is wrong with a whole line
 
 
@@ -48,14 +58,18 @@ class Broken:
 
 @dataclass(frozen=True)
 class Columns:
-    """Those of a file, which are public. names: None where every line brings its own (jsonl). texts: those of strings,
-    or of bytes that can be. listed: whether a message may list the names; the first line of a csv without a head is a
-    private row.
+    """Those of a file, which are public.
+
+    names: None where every line brings its own (jsonl).
+    texts: those of strings, or of bytes that can be.
+    listed: whether a message may list the names; the first line of a csv without a head is a private row.
+    floating: those of floating numbers.
     """
 
     names: Sequence[str] | None
     texts: Sequence[str]
     listed: bool = True
+    floating: Sequence[str] = ()
 
     def check(self, asked: Mapping[str, str]) -> None:
         """asked: setting to column. Raises UserError for one that is not there."""
@@ -66,6 +80,18 @@ class Columns:
                     raise bad(key, column, f"one of the columns ({', '.join(self.names)})", do)
                 do = "Does it name them, and are they parted by data.delimiter?"
                 raise bad(key, column, "one of the columns that the first line of the csv file names", do)
+
+    def check_unit(self, column: str | None) -> None:
+        """Raises UserError for ids of users that are floating numbers."""
+        if column in self.floating:
+            raise bad_unit(str(column), "floating numbers")
+
+
+def bad_unit(column: str, found: str) -> UserError:
+    """found: of which types the ids are."""
+    do = "pandas turns whole numbers into floats where one is missing: write them as Int64, or as texts."
+    what = f"ids that are whole numbers, or texts, in all files alike (here: {found})"
+    return bad("data.unit_column", column, what, do)
 
 
 def spelled_otherwise(name: str, names: Sequence[str]) -> str:
@@ -89,16 +115,29 @@ def opened(file: Path) -> BinaryIO:
 
 
 def encoding_of(file: Path) -> str:
-    """What the head of a file looks like: 'utf-8', 'utf-16', or 'cp1252', in which Western European files come."""
+    """What the bytes of a file are: 'utf-8', 'utf-16', 'utf-32', or else 'cp1252', in which Western European files come
+    (where it has no such characters, 'latin-1'). Reads all of it, as the first letter with an accent may come late."""
     with opened(file) as stream:
-        head = stream.read(SNIFFED)
-    if head[:2] in (b"\xff\xfe", b"\xfe\xff") or (head[1:2] == b"\0" and head[3:4] == b"\0"):
-        return "utf-16"
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(head)
-    except UnicodeDecodeError:
-        return "cp1252"
-    return "utf-8"
+        head = stream.read(8)
+        for encoding, marks in WIDE.items():
+            if any(_looks(head, mark) for mark in marks):
+                return encoding
+        fits = {name: codecs.getincrementaldecoder(name)() for name in ("utf-8", "cp1252")}
+        while block := head + stream.read(SNIFFED):
+            head = b""
+            for name, decoder in list(fits.items()):
+                try:
+                    decoder.decode(block)
+                except UnicodeDecodeError:
+                    del fits[name]
+    return next(iter(fits), "latin-1")
+
+
+def _looks(head: bytes, mark: Sequence[int | None]) -> bool:
+    """Whether bytes begin as a mark says: None for any but zero."""
+    return len(head) >= len(mark) and all(
+        byte == wanted if wanted is not None else byte for byte, wanted in zip(head, mark, strict=False)
+    )
 
 
 def delimiter_of(file: Path, encoding: str) -> str:
@@ -127,9 +166,13 @@ def csv_names(file: Path, delimiter: str, path: str | None, encoding: str = "utf
             names = next(lines, [])
     except (csv.Error, OSError, EOFError, UnicodeError):
         pass
-    if names is not None and not all(map(is_utf8, names)) and (looks := encoding_of(file)) != "utf-8":
-        do = f"It looks like {looks.upper()}: say data.encoding={looks}, or write it as UTF-8."
-        raise bad("data.path", path, f"csv in {encoding.upper()}", do)
+    if names:
+        names[0] = names[0].removeprefix("\ufeff")
+    if names is None or not all(map(is_utf8, names)) or any("\0" in name for name in names):
+        with contextlib.suppress(OSError, EOFError):
+            if not _same_encoding(looks := encoding_of(file), encoding):
+                do = f"It looks like {looks.upper()}: say data.encoding={looks}, or write it as UTF-8."
+                raise bad("data.path", path, f"csv in {encoding.upper()}", do)
     if names is None or not any(names) or not all(map(is_utf8, names)):
         raise bad("data.path", path, f"csv in {encoding.upper()} whose first line names the columns")
     if len(set(filter(None, names))) < len(list(filter(None, names))):
@@ -144,8 +187,9 @@ def csv_rows(
     path: str | None,
     header: Sequence[str] | None = None,
     encoding: str = "utf-8",
-) -> Iterator[Row | Broken]:
-    """Blank lines are left out. header: names of the columns, where the first line is a row like the others.
+) -> Iterator[tuple[int, Row | Broken]]:
+    """Rows, each with the number of its first line, from 1 on; blank lines are left out. header: names of the columns,
+    where the first line is a row like the others.
 
     Raises UserError for quotes that do not match: what follows has no known rows.
     """
@@ -155,29 +199,45 @@ def csv_rows(
         with _csv(file, delimiter, encoding) as lines:
             if header is None:
                 next(lines)
+            first = lines.line_num + 1
             for cells in lines:
                 if len(cells) == width:
-                    yield {column: cells[place] for column, place in places}
+                    yield first, {column: cells[place] for column, place in places}
                 elif cells:
-                    yield Broken(LINE, CELLS, shown(delimiter.join(cells)))
+                    yield first, Broken(LINE, CELLS, shown(delimiter.join(cells)))
+                first = lines.line_num + 1
             return
     except csv.Error:
         pass
     raise bad("data.path", path, 'csv whose quotes match ("" for one inside a quoted cell)')
 
 
+def _same_encoding(one: str, two: str) -> bool:
+    return codecs.lookup(one).name == codecs.lookup(two).name
+
+
+def check_jsonl(file: Path, path: str | None) -> None:
+    """Raises UserError for lines in UTF-16 or UTF-32, none of which could be read."""
+    with opened(file) as stream:
+        head = stream.read(4)
+    if any(_looks(head, mark) for marks in WIDE.values() for mark in marks):
+        raise bad("data.path", path, "jsonl in UTF-8", f"It looks like {encoding_of(file).upper()}.")
+
+
 @contextlib.contextmanager
-def _csv(file: Path, delimiter: str, encoding: str) -> Iterator[Iterator[list[str]]]:
+def _csv(file: Path, delimiter: str, encoding: str) -> Iterator[Any]:
+    """A reader of the csv module."""
     csv.field_size_limit(sys.maxsize)
     with io.TextIOWrapper(opened(file), encoding, "surrogateescape", newline="") as stream:
         yield csv.reader(stream, delimiter=delimiter, strict=True)
 
 
-def jsonl_rows(file: Path, columns: Sequence[str]) -> Iterator[Row | Broken]:
-    """Numbers keep the text they are written as; a key that is not there is a missing cell. No row is a blank line."""
+def jsonl_rows(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, Row | Broken]]:
+    """Rows, each with the number of its line, from 1 on. Numbers keep the text they are written as; a key that is not
+    there is a missing cell. No row is a blank line."""
     decode = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str).decode
     with opened(file) as stream:
-        for line in stream:
+        for number, line in enumerate(stream, 1):
             text = line.decode("utf-8", "surrogateescape")
             if text.isspace():
                 continue
@@ -186,17 +246,17 @@ def jsonl_rows(file: Path, columns: Sequence[str]) -> Iterator[Row | Broken]:
             except (ValueError, RecursionError):
                 found = None
             if not isinstance(found, dict):
-                yield Broken(LINE, NO_OBJECT, shown(text))
+                yield number, Broken(LINE, NO_OBJECT, shown(text))
                 continue
             row: dict[str, Any] = {column: found.get(column) for column in columns}
             for column, value in row.items():
                 if isinstance(value, bool):
                     row[column] = "true" if value else "false"
                 elif value is not None and not isinstance(value, str):
-                    yield Broken(column, NESTED, shown(text))
+                    yield number, Broken(column, NESTED, shown(text))
                     break
             else:
-                yield row
+                yield number, row
 
 
 def parquet_schema(file: Path, path: str | None) -> Any:
@@ -215,11 +275,13 @@ def parquet_schema(file: Path, path: str | None) -> Any:
     return schema
 
 
-def parquet_rows(file: Path, columns: Sequence[str]) -> Iterator[Row]:
+def parquet_rows(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, Row]]:
+    """Rows, each with its number in the file, from 1 on."""
+    numbers = itertools.count(1)
     for batch, cells in parquet_batches(file, columns, 512):
         lists = [cells(batch.column(column), column) for column in columns]
         for values in zip(*lists, strict=True):
-            yield dict(zip(columns, values, strict=True))
+            yield next(numbers), dict(zip(columns, values, strict=True))
 
 
 def parquet_batches(
@@ -288,18 +350,19 @@ def as_text(value: Any, names: Sequence[str] | None = None) -> str | None:
 
 
 def plain_number(cell: str | None, decimal: str, thousands: str | None) -> str | None:
-    """A number as Python writes it, 1.234,5 as 1234.5; what is none in this way of writing stays as it is.
+    """A number as Python writes it, 1.234,5 as 1234.5. What is no number in this way of writing stays as it is, but for
+    a point that would be read as a decimal one: that cell is no number, and begins with a question mark.
 
-    >>> plain_number("1.234,5", ",", "."), plain_number("1.2", ",", ".")
-    ('1234.5', '1.2')
+    >>> plain_number("1.234,5", ",", "."), plain_number("1.2", ",", "."), plain_number("n.a.", ",", ".")
+    ('1234.5', '?1.2', 'n.a.')
     """
     if cell is None:
         return None
     group = re.escape(thousands) if thousands else "(?!)"
     form = rf"\s*[+-]?(\d{{1,3}}({group}\d{{3}})+|\d+)?({re.escape(decimal)}\d*)?([eE][+-]?\d+)?\s*"
-    if not re.fullmatch(form, cell):
-        return cell
-    return (cell.replace(thousands, "") if thousands else cell).replace(decimal, ".")
+    if re.fullmatch(form, cell):
+        return (cell.replace(thousands, "") if thousands else cell).replace(decimal, ".")
+    return f"?{cell}" if decimal != "." and POINTED.fullmatch(cell) else cell
 
 
 def is_utf8(text: str) -> bool:

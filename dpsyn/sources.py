@@ -31,6 +31,8 @@ from dpsyn.rows import (
     Columns,
     Row,
     as_text,
+    bad_unit,
+    check_jsonl,
     csv_names,
     csv_rows,
     is_bytes,
@@ -61,13 +63,22 @@ CLOSED = "folders passed over (they cannot be opened)"
 
 
 @dataclass(frozen=True)
+class Table:
+    """name: of the file, below the path of the source; private, '' on the hub. columns: that are read of it. rows:
+    streamed, each with the number of its line (in parquet and on the hub, of the row), from 1 on."""
+
+    name: str
+    columns: Sequence[str]
+    rows: Iterator[tuple[int, Row | Broken]]
+
+
+@dataclass(frozen=True)
 class Source:
     """Where rows lie: a name on the hub, or a local file, folder or glob pattern.
 
     path, builder, subset, split: settings of the data. builders: the kinds of file that may be meant. delimiter: of
     csv; None: a tab for .tsv, otherwise a comma. header: names for the columns of csv files whose first line has none.
-    encoding: of csv, as Python names it.
-    revision: on the hub.
+    encoding: of csv, as Python names it. revision: on the hub.
     """
 
     path: str | None
@@ -195,6 +206,7 @@ class Source:
         """Of a local file. Raises UserError where they cannot be read, or have no names of their own."""
         kind = self.kind()
         if kind == "jsonl":
+            check_jsonl(file, self.path)
             return Columns(None, ())
         if kind == "csv" and self.header is not None:
             return Columns(self.header, self.header)
@@ -209,7 +221,8 @@ class Source:
         return Columns(schema.names, texts)
 
     def check_unit(self, column: str) -> None:
-        """Raises UserError where parquet files hold the users of rows as floats, or not all of them as one type."""
+        """Raises UserError where local parquet files hold the users of rows as floats, or not all as one type. On the
+        hub `Columns.check_unit` says so."""
         if self.kind() != "parquet":
             return
         kinds = set()
@@ -218,12 +231,10 @@ class Source:
             if column in schema.names:
                 kinds.add(_unit_kind(schema.field(column).type))
         if "floating numbers" in kinds or len(kinds) > 1:
-            do = "pandas turns whole numbers into floats where one is missing: write them as Int64, or as texts."
-            what = f"ids that are whole numbers, or texts, in all files alike (here: {' and '.join(sorted(kinds))})"
-            raise bad("data.unit_column", column, what, do)
+            raise bad_unit(column, " and ".join(sorted(kinds)))
 
-    def tables(self, choose: Callable[[Columns], list[str]]) -> Iterator[tuple[list[str], Iterator[Row | Broken]]]:
-        """For each file, or the one part on the hub: the columns that `choose` wants of it, and its rows, streamed."""
+    def tables(self, choose: Callable[[Columns], list[str]]) -> Iterator[Table]:
+        """Each file, or the one part on the hub, with the columns that `choose` wants of it."""
         kind = self.kind()
         if kind == "hub":
             with hub_stream(self, "rows", commit(str(self.path), self.revision)) as stream:
@@ -232,17 +243,18 @@ class Source:
                     raise bad("data.path", self.path, "data on the hub that declare the types of their columns", do)
                 types = {name: getattr(feature, "dtype", None) for name, feature in stream.features.items()}
                 texts = [name for name, dtype in types.items() if dtype in ("string", "large_string")]
-                columns = choose(Columns(list(types), texts))
-                yield columns, hub_rows(stream, columns)
+                columns = choose(Columns(list(types), texts, floating=floating(stream.features)))
+                yield Table("", columns, hub_rows(stream, columns))
             return
+        top = root(self.place)
         for file in self.files():
             columns = choose(self.columns(file))
+            rows: Iterator[tuple[int, Row | Broken]]
             if kind == "csv":
-                yield columns, csv_rows(file, columns, self._delimiter(file), self.path, self.header, self.encoding)
-            elif kind == "jsonl":
-                yield columns, jsonl_rows(file, columns)
+                rows = csv_rows(file, columns, self._delimiter(file), self.path, self.header, self.encoding)
             else:
-                yield columns, parquet_rows(file, columns)
+                rows = (jsonl_rows if kind == "jsonl" else parquet_rows)(file, columns)
+            yield Table(name_below(file, top), columns, rows)
 
     def _delimiter(self, file: Path) -> str:
         is_tabs = file.name.lower().removesuffix(".gz").endswith(".tsv")
@@ -352,8 +364,12 @@ def _content(file: Path, top: Path) -> tuple[str, int, str]:
         while block := stream.read(1 << 20):
             content.update(block)
             size += len(block)
-    name = os.fsencode(file.relative_to(top)).decode("utf-8", "backslashreplace")
-    return name, size, content.hexdigest()
+    return name_below(file, top), size, content.hexdigest()
+
+
+def name_below(file: Path, top: Path) -> str:
+    """The name of a file below a folder, writable as UTF-8."""
+    return os.fsencode(file.relative_to(top)).decode("utf-8", "backslashreplace")
 
 
 # The hub
@@ -402,10 +418,17 @@ def hub_stream(source: Source, what: str, revision: str | None) -> Iterator[Any]
         yield stream
 
 
-def hub_rows(stream: Any, columns: Sequence[str]) -> Iterator[Row]:
+def hub_rows(stream: Any, columns: Sequence[str]) -> Iterator[tuple[int, Row]]:
+    """Rows, each with its number, from 1 on."""
     names = class_names(stream.features)
-    for example in stream.select_columns(list(columns)):
-        yield {column: as_text(example[column], names.get(column)) for column in columns}
+    for number, example in enumerate(stream.select_columns(list(columns)), 1):
+        yield number, {column: as_text(example[column], names.get(column)) for column in columns}
+
+
+def floating(features: Mapping[str, Any]) -> list[str]:
+    """Columns of floating numbers, from the features of a data set."""
+    kinds = {name: str(getattr(feature, "dtype", "")) for name, feature in features.items()}
+    return [name for name, kind in kinds.items() if kind.startswith(("float", "double", "decimal"))]
 
 
 def class_names(features: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import unicodedata
 
-INTEGRAL = re.compile(r"([+-]?\d+)\.0*")
 LOST_DIGITS = "a user id that has lost digits: a whole number written as a rounded one"
 INTEGRAL = re.compile(r"([+-]?\d+)\.0*")
 ROUNDED = re.compile(r"[+-]?\d+(\.\d+)?[eE][+]\d+|[+-]?\d{16,}\.0*|[+-]?(inf|Infinity)")  # floats hold 15 digits

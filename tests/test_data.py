@@ -380,7 +380,7 @@ def test_a_folder_without_labels_is_read_nested_and_stray_or_hidden_files_are_le
     files |= {"metadata.csv": b"file_name,label\na.png,CANARY\n", "archive.zip": b"PK", "b/bad.png": b"no image"}
     records = read(HubImages(tree(tmp_path, files)))
     assert sorted(values(records)) == [1, 2]
-    assert [(refusal.column, refusal.value) for refusal in records.refused] == [("image", "bad.png")]
+    assert [(refusal.column, refusal.file) for refusal in records.refused] == [("image", "b/bad.png")]
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 """What is drafted runs: draft and reader agree on what a cell is, whatever program wrote the file."""
 
 import gzip
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 
-from dpsyn import draft, schema
+from dpsyn import compose, draft, schema
 from dpsyn.data.tables import Tables
 from dpsyn.schema import Schema
 
@@ -31,6 +32,31 @@ FILES = {
     "times of day": ("at,g", lambda i: f"{i % 24:02}:{i % 60:02},a", {}),
     "yes and no": ("ok,g", lambda i: f"{'yes' if i % 3 else 'no'},a", {}),
     "numbers and words": ("x,g", lambda i: f"{i if i % 7 else 'low'},a", {}),
+    "decimal commas and thousands apart": (
+        "n;x",
+        lambda i: f"{1 + i}.000;{i},5",
+        {"delimiter": ";", "decimal": ",", "thousands": "."},
+    ),
+    "points that are no numbers": (
+        "v;x;y",
+        lambda i: f"{i % 3}.{i % 2};{i},5;{i},7",
+        {"delimiter": ";", "decimal": ","},
+    ),
+    "narrow spaces": (
+        "x;g",
+        lambda i: f"{1 + i}\u202f234,5;a",
+        {"delimiter": ";", "decimal": ",", "thousands": "\u202f"},
+    ),
+    "apostrophes": ("x,g", lambda i: f"{1 + i}'234.5,a", {"thousands": "'"}),
+    "a category of two spellings": ("g,x", lambda i: f"{['1', '1.0', 'a'][i % 3]},{i % 4}", {}),
+    "two forms of Unicode": ("g,x", lambda i: ["caf\u00e9", "cafe\u0301", "tea"][i % 3] + f",{i % 4}", {}),
+    "zero and one": ("ok,g", lambda i: f"{i % 2},a", {}),
+    "zero and one of pandas": ("ok,g", lambda i: f"{['0.0', '1.0', ''][i % 3]},a", {}),
+    "lists of codes": ("codes;x", lambda i: f"{i % 3},{i % 2},{i % 4};{i},5", {"delimiter": ";", "decimal": ","}),
+    "short years": ("day;g", lambda i: f"{1 + i % 28:02}.{1 + i % 12:02}.24;a", {"delimiter": ";"}),
+    "names of months": ("day,g", lambda i: f"{1 + i % 28:02}-Feb-2024,a", {}),
+    "hours of twelve": ("at,g", lambda i: f"02/{1 + i % 28:02}/2024 {1 + i % 12}:{i % 60:02} PM,a", {}),
+    "some with a zone": ("at,g", lambda i: f"2024-01-{1 + i % 28:02}T10:{i % 60:02}:07{'Z' if i % 2 else ''},a", {}),
     "missing ones": ("x,y", lambda i: f"{i if i % 5 else ''},{'NA' if i % 4 else 3.5}", {}),
 }
 
@@ -53,8 +79,9 @@ def test_what_is_drafted_reads_every_row_of_its_file(tmp_path: Path, name: str) 
     _, refused = drafted(path, **settings)
     assert refused == []
     text = draft.draft(str(path))
-    for key, value in settings.items():
-        assert f"'data.{key}={value}'" in text
+    said = next((line for line in text.splitlines() if line.startswith("# It was read as the settings")), "")
+    told = shlex.split(said.replace("# It was read as the settings", "").replace("say: a run needs them too.", ""))
+    assert {word.replace("\\t", "\t") for word in told} == {f"data.{key}={value}" for key, value in settings.items()}
 
 
 @pytest.mark.parametrize(
@@ -64,6 +91,12 @@ def test_what_is_drafted_reads_every_row_of_its_file(tmp_path: Path, name: str) 
         ("thousands in quotes", "bill", "number"),
         ("compact dates", "day", "date"), ("dotted dates", "day", "date"), ("slashed dates", "day", "date"),
         ("datetimes", "at", "datetime"), ("datetimes with a zone", "at", "datetime"), ("times of day", "at", "time"),
+        ("decimal commas and thousands apart", "n", "integer"), ("decimal commas and thousands apart", "x", "number"),
+        ("points that are no numbers", "v", "category"), ("narrow spaces", "x", "number"),
+        ("apostrophes", "x", "number"), ("a category of two spellings", "g", "category"),
+        ("zero and one", "ok", "boolean"), ("zero and one of pandas", "ok", "boolean"),
+        ("lists of codes", "codes", "category"), ("short years", "day", "date"), ("names of months", "day", "date"),
+        ("hours of twelve", "at", "datetime"), ("some with a zone", "at", "datetime"),
         ("yes and no", "ok", "boolean"), ("semicolons", "age", "integer"),
     ],
 )  # fmt: skip
@@ -121,3 +154,28 @@ def test_a_draft_is_utf8_whatever_the_terminal_is(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dpsyn", "schema", str(path)]
     ended = subprocess.run(command, capture_output=True, env=environment, check=True)
     assert "g\u00e9riatrie" in ended.stdout.decode("utf-8")
+
+
+def test_settings_that_a_draft_names_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
+    for delimiter, decimal, thousands in (("\t", ",", "."), (";", ".", "'"), ("|", ",", " "), (",", ".", "\u00a0")):
+        dialect = draft.Dialect(delimiter, "cp1252", decimal, thousands)
+        overrides = compose.readable(shlex.split(dialect.settings), False)
+        data = compose.settings(["data=tables", "api=table", "embedding=cells", *overrides])["data"]
+        read = (data["delimiter"] or ",", data["encoding"], data["decimal"], data["thousands"])
+        assert read == (delimiter, "cp1252", decimal, thousands)
+
+
+def test_what_a_draft_leaves_out_and_what_it_doubts_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "sample.csv"
+    path.write_text(",at,price\n" + "".join(f"{i},10:00:0{i % 9}.5,1.{i:03}\n" for i in range(N)) + "1,2,3,4\n")
+    text = draft.draft(str(path))
+    assert f"# Not in the draft, and refused by a run: 1 of {N + 1} lines: (line) more or fewer cells" in text
+    assert '# "": a column without a name' in text and "parts of a second are cut" in text
+    assert "# \"price\": 1.000 is read with '.' before decimals; if not so, say data.decimal=, data.thousands=." in text
+
+
+def test_a_byte_of_another_encoding_late_in_a_file_is_no_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "sample.csv"
+    path.write_bytes(b"g,x\n" + b"a,1\n" * 40_000 + b"caf\xe9,2\n")
+    said, refused = drafted(path, encoding="cp1252")
+    assert refused == [] and said["columns"]["g"]["values"] == ["a", "caf\u00e9"]

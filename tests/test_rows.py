@@ -11,7 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from dpsyn.errors import UserError
-from dpsyn.rows import Broken, csv_rows, guarded, is_utf8, jsonl_rows, labeller, parquet_rows, shown
+from dpsyn.rows import (
+    Broken,
+    csv_names,
+    csv_rows,
+    encoding_of,
+    guarded,
+    is_utf8,
+    jsonl_rows,
+    labeller,
+    parquet_rows,
+    plain_number,
+    shown,
+)
 from dpsyn.sources import Source, hub_rows, hub_stream
 
 CANARY = "CANARY-4711"
@@ -32,7 +44,7 @@ def file(path: Path, content: bytes | str) -> Path:
 def read(path: Path, *columns: str, **changes: Any) -> list[Any]:
     """Rows as tuples of cells; what is broken as (column, rule)."""
     tables = source(path, **changes).tables(lambda there: list(columns))
-    rows = [row for _, rows in tables for row in guarded(rows, str(path))]
+    rows = [row for table in tables for _, row in guarded(table.rows, str(path))]
     return [(row.column, row.rule) if isinstance(row, Broken) else tuple(row.values()) for row in rows]
 
 
@@ -89,7 +101,7 @@ def test_an_index_without_a_name_is_one_more_column(tmp_path: Path) -> None:
 def test_quotes_that_do_not_match_end_the_reading_with_one_line(tail: str, tmp_path: Path) -> None:
     path = file(tmp_path / "a.csv", "a,b\n1,2\n" + tail)
     rows = csv_rows(path, ["a"], ",", "a.csv")
-    assert next(rows) == {"a": "1"}
+    assert next(rows) == (2, {"a": "1"})
     with pytest.raises(UserError, match=r"^data\.path=a\.csv: expected csv whose quotes match [^\n]*$") as caught:
         list(rows)
     assert CANARY not in everything_said(caught.value) and caught.value.__context__ is None
@@ -199,7 +211,8 @@ def test_a_line_that_is_put_in_anywhere_leaves_the_others_as_they_were(
 
     def found(lines: list[bytes]) -> list[Any]:
         path.write_bytes((b"t,s\n" if is_csv else b"") + b"".join(lines))
-        return list(csv_rows(path, ["t", "s"], ",", "x") if is_csv else jsonl_rows(path, ["t", "s"]))
+        rows = csv_rows(path, ["t", "s"], ",", "x") if is_csv else jsonl_rows(path, ["t", "s"])
+        return [row for _, row in rows]
 
     path = tmp_path_factory.getbasetemp() / "property"
     lines, place = [written(row) for row in rows], min(place, len(rows))
@@ -213,7 +226,7 @@ def test_parquet_cells_are_text_whatever_their_type_and_one_missing_changes_no_o
     table = {"n": pa.array([5, None, 7]), "x": [5.0, float("nan"), 0.5], "b": [True, None, False]}
     table |= {"d": pa.array(["u", "v", "u"]).dictionary_encode(), "raw": [b"\xff", b"ok", None]}
     pq.write_table(pa.table(table), tmp_path / "a.parquet")
-    rows = list(parquet_rows(tmp_path / "a.parquet", list(table)))
+    rows = [row for _, row in parquet_rows(tmp_path / "a.parquet", list(table))]
     assert [tuple(row.values()) for row in rows] == [
         ("5", "5.0", "True", "u", "\udcff"), (None, None, None, "v", "ok"), ("7", "0.5", "False", "u", None),
     ]  # fmt: skip
@@ -293,10 +306,67 @@ def test_rows_on_the_hub_are_read_by_their_features(tmp_path: Path) -> None:
         tmp_path / "train.parquet",
     )
     with hub_stream(source(tmp_path), "texts", None) as stream:
-        rows = [tuple(row.values()) for row in hub_rows(stream, ["text", "label"])]
+        rows = [tuple(row.values()) for _, row in hub_rows(stream, ["text", "label"])]
     assert rows == [("x", "good"), (None, "bad"), ("né", None)]
     with (
         pytest.raises(UserError, match=r"^data\.path=[^\n]*: expected texts on the hub with data.subset=null, [^\n]*$"),
         hub_stream(source(tmp_path, split="absent"), "texts", None),
     ):
         pass
+
+
+def test_rows_come_with_the_line_on_which_they_begin(tmp_path: Path) -> None:
+    path = file(tmp_path / "a.csv", 'a,b\n1,2\n\n"x\ny",3\n4,5,6\n7,8\n')
+    assert [line for line, _ in csv_rows(path, ["a"], ",", "a.csv")] == [2, 4, 6, 7]
+    path = file(tmp_path / "a.jsonl", '{"a": 1}\n\n[]\n{"a": 2}\n')
+    assert [line for line, _ in jsonl_rows(path, ["a"])] == [1, 3, 4]
+    pq.write_table(pa.table({"a": range(1000)}), tmp_path / "a.parquet")
+    assert [line for line, _ in parquet_rows(tmp_path / "a.parquet", ["a"])] == list(range(1, 1001))
+
+
+@pytest.mark.parametrize(
+    ("written", "decimal", "thousands", "read"),
+    [
+        ("1.000", ",", None, "?1.000"), ("1.5", ",", ".", "?1.5"), ("1e3", ",", None, "1e3"), (".5", ",", None, "?.5"),
+        ("1.000", ",", ".", "1000"), ("1.000.000", ",", None, "1.000.000"), ("31.01.2024", ",", None, "31.01.2024"),
+        ("1,000", ".", None, "1,000"), ("1,5", ".", ",", "1,5"), ("1\u202f000,5", ",", "\u202f", "1000.5"),
+        ("-1.5e3", ",", None, "?-1.5e3"), ("n.a.", ",", None, "n.a."), (".", ",", None, "."),
+    ],
+)  # fmt: skip
+def test_a_point_is_never_read_as_a_decimal_one_beside_decimal_commas(
+    written: str, decimal: str, thousands: str | None, read: str
+) -> None:
+    assert plain_number(written, decimal, thousands) == read
+
+
+@pytest.mark.parametrize(
+    ("encoding", "looks"),
+    [
+        ("utf-8", "utf-8"), ("utf-8-sig", "utf-8"), ("cp1252", "cp1252"), ("utf-16", "utf-16"),
+        ("utf-16-le", "utf-16-le"), ("utf-16-be", "utf-16-be"), ("utf-32", "utf-32"), ("utf-32-le", "utf-32-le"),
+        ("utf-32-be", "utf-32-be"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("late", [False, True])
+def test_the_encoding_of_a_file_is_told_wherever_its_first_accent_stands(
+    encoding: str, looks: str, late: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(("a,b\n" + "x,1\n" * (50_000 if late else 1) + "caf\u00e9,2\n").encode(encoding))
+    assert encoding_of(path) == looks
+    rows = [row for _, row in csv_rows(path, ["a"], ",", "a.csv", None, looks)]
+    assert rows[-1] == {"a": "caf\u00e9"} and rows[0] == {"a": "x"}
+    if looks not in ("utf-8", "cp1252"):
+        with pytest.raises(UserError, match=f"say data.encoding={looks},"):
+            csv_names(path, ",", "a.csv")
+
+
+def test_bytes_that_no_windows_file_has_are_latin_1(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"a\n\xe9\x81\n")
+    assert encoding_of(tmp_path / "a.csv") == "latin-1"
+
+
+def test_jsonl_in_utf_16_is_refused_by_that_name(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes('{"text": "x"}\n'.encode("utf-16"))
+    with pytest.raises(UserError, match=r"expected jsonl in UTF-8\. It looks like UTF-16"):
+        read(tmp_path / "a.jsonl", "text")

@@ -417,7 +417,7 @@ def test_a_draft_from_a_public_sample_warns_and_reads_that_sample(tmp_path: Path
         "age": {"kind": "integer", "bounds": [0, 50]},
         "height": {"kind": "number", "bounds": [1.5, 1.8], "resolution": 0.01},
         "city": {"kind": "category", "values": ["Rome"], "missing": True, "missing_values": ["?"]},
-        "wed": {"kind": "boolean"},
+        "wed": {"kind": "boolean", "values": ["false", "true"]},
         "born": {"kind": "date", "bounds": [columns["born"]["bounds"][0], columns["born"]["bounds"][1]]},
         "zip": {"kind": "category", "values": ["00501", "10501"]},
     }

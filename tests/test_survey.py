@@ -93,7 +93,7 @@ def test_check_tells_what_would_be_refused_and_spends_and_writes_nothing(capsys)
     assert out.startswith("PRIVATE: ")
     for line in (
         "rows read: 312, of which 311 can vote",
-        "refused, column '(line)': more or fewer cells than the first line has names: 1 (row 291)",
+        "refused, column '(line)': more or fewer cells than the first line has names: 1 (rows.csv:292)",
         "adjusted, column 'x': beyond the bounds, clipped to them: 20 (6.4% of its cells)",
         "adjusted, column 'g': not among the declared values, read as other: 1",
         "labels met: 2 of 3 declared",

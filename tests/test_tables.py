@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from dpsyn import schema
+from dpsyn.columns import FINE, declared
 from dpsyn.compose import config_folder
 from dpsyn.data import Data, Records
 from dpsyn.data.breast_cancer import BreastCancer
@@ -253,3 +254,26 @@ def test_the_tumours_that_ship_with_scikit_learn_fit_their_schema_to_the_last_ro
     assert data.fingerprint() == BreastCancer(table).fingerprint() != BreastCancer(table, "test").fingerprint()
     with pytest.raises(UserError, match=r"^data\.schema\.file=.*the columns of the schema breast_cancer"):
         BreastCancer(PEOPLE).check()
+
+
+@pytest.mark.parametrize(
+    ("kind", "missing", "cell"),
+    [
+        ("kind: integer, bounds: [0, 50]", "99", "99.0"), ("kind: number, bounds: [0, 50]", "-9.5", "-9.50"),
+        ("kind: number, bounds: [0, 50]", "1000", "1e3"), ("kind: category, values: [a]", "caf\u00e9", "cafe\u0301"),
+        ("kind: category, values: [a]", "9", " 9.0 "), ("kind: date, bounds: [2000-01-01, 2030-01-01]", "1900-01-01",
+        "1900-01-01 00:00:00"), ("kind: boolean", "8", "8.0"),
+    ],
+)  # fmt: skip
+def test_a_code_of_a_missing_value_is_one_however_it_is_spelled(kind: str, missing: str, cell: str) -> None:
+    said = yaml.safe_load(f"{{{kind}, missing: true, missing_values: ['{missing}']}}")
+    column = declared("columns.x", "x", said, False)
+    found = column.read([cell, missing, ""])
+    assert (found[1] == FINE).all() and column.places(found[0]).tolist() == [-1, -1, -1]
+
+
+def test_a_code_of_a_missing_value_may_be_no_value_however_it_is_spelled() -> None:
+    with pytest.raises(UserError, match="no text that is a value"):
+        declared("x", "x", {"kind": "category", "values": ["1.0", "2"], "missing_values": ["1"]}, False)
+    with pytest.raises(UserError, match="no text that is a value"):
+        declared("x", "x", {"kind": "boolean", "values": ["0", "1"], "missing_values": ["1.0"]}, False)

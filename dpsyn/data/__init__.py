@@ -13,13 +13,21 @@ from dpsyn.population import Label, Samples
 class Refusal:
     """A private row that cannot vote. Private: it goes to `private/refused.jsonl`, and only there.
 
-    Only `column` and `rule` may be shown to the user; `row` and `value` are private.
+    Only `column` and `rule` may be shown to the user.
+
+    row: its number in the whole data set, from 0 on.
+    value: of the cell that is wrong, or of the line.
+    file: its name, below the path of the data; '' where there is none to name.
+    line: the first one of the row in that file, from 1 on; in parquet and on the hub the number of the row; of an image
+        in a file of its own 0.
     """
 
     row: int
     column: str
     rule: str
     value: str
+    file: str = ""
+    line: int = 0
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from dpsyn.rows import (
     parquet_schema,
     shown,
 )
-from dpsyn.sources import Source, class_names, commit, hub_stream, root
+from dpsyn.sources import Source, class_names, commit, floating, hub_stream, name_below, root
 from dpsyn.spelling import LOST_DIGITS, canonical, coded, has_lost_digits, unit_of
 
 IMAGE = "\0image"  # in a Row, whatever the column is called
@@ -143,23 +143,20 @@ class HubImages:
         units: list[int] = []
         refused: list[Refusal] = []
         remarks: Mapping[str, int] = self._source.passed_over()
-        for number, row in enumerate(guarded(self._rows(), self.path)):
+        for number, (file, line, row) in enumerate(guarded(self._rows(), self.path)):
             label = label_of(row)
-            if isinstance(label, Broken):
-                refused.append(Refusal(number, label.column, label.rule, label.value))
-                continue
             user = row[self.unit_column] if self.unit_column is not None else None
-            if has_lost_digits(user):
-                refused.append(Refusal(number, str(self.unit_column), LOST_DIGITS, shown(user)))
-                continue
-            source = row[IMAGE]
-            if isinstance(source, Broken):
-                refused.append(Refusal(number, source.column, source.rule, source.value))
-                continue
-            image = pixels_of(source, self.mode, self.size, self.center_crop, self.bits)
+            image = row[IMAGE]
+            if isinstance(label, Broken):
+                image = label
+            elif has_lost_digits(user):
+                image = Broken(str(self.unit_column), LOST_DIGITS, shown(user))
+            elif not isinstance(image, Broken):
+                image = pixels_of(image, self.mode, self.size, self.center_crop, self.bits)
             if isinstance(image, str):
-                name = shown(source.name) if isinstance(source, Path) else ""
-                refused.append(Refusal(number, self.image_column or "image", image, name))
+                image = Broken(self.image_column or "image", image, "")
+            if isinstance(image, Broken) or isinstance(label, Broken):
+                refused.append(Refusal(number, image.column, image.rule, image.value, file, line))
                 continue
             shape = shape or image.shape
             if image.shape != shape:
@@ -200,7 +197,7 @@ class HubImages:
     def _channels(self) -> int:
         return 1 if self.mode == "L" else 3
 
-    def _columns(self, there: Sequence[str], images: Sequence[str]) -> list[str]:
+    def _columns(self, there: Sequence[str], images: Sequence[str], floating: Sequence[str] = ()) -> list[str]:
         """What is read: the column of images, then the others. Raises UserError for those that are not there; names of
         columns are public."""
         image_column = self.image_column or next(iter(images), None)
@@ -210,22 +207,28 @@ class HubImages:
         named = {f"data.label_columns.{column}": source for column, source in sources.items()}
         if self.unit_column is not None:
             named["data.unit_column"] = self.unit_column
-        Columns(there, images).check({"data.image_column": image_column, **named})
+        columns = Columns(there, images, floating=floating)
+        columns.check({"data.image_column": image_column, **named})
+        columns.check_unit(self.unit_column)
         if image_column not in images:
             raise bad("data.image_column", image_column, "a column of images, or of their bytes")
         return [image_column, *dict.fromkeys(named.values())]
 
-    def _rows(self) -> Iterator[Row]:
+    def _rows(self) -> Iterator[tuple[str, int, Row]]:
+        """Rows, each with its file and its number in there, from 1 on; 0 for a file that is one image."""
         kind = self._source.kind()
         if kind == "hub":
-            yield from self._hub_rows(commit(str(self.path), self.revision))
+            for number, row in enumerate(self._hub_rows(commit(str(self.path), self.revision)), 1):
+                yield "", number, row
             return
         top = root(self._source.place)
         for file in self._source.files():
+            name = name_below(file, top)
             if kind == "parquet":
-                yield from self._parquet_rows(file)
+                for number, row in enumerate(self._parquet_rows(file), 1):
+                    yield name, number, row
             else:
-                yield {IMAGE: file, "label": file.parent.name if file.parent != top else None}
+                yield name, 0, {IMAGE: file, "label": file.parent.name if file.parent != top else None}
 
     def _parquet_columns(self, file: Path) -> list[str]:
         import pyarrow as pa
@@ -261,7 +264,7 @@ class HubImages:
 
             features = stream.features or {}
             images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-            image, *columns = self._columns(list(features), images)
+            image, *columns = self._columns(list(features), images, floating(features))
             names = class_names(features)
             stream = stream.select_columns([image, *columns]).cast_column(image, datasets.Image(decode=False))
             for example in stream:

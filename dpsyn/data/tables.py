@@ -15,6 +15,7 @@ from dpsyn.errors import bad, near, one_of
 from dpsyn.population import Label, Samples
 from dpsyn.rows import (
     DELIMITERS,
+    GROUPING,
     NOT_UTF8,
     Broken,
     Columns,
@@ -30,7 +31,6 @@ from dpsyn.schema import Schema, check_schema, told
 from dpsyn.sources import Source
 from dpsyn.spelling import LOST_DIGITS, coded, has_lost_digits, unit_of
 
-GROUPING = (".", ",", " ", "'", "\u00a0", "\u202f")  # between groups of three digits
 HEADLESS = "Name the columns by data.header=[...] where it is a row."
 
 
@@ -126,28 +126,41 @@ class Tables:
         while some := list(itertools.islice(rows, size)):
             yield self._records(some, codes)
 
-    def _records(self, rows: Sequence[tuple[int, Row | Broken]], codes: dict[str, int]) -> Records:
+    def _records(self, rows: Sequence[tuple[int, tuple[str, int, Row | Broken]]], codes: dict[str, int]) -> Records:
         """codes: the numbers of units, to which new ones are added."""
-        refused = [Refusal(at, row.column, row.rule, row.value) for at, row in rows if isinstance(row, Broken)]
-        numbers = [at for at, row in rows if not isinstance(row, Broken)]
-        whole = [row for _, row in rows if not isinstance(row, Broken)]
+        refused: list[Refusal] = []
+        whole: list[Row] = []
+        places = []
+        for number, (file, line, found) in rows:
+            if isinstance(found, Broken):
+                refused.append(Refusal(number, found.column, found.rule, found.value, file, line))
+            else:
+                whole.append(found)
+                places.append((number, file, line))
+
+        def refuse(row: int, column: str, rule: str) -> None:
+            number, file, line = places[row]
+            refused.append(Refusal(number, column, rule, shown(whole[row][column]), file, line))
+
         cells = {name: [row[name] for row in whole] for name in self.schema.columns}
         if (self.decimal, self.thousands) != (".", None):
             for name, column in self.schema.columns.items():
                 if column.kind in ("integer", "number"):
-                    cells[name] = [plain_number(cell, self.decimal, self.thousands) for cell in cells[name]]
+                    cells[name] = [
+                        cell if column.is_missing(cell) else plain_number(cell, self.decimal, self.thousands)
+                        for cell in cells[name]
+                    ]
         content, rules = self.schema.read(cells)
         good = np.all(rules < REFUSED, axis=1)
         names = list(self.schema.columns)
         for row in np.flatnonzero(~good).tolist():
             at = int(np.argmax(rules[row]))
             cell = cells[names[at]][row]
-            why = RULES[rules[row, at]] if cell is None or is_utf8(cell) else NOT_UTF8
-            refused.append(Refusal(numbers[row], names[at], why, shown(cell)))
+            refuse(row, names[at], RULES[rules[row, at]] if cell is None or is_utf8(cell) else NOT_UTF8)
         units, named = None, [row.get(str(self.unit_column)) for row in whole]
         for row in np.flatnonzero(good & np.fromiter(map(has_lost_digits, named), bool, len(named))).tolist():
             good[row] = False
-            refused.append(Refusal(numbers[row], str(self.unit_column), LOST_DIGITS, shown(named[row])))
+            refuse(row, str(self.unit_column), LOST_DIGITS)
         adjusted = {}
         for at, column in enumerate(self.schema.columns.values()):
             for rule, count in enumerate(np.bincount(rules[good, at], minlength=REFUSED)[:REFUSED]):
@@ -162,9 +175,11 @@ class Tables:
             Samples(content, forms=self.schema.forms), self.schema.labels_of(content), units, tuple(refused), adjusted
         )
 
-    def _rows(self) -> Iterator[Row | Broken]:
-        for _, rows in self._source.tables(self._chosen):
-            yield from rows
+    def _rows(self) -> Iterator[tuple[str, int, Row | Broken]]:
+        """Rows, each with its file and its line."""
+        for table in self._source.tables(self._chosen):
+            for line, row in table.rows:
+                yield table.name, line, row
 
     def _chosen(self, there: Columns) -> list[str]:
         """What is read. Raises UserError where the file lacks a column of the schema, or has others.
@@ -173,6 +188,7 @@ class Tables:
         """
         wanted = list(self.schema.columns)
         units = [self.unit_column] if self.unit_column is not None else []
+        there.check_unit(self.unit_column)
         if there.names is None:
             return [*wanted, *units]
         lacking = [name for name in wanted if name not in there.names]

@@ -130,10 +130,10 @@ class Texts:
         labels: list[int] = []
         units: list[int] = []
         refused: list[Refusal] = []
-        for number, (column, row) in enumerate(guarded(self._rows(), self.path)):
+        for number, (file, line, column, row) in enumerate(guarded(self._rows(), self.path)):
             found = row if isinstance(row, Broken) else self._read(row, column, label_of)
             if isinstance(found, Broken):
-                refused.append(Refusal(number, found.column, found.rule, found.value))
+                refused.append(Refusal(number, found.column, found.rule, found.value, file, line))
                 continue
             text, label, unit = found
             texts.append(text)
@@ -170,11 +170,11 @@ class Texts:
         users = np.array(units, np.int64) if self.unit_column is not None else None
         return Records(Samples(content), np.array(labels, np.int64), users, tuple(refused))
 
-    def _rows(self) -> Iterator[tuple[str, Row | Broken]]:
-        """Rows, each with the column of its text."""
-        for (column, *_), rows in self._source.tables(self._chosen):
-            for row in rows:
-                yield column, row
+    def _rows(self) -> Iterator[tuple[str, int, str, Row | Broken]]:
+        """Rows, each with its file, its line and the column of its text."""
+        for table in self._source.tables(self._chosen):
+            for line, row in table.rows:
+                yield table.name, line, table.columns[0], row
 
     def _chosen(self, there: Columns) -> list[str]:
         """What is read: the column of text, then the others. Raises UserError for those that are not there."""
@@ -183,6 +183,7 @@ class Texts:
         if self.unit_column is not None:
             named["data.unit_column"] = self.unit_column
         there.check(named)
+        there.check_unit(self.unit_column)
         column = self.text_column
         if column is None:
             others = [name for name in there.texts if name not in named.values()]
