@@ -30,7 +30,7 @@ from dpsyn.seeds import uniform
 
 BLOCK = 16384  # items that are compared at once with QUERIES of them
 QUERIES = {"cpu": 1024, "cuda": 16384}  # all items are read once for so many: a GPU has to wait for them
-LAYOUT = 2  # of the files in the cache
+LAYOUT = 3  # of the files in the cache
 FARTHEST = 1e15  # distances between such vectors, squared and summed, leave float32
 
 
@@ -158,7 +158,7 @@ class Pool:
             folder.parent.mkdir(exist_ok=True)
             with _alone(folder.with_suffix(".lock")), room_on_disk(folder), _about_the_pool():
                 if not folder.exists():
-                    _collect(self.data, self.embedding, self.runtime.batch_size, folder, str(self.path))
+                    self._collect(folder)
         return _opened(folder, len(self.data.labels) if self.by_label else 0)
 
     def _parts(self, stock: _Stock, labels: Sequence[Label]) -> np.ndarray:
@@ -175,14 +175,20 @@ class Pool:
                     do = "Declare the labels of the private data, or draw from all items with api.by_label=false."
                     raise bad("api.data.labels", _shown(declared), f"{asked} among them", do)
                 numbers[at] = declared.index(asked)
-        for part in np.unique(numbers).tolist():
-            size = stock.sizes[part]
-            if not size:
-                raise bad("api.path", self.path, f"at least one row with the label {dict(self.data.labels[part])}")
-            if self.neighbours is not None and size < self.neighbours:
-                do = "Lower it, and schedule.degree with it, or name a larger pool."
-                raise bad("api.neighbours", self.neighbours, f"at most {size}, {self._named(part)}", do)
+        if rows:
+            self._check_sizes(stock.sizes, np.unique(numbers).tolist())
         return numbers[kind]
+
+    def _check_sizes(self, sizes: np.ndarray, parts: Sequence[int]) -> None:
+        """sizes: int64, items of each part of the pool. Raises UserError where one of these is too small."""
+        part = min(parts, key=lambda part: int(sizes[part]))
+        size = int(sizes[part])
+        if not size:
+            what = f"at least one row with the label {dict(self.data.labels[part])}"
+            raise bad("api.path", self.path, what if self.by_label else "at least one row that can be read")
+        if self.neighbours is not None and size < self.neighbours:
+            do = "Lower it, and schedule.degree with it, or name a larger pool."
+            raise bad("api.neighbours", self.neighbours, f"at most {size}, {self._named(part)}", do)
 
     def _named(self, part: int) -> str:
         return "the items of the pool" + (f" with the label {dict(self.data.labels[part])}" if self.by_label else "")
@@ -197,6 +203,33 @@ class Pool:
                     _connect(stock, kept, path, self.runtime)
         graph: np.ndarray = np.load(path, mmap_mode="r")
         return graph
+
+    def _collect(self, folder: Path) -> None:
+        """Reads the pool, and embeds it once it is known to be large enough, into `folder`, which appears whole."""
+        temporary, size = folder.with_suffix(".part"), self.runtime.batch_size
+        shutil.rmtree(temporary, ignore_errors=True)  # of one that was killed: whoever is here holds the lock
+        temporary.mkdir()
+        try:
+            facts, labels = _write_items(self.data, size, temporary)
+            if not facts["rows"]:
+                left_out = f"{facts['left_out']} were left out"
+                raise bad("api.path", self.path, f"at least one row that can be read ({left_out})")
+            parts = len(self.data.labels) if self.by_label else 1
+            sizes = np.bincount(labels if self.by_label else np.zeros_like(labels), minlength=parts)
+            self._check_sizes(sizes, range(parts))
+            facts["dimension"] = _write_vectors(self.embedding, facts, labels, size, temporary)
+            if (labels < 0).all():
+                raise bad("api.path", self.path, "at least one row that can be embedded")
+            (temporary / "labels").write_bytes(labels.tobytes())
+            (temporary / "facts.json").write_text(json.dumps(facts))
+            for file in temporary.iterdir():
+                _sync(file)
+            sync_folder(temporary)
+            temporary.rename(folder)
+            sync_folder(folder.parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
 
 
 @dataclass(frozen=True)
@@ -225,7 +258,8 @@ class _Lines:
 
 @dataclass(frozen=True)
 class _Stock:
-    """A pool on disk, opened. parts: int64 [n], the label of each item, or 0 for all where labels do not count.
+    """A pool on disk, opened. parts: int64 [n], the label of each item, or 0 for all where labels do not count; -1 for
+    one that has no vector.
 
     order: int64 [n], the items part by part; those of part p are the sizes[p] that begin at starts[p], rising.
     """
@@ -250,59 +284,30 @@ class _Stock:
 def _opened(folder: Path, labels: int) -> _Stock:
     """labels: how many there are; 0: they do not count."""
     facts = json.loads((folder / "facts.json").read_text())
-    n, dtype = facts["rows"], np.lib.format.descr_to_dtype(ast.literal_eval(facts["dtype"]))
-    content: np.ndarray | _Lines
-    if dtype.hasobject:
-        content = _Lines(dtype, np.fromfile(folder / "starts", np.int64), folder / "content")
-    else:
-        content = np.memmap(folder / "content", dtype, "r", shape=(n, *facts["shape"]))
-    vectors = np.memmap(folder / "vectors", np.float32, "r", shape=(n, facts["dimension"]))
-    parts = np.fromfile(folder / "labels", np.int64) if labels else np.zeros(n, np.int64)
-    sizes = np.bincount(parts, minlength=labels)
-    order, starts = np.argsort(parts, kind="stable"), np.cumsum(sizes) - sizes
-    return _Stock(folder, content, vectors, parts, order, starts, sizes, facts.get("forms", {}))
+    vectors = np.memmap(folder / "vectors", np.float32, "r", shape=(facts["rows"], facts["dimension"]))
+    parts = np.fromfile(folder / "labels", np.int64)
+    if not labels:
+        parts = np.minimum(parts, 0)
+    order = np.flatnonzero(parts >= 0)
+    order = order[np.argsort(parts[order], kind="stable")]
+    sizes = np.bincount(parts[order], minlength=labels)
+    starts = np.cumsum(sizes) - sizes
+    return _Stock(folder, _content(folder, facts), vectors, parts, order, starts, sizes, facts.get("forms", {}))
 
 
-def _collect(data: Data, embedding: Embedding, size: int, folder: Path, path: str) -> None:
-    """Reads and embeds the pool, `size` rows at once, into `folder`, which appears whole."""
-    temporary = folder.with_suffix(".part")
-    shutil.rmtree(temporary, ignore_errors=True)  # of one that was killed: whoever is here holds the lock
-    temporary.mkdir()
-    try:
-        facts = _write_items(data, embedding, size, temporary)
-        if not facts["rows"]:
-            left_out = f"{facts['left_out']} were left out"
-            raise bad("api.path", path, f"at least one row that can be read and embedded ({left_out})")
-        (temporary / "facts.json").write_text(json.dumps(facts))
-        for file in temporary.iterdir():
-            _sync(file)
-        sync_folder(temporary)
-        temporary.rename(folder)
-        sync_folder(folder.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def _write_items(data: Data, embedding: Embedding, size: int, folder: Path) -> dict[str, Any]:
+def _write_items(data: Data, size: int, folder: Path) -> tuple[dict[str, Any], np.ndarray]:
+    """The content of all rows that can be read, and int64 [n], their labels."""
     facts: dict[str, Any] = {}
     rows = left_out = 0
-    with (
-        (folder / "content").open("wb") as content,
-        (folder / "labels").open("wb") as labels,
-        (folder / "vectors").open("wb") as vectors,
-        (folder / "starts").open("wb") as starts,
-    ):
+    labels = [np.empty(0, np.int64)]
+    with (folder / "content").open("wb") as content, (folder / "starts").open("wb") as starts:
         starts.write(bytes(8))
         for records in data.batches(size):
             left_out += len(records.refused)
             if not len(records.samples):
                 continue
-            found = np.asarray(embedding(records.samples), np.float32)
-            usable = (np.abs(found) < FARTHEST).all(1)  # False for NaN too
-            items = records.samples.content[usable]
-            shape = {"shape": items.shape[1:], "dimension": found.shape[1]}
-            shape["dtype"] = repr(np.lib.format.dtype_to_descr(items.dtype))
+            items = records.samples.content
+            shape: dict[str, Any] = {"shape": items.shape[1:], "dtype": repr(np.lib.format.dtype_to_descr(items.dtype))}
             shape["forms"] = {name: dict(form) for name, form in records.samples.forms.items()}
             facts = facts or shape
             if facts != shape:
@@ -313,11 +318,33 @@ def _write_items(data: Data, embedding: Embedding, size: int, folder: Path) -> d
                 content.write(b"".join(lines))
             else:
                 content.write(items.tobytes())
-            labels.write(records.labels[usable].astype(np.int64).tobytes())
-            vectors.write(found[usable].tobytes())
+            labels.append(records.labels.astype(np.int64))
             rows += len(items)
-            left_out += len(records.samples) - len(items)
-    return {"rows": rows, "left_out": left_out, **facts}
+    return {"rows": rows, "left_out": left_out, **facts}, np.concatenate(labels)
+
+
+def _write_vectors(embedding: Embedding, facts: Mapping[str, Any], labels: np.ndarray, size: int, folder: Path) -> int:
+    """Embeds the items that were written, and returns the length of a vector. An item without a finite one gets zeros,
+    and -1 in `labels`: it is in no part of the pool."""
+    content, dimension = _content(folder, facts), 0
+    with (folder / "vectors").open("wb") as vectors:
+        for start in range(0, facts["rows"], size):
+            items = content[np.arange(start, min(start + size, facts["rows"]))]
+            found = np.asarray(embedding(Samples(np.asarray(items), forms=facts["forms"])), np.float32)
+            usable = np.all(np.abs(found) < FARTHEST, axis=1)  # False for NaN too
+            if start and found.shape[1] != dimension:
+                raise bad("embedding", type(embedding).__name__, "vectors of one length")
+            dimension = found.shape[1]
+            labels[start : start + size][~usable] = -1
+            vectors.write(np.where(usable[:, None], found, 0).astype(np.float32).tobytes())
+    return dimension
+
+
+def _content(folder: Path, facts: Mapping[str, Any]) -> np.ndarray | _Lines:
+    dtype = np.lib.format.descr_to_dtype(ast.literal_eval(facts["dtype"]))
+    if dtype.hasobject:
+        return _Lines(dtype, np.fromfile(folder / "starts", np.int64), folder / "content")
+    return np.memmap(folder / "content", dtype, "r", shape=(facts["rows"], *facts["shape"]))
 
 
 def _plain(value: Any) -> int | str:
