@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from dpsyn.errors import UserError, bad
+from dpsyn.errors import bad
 from dpsyn.files import folder, public_cache, write
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -24,8 +24,11 @@ def check_revision(key: str, revision: str | None) -> None:
 
 
 @functools.cache
-def commit_of(key: str, name: str, revision: str | None, kind: Literal["model", "dataset"] = "model") -> str:
-    """The commit that `revision` (of the setting `key`) was at the first use; None: the newest then.
+def commit_of(
+    key: str, name: str, revision: str | None, kind: Literal["model", "dataset"] = "model", do: str = ""
+) -> str:
+    """The commit that `revision` (of the setting `key`) was at the first use; None: the newest then. do: what to do
+    where there is none.
 
     It is kept in the public cache; in its place the copy in the hub's own cache counts where the hub is not reached.
     Raises UserError where there is neither.
@@ -34,6 +37,7 @@ def commit_of(key: str, name: str, revision: str | None, kind: Literal["model", 
         return revision
     from huggingface_hub import HfApi, constants, snapshot_download
 
+    constants.HF_HUB_DISABLE_TELEMETRY = True
     named = json.dumps([constants.ENDPOINT, kind, name, revision])
     place = public_cache() / "hub" / f"{hashlib.sha256(named.encode()).hexdigest()[:32]}.json"
     with suppress(OSError, ValueError, TypeError, LookupError):
@@ -49,33 +53,44 @@ def commit_of(key: str, name: str, revision: str | None, kind: Literal["model", 
             found = Path(snapshot_download(name, revision=revision, repo_type=kind, local_files_only=True)).name
     if found is None or not COMMIT.fullmatch(found):
         which = f" and has revision={revision}" if revision is not None else ""
-        raise bad(key, name, f"an existing file or folder, or a name on the hub that can be reached{which} ({failure})")
+        raise bad(
+            key, name, f"an existing file or folder, or a name on the hub that can be reached{which} ({failure})", do
+        )
     folder(place.parent)
     write(place, json.dumps({"name": name, "revision": revision, "commit": found}).encode(), private=True)
     return found
 
 
+def pinned(key: str, name: str, revision: str | None, do: str) -> str | None:
+    """The commit of a model, or None for a folder that is there. Raises UserError as `commit_of` does."""
+    return None if Path(name).expanduser().is_dir() else commit_of(key, name, revision, do=do)
+
+
 def fetched(
-    key: str, name: str, revision: str | None, wanted: Sequence[str], others: Sequence[str], ignored: Sequence[str] = ()
+    key: str,
+    name: str,
+    revision: str | None,
+    wanted: Sequence[str],
+    others: Sequence[str],
+    do: str,
+    ignored: Sequence[str] = (),
 ) -> Path:
     """The folder itself, or the cached copy of what the hub has under that name.
 
-    wanted: patterns of the files, safetensors among them; others: of those that are fetched where there are none.
-    Raises UserError.
+    wanted: patterns of the files, safetensors among them. others: of those that are fetched where there are none.
+    do: what to do where it cannot be had. Raises UserError.
     """
-    if (local := Path(name).expanduser()).is_dir():
-        return local
+    if (commit := pinned(key, name, revision, do)) is None:
+        return Path(name).expanduser()
     from huggingface_hub import snapshot_download
 
-    commit = commit_of(key, name, revision)
     try:
         found = Path(
             snapshot_download(name, revision=commit, allow_patterns=list(wanted), ignore_patterns=list(ignored))
         )
-        if not any(found.glob("*.safetensors")) and not any(found.glob("0_*/*.safetensors")):
+        if not any(found.rglob("*.safetensors")):
             found = Path(snapshot_download(name, revision=commit, allow_patterns=[*wanted, *others]))
         return found
     except (OSError, ValueError) as error:
         failure = type(error).__name__
-    do = f"Name a folder with {key}=."
-    raise UserError(f"{key}={name}: it cannot be fetched ({failure}), and there is no such folder. {do}")
+    raise bad(key, name, f"an existing folder, or a name on the hub whose files can be fetched ({failure})", do)

@@ -31,6 +31,7 @@ import numpy as np
 
 from dpsyn.declarations import read_declared
 from dpsyn.errors import bad, near, one_of
+from dpsyn.hub import pinned
 from dpsyn.population import Label
 from dpsyn.reasoning import without_reasoning
 from dpsyn.seeds import uniform
@@ -390,9 +391,10 @@ def _tokens_of(place: str) -> Callable[[str], list[tuple[int, int]]]:
 
     folder = Path(place).expanduser()
     name, tokenizer = str(folder) if folder.is_dir() else place, None
+    commit = pinned("api.prompts.tokenizer", place, None, "Name a folder whose tokenizer transformers can load.")
     for local in (True, False):  # no request where the files are here
         try:
-            tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local, use_fast=True)
+            tokenizer = AutoTokenizer.from_pretrained(name, revision=commit, local_files_only=local, use_fast=True)
             break
         except Exception as error:  # of many kinds
             reason = f"{type(error).__name__}: {_short(str(error))}"

@@ -388,7 +388,7 @@ def test_what_is_no_model_is_refused_in_one_line(gpt2, tmp_path):
         with pytest.raises(UserError, match=r"^api\.path=.*expected") as error:
             model(path).check()
         assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match=r"^api\.path=nobody/nothing: .*can be loaded"):
+    with pytest.raises(UserError, match=r"^api\.path=nobody/nothing: .*can be reached"):
         model("nobody/nothing").generate(KINDS[:1], seeds(1))
     broken = tmp_path / "broken"
     shutil.copytree(gpt2, broken)

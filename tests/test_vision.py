@@ -107,7 +107,7 @@ def test_a_row_does_not_depend_on_its_batch(folder):
     images = noise(9, 40, 50)
     whole = Vision(str(folder), 56, True)(Samples(images))
     for batch in (1, 2, 7):
-        parts = Vision(str(folder), 56, True, Runtime(network_batch_size=batch))(Samples(images))
+        parts = Vision(str(folder), 56, True, runtime=Runtime(network_batch_size=batch))(Samples(images))
         assert np.abs(whole - parts).max() < 1e-5
     assert np.abs(whole[1:] - whole[:-1]).max() > 1e-4
 

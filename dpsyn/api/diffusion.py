@@ -23,6 +23,7 @@ import numpy as np
 from dpsyn import improved_diffusion
 from dpsyn.api import Degree
 from dpsyn.errors import UserError, bad, one_of
+from dpsyn.hub import check_revision, fetched
 from dpsyn.improved_diffusion import Process
 from dpsyn.population import Label, Samples
 from dpsyn.runtime import Runtime, in_batches, placed, running, torch_device
@@ -50,6 +51,7 @@ class Diffusion:
         respacing: the steps that are taken of it: 'N', 'N,M,...' (of equal parts of the process) or 'ddimN'.
         ddim: DDIM with eta 0, as Private Evolution has it; otherwise ancestral steps with the learned variance.
     For diffusers alone.
+        revision: a commit, tag or branch on the hub; None: the newest at the first use, see `dpsyn.hub.commit_of`.
         steps: of a whole sample; network calls, but for schedulers of second order, which call twice a step.
 
     Degrees of a `.pt`: a whole number d of T' respaced steps, 0 to T' - 1. The parent is noised to the respaced step
@@ -74,9 +76,11 @@ class Diffusion:
     respacing: str | int
     ddim: bool
     steps: int
+    revision: str | None = None
     runtime: Runtime = Runtime()
 
     def __post_init__(self) -> None:
+        check_revision("api.revision", self.revision)
         pair = isinstance(self.image_size, Sequence) and len(self.image_size) == 2
         if self.image_size is not None and not (pair and all(_whole(side, 1) for side in self.image_size)):
             raise bad("api.image_size", self.image_size, "[height, width] px, or null")
@@ -239,7 +243,10 @@ class Diffusion:
     @property
     def _loaded(self) -> _Loaded:
         runtime = dataclasses.replace(self.runtime, devices=None)  # a list is no key
-        loaded = _checkpoint(self.path, self.heads, runtime) if self._is_checkpoint else _folder(self.path, runtime)
+        if self._is_checkpoint:
+            loaded = _checkpoint(self.path, self.heads, runtime)
+        else:
+            loaded = _folder(self.path, self.revision, runtime)
         self._check_classes(loaded.classes)
         if loaded.size is None:
             _check_side(self.resolution, loaded.network.config)
@@ -264,10 +271,10 @@ def _checkpoint(path: str, heads: int, runtime: Runtime) -> _Loaded:
 
 
 @functools.lru_cache(maxsize=2)
-def _folder(path: str, runtime: Runtime) -> _Loaded:
+def _folder(path: str, revision: str | None, runtime: Runtime) -> _Loaded:
     import diffusers
 
-    folder = _fetched(path)
+    folder = _fetched(path, revision)
     config, schedule = _configs(path, str(folder))
     made: Any = getattr(diffusers, str(schedule.get("_class_name")), None)
     if not all(hasattr(made, name) for name in ("from_config", "set_timesteps", "add_noise", "step")):
@@ -289,27 +296,15 @@ def _folder(path: str, runtime: Runtime) -> _Loaded:
     return _Loaded(network, config.get("in_channels", 3), config.get("num_class_embeds"), size, scheduler)
 
 
-def _fetched(path: str) -> Path:
-    """The folder itself, or the cached copy of what the hub has under that name."""
-    if (folder := Path(path).expanduser()).is_dir():
-        return folder
-    from huggingface_hub import snapshot_download
-
+def _fetched(path: str, revision: str | None) -> Path:
+    """The folder itself, or the cached copy of what the hub has under that name. Raises UserError."""
     weights = "diffusion_pytorch_model"
     names = [*(f"{weights}{end}" for end in (".safetensors", "-*.safetensors", ".safetensors.index.json"))]
-    wanted = [NETWORK[1], SCHEDULER[1], "/".join(SCHEDULER), *names]
-    wanted += [f"{NETWORK[0]}/{name}" for name in (NETWORK[1], *names)]
-    try:
-        found = Path(snapshot_download(path, allow_patterns=wanted))
-        if not any(found.rglob(f"{weights}*.safetensors")):
-            wanted += [f"{weights}.bin", f"{NETWORK[0]}/{weights}.bin"]
-            found = Path(snapshot_download(path, allow_patterns=wanted))
-        return found
-    except (OSError, ValueError) as error:
-        kind = type(error).__name__
+    wanted = ["/".join(NETWORK), "/".join(SCHEDULER), NETWORK[1], SCHEDULER[1]]
+    wanted += [f"{folder}{name}" for folder in (f"{NETWORK[0]}/", "") for name in names]
     files = f"unet/config.json, unet/{weights}.safetensors and scheduler/scheduler_config.json"
     do = f"Put {files} into a folder and name it with api.path=."
-    raise UserError(f"api.path={path}: the network cannot be fetched ({kind}), and there is no such folder. {do}")
+    return fetched("api.path", path, revision, wanted, [f"{weights}.bin", f"{NETWORK[0]}/{weights}.bin"], do)
 
 
 def _configs(path: str, folder: str) -> tuple[dict[str, Any], dict[str, Any]]:

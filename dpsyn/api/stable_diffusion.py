@@ -26,12 +26,14 @@ import numpy as np
 from dpsyn import tensors
 from dpsyn.api import Degree
 from dpsyn.errors import UserError, bad
+from dpsyn.hub import pinned
 from dpsyn.population import Label, Samples
 from dpsyn.runtime import Runtime, in_batches, placed, running, torch_device, torch_dtype
 
 ATTEMPTS = 5  # images a fresh row gets before it stays black
 HUB_NAME = r"[A-Za-z0-9_-][\w.-]*/[A-Za-z0-9_-][\w.-]*"
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+FOLDER = "a folder that diffusers saved with safetensors"
 
 
 @dataclass(frozen=True)
@@ -317,6 +319,7 @@ def _pipelines(place: str, revision: str | None, safety_checker: bool, runtime: 
     Raises UserError where the model cannot be loaded or cannot do both.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    revision = pinned("api.path", place, revision, f"Give api.path= {FOLDER}.")
     try:
         with _quiet():
             from diffusers import AutoPipelineForImage2Image, AutoPipelineForText2Image, DiffusionPipeline
@@ -341,7 +344,7 @@ def _pipelines(place: str, revision: str | None, safety_checker: bool, runtime: 
             checker = _checker(place, revision, runtime) if safety_checker else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError) as error:
         said = (str(error).strip() or "nothing").splitlines()[0]
-        do = f"Give api.path= a folder that diffusers saved with safetensors ({type(error).__name__}: {said})"
+        do = f"Give api.path= {FOLDER} ({type(error).__name__}: {said})"
         raise bad("api.path", place, "a text-to-image model of diffusers that can be loaded here", do) from None
     missing = {"strength", "image"} - inspect.signature(from_image.__call__).parameters.keys()
     if missing:

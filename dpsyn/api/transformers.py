@@ -23,6 +23,7 @@ import numpy as np
 
 from dpsyn.api import Degree
 from dpsyn.errors import UserError, bad
+from dpsyn.hub import pinned
 from dpsyn.population import Label, Samples, of_texts
 from dpsyn.prompts import Prompts, Request
 from dpsyn.reasoning import open_tag, without_reasoning
@@ -35,6 +36,7 @@ LEAVING = 8  # a batch is made smaller once one in so many of its rows has ended
 MOST_LIKELY = 1024  # tokens that mostly hold top_p: of 50,257 they are found in 1/8 of the time that a sort takes
 LAST_RESORT = 10  # times `attempts`, for one row of a label of which no row at all got a text
 TOKENS = 2**32  # the streams of a row's seed from here on are its tokens'; those below are the prompts'
+FOLDER = "a folder that transformers saved with safetensors"
 
 
 @dataclass(frozen=True)
@@ -401,7 +403,8 @@ def _loaded(
 ) -> tuple[Any, Any, frozenset[int]]:
     """The network, the tokenizer, the tokens that end an answer. Raises UserError where they cannot be loaded."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    where: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    commit = pinned("api.path", place, revision, f"Give api.path= {FOLDER}.")
+    where: dict[str, Any] = {"revision": commit, "trust_remote_code": trust_remote_code}
     try:
         with _quiet():
             from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -418,7 +421,7 @@ def _loaded(
             network, info = loaded
     except Exception as error:  # transformers and safetensors raise many kinds
         said = (str(error).strip() or "nothing").splitlines()[0]
-        do = f"Give api.path= a folder that transformers saved with safetensors ({type(error).__name__}: {said})"
+        do = f"Give api.path= {FOLDER} ({type(error).__name__}: {said})"
         raise bad("api.path", place, "a causal language model that can be loaded here", do) from None
     if missing := sorted(info["missing_keys"]):
         raise bad("api.path", place, "the weights of a causal language model", f"It has no {missing[0]}.")

@@ -31,6 +31,7 @@ from dpsyn.schema import Schema, check_schema, told
 from dpsyn.sources import Source
 from dpsyn.spelling import LOST_DIGITS, coded, has_lost_digits, unit_of
 
+KINDS = ("csv", "jsonl", "parquet")
 HEADLESS = "Name the columns by data.header=[...] where it is a row."
 
 
@@ -38,7 +39,7 @@ HEADLESS = "Name the columns by data.header=[...] where it is a row."
 class Tables:
     """Table rows, structured [n], a field a column of `schema`: from a name on the hub, or local files.
 
-    path, builder, subset, split, delimiter, encoding: as in `dpsyn.data.texts.Texts`.
+    path, builder, subset, split, revision, delimiter, encoding: as in `dpsyn.data.texts.Texts`.
     header: true where the first line of a csv names the columns, or their names where it is a row like the others.
     decimal, thousands: how numbers are written: the sign before decimals, and the one between groups of three digits.
     schema: the columns that are read, what their cells mean, and the labels.
@@ -55,6 +56,7 @@ class Tables:
     builder: str | None = None
     subset: str | None = None
     split: str = "train"
+    revision: str | None = None
     delimiter: str | None = None
     encoding: str = "utf-8"
     header: bool | Sequence[str] = True
@@ -96,8 +98,8 @@ class Tables:
     @functools.cached_property
     def _source(self) -> Source:
         header = None if self.header is True else tuple(self.header)  # type: ignore[arg-type]
-        kinds = ("csv", "jsonl", "parquet")
-        return Source(self.path, self.builder, kinds, self.subset, self.split, self.delimiter, header, self.encoding)
+        written = (self.delimiter, header, self.encoding)
+        return Source(self.path, self.builder, KINDS, self.subset, self.split, *written, self.revision)
 
     def check(self) -> None:
         """Raises UserError for a missing path or package, and where file and schema disagree, without reading a row.

@@ -43,6 +43,7 @@ class Texts:
         quotes; a quoted cell may have several lines. Raises UserError for one whose quotes do not match.
     subset, split: which part of a data set on the hub. Of local files, a split other than 'train' is what stands in the
         place of 'train' in the name of `path`: train.csv, test.csv.
+    revision: a commit, tag or branch on the hub; None: the newest at the first use, see `dpsyn.hub.commit_of`.
     delimiter: what parts the cells of a csv; None: a tab for .tsv, otherwise a comma. encoding: of csv files.
     text_column: None for `text`, or where there is no such column the only one of text that is neither label nor unit.
     max_words: a text of more words, parted by white space, is refused; None: none is. (How far a text is read is the
@@ -62,6 +63,7 @@ class Texts:
     builder: str | None = None
     subset: str | None = None
     split: str = "train"
+    revision: str | None = None
     delimiter: str | None = None
     encoding: str = "utf-8"
     text_column: str | None = None
@@ -98,7 +100,8 @@ class Texts:
 
     @functools.cached_property
     def _source(self) -> Source:
-        return Source(self.path, self.builder, KINDS, self.subset, self.split, self.delimiter, None, self.encoding)
+        written = (self.delimiter, None, self.encoding)
+        return Source(self.path, self.builder, KINDS, self.subset, self.split, *written, self.revision)
 
     def check(self) -> None:
         """Raises UserError for a missing path, package or column, without reading a row.

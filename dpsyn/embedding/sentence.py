@@ -15,6 +15,7 @@ import numpy as np
 
 from dpsyn.errors import UserError, bad
 from dpsyn.files import sha256
+from dpsyn.hub import check_revision, fetched
 from dpsyn.population import Samples
 from dpsyn.runtime import Runtime, exact, in_batches, torch_device
 
@@ -51,10 +52,9 @@ class Sentence:
     runtime: Runtime = Runtime()
 
     def __post_init__(self) -> None:
-        for key in ("revision", "prompt"):
-            value = getattr(self, key)
-            if value is not None and not isinstance(value, str):
-                raise bad(f"embedding.{key}", value, "a text, or null")
+        check_revision("embedding.revision", self.revision)
+        if self.prompt is not None and not isinstance(self.prompt, str):
+            raise bad("embedding.prompt", self.prompt, "a text, or null")
         if self.max_length is not None and (type(self.max_length) is not int or self.max_length < 1):
             raise bad("embedding.max_length", self.max_length, "a whole number of tokens, or null")
         if type(self.normalize) is not bool:
@@ -170,21 +170,11 @@ def _loaded(model: str, revision: str | None, device: str) -> tuple[Any, int]:
 
 
 def _fetched(model: str, revision: str | None) -> Path:
-    """The folder itself, or the cached copy of what the hub has under that name."""
-    if (folder := Path(model).expanduser()).is_dir():
-        return folder
-    from huggingface_hub import snapshot_download
-
-    try:
-        with _quiet():
-            found = Path(snapshot_download(model, revision=revision, allow_patterns=SAFE, ignore_patterns=IGNORED))
-            if not any(found.glob("*.safetensors")) and not any(found.glob("0_*/*.safetensors")):
-                found = Path(snapshot_download(model, revision=revision, allow_patterns=[*SAFE, "*.bin"]))
-        return found
-    except (OSError, ValueError) as error:
-        kind = type(error).__name__
-    do = "Name a folder with embedding.model=."
-    raise UserError(f"embedding.model={model}: it cannot be fetched ({kind}), and there is no such folder. {do}")
+    """The folder itself, or the cached copy of what the hub has under that name. Raises UserError."""
+    with _quiet():
+        return fetched(
+            "embedding.model", model, revision, SAFE, ["*.bin"], "Name a folder with embedding.model=.", IGNORED
+        )
 
 
 @contextlib.contextmanager

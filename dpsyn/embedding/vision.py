@@ -16,6 +16,7 @@ import numpy as np
 from dpsyn import tensors
 from dpsyn.errors import UserError, bad, one_of
 from dpsyn.files import sha256
+from dpsyn.hub import check_revision, fetched
 from dpsyn.population import Samples
 from dpsyn.runtime import Runtime, exact, in_batches, torch_device
 
@@ -29,6 +30,7 @@ KINDS = {
     "clip_vision_model": ("CLIPVisionModelWithProjection", "image_embeds", CLIP),
     "dinov2": ("Dinov2Model", "pooler_output", IMAGENET),
 }
+CONFIGS = ("config.json", "preprocessor_config.json")
 SAFE = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
 
 
@@ -45,9 +47,11 @@ class Vision:
     path: str
     size: int
     normalize: bool
+    revision: str | None = None
     runtime: Runtime = Runtime()
 
     def __post_init__(self) -> None:
+        check_revision("embedding.revision", self.revision)
         if type(self.size) is not int or self.size < 1:
             raise bad("embedding.size", self.size, "a whole number of px")
         if type(self.normalize) is not bool:
@@ -63,9 +67,8 @@ class Vision:
 
     def fingerprint(self) -> str:
         """Of the files of the network, fetched if need be."""
-        files = (
-            path for path in sorted(_fetched(self.path).iterdir()) if path.suffix in (".json", ".safetensors", ".bin")
-        )
+        folder = _fetched(self.path, self.revision)
+        files = (path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".safetensors", ".bin"))
         return " ".join(f"{path.name} {sha256(path)}" for path in files)
 
     def __call__(self, samples: Samples) -> np.ndarray:
@@ -76,7 +79,7 @@ class Vision:
         if images.ndim != 4 or images.dtype != np.uint8 or images.shape[3] not in (1, 3):
             raise UserError("embedding vision: expected images. Choose an embedding for this kind of data.")
         device = torch_device(self.runtime)
-        network, output, colours, width, patch = _loaded(self.path, device)
+        network, output, colours, width, patch = _loaded(self.path, self.revision, device)
         if self.size < patch:
             raise bad("embedding.size", self.size, f"{patch} px or more, the size of one patch of this network")
 
@@ -104,12 +107,12 @@ def _seen(images: np.ndarray, size: int, colours: Any, device: str) -> Any:
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(path: str, device: str) -> tuple[Any, str, Any, int, int]:
+def _loaded(path: str, revision: str | None, device: str) -> tuple[Any, str, Any, int, int]:
     """The network, what of its answer is the vector, mean and deviation of colours, length of a vector, px of a patch.
 
     Raises UserError where it cannot be fetched or lacks weights.
     """
-    folder = _fetched(path)
+    folder = _fetched(path, revision)
     kind = _kind(path, folder)
     made, output, colours = KINDS[kind]
     try:
@@ -153,23 +156,11 @@ def _read(file: Path) -> Mapping[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _fetched(path: str) -> Path:
-    """The folder itself, or the cached copy of what the hub has under that name."""
-    if (folder := Path(path).expanduser()).is_dir():
-        return folder
-    from huggingface_hub import snapshot_download
-
-    wanted = ["config.json", "preprocessor_config.json"]
-    try:
-        with _quiet():
-            found = Path(snapshot_download(path, allow_patterns=[*wanted, *SAFE]))
-            if not any(found.glob("*.safetensors")):
-                found = Path(snapshot_download(path, allow_patterns=[*wanted, "pytorch_model.bin"]))
-        return found
-    except (OSError, ValueError) as error:
-        kind = type(error).__name__
+def _fetched(path: str, revision: str | None) -> Path:
+    """The folder itself, or the cached copy of what the hub has under that name. Raises UserError."""
     do = "Put config.json and model.safetensors into a folder and name it with embedding.path=."
-    raise UserError(f"embedding.path={path}: the network cannot be fetched ({kind}), and there is no such folder. {do}")
+    with _quiet():
+        return fetched("embedding.path", path, revision, [*CONFIGS, *SAFE], ["pytorch_model.bin"], do)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ import numpy as np
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, bad, one_of
+from dpsyn.hub import check_revision, pinned
 from dpsyn.metric import batched, check_comparable, check_real, check_settings, texts_of
 from dpsyn.population import Label, Population, Samples
 from dpsyn.runtime import Runtime, torch_device
@@ -32,7 +33,8 @@ class TextClassifier:
     network: 'logistic': multinomial logistic regression on vectors of `embedding`, centred and scaled by one number so
         that their mean squared length is 1; inverse_penalty: scikit-learn's C. Or 'encoder': the network of `model` is
         fine-tuned, with the mean of its last layer and a linear layer for each column.
-    model: a folder that transformers saved, or the name of one on the hub. max_length: tokens that it reads of a text.
+    model: a folder that transformers saved, or the name of one on the hub. revision: there, None: the newest at
+        the first use. max_length: tokens that it reads of a text.
     epochs, batch_size, learning_rate (the peak, after a tenth of the steps; AdamW, then linearly to 0), seed: of the
     training. Under bfloat16 autocast on a GPU.
     """
@@ -48,9 +50,11 @@ class TextClassifier:
     batch_size: int
     learning_rate: float
     seed: int
+    revision: str | None = None
     runtime: Runtime = Runtime()
 
     def __post_init__(self) -> None:
+        check_revision("metric.parts.text_classifier.revision", self.revision)
         check_settings(self, "text_classifier", {"max_length": 1, "epochs": 1, "batch_size": 1, "seed": 0})
         for key in ("inverse_penalty", "learning_rate"):
             value = getattr(self, key)
@@ -168,7 +172,7 @@ def _trained(part: TextClassifier, population: Population, tasks: Mapping[str, n
     """Texts, object of str [n] -> for every task the scores [n, values], a tensor."""
     import torch
 
-    tokenizer, encoder = _loaded(str(part.model))
+    tokenizer, encoder = _loaded(str(part.model), part.revision)
     encoder.to(device).train()
     width = encoder.config.hidden_size
     heads = torch.nn.ModuleDict(
@@ -210,8 +214,9 @@ def _trained(part: TextClassifier, population: Population, tasks: Mapping[str, n
     return scores
 
 
-def _loaded(model: str) -> tuple[Any, Any]:
+def _loaded(model: str, revision: str | None) -> tuple[Any, Any]:
     """Tokenizer and encoder. Raises UserError."""
+    commit = pinned("metric.parts.text_classifier.model", model, revision, "Name a folder that transformers saved.")
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -222,8 +227,8 @@ def _loaded(model: str) -> tuple[Any, Any]:
         import transformers
 
         return (
-            transformers.AutoTokenizer.from_pretrained(path),
-            transformers.AutoModel.from_pretrained(path).float(),
+            transformers.AutoTokenizer.from_pretrained(path, revision=commit),
+            transformers.AutoModel.from_pretrained(path, revision=commit).float(),
         )
     except (ImportError, OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
