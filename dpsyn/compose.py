@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ READERS = {
 AGREED = ("accept_lost_draws", "accept_joint_epsilon", "max_joint_epsilon")  # they may change while a run goes on
 LIMITS = ("max_refused", "max_adjusted")  # of a data set: they change no vector
 PLACES = ("path", "file", "fonts", "weights", "run_dir", "images", "folder")  # last words of keys of files
+NEEDED = ("name", "seed", "run_dir", "label_shares", "expand.rows", "expand.degree", "metric.every")
 NAME_LENGTH = 120  # characters of what is added to the name of a run of a sweep
 ADDRESS = ("base_url", "api_key_env")  # whom a request goes to, and with which key
 NOT_PUBLISHED = "(not published)"
@@ -276,7 +278,7 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
 
     Raises UserError for settings that a part refuses.
     """
-    trusted = plain["trusted_packages"] or []
+    trusted = plain.get("trusted_packages") or []
     if not isinstance(trusted, list):
         raise bad("trusted_packages", trusted, "a list of package names")
     for name in ("data", "api", "embedding", "privacy", "schedule", "runtime", "metric", "expand"):
@@ -284,6 +286,10 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
         if not isinstance(part, dict) or ("_target_" not in part and name not in ("metric", "expand")):
             raise bad(name, part or "(deleted)", "a part", f"`dpsyn run --help` lists the options of {name}.")
     privacy: Settings = _part("privacy", plain["privacy"], trusted, {})
+    for key in NEEDED:
+        group, _, name = key.rpartition(".")
+        if name not in (plain[group] if group else plain):
+            raise bad(key, "(deleted)", "a value", f"Leave ~{key} out.")
     # what a run without protection asked was chosen by exact votes: a private run that skips it would tell them
     answers = ANSWERS if privacy.is_private else BARE_ANSWERS
     given = {"runtime": plain["runtime"], "answers_folder": answers}
@@ -308,8 +314,10 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
     identity = {key: plain[key] for key in IDENTITY}
     identity["privacy"] = {key: value for key, value in plain["privacy"].items() if key not in AGREED}
     root = str(plain["run_dir"])
-    if not root or isinstance(plain["run_dir"], dict | list):
+    if not root or isinstance(plain["run_dir"], dict | list | None):
         raise bad("run_dir", plain["run_dir"], "a folder that can be made")
+    if not plain["name"] or isinstance(plain["name"], dict | list):
+        raise bad("name", plain["name"], "a text")
     if swept:
         root += f"-{_folder_name(swept)}"
     rows = plain["expand"]["rows"]
@@ -634,6 +642,8 @@ def _in_one_line(error: Exception, overrides: Sequence[str]) -> str:
         key = found.group(1)
         given = next((text for text in overrides if _key(text) == key), key)
         given = re.sub(r"='(.*)'$", r"=\1", given)  # as it was typed, before it was quoted
+        if key in _groups():
+            return f"{given.lstrip('+')}: expected the name of an option. `dpsyn run --help` lists them."
         if "No match in the defaults list" in text:
             return f"{given}: there is no config group '{key}'. {_near(key, _groups())}"
         return f"{given}: unknown key. {_near(key, _keys(overrides))}"
@@ -645,7 +655,8 @@ def _in_one_line(error: Exception, overrides: Sequence[str]) -> str:
         return f"{group}={name}: expected one of {', '.join(options)}. {_near(name, options)}".strip()
     if "Config group override must be a string" in text:
         groups = (*_groups(), "hydra")
-        named = next((each for each in overrides if _key(each) in groups and not re.search(r"=\W*[a-z]", each)), "")
+        named = next((each for each in overrides if _key(each) in groups and not re.search(r"=[a-z]", each)), "")
+        named = next((each for each in overrides if _key(each) in groups and each.endswith("=null")), named)
         return f"{named.lstrip('+')}: expected the name of an option. `dpsyn run --help` lists them."
     if "Missing mandatory value" in text:
         key = getattr(error, "full_key", None) or text.split(":")[-1].strip()
@@ -664,11 +675,12 @@ def _groups() -> list[str]:
 def _keys(overrides: Sequence[str]) -> list[str]:
     """Of the parts that were chosen."""
     chosen = [text for text in overrides if text.lstrip("+").split("=")[0] in _groups()]
-    try:
-        found = settings(chosen)
-    except UserError:
-        found = settings([DEFAULT])
-    return [key for key in flat(found) if "_target_" not in key]
+    for some in (chosen, [DEFAULT]):
+        with suppress(HydraException, OmegaConfBaseException, ValueError):
+            with initialize_config_dir(str(config_folder()), version_base="1.3"):
+                found: Any = OmegaConf.to_container(hydra_compose("config", overrides=some), resolve=False)
+            return [key for key in flat(found) if "_target_" not in key]
+    return []
 
 
 def _first_line(error: BaseException) -> str:

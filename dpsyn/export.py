@@ -106,6 +106,8 @@ def _rows(
         elif "decimals" in form and decimals:
             digits = int(form["decimals"])
             columns[name] = [None if value is None else f"{value:.{digits}f}" for value in columns[name]]
+        elif form.get("decimals") == "0":
+            columns[name] = [None if value is None else int(value) for value in columns[name]]
     named = {name: [labels[i][name] for i in population.labels] for name in labels[0] if name not in columns}
     return [*columns, *named], zip(*columns.values(), *named.values(), strict=True)
 

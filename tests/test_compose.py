@@ -253,3 +253,21 @@ def test_runs_whose_noise_protects_nobody_get_a_folder_of_their_own_for_answers(
     legs = {name: plain["api"] for name in ("first", "second")}
     relay = compose.build({**plain, "api": {"_target_": "dpsyn.api.relay.Relay", **legs}}).api
     assert relay.first.answers_folder == relay.second.answers_folder == folder
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("embedding=[]", "embedding=[]: expected the name of an option"),
+        ("embedding={a:1}", "embedding={a:1}: expected the name of an option"),
+        ("metric=null", "metric=null: expected the name of an option"),
+        ("~seed", "seed=(deleted): expected a value"), ("~expand.rows", "expand.rows=(deleted): expected a value"),
+        ("~metric.every", "metric.every=(deleted)"), ("~run_dir", "run_dir=(deleted)"), ("~api", "api="),
+        ("~label_shares", "label_shares=(deleted)"), ("run_dir=null", "run_dir=None: expected a folder"),
+        ("name=[a]", "name=['a']: expected a text"), ("name=null", "name=None: expected a text"),
+    ],
+)  # fmt: skip
+def test_what_hydra_reads_and_a_run_cannot_use_is_one_line(override, said, in_tmp, own_state, capsys):
+    assert cli.main(["plan", "experiment=smoke", override]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"dpsyn: {said}") and error.count("\n") == 1

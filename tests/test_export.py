@@ -18,13 +18,15 @@ from dpsyn.storage import columns_of, from_parquet, to_parquet
 LABELS = [{"category": "Hotels", "stars": "5"}, {"category": "Bars, pubs", "stars": "1"}]
 
 
-def finished(root, content, labels=LABELS, survivors=(True, False, True)):
+def finished(root, content, labels=LABELS, survivors=(True, False, True), forms=None):
     """A run directory with one iteration of three rows."""
     here = RunDirectory(root)
     (here.release / "iterations").mkdir(parents=True)
     (here.release / "privacy.json").write_text('{"epsilon": 1}')
     rows = np.array([0, 1, 0])
-    population = Population(1, Samples(content, {"font": np.arange(3)}), rows, np.arange(3), np.array(survivors))
+    population = Population(
+        1, Samples(content, {"font": np.arange(3)}, forms or {}), rows, np.arange(3), np.array(survivors)
+    )
     here.save(population, labels)
     (here.release / "synthetic.parquet").write_bytes(to_parquet(population, labels, lineage=False))
     return here
@@ -70,6 +72,14 @@ def test_table_rows_keep_their_types_and_what_is_missing(tmp_path):
         ",,,,",
         '"",3,1.0,1970-01-01,False',
     ]
+
+
+def test_numbers_without_decimals_are_whole_in_every_text(tmp_path):
+    content = np.array([(1000.0,), (np.nan,), (2010.0,)], [("x", "f8")])
+    run = finished(tmp_path / "run", content, forms={"x": {"decimals": "0"}})
+    export(run, tmp_path / "j", "jsonl")
+    lines = (tmp_path / "j/data.jsonl").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ['{"x": 1000', '{"x": null', '{"x": 2010']
 
 
 def test_images_come_back_from_a_folder_a_label_and_from_arrays(tmp_path):

@@ -195,6 +195,7 @@ def test_check_finds_missing_files_and_columns(form: str, key: str, wrong: dict[
         ("label_columns", {"label_columns": {"stars": "score"}}),
         ("label_values", {"label_values": {"stars": {"5.0": "5"}}}),
         (r"label_values\.stars", {"labels": STARS, "label_values": {"stars": ["5.0"]}}),
+        (r"label_values\.stars", {"labels": STARS, "label_values": {"stars": {"5.0": "5", "5": "4"}}}),
         ("records", {"records": 1.5}),
         ("id", {"id": ""}),
         ("on_error", {"on_error": "ignore"}),

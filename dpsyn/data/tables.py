@@ -205,7 +205,8 @@ class Tables:
             raise bad("data.schema.columns", lacking[0], "columns of the file", do)
         if units and units[0] not in there.names:
             if units[0] != self.schema.unit:
-                raise bad("data.unit_column", units[0], f"a column of the file ({', '.join(there.names)})")
+                do = spelled_otherwise(units[0], there.names) or near(units[0], there.names)
+                raise bad("data.unit_column", units[0], f"a column of the file ({', '.join(there.names)})", do)
             units = []  # public rows, or held out ones, may come without
         if others and self.schema.extra == "refuse":
             do = "Declare it, or say extra: ignore in the schema."

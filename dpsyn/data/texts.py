@@ -26,7 +26,7 @@ from dpsyn.rows import (
     shown,
 )
 from dpsyn.sources import Source
-from dpsyn.spelling import LOST_DIGITS, coded, has_lost_digits, unit_of
+from dpsyn.spelling import LOST_DIGITS, canonical, coded, has_lost_digits, unit_of
 
 KINDS = ("csv", "jsonl", "parquet")
 EMPTY = "no text"
@@ -96,6 +96,10 @@ class Texts:
                 expected = "values in the source with the declared ones, {'5.0': '5'}"
                 raise bad(f"data.label_values.{column}", values, expected)
             meanings[column] = {str(value): str(meant) for value, meant in values.items()}
+            known: dict[str, str] = {}
+            for value, meant in meanings[column].items():
+                if known.setdefault(canonical(value), meant) != meant:
+                    raise bad(f"data.label_values.{column}", value, "one meaning for all spellings of a value")
         return meanings
 
     @functools.cached_property
