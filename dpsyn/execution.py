@@ -52,8 +52,6 @@ def carry_out(job: Job, screen: Screen) -> Path:
     if job.runtime.dtype == "float16":
         torch_dtype(job.runtime)
     run = RunDirectory(job.root, job.privacy.is_private)
-    if isinstance(job.api, Pinged) and max(run.iterations(), default=-1) < job.releases:
-        job.api.ping("generate")
     known, fingerprint = run.identity() if run.has_begun() else None, job.data.fingerprint()
     declared = [
         (f"metric.parts.{name}.public", getattr(metric, "data", None))
@@ -65,6 +63,8 @@ def carry_out(job: Job, screen: Screen) -> Path:
             raise UserError(f"{key}: files of the private data (data.path) are among these, which must be public.")
     if known:
         run.refuse_another(known, job.identity, fingerprint, job.operational)
+    if isinstance(job.api, Pinged) and max(run.iterations(), default=-1) < job.releases:
+        job.api.ping("generate")
     budget = job.budget(known["sigma"] if known else None)
     with run.locked():
         if (known := run.identity() if run.has_begun() else None) is not None:
