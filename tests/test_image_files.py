@@ -268,8 +268,9 @@ def test_what_is_sound_but_not_read_has_a_rule_of_its_own() -> None:
 HEIC = b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf" + bytes(60)
 
 
-@pytest.mark.skipif(find_spec("pillow_heif") is not None, reason="where it is not installed")
-def test_heic_without_its_package_is_one_line_before_anything_is_read(tmp_path: Path) -> None:
+def test_heic_without_its_package_is_one_line_before_anything_is_read(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setattr("dpsyn.data.hub.find_spec", lambda name: None if name == "pillow_heif" else find_spec(name))
     assert rule(HEIC) == "HEIC, which needs the package pillow-heif (pip install 'dpsyn[heic]')"
     (tmp_path / "a.heic").write_bytes(HEIC)
     with pytest.raises(UserError, match=r"^data.path=[^\n]*: expected the package pillow-heif[^\n]*pip install"):
@@ -277,12 +278,17 @@ def test_heic_without_its_package_is_one_line_before_anything_is_read(tmp_path: 
     HubImages(str(tmp_path), on_error="skip").check()
 
 
-def test_heic_is_read_with_its_package() -> None:
+@pytest.mark.parametrize(("turned", "corner"), [(1, (5, 5)), (6, (5, -5)), (3, (-5, -5))])
+def test_heic_is_read_upright_with_its_package(turned: int, corner: tuple[int, int]) -> None:
     heif = pytest.importorskip("pillow_heif")
     heif.register_heif_opener()
-    red = Image.new("RGB", (64, 32), (255, 0, 0))
-    found = read(saved(red, "HEIF", quality=95), "RGB")
-    assert found.shape == (32, 64, 3) and np.abs(found.mean((0, 1)) - (255, 0, 0)).max() < 6
+    picture = Image.new("RGB", (64, 32))
+    picture.paste((255, 0, 0), (0, 0, 32, 16))
+    marks = Image.Exif()
+    marks[0x0112] = turned
+    found = read(saved(picture, "HEIF", quality=95, exif=marks.tobytes()), "RGB")
+    assert found.shape == ((64, 32, 3) if turned == 6 else (32, 64, 3))
+    assert np.abs(found[corner] - (255, 0, 0)).max() < 6 and found.mean() < 80
 
 
 def test_reading_any_of_them_starts_no_process_and_says_nothing(tmp_path: Path) -> None:
