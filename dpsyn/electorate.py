@@ -30,7 +30,7 @@ from dpsyn.voting import Search, Vectors, Votes, count_by_record, count_by_user,
 
 BATCH = 256  # rows embedded at once: one fixed shape, whatever the number of records
 BLOCK_BYTES = 2**26
-FORMAT = 5  # of a cache entry
+FORMAT = 6  # of a cache entry
 SPARSE = 5  # a sparse product takes as many times as long an entry as a dense one
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from dpsyn.embedding.table import Table as Vectors
 from dpsyn.errors import UserError
 from dpsyn.export import _csv, _jsonl
 from dpsyn.metric.marginals import _distances, _measured
-from dpsyn.population import Population, Samples
+from dpsyn.population import Population, Samples, take
 from dpsyn.rows import parquet_batches
 from dpsyn.schema import Schema, column_told, told
 from dpsyn.storage import from_parquet, to_parquet
@@ -234,20 +235,36 @@ def test_a_mistake_in_a_column_of_times_is_one_line(said: dict[str, Any], line: 
 def test_times_of_a_public_pool_are_released_as_its_schema_declares_them(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dpsyn.api.pool import _opened, _write_items
+    from dpsyn.api.pool import Pool
     from dpsyn.data import Records
 
     table = of({**SHOP, "name": {"kind": "category", "values": ["a", "b"]}})
     content = people(table, 20)
 
+    @dataclass(frozen=True)
     class Public:
+        labels: Any = ({},)
+
+        def fingerprint(self) -> str:
+            return "public"
+
         def batches(self, size: int) -> Any:
             yield Records(Samples(content, forms=table.forms), np.zeros(20, np.int64))
 
-    facts = _write_items(Public(), lambda samples: np.zeros((len(samples), 2), np.float32), 20, tmp_path)  # type: ignore[arg-type]
-    (tmp_path / "facts.json").write_text(json.dumps(facts))
-    found = _opened(tmp_path, 0).samples(np.arange(20))
-    assert repr(found.content.tolist()) == repr(content.tolist()) and found.forms == table.forms
+    @dataclass(frozen=True)
+    class Alike:
+        def __call__(self, samples: Samples) -> np.ndarray:
+            return np.zeros((len(samples), 2), np.float32)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    pool: Any = Pool(Public(), Alike(), "public", False, None)  # type: ignore[arg-type]
+    drawn = pool.generate([{}] * 200, np.arange(200, dtype=np.uint64))
+    _, first = np.unique(drawn.traits["item"], return_index=True)
+    found = take(drawn, first)
+    assert (
+        repr(found.content.tolist()) == repr(content[np.unique(drawn.traits["item"])].tolist())
+        and found.forms == table.forms
+    )
 
 
 def test_the_plan_says_where_times_and_rare_values_are_lost() -> None:
