@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,8 +20,8 @@ from dpsyn.schema import Schema
 ENOUGH = 20_000  # rows: of fewer, learners gain a point by more (measured on Artificial Characters: 0.530 to 0.543)
 SHOWN = 2000  # rows of a checkpoint before the last
 
-Ask = Callable[[int, str, cells.Question], tuple[np.ndarray, float]]
-"""(release, what it is about, question) -> noisy answer float64 [entries] and the deviation of its noise, in records"""
+Ask = Callable[[int, cells.Question], tuple[np.ndarray, float]]
+"""(release, question) -> noisy answer float64 [entries] and the deviation of its noise, in records"""
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def evolve_cells(plan: CellPlan, ask: Ask, seed: int, done: int = 0) -> Iterator
         question = cell_evolution.ask(state, release)
         if len(question.subspaces) > release.moves:
             raise RuntimeError(f"{release_name(t, release)}: asks for more than it is charged for; nothing was read")
-        noisy, sigma = ask(t, digest(question), question)
+        noisy, sigma = ask(t, question)
         state = cell_evolution.learn(state, question, noisy, sigma, generator(seed, t, "cells"))
         last = t == len(plan.releases)
         if t > done:
@@ -110,15 +109,3 @@ def minds(plan: CellPlan, noise: float) -> Iterator[str]:
                 f"column '{column.name}': beyond {2**53 * column.step:.3g} a resolution of {column.step:g} is finer "
                 "than a number of 64 bits is"
             )
-
-
-def digest(question: cells.Question) -> str:
-    """What a release is about, for its receipt: all that was asked."""
-    told = hashlib.sha256(question.release.kind.encode())
-    for subspace in question.subspaces:
-        told.update(f"{subspace.columns} {subspace.shape}".encode())
-        for of_code in subspace.cells:
-            told.update(of_code.astype("<i8").tobytes())
-    for expected in question.expected or ():
-        told.update(expected.astype("<i8").tobytes())
-    return f"cells {told.hexdigest()}"

@@ -7,7 +7,7 @@ counts agree (dpsyn/cell_evolution.py). It is Private Evolution with cells as ca
     state = start(columns, labels, records)                    # start, ask, learn and draw: cell_evolution.py
     for release in plan(columns, labels, records, multiplier):
         question = ask(state, release)                         # public: made from noisy answers alone
-        exact = answer(question, blocks)                       # the only look at private rows
+        exact = counts_of(question, blocks)                    # the only look at private rows
         state = learn(state, question, noisy, sigma, rng)      # free, as all below
     codes, labels = draw(state, rows, rng)
 """
@@ -147,12 +147,10 @@ def plan(
     return tuple(replace(release, share=release.share / rest) for release in releases)
 
 
-def answer(question: Question, blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """The exact answer, to be sealed at once: counts of all cells of all subspaces, or the scores. int64 [entries].
+def counts_of(question: Question, blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """The exact counts of all cells of all subspaces, to be sealed at once: int64 [entries].
 
     blocks: (codes int [b, d], labels int64 [b]) of private rows; memory does not depend on their number.
-    A score is the L1 distance of a subspace's counts from the expected ones: whole, and one record moves it by one.
-    (A record that is replaced moves it by two, and the square of that is four moves.)
     """
     counts = [np.zeros(s.shape, np.int64) for s in question.subspaces]
     for codes, labels in blocks:
@@ -161,9 +159,6 @@ def answer(question: Question, blocks: Iterable[tuple[np.ndarray, np.ndarray]]) 
             rows = np.concatenate([codes[part], labels[part, None]], axis=1, dtype=np.int32).T.copy().T
             for subspace, into in zip(question.subspaces, counts, strict=True):
                 into += count(subspace, rows)
-    if question.expected is not None:
-        gaps = [np.abs(a - b).sum() for a, b in zip(counts, question.expected, strict=True)]
-        return np.array(gaps, np.int64)
     return np.concatenate([c.ravel() for c in counts]) if counts else np.zeros(0, np.int64)
 
 

@@ -14,19 +14,20 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
 from dpsyn import __version__
-from dpsyn.cells import Question, answer, places
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding, Sparse
-from dpsyn.errors import UserError, bad
+from dpsyn.errors import bad
 from dpsyn.files import private_folder, room_on_disk, write
 from dpsyn.population import Samples
+from dpsyn.privacy.budget import GRID
+from dpsyn.privacy.query import Block, Query
 from dpsyn.survey import Survey, Surveyor, read_survey
-from dpsyn.voting import Search, Vectors, Votes, count_by_record, count_by_user, distinct, nearest
+from dpsyn.voting import Vectors, Votes, count_by_user
 
 BATCH = 256  # rows embedded at once: one fixed shape, whatever the number of records
 BLOCK_BYTES = 2**26
@@ -51,60 +52,16 @@ class Electorate:
     def __repr__(self) -> str:
         return "Electorate(private)"
 
-    def vote(self, vectors: np.ndarray, labels: np.ndarray, k: int, search: Callable[[np.ndarray], Search]) -> Votes:
-        """Every record's k nearest candidates of its own label (all there are, if fewer) get its votes.
-
-        vectors: float32 [n, d] of the candidates. labels: int64 [n]. search: candidates -> a shortlist search.
-        Records of a label without candidates cast no vote.
-        """
-        if not len(distinct(vectors)):
-            raise UserError(
-                "embedding: every candidate's vector is NaN or infinite. The embedding does not fit the data."
-            )
-        if self.dimension and vectors.shape[1] != self.dimension:
-            raise UserError(
-                "embedding: candidates and records have vectors of different lengths. Images must have the same size "
-                "and channels: set embedding.size, or data.size, data.mode, api.image_size alike."
-            )
+    def tallied(self, query: Query) -> Votes:
+        """The exact answer, sealed. Raises UserError where these records cannot be asked."""
+        query.check(self.dimension)
+        blocks = (block for label in range(self.labels) for block in self._blocks(label))
         if self.unit == "user":
-            return count_by_user(self._choices(vectors, labels, k, search), len(vectors))
-        return count_by_record((rows for _, rows in self._choices(vectors, labels, k, search)), len(vectors))
+            return Votes(query.answer(count_by_user(query.choices(blocks), query.size)), 1, GRID)
+        return Votes(query.answer(query.tally(blocks)), query.moves, 1)
 
-    def vote_for_labels(self) -> Votes:
-        """Every record votes for its own label: int64 [labels], sealed."""
-        blocks = ((label, units) for label in range(self.labels) for _, units in self._blocks(label))
-        choices = ((units, np.full((len(units), 1), label)) for label, units in blocks)
-        if self.unit == "user":
-            return count_by_user(choices, self.labels)
-        return count_by_record((rows for _, rows in choices), self.labels)
-
-    def vote_in_cells(self, question: Question) -> Votes:
-        """What a question asks of all records, whose vectors are codes; a user's entries have a joint norm of one."""
-        blocks = (
-            (codes.astype(np.int32), np.full(len(codes), label), units)
-            for label in range(self.labels)
-            for codes, units in self._blocks(label)
-        )
-        if self.unit == "user":
-            entries = sum(subspace.size for subspace in question.subspaces)
-            return count_by_user(((units, places(question, codes, labels)) for codes, labels, units in blocks), entries)
-        return Votes(answer(question, ((codes, labels) for codes, labels, _ in blocks)))
-
-    def _choices(
-        self, vectors: np.ndarray, labels: np.ndarray, k: int, search: Callable[[np.ndarray], Search]
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for label in range(self.labels):
-            mine = np.flatnonzero(labels == label)
-            mine = mine[distinct(vectors[mine])]
-            if not len(mine):
-                continue
-            candidates = np.ascontiguousarray(vectors[mine])
-            shortlist = search(candidates)
-            for records, units in self._blocks(label):
-                yield units, mine[nearest(records, candidates, min(k, len(mine)), shortlist)]
-
-    def _blocks(self, label: int) -> Iterator[tuple[Any, np.ndarray]]:
-        """(Vectors, units) of one block of records after the other; the next one overwrites it."""
+    def _blocks(self, label: int) -> Iterator[Block]:
+        """One block of records after the other; the next one overwrites it."""
         if not self.dimension:
             return
         rows = max(1, BLOCK_BYTES // (4 * self.dimension))
@@ -119,7 +76,7 @@ class Electorate:
                     return
                 values = block["values"][:n]
                 records = Sparse(block["places"][:n], values, self.dimension) if self.entries else values
-                yield records, np.frombuffer(units.read(8 * n), np.int64)
+                yield Block(label, records, np.frombuffer(units.read(8 * n), np.int64))
 
 
 def _lengths(vectors: Vectors) -> tuple[int, int]:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -28,7 +27,8 @@ from dpsyn.picture import sample_grid, sample_texts
 from dpsyn.population import Population
 from dpsyn.privacy import account
 from dpsyn.privacy.budget import Budget, Charge
-from dpsyn.privacy.ledger import LABELS, Ledger, Receipt, read_receipt
+from dpsyn.privacy.ledger import Ledger, Receipt, read_receipt
+from dpsyn.privacy.query import LabelCounts, Nearest, about_cells
 from dpsyn.privacy.statement import statement
 from dpsyn.run import RunDirectory
 from dpsyn.runtime import torch_dtype
@@ -37,7 +37,7 @@ from dpsyn.show import Screen
 from dpsyn.spending import Spending
 from dpsyn.storage import from_parquet, to_parquet
 from dpsyn.survey import check_survey
-from dpsyn.voting import Search, Votes, faiss_search, sparse_search, torch_search
+from dpsyn.voting import Search, faiss_search, sparse_search, torch_search
 from dpsyn.workers import asked_in_batches
 
 PICTURED = 20  # samples of a label that are read for the picture
@@ -157,7 +157,7 @@ def _evolve(
     population = run.load(0) if fresh is None else fresh
     ancestors = np.arange(len(population))
     for t in run.iterations()[1:]:
-        receipt = ledger.release(t, sha256(run.checkpoint(t - 1)), _nothing_left)
+        receipt = ledger.written(t, sha256(run.checkpoint(t - 1)))
         labels, population = population.labels, run.load(t)
         ancestors = ancestors[population.parents]
         signs = _signs(receipt, labels, ancestors)
@@ -168,13 +168,10 @@ def _evolve(
     receipts: dict[int, Receipt] = {}
 
     def release(t: int, vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        def vote() -> Votes:
-            return electorate.vote(
-                vectors, labels, job.privacy.nearest, _search(job.runtime.device, electorate.entries > 0)
-            )
-
+        search = _search(job.runtime.device, electorate.entries > 0)
+        query = Nearest(vectors, labels, job.privacy.nearest, search, sha256(run.checkpoint(t - 1)))
         with _private_side(run, screen, f"iteration {t}: private records vote", "vote"):
-            receipts[t] = ledger.release(t, sha256(run.checkpoint(t - 1)), vote)
+            receipts[t] = ledger.release(t, query, electorate)
         grid = receipts[t].charge.grid
         return receipts[t].votes if grid == 1 else receipts[t].votes / grid
 
@@ -201,12 +198,9 @@ def _evolve_cells(
 ) -> Population:
     receipts: dict[int, Receipt] = {}
 
-    def ask(t: int, about: str, question: Question) -> tuple[np.ndarray, float]:
-        def vote() -> Votes:
-            return electorate.vote_in_cells(question) if electorate else _nothing_left()
-
+    def ask(t: int, question: Question) -> tuple[np.ndarray, float]:
         with _private_side(run, screen, f"release {t}: private records vote", "vote"):
-            receipts[t] = ledger.release(t, about, vote)
+            receipts[t] = ledger.release(t, about_cells(question), electorate)
         return _counts(receipts[t], question)
 
     done = max(run.iterations(), default=0)
@@ -232,8 +226,8 @@ def _drawn_again(job: Job, plan: CellPlan, run: RunDirectory) -> Population:
     """Another number of rows, from the receipts alone."""
     receipts = {int(path.stem): read_receipt(path) for path in run.votes.glob("*.parquet")}
 
-    def ask(t: int, about: str, question: Question) -> tuple[np.ndarray, float]:
-        if t not in receipts or receipts[t].population != about:
+    def ask(t: int, question: Question) -> tuple[np.ndarray, float]:
+        if t not in receipts or receipts[t].population != about_cells(question).about:
             raise UserError(f"{run.votes}: release {t} is missing, or is not the one of this run.")
         return _counts(receipts[t], question)
 
@@ -249,18 +243,13 @@ def _counts(receipt: Receipt, question: Question) -> tuple[np.ndarray, float]:
 
 def _label_shares(job: Job, ledger: Ledger, electorate: Electorate | None, screen: Screen) -> np.ndarray:
     """float64 [l]: of the noisy counts, nothing for labels that would not get a row in every iteration."""
-    vote = electorate.vote_for_labels if electorate else _nothing_left
-    receipt = ledger.release(len(job.schedule) + 1, LABELS, vote)
+    receipt = ledger.release(len(job.schedule) + 1, LabelCounts(len(job.labels)), electorate)
     shares = shares_of(receipt.votes.astype(np.float64))
     sizes = [step.size for step in job.schedule]
     while not split(min(sizes), shares)[shares > 0].all():
         shares = shares_of(np.where(split(min(sizes), shares) > 0, shares, 0.0))
     screen.line(f"labels with a share: {(shares > 0).sum()} of {len(shares)}, by a noisy release")
     return shares
-
-
-def _nothing_left() -> Any:
-    raise UserError("private: a receipt of a finished iteration is gone. The run cannot go on; name another run_dir.")
 
 
 def _electorate(job: Job, run: RunDirectory, screen: Screen) -> Electorate:

@@ -17,7 +17,8 @@ from dpsyn.errors import UserError
 from dpsyn.files import sha256
 from dpsyn.privacy import account
 from dpsyn.privacy.budget import GRID, SMALLEST_SIGMA, Charge, exact_epsilon, shown
-from dpsyn.privacy.ledger import LABELS, Receipt, read_receipt
+from dpsyn.privacy.ledger import Receipt, read_receipt
+from dpsyn.privacy.query import LABELS
 from dpsyn.privacy.statement import Facts, document, shown_delta, unprotected
 from dpsyn.run import RunDirectory
 

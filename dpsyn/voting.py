@@ -40,13 +40,17 @@ Search = Callable[[Any, int], tuple[np.ndarray, np.ndarray]]
 class Votes:
     """Exact counts, sealed: they cannot be printed, copied, compared, pickled or turned into an array by accident.
 
-    Only the ledger opens them, and only to add noise.
+    Only the ledger opens them, and only to add noise, once it has compared what one unit can move with what is charged.
+
+    moves: entries that a record which is added or removed changes, by at most one each; 1 where all votes of a user
+        have a joint L2 norm of at most one. grid: they are counted in whole 1/grid.
     """
 
-    __slots__ = ("__counts",)
+    __slots__ = ("__counts", "grid", "moves")
 
-    def __init__(self, counts: np.ndarray) -> None:
+    def __init__(self, counts: np.ndarray, moves: int, grid: int) -> None:
         self.__counts = counts
+        self.moves, self.grid = moves, grid
 
     def __repr__(self) -> str:
         return "Votes(sealed)"
@@ -124,18 +128,19 @@ def nearest(records: Vectors, candidates: np.ndarray, k: int, search: Search) ->
     return found
 
 
-def count_by_record(choices: Iterable[np.ndarray], n: int) -> Votes:
-    """One vote for each chosen candidate. choices: int64 [b, k] rows in [0, n)."""
+def count_by_record(choices: Iterable[np.ndarray], n: int) -> np.ndarray:
+    """int64 [n], exact: one vote for each chosen candidate. choices: int64 [b, k] rows in [0, n)."""
     counts, cast = np.zeros(n, np.int64), 0
     for rows in choices:
         counts += np.bincount(rows.ravel(), minlength=n)
         cast += rows.size
     assert counts.sum() == cast, "votes were lost or counted twice"
-    return Votes(counts)
+    return counts
 
 
-def count_by_user(choices: Iterable[tuple[np.ndarray, np.ndarray]], n: int) -> Votes:
-    """Votes in 1/GRID: each user's votes over *all* labels are one vector, scaled to an L2 norm of at most one.
+def count_by_user(choices: Iterable[tuple[np.ndarray, np.ndarray]], n: int) -> np.ndarray:
+    """int64 [n], exact, in 1/GRID: each user's votes over *all* labels are one vector, scaled to an L2 norm of at most
+    one.
 
     choices: (units int64 [b], rows int64 [b, k]); a unit of -1 has no id and casts no vote. Integers throughout:
     floor(GRID * c / |c|) = isqrt(GRID^2 c^2 // |c|^2).
@@ -147,7 +152,7 @@ def count_by_user(choices: Iterable[tuple[np.ndarray, np.ndarray]], n: int) -> V
     ]
     counts = np.zeros(n, np.int64)
     if not pairs or not sum(part.shape[1] for part in pairs):
-        return Votes(counts)
+        return counts
     (users, rows), times = np.unique(np.concatenate(pairs, axis=1), axis=1, return_counts=True)
     starts = np.flatnonzero(np.diff(users, prepend=-1))
     sizes = np.diff(np.append(starts, len(users)))
@@ -159,7 +164,7 @@ def count_by_user(choices: Iterable[tuple[np.ndarray, np.ndarray]], n: int) -> V
         scaled[at] = math.isqrt(GRID**2 * int(times[at]) ** 2 // int(square_norms[at]))
     assert (np.add.reduceat(scaled**2, starts) <= GRID**2).all(), "a user has more than one vote"
     np.add.at(counts, rows, scaled)
-    return Votes(counts)
+    return counts
 
 
 def faiss_search(candidates: np.ndarray) -> Search:

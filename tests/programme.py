@@ -87,3 +87,11 @@ def same_noise(monkeypatch, noisy=None):
     monkeypatch.setattr("dpsyn.run.secrets.token_hex", lambda n: "0" * 2 * n)
     monkeypatch.setattr("dpsyn.privacy.account._check_directory", lambda *_: None)  # all have this one id
     return recorded
+
+
+def answer(question, blocks):
+    """The exact answer about (codes, labels) blocks of rows: int64 [entries]."""
+    from dpsyn.cells import counts_of
+    from dpsyn.privacy.query import about_cells
+
+    return about_cells(question).answer(counts_of(question, blocks))

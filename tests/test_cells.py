@@ -5,10 +5,11 @@ import itertools
 
 import numpy as np
 import pytest
+from programme import answer
 
 from dpsyn import ladders
 from dpsyn.cell_evolution import ask, draw, learn, start
-from dpsyn.cells import LABEL, Column, Question, Release, Subspace, answer, plan
+from dpsyn.cells import LABEL, Column, Question, Release, Subspace, plan
 
 RNG = np.random.default_rng
 

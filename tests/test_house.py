@@ -24,7 +24,16 @@ FLOORS = [
     {"schedule", "selection", "storage", "voting", "picture", "show"}
     | {"privacy", "privacy.budget", "privacy.exact", "privacy.mechanism"}
     | {"workers", "survey", "cells", "ladders", "cell_evolution"},
-    {"electorate", "evolution", "expansion", "privacy.ledger", "privacy.account", "privacy.statement", "run"}
+    {
+        "electorate",
+        "evolution",
+        "expansion",
+        "privacy.query",
+        "privacy.ledger",
+        "privacy.account",
+        "privacy.statement",
+        "run",
+    }
     | {"spending", "export", "cell_run"},
     {"job", "verification"},
     {"execution", "planning", "checking", "compose"},

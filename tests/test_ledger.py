@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,48 +28,76 @@ def make(root: Path, releases=3, run="run", **settings):
     return Ledger(root / "private", votes, run, settings, plan(settings, releases))
 
 
-def vote():
-    return Votes(EXACT.copy())
+@dataclass(frozen=True)
+class Asked:
+    """A query by its name; the private records here answer any with the same counts."""
+
+    about: str
 
 
-def forbidden():
-    raise AssertionError("the private data was asked again")
+@dataclass(frozen=True)
+class Records:
+    moves: int = 1
+    grid: int = 1
+
+    def tallied(self, query):
+        return Votes(EXACT.copy(), self.moves, self.grid)
+
+
+class Forbidden:
+    def tallied(self, query):
+        raise AssertionError("the private data was asked again")
+
+
+vote, forbidden = Records(), Forbidden()
 
 
 def test_a_release_is_noisy_written_down_and_never_drawn_again(tmp_path):
     ledger = make(tmp_path)
-    first = ledger.release(1, "p0", vote)
+    first = ledger.release(1, Asked("p0"), vote)
     assert (first.votes != EXACT).any()
     assert np.abs(first.votes - EXACT).max() < 12 * ledger.budget.sigma
-    again = ledger.release(1, "p0", forbidden)
+    again = ledger.release(1, Asked("p0"), forbidden)
     assert (again.votes == first.votes).all()
-    assert (make(tmp_path).release(1, "p0", forbidden).votes == first.votes).all()
+    assert (make(tmp_path).release(1, Asked("p0"), forbidden).votes == first.votes).all()
     assert ledger.recover() == ()
+
+
+@pytest.mark.parametrize("more", [Records(moves=2), Records(grid=1024), Records(5, 1024)])
+def test_a_query_that_moves_more_than_it_is_charged_for_is_refused_and_nothing_is_written(tmp_path, more):
+    ledger = make(tmp_path)
+    with pytest.raises(RuntimeError, match="moves more than it is charged for; nothing was released"):
+        ledger.release(1, Asked("p0"), more)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    by_user = make(tmp_path / "user", unit="user")
+    with pytest.raises(RuntimeError, match="moves more"):
+        by_user.release(1, Asked("p0"), vote)
+    by_user.release(1, Asked("p0"), Records(1, 1024))
 
 
 def test_over_budget_is_refused_before_voting(tmp_path):
     with pytest.raises(UserError, match="release 4 was not declared"):
-        make(tmp_path).release(4, "p3", forbidden)
+        make(tmp_path).release(4, Asked("p3"), forbidden)
     assert not list((tmp_path / "private").rglob("0*"))
 
 
 def test_another_sigma_than_calibrated_is_refused(tmp_path):
-    make(tmp_path).release(1, "p0", vote)
+    make(tmp_path).release(1, Asked("p0"), vote)
     with pytest.raises(UserError, match="calibrated"):
         make(tmp_path, epsilon=2.0).recover()
 
 
 def test_a_receipt_of_another_run_or_population_is_refused(tmp_path):
-    make(tmp_path).release(1, "p0", vote)
+    make(tmp_path).release(1, Asked("p0"), vote)
     with pytest.raises(UserError, match="another run"):
         make(tmp_path, run="other").recover()
     with pytest.raises(UserError, match="another population"):
-        make(tmp_path).release(1, "p1", forbidden)
+        make(tmp_path).release(1, Asked("p1"), forbidden)
 
 
 def test_a_deleted_receipt_is_a_lost_draw_not_a_fresh_start(tmp_path):
     ledger = make(tmp_path)
-    ledger.release(1, "p0", vote)
+    ledger.release(1, Asked("p0"), vote)
     (tmp_path / "release/votes/001.parquet").unlink()
     with pytest.raises(UserError, match=r"epsilon becomes 1\.1\d* instead of 1\.0.*privacy\.accept_lost_draws=1"):
         ledger.recover()
@@ -79,7 +108,7 @@ def test_a_deleted_receipt_is_a_lost_draw_not_a_fresh_start(tmp_path):
 
 def test_a_deleted_intent_is_refused(tmp_path):
     ledger = make(tmp_path)
-    ledger.release(1, "p0", vote)
+    ledger.release(1, Asked("p0"), vote)
     (tmp_path / "private/intents/001-1").unlink()
     with pytest.raises(UserError, match="no intent"):
         ledger.recover()
@@ -87,7 +116,7 @@ def test_a_deleted_intent_is_refused(tmp_path):
 
 def test_a_damaged_receipt_is_named_in_one_line(tmp_path):
     ledger = make(tmp_path)
-    ledger.release(1, "p0", vote)
+    ledger.release(1, Asked("p0"), vote)
     path = tmp_path / "release/votes/001.parquet"
     content = bytearray(path.read_bytes())
     position = content.find(np.int64(read_receipt(path).votes[0]).tobytes())
@@ -127,7 +156,7 @@ def test_a_full_disk_loses_nothing_and_what_was_drawn_is_charged(tmp_path, monke
         for name in ("fsync", "open", "replace"):
             broken.setattr(os, name, failing(getattr(os, name)))
         try:
-            ledger.release(1, "p0", vote)
+            ledger.release(1, Asked("p0"), vote)
             finished = True
         except (OutOfSpace, OSError) as error:
             assert isinstance(error, OutOfSpace) or error.errno == errno.ENOSPC
@@ -138,7 +167,7 @@ def test_a_full_disk_loses_nothing_and_what_was_drawn_is_charged(tmp_path, monke
     assert len(lost) + receipts >= drawn, "a draw was not charged"
     assert receipts <= 1
     assert not finished or receipts == 1
-    accepting.release(1, "p0", vote)
+    accepting.release(1, Asked("p0"), vote)
     assert len(list((tmp_path / "release/votes").glob("*.parquet"))) == 1
     assert not list((tmp_path / "private/pending").glob("*"))
 
@@ -148,7 +177,7 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np
 sys.path.insert(0, {tests!r})
-from test_ledger import make, vote
+from test_ledger import Asked, make, vote
 from dpsyn.privacy import ledger as module
 
 ledger = make(Path({root!r}))
@@ -174,7 +203,7 @@ ledger.settings  # everything is imported by now
 real_noise(np.zeros(2, np.int64), 1.0)
 for name in ("fsync", "open", "replace"):
     setattr(os, name, step(getattr(os, name), {after}))
-ledger.release(1, "p0", vote)
+ledger.release(1, Asked("p0"), vote)
 """
 
 
@@ -195,33 +224,33 @@ def test_killed_at_any_step_there_are_never_two_receipts_or_an_uncharged_draw(tm
     assert len(receipts) + len(lost) <= 1
     assert len(receipts) + len(lost) == 1 or not drawn.exists(), "a draw was not charged"
     if receipts:
-        kept = waiting.release(1, "p0", forbidden)
+        kept = waiting.release(1, Asked("p0"), forbidden)
         assert (kept.votes == np.frombuffer(drawn.read_bytes(), np.int64)).all()
     else:
-        make(tmp_path, accept_lost_draws=1).release(1, "p0", vote)
+        make(tmp_path, accept_lost_draws=1).release(1, Asked("p0"), vote)
     assert len(list((tmp_path / "release/votes").glob("*.parquet"))) == 1
 
 
 def test_the_noise_does_not_come_from_the_seed(tmp_path):
-    first = make(tmp_path / "a").release(1, "p0", vote).votes
-    assert (make(tmp_path / "b").release(1, "p0", vote).votes != first).any()
+    first = make(tmp_path / "a").release(1, Asked("p0"), vote).votes
+    assert (make(tmp_path / "b").release(1, Asked("p0"), vote).votes != first).any()
 
 
 def test_insecure_noise_is_the_same_for_one_seed(tmp_path):
-    one = make(tmp_path / "a", noise="insecure_seeded").release(1, "p0", vote).votes
-    two = make(tmp_path / "b", noise="insecure_seeded").release(1, "p0", vote).votes
+    one = make(tmp_path / "a", noise="insecure_seeded").release(1, Asked("p0"), vote).votes
+    two = make(tmp_path / "b", noise="insecure_seeded").release(1, Asked("p0"), vote).votes
     assert (one == two).all()
     assert (one != EXACT).any()
 
 
 def test_private_files_are_for_their_owner_alone(tmp_path):
-    make(tmp_path).release(1, "p0", vote)
+    make(tmp_path).release(1, Asked("p0"), vote)
     for path in (tmp_path / "private").rglob("*"):
         assert path.stat().st_mode & 0o077 == 0, path
 
 
 def test_exact_counts_are_found_in_no_file(tmp_path):
-    released = make(tmp_path, epsilon=0.05).release(1, "p0", vote).votes
+    released = make(tmp_path, epsilon=0.05).release(1, Asked("p0"), vote).votes
     exact = [value for value in (41_000, 90_000) if value not in released]  # the noise may be 0
     for path in tmp_path.rglob("*"):
         if path.is_file():

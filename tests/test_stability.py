@@ -5,12 +5,14 @@ import pytest
 from programme import digits, parquet, png
 
 from dpsyn import electorate as electorate_module
+from dpsyn.cells import Question, Release, Subspace
 from dpsyn.data.hub import HubImages
 from dpsyn.electorate import open_electorate, survey_of
 from dpsyn.embedding import Sparse
 from dpsyn.embedding.pixels import Pixels
 from dpsyn.population import Samples
 from dpsyn.privacy.budget import GRID
+from dpsyn.privacy.query import LabelCounts, Nearest, about_cells
 from dpsyn.survey import check_survey
 from dpsyn.voting import faiss_search, sparse_search, torch_search, unseal
 
@@ -62,7 +64,7 @@ def votes(folder, rows, unit="record", k=1, search=faiss_search, vectors=None, l
     if vectors is None:
         vectors, labels = candidates()
     embed = Told() if search is sparse_search else EMBED
-    return unseal(electorate_of(folder, rows, unit, embed).vote(vectors, labels, k, search))
+    return unseal(electorate_of(folder, rows, unit, embed).tallied(Nearest(vectors, labels, k, search, "")))
 
 
 def electorate_of(folder, rows, unit, embed=EMBED):
@@ -135,7 +137,7 @@ def test_a_user_replaced_moves_the_votes_by_at_most_the_square_root_of_two(tmp_p
 
 def test_one_record_more_or_one_user_more_moves_the_counts_of_the_labels_by_at_most_one(tmp_path):
     def counted(name, rows, unit):
-        return unseal(electorate_of(tmp_path / name, rows, unit).vote_for_labels())
+        return unseal(electorate_of(tmp_path / name, rows, unit).tallied(LabelCounts(10)))
 
     before = counted("a", ROWS, "record")
     assert before.tolist() == np.bincount([int(row["label"]) for row in ROWS], minlength=10).tolist()
@@ -190,3 +192,11 @@ def test_refused_rows_are_named_by_column_and_rule_only(tmp_path):
         check_survey(survey_of(open_electorate(data, EMBED, {}, "record", tmp_path / "cache")), data, "record")
     assert "secret" not in str(caught.value)
     assert "150" not in str(caught.value)
+
+
+def test_scores_of_tables_are_never_asked_of_users(tmp_path):
+    subspace = Subspace((0,), (np.arange(4),))
+    expected = (np.zeros(4, np.int64),)
+    question = Question(Release("scores", 1, 1.0), (subspace,), expected)
+    with pytest.raises(RuntimeError, match="asked of records alone; nothing was read"):
+        electorate_of(tmp_path, ROWS, "user").tallied(about_cells(question))

@@ -15,6 +15,7 @@ from dpsyn.embedding.cells import Cells
 from dpsyn.embedding.table import Table as Embedding
 from dpsyn.errors import UserError
 from dpsyn.population import MISSING, Samples, take
+from dpsyn.privacy.query import Nearest
 from dpsyn.schema import Schema
 from dpsyn.voting import faiss_search, sparse_search, unseal
 
@@ -204,7 +205,7 @@ def test_rows_kept_as_few_entries_vote_as_dense_vectors_do(columns: Any, tmp_pat
     counted = {}
     for name, kept, search in (("few", embed, sparse_search), ("dense", embed.__call__, faiss_search)):
         private = electorate.open_electorate(Made(), kept, {"kept": name}, "record", tmp_path)  # type: ignore[arg-type]
-        counted[name] = unseal(private.vote(vectors, which, 2 if len(columns) > 1 else 1, search))
+        counted[name] = unseal(private.tallied(Nearest(vectors, which, 2 if len(columns) > 1 else 1, search, "")))
     assert (counted["few"] == counted["dense"]).all() and counted["few"].sum() >= rows
 
 

@@ -18,7 +18,7 @@ from dpsyn.privacy.budget import GRID
 from dpsyn.schema import Schema
 from dpsyn.spelling import unit_of
 from dpsyn.survey import Surveyor, check_survey
-from dpsyn.voting import count_by_user, unseal
+from dpsyn.voting import count_by_user
 
 SPELLINGS = [
     "7",
@@ -129,7 +129,7 @@ def test_a_user_with_millions_of_votes_for_one_candidate_has_one_vote(times):
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(np, "unique", many)
-        votes = unseal(count_by_user(choices(), 2))
+        votes = count_by_user(choices(), 2)
     assert (votes.astype(object) ** 2).sum() <= GRID**2
     assert votes.tolist() == [isqrt_share(times, 9 + times**2), isqrt_share(3, 9 + times**2)]
 

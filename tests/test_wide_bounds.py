@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from programme import answer
 
 from dpsyn import cell_run, cells, codec
 from dpsyn.api.table import Table
@@ -34,10 +35,10 @@ def made(schema: Schema, content: np.ndarray, epsilon: float, seed: int = 0, siz
     plan = cell_run.cell_plan(Cells(size, True), schema, len(schema.labels), len(content), privacy)
     codes, labels, rng = codec.codes(schema, content), schema.labels_of(content), np.random.default_rng(seed)
 
-    def ask(t: int, _: str, question: cells.Question) -> tuple[np.ndarray, float]:
+    def ask(t: int, question: cells.Question) -> tuple[np.ndarray, float]:
         release = plan.releases[t - 1]
         sigma = multiplier(privacy) * np.sqrt(release.moves / release.share)
-        exact = cells.answer(question, [(codes, labels)])
+        exact = answer(question, [(codes, labels)])
         return exact + np.rint(rng.normal(0, sigma, len(exact))), sigma
 
     *_, last = cell_run.evolve_cells(plan, ask, seed)

@@ -17,10 +17,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -28,11 +27,18 @@ from dpsyn.errors import UserError
 from dpsyn.files import private_folder, room_on_disk, stamp, sync_folder
 from dpsyn.privacy.budget import Budget, Charge, Settings, epsilon_of, shown
 from dpsyn.privacy.mechanism import discrete_gaussian, insecure_seeded
+from dpsyn.privacy.query import Query
 from dpsyn.voting import Votes, unseal
 
 FORMAT = "dpsyn receipt 1"
 ALTERED = "The run was altered, or another version of dpsyn began it."
-LABELS = "the declared labels"  # what the release of label shares is about, where others name a population
+GONE = "private: a receipt of a finished iteration is gone. The run cannot go on; name another run_dir."
+
+
+class Tallying(Protocol):
+    """Private records that can be asked (`dpsyn.electorate.Electorate`)."""
+
+    def tallied(self, query: Query) -> Votes: ...
 
 
 @dataclass(frozen=True)
@@ -64,21 +70,27 @@ class Ledger:
     budget: Budget
     seed: int = 0
 
-    def release(self, iteration: int, population: str, vote: Callable[[], Votes]) -> Receipt:
-        """The noisy votes of an iteration: those written down, or new ones at the price of one charge.
+    def release(self, iteration: int, query: Query, electorate: Tallying | None) -> Receipt:
+        """The noisy answer of an iteration: the one written down, or a new one at the price of one charge.
 
-        Raises UserError where the receipt there is, or the budget, does not allow it.
+        electorate: the private records; None where only what is written down may be used. Raises UserError where the
+        receipt there is, or the budget, does not allow it; RuntimeError for a query that moves more than is charged.
         """
         path = self._receipt(iteration)
         if path.exists():
-            return self._verified(read_receipt(path), population)
+            return self.written(iteration, query.about)
+        if electorate is None:
+            raise UserError(GONE)
         if not 1 <= iteration <= len(self.budget.charges):
             declared = len(self.budget.charges)
             raise UserError(
                 f"privacy: release {iteration} was not declared: the budget has {declared}. Nothing was read."
             )
         charge = self.budget.charges[iteration - 1]
-        exact = unseal(vote())
+        votes, population = electorate.tallied(query), query.about
+        if votes.moves > charge.moves or votes.grid != charge.grid:
+            raise RuntimeError(f"release {iteration}: it moves more than it is charged for; nothing was released")
+        exact = unseal(votes)
 
         def sealed(noisy: np.ndarray) -> bytes:
             return receipt_bytes(Receipt(noisy, self.run, iteration, charge, population))
@@ -89,6 +101,13 @@ class Ledger:
         self._overwrite(pending, sealed(self._with_noise(exact, charge, iteration)))
         self._publish(pending, path)
         return self._verified(read_receipt(path), population)
+
+    def written(self, iteration: int, about: str) -> Receipt:
+        """What was released before. Raises UserError where it is gone, or is about something else."""
+        path = self._receipt(iteration)
+        if not path.exists():
+            raise UserError(GONE)
+        return self._verified(read_receipt(path), about)
 
     def recover(self) -> tuple[Charge, ...]:
         """Puts in order what a crash left behind, and returns the charges of the lost draws.

@@ -1,0 +1,232 @@
+"""What may be asked of private records, and what one of them can move in the answer: a closed set.
+
+A query is made of noisy answers and public facts alone. The electorate tallies it, the ledger compares what it moves
+with what is charged for it and adds the noise. A new kind of query is an edit of this file, with its guarantee argued
+in the docstring and shown in `tests/test_stability.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from dpsyn.cells import Question, counts_of, places
+from dpsyn.errors import UserError
+from dpsyn.voting import Search, Vectors, count_by_record, distinct, nearest
+
+LABELS = "the declared labels"
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some private records of one label, of b rows.
+
+    vectors: float32 [b, d] or Sparse; for counts of cells the codes.
+    units: int64 [b], the user of each; -1 for none.
+    """
+
+    label: int
+    vectors: Any
+    units: np.ndarray
+
+
+class Query(Protocol):
+    @property
+    def size(self) -> int:
+        """Entries of what is tallied."""
+        ...
+
+    @property
+    def moves(self) -> int:
+        """Entries of the answer that a record which is added or removed changes, by at most one each."""
+        ...
+
+    @property
+    def about(self) -> str:
+        """A digest of all that is asked, for the receipt."""
+        ...
+
+    def check(self, dimension: int) -> None:
+        """Raises UserError where records of vectors of this length cannot be asked."""
+        ...
+
+    def choices(self, blocks: Iterable[Block]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(units int64 [b], the entries that each record counts in, int64 [b, m]), for votes of users."""
+        ...
+
+    def tally(self, blocks: Iterable[Block]) -> np.ndarray:
+        """int64 [size], exact: the sum over records, so that shards can be added up."""
+        ...
+
+    def answer(self, total: np.ndarray) -> np.ndarray:
+        """int64, exact: what is noised, of the sum of all tallies."""
+        ...
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """Every record votes for its k nearest candidates of its own label; for all there are, where they are fewer.
+
+    vectors: float32 [n, d], of the candidates. labels: int64 [n]. search: candidates -> a shortlist search.
+    about: the digest of their file. Records of a label without candidates cast no vote.
+
+    Guarantee: the votes of a record are a function of the record and the candidates alone (`dpsyn.voting.nearest`
+    settles every tie and every rounding by an order of its own), and are one each for at most k distinct candidates. So
+    a record that is added or removed changes at most k entries by one, and no other.
+    """
+
+    vectors: np.ndarray
+    labels: np.ndarray
+    k: int
+    search: Callable[[np.ndarray], Search]
+    about: str
+
+    @property
+    def size(self) -> int:
+        return len(self.vectors)
+
+    @property
+    def moves(self) -> int:
+        return self.k
+
+    def check(self, dimension: int) -> None:
+        if not len(distinct(self.vectors)):
+            raise UserError(
+                "embedding: every candidate's vector is NaN or infinite. The embedding does not fit the data."
+            )
+        if dimension and self.vectors.shape[1] != dimension:
+            raise UserError(
+                "embedding: candidates and records have vectors of different lengths. Images must have the same size "
+                "and channels: set embedding.size, or data.size, data.mode, api.image_size alike."
+            )
+
+    def choices(self, blocks: Iterable[Block]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        label, mine, candidates = -1, np.empty(0, np.int64), self.vectors[:0]
+        shortlist: Any = None
+        for block in blocks:
+            if block.label != label:
+                label = block.label
+                mine = np.flatnonzero(self.labels == label)
+                mine = mine[distinct(self.vectors[mine])]
+                candidates = np.ascontiguousarray(self.vectors[mine])
+                shortlist = self.search(candidates) if len(mine) else None
+            if len(mine):
+                vectors: Vectors = block.vectors
+                yield block.units, mine[nearest(vectors, candidates, min(self.k, len(mine)), shortlist)]
+
+    def tally(self, blocks: Iterable[Block]) -> np.ndarray:
+        return count_by_record((rows for _, rows in self.choices(blocks)), self.size)
+
+    def answer(self, total: np.ndarray) -> np.ndarray:
+        return total
+
+
+@dataclass(frozen=True)
+class LabelCounts:
+    """How many records each of `size` declared labels has.
+
+    Guarantee: a record has one label, so one that is added or removed changes one entry by one.
+    """
+
+    size: int
+
+    @property
+    def moves(self) -> int:
+        return 1
+
+    @property
+    def about(self) -> str:
+        return LABELS
+
+    def check(self, dimension: int) -> None:
+        pass
+
+    def choices(self, blocks: Iterable[Block]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return ((block.units, np.full((len(block.units), 1), block.label)) for block in blocks)
+
+    def tally(self, blocks: Iterable[Block]) -> np.ndarray:
+        return count_by_record((rows for _, rows in self.choices(blocks)), self.size)
+
+    def answer(self, total: np.ndarray) -> np.ndarray:
+        return total
+
+
+@dataclass(frozen=True)
+class CellCounts:
+    """How many records lie in each cell of some subspaces.
+
+    Guarantee: a record lies in one cell of each subspace, and which one depends on the record and the subspace alone.
+    So one that is added or removed changes as many entries as there are subspaces, by one each.
+    """
+
+    question: Question
+
+    @property
+    def size(self) -> int:
+        return sum(subspace.size for subspace in self.question.subspaces)
+
+    @property
+    def moves(self) -> int:
+        return len(self.question.subspaces)
+
+    @property
+    def about(self) -> str:
+        return _digest(self.question)
+
+    def check(self, dimension: int) -> None:
+        pass
+
+    def choices(self, blocks: Iterable[Block]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for block in blocks:
+            codes, labels = _coded(block)
+            yield block.units, places(self.question, codes, labels)
+
+    def tally(self, blocks: Iterable[Block]) -> np.ndarray:
+        return counts_of(self.question, map(_coded, blocks))
+
+    def answer(self, total: np.ndarray) -> np.ndarray:
+        return total
+
+
+@dataclass(frozen=True)
+class CellScores(CellCounts):
+    """The L1 distance of each subspace's counts from those that are expected (`question.expected`).
+
+    Guarantee: a record that is added or removed changes one count of each subspace by one, and so, by the triangle
+    inequality, each distance by at most one: as many entries as there are subspaces, by at most one each. A record that
+    is replaced, or a user of many rows, moves a distance by more, so these are refused.
+    """
+
+    def choices(self, blocks: Iterable[Block]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        raise RuntimeError("cells: scores are asked of records alone; nothing was read")
+
+    def answer(self, total: np.ndarray) -> np.ndarray:
+        expected = self.question.expected or ()
+        parts = np.split(total, np.cumsum([counts.size for counts in expected])[:-1])
+        gaps = [np.abs(part - counts.ravel()).sum() for part, counts in zip(parts, expected, strict=True)]
+        return np.array(gaps, np.int64)
+
+
+def about_cells(question: Question) -> CellCounts:
+    """The query of a question."""
+    return CellCounts(question) if question.expected is None else CellScores(question)
+
+
+def _coded(block: Block) -> tuple[np.ndarray, np.ndarray]:
+    codes = block.vectors.astype(np.int32)
+    return codes, np.full(len(codes), block.label)
+
+
+def _digest(question: Question) -> str:
+    told = hashlib.sha256(question.release.kind.encode())
+    for subspace in question.subspaces:
+        told.update(f"{subspace.columns} {subspace.shape}".encode())
+        for of_code in subspace.cells:
+            told.update(of_code.astype("<i8").tobytes())
+    for expected in question.expected or ():
+        told.update(expected.astype("<i8").tobytes())
+    return f"cells {told.hexdigest()}"
