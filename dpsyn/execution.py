@@ -253,9 +253,10 @@ def _label_shares(job: Job, ledger: Ledger, electorate: Electorate | None, scree
 
 
 def _electorate(job: Job, run: RunDirectory, screen: Screen) -> Electorate:
+    cache = cache_folder()  # out here, where what is wrong with it may be said
     with _private_side(run, screen, "reading and embedding the private records", "electorate"):
         identity = {**job.cache_identity, "embedded by": getattr(job.embed, "fingerprint", lambda: None)()}
-        electorate = open_electorate(job.data, job.embed, identity, job.privacy.unit, cache_folder())
+        electorate = open_electorate(job.data, job.embed, identity, job.privacy.unit, cache)
     for name, content in told_of_rows(electorate).items():
         write(run.private / name, content, private=True)
     check_survey(survey_of(electorate), job.data, job.privacy.unit, str(run.private))

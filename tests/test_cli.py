@@ -168,3 +168,11 @@ def test_a_run_with_other_settings_is_refused_with_three_of_them(in_tmp, capsys)
     assert cli.main(["run", *TINY, "run_dir=run", *more]) == 2
     said = capsys.readouterr().err
     assert said.count(" was ") == 3 and "and 2 more" in said and said.count("\n") == 1
+
+
+def test_a_cache_that_cannot_be_made_is_named_though_it_is_private_data_that_go_there(in_tmp, monkeypatch, capsys):
+    (in_tmp / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(in_tmp / "file"))
+    assert cli.main(["run", "experiment=smoke"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("dpsyn: ") and "file" in said and "may be private" not in said
