@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from dpsyn.api import metered
 from dpsyn.cell_run import CellPlan, minds, records_in_a_vote, release_name
 from dpsyn.errors import bad
 from dpsyn.job import Job, check, rows_asked
@@ -15,7 +16,7 @@ from dpsyn.privacy import account
 from dpsyn.privacy.budget import WEAK, Budget, Charge, epsilon_of, shown
 from dpsyn.privacy.statement import shown_delta
 from dpsyn.run import RunDirectory
-from dpsyn.spending import paid
+from dpsyn.spending import at_most
 from dpsyn.spending import shown as shown_usage
 from dpsyn.storage import label_name
 
@@ -90,8 +91,8 @@ def show_plan(job: Job) -> None:
     console.print(table)
     generated, varied = (sum(part) for part in zip(*asked, strict=True))
     console.print(f"asked of the api: {generated + varied:,} rows at most", highlight=False)
-    if (api := paid(job.api)) is not None:
-        console.print(f"at most: {shown_usage(api.estimate(job.labels, generated, varied))}", highlight=False)
+    if apis := metered(job.api):
+        console.print(f"at most: {shown_usage(at_most(apis, job.labels, generated, varied))}", highlight=False)
     console.print(f"disk: about {_megabytes(stored * job.api.row_bytes)} for the run", highlight=False)
 
 

@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, fields, is_dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 
-from dpsyn.api import Api, Usage
+from dpsyn.api import Api, Metered, Usage, metered, together
 from dpsyn.population import Label
 from dpsyn.run import RunDirectory
 
 EVERY = 0.5  # seconds between two writings of cost.json
 
 
-def paid(api: Any) -> Any | None:
-    """The api, or the part of it, that tells its usage; None where asking takes nothing but time."""
-    if hasattr(api, "usage"):
-        return api
-    parts = [getattr(api, field.name) for field in fields(api)] if is_dataclass(api) else []
-    return next((found for part in parts if hasattr(part, "vary") and (found := paid(part)) is not None), None)
-
-
 class Spending:
-    """Of one start of a run. generated, varied: rows that will still be asked for, at most."""
+    """Of one start of a run. generated, varied: rows that will still be asked for, at most. Of several apis that take
+    money or tokens each has its own lines in cost.json, by the names of `dpsyn.api.metered`."""
 
     def __init__(self, api: Api, labels: Sequence[Label], run: RunDirectory, generated: int, varied: int) -> None:
-        self.api, self.labels, self.run = paid(api), labels, run
+        self.apis, self.labels, self.run = metered(api), labels, run
         self.left = {"generating": generated, "varying": varied}
         self.written = time.monotonic()
-        if self.api is not None:
+        if self.apis:
             known = run.identity() if (run.private / "config.yaml").exists() else None
-            self.api.resume(Usage(**run.asked()), known and known["run"])
+            before = run.asked()
+            for name, each in self.apis.items():
+                mine = before if len(self.apis) == 1 else before.get(name, {})
+                each.resume(Usage(**mine), known["run"] if known else None)
 
     def done(self, text: str, rows: int) -> None:
         """So many more rows of a phase are done."""
@@ -42,23 +37,29 @@ class Spending:
 
     def save(self) -> None:
         self.written = time.monotonic()
-        if self.api is not None:
-            self.run.has_asked({key: value for key, value in asdict(self.api.usage).items() if key != "seconds"})
+        if self.apis:
+            told = {name: {**asdict(each.usage)} for name, each in self.apis.items()}
+            for usage in told.values():
+                del usage["seconds"]
+            self.run.has_asked(told if len(told) > 1 else next(iter(told.values())))
 
     def __str__(self) -> str:
         """'' for an api that takes nothing but time."""
-        if self.api is None:
+        if not self.apis:
             return ""
-        text = shown(self.api.usage)
+        text = shown(replace(together(each.usage for each in self.apis.values()), seconds=None))
         if any(self.left.values()):
             text += f"; to come, at most: {shown(self.to_come)}"
         return text
 
     @property
     def to_come(self) -> Usage:
-        assert self.api is not None
-        left: Usage = self.api.estimate(self.labels, self.left["generating"], self.left["varying"])
-        return left
+        return at_most(self.apis, self.labels, self.left["generating"], self.left["varying"])
+
+
+def at_most(apis: Mapping[str, Metered], labels: Sequence[Label], generated: int, varied: int) -> Usage:
+    """What so many rows take, each of them asked of every one of these."""
+    return together(each.estimate(labels, generated, varied) for each in apis.values())
 
 
 def shown(usage: Usage) -> str:

@@ -1,7 +1,7 @@
 """The contract of a candidate maker: a foundation model or a simulator that is asked, never trained."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -51,10 +51,7 @@ class Api(Protocol):
       goes on with others.
     * `watched(self, advance) -> context manager`: while it lasts, `advance(n)` is called, from any thread, as n more
       rows are done. Such an api gets all rows of an iteration in one call and queues them itself.
-    * `usage`, the `Usage` so far, of this process and of what `resume(self, before: Usage, run: str | None)` said of
-      those before it (run: an id of the run, None where it is not known); and
-      `estimate(self, labels, generated: int, varied: int) -> Usage`: what so many rows, evenly over the labels, will
-      take, from declared lengths.
+    * what `Metered` asks of an api that takes money or tokens, in itself or in an api that is one of its fields.
 
     It is picklable until it is first asked: with `runtime.devices` each process has a copy.
 
@@ -71,6 +68,49 @@ class Api(Protocol):
     def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: np.ndarray) -> Samples:
         """One variation a row. samples [n], labels [n], seeds uint64 [n]."""
         ...
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """An api that tells what asking takes."""
+
+    @property
+    def usage(self) -> Usage:
+        """So far: of this process, and of those before it that `resume` told of."""
+        ...
+
+    def resume(self, before: Usage, run: str | None) -> None:
+        """before: what processes before this one took. run: an id of the run, None where it is not known."""
+        ...
+
+    def estimate(self, labels: Sequence[Label], generated: int, varied: int) -> Usage:
+        """What so many rows, evenly over the labels, will take, from declared lengths."""
+        ...
+
+
+def metered(api: object, name: str = "") -> dict[str, Metered]:
+    """The api, or else those of its fields that are metered, and theirs, by the names of the fields: 'first'."""
+    if isinstance(api, Metered):
+        return {name: api}
+    found: dict[str, Metered] = {}
+    for each in fields(api) if is_dataclass(api) else ():
+        part = getattr(api, each.name)
+        if hasattr(part, "vary"):
+            found |= metered(part, f"{name}.{each.name}".lstrip("."))
+    return found
+
+
+def together(usages: Iterable[Usage]) -> Usage:
+    """Sums; money and seconds are None where one of them is not known. Several apis are asked one after the other."""
+    total = Usage(seconds=0.0)
+    for usage in usages:
+        sums = {each.name: _sum(getattr(total, each.name), getattr(usage, each.name)) for each in fields(Usage)}
+        total = Usage(**sums)
+    return total
+
+
+def _sum(one: Any, two: Any) -> Any:
+    return None if one is None or two is None else one + two
 
 
 @runtime_checkable
