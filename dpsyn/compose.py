@@ -27,7 +27,9 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers.oc import env
 
 from dpsyn import prompts, schema
+from dpsyn.api import Api
 from dpsyn.cell_run import CellPlan, cell_plan
+from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, bad, near
 from dpsyn.job import Job
 from dpsyn.privacy import account
@@ -297,6 +299,10 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
         name: _part(name, plain[name], trusted, given) for name in ("runtime", "data", "api", "embedding", "schedule")
     }
     parts["privacy"] = privacy
+    for name, contract in (("api", Api), ("embedding", Embedding)):
+        if not isinstance(parts[name], contract):
+            do = f"A part subclasses dpsyn.{name}.{contract.__name__} and says what data it reads."
+            raise bad(name, plain[name]["_target_"], f"a part of the group {name}", do)
     measured = plain["metric"].get("parts") or {}
     if not isinstance(measured, dict):
         raise bad("metric.parts", measured, "parts by their names")

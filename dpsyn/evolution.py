@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from dpsyn.api import Api
-from dpsyn.embedding import Embedding
+from dpsyn.api import Degree
 from dpsyn.population import Label, Population, Samples, concatenate, take
 from dpsyn.schedule import Step
 from dpsyn.selection import smoothed
@@ -22,13 +22,21 @@ Release = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
 LOOKAHEAD_ROWS = 8192  # variations that are alive at once while candidates are embedded by them
 
 
+class Maker(Protocol):
+    """What is asked for candidates: an api, or one that is asked in batches."""
+
+    def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples: ...
+
+    def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: np.ndarray) -> Samples: ...
+
+
 @dataclass(frozen=True)
 class Makers:
     """api and embedding, the declared labels, the share of each label (float64 [l], sums to 1), the seed of all that
     is drawn outside the noise."""
 
-    api: Api
-    embed: Embedding
+    api: Maker
+    embed: Callable[[Samples], np.ndarray]
     labels: Sequence[Label]
     shares: np.ndarray
     seed: int

@@ -136,8 +136,8 @@ def expand_run(job: Job, screen: Screen, rows: int) -> Path:
             return run.release
         if job.last_degree is None:
             raise bad("expand.degree", "null", "how far a variation goes", "Add expand.degree=.")
-        getattr(job.api, "check_degree", lambda degree: None)(job.last_degree)
-        getattr(job.api, "check", lambda: None)()
+        job.api.check_degree(job.last_degree)
+        job.api.check()
         with screen.shown(), _makers(job, run, screen, [(0, rows)]) as makers:
             _expand(job, makers, run, final, rows)
         run.stamp()
@@ -255,7 +255,7 @@ def _label_shares(job: Job, ledger: Ledger, electorate: Electorate | None, scree
 def _electorate(job: Job, run: RunDirectory, screen: Screen) -> Electorate:
     cache = cache_folder()  # out here, where what is wrong with it may be said
     with _private_side(run, screen, "reading and embedding the private records", "electorate"):
-        identity = {**job.cache_identity, "embedded by": getattr(job.embed, "fingerprint", lambda: None)()}
+        identity = {**job.cache_identity, "embedded by": job.embed.fingerprint()}
         electorate = open_electorate(job.data, job.embed, identity, job.privacy.unit, cache)
     for name, content in told_of_rows(electorate).items():
         write(run.private / name, content, private=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -128,10 +128,9 @@ def check(job: Job) -> None:
     above = next(path for path in (job.root.absolute(), *job.root.absolute().parents) if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise bad("run_dir", job.root, "a folder that can be made", f"{above} is none to write in.")
-    check_degree = getattr(job.api, "check_degree", lambda degree: None)
     for degree in [*(step.degree for step in job.schedule), job.last_degree]:
         if degree is not None:
-            check_degree(degree)
+            job.api.check_degree(degree)
     job.data.check()
     for key, source in public_sources(job):
         if _same_place(getattr(source, "path", None), getattr(job.data, "path", None)):
@@ -139,8 +138,10 @@ def check(job: Job) -> None:
         place = Path(str(getattr(source, "path", None))).expanduser()
         if any((above / "privacy.json").exists() for above in (place, *place.parents[:3])):
             raise bad(key, place, "public data, not what dpsyn released", "Its privacy loss would not be counted here.")
-    for part in (job.api, job.embed, *job.metrics.values()):
-        getattr(part, "check", lambda: None)()
+    job.api.check()
+    job.embed.check()
+    for metric in job.metrics.values():
+        metric.check()
     if (lengths := getattr(getattr(job.api, "prompts", None), "lengths", None)) is not None:
         for what in ("generate", "vary"):
             lengths(job.labels, what)  # finds a placeholder or a label that a prompt file has nothing for
@@ -159,16 +160,11 @@ def rows_asked(job: Job) -> list[tuple[int, int]]:
 
 def public_sources(job: Job) -> list[tuple[str, Data]]:
     """The data that api and embedding read, and what names them: pools, and what features were learned from."""
-
-    def found(part: Any) -> Iterator[Data]:
-        for field in fields(part) if is_dataclass(part) else ():
-            inner = getattr(part, field.name)
-            if hasattr(inner, "batches"):
-                yield inner
-            elif is_dataclass(inner) and inner != job.embed:
-                yield from found(inner)
-
-    return [(key, s) for key, part in (("api.path", job.api), ("embedding.data", job.embed)) for s in found(part)]
+    learned = list(job.embed.reads())
+    return [
+        *(("api.path", data) for data in job.api.reads() if data not in learned),
+        *(("embedding.data", data) for data in learned),
+    ]
 
 
 def _same_place(one: object, two: object) -> bool:

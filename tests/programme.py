@@ -10,11 +10,36 @@ from PIL import Image
 from rich.console import Console
 
 from dpsyn import compose
+from dpsyn.api import Api
 from dpsyn.data.digits import Digits
+from dpsyn.embedding import Embedding
 from dpsyn.execution import carry_out
 from dpsyn.planning import facts
 from dpsyn.privacy import ledger
 from dpsyn.show import Screen
+
+
+class Seeing(Embedding):
+    """An embedding for tests, which learns from nothing; they say what it sees."""
+
+    def fingerprint(self):
+        return ""
+
+    def reads(self):
+        return ()
+
+
+class Making(Api):
+    """An api for tests, which reads nothing."""
+
+    row_bytes = 1
+
+    def generate(self, labels, seeds):
+        raise NotImplementedError
+
+    def reads(self):
+        return ()
+
 
 TINY = ["+experiment=smoke", "schedule.size=20", "expand.rows=60"]
 

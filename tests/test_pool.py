@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from omegaconf import OmegaConf
+from programme import Seeing
 
 from dpsyn import compose
 from dpsyn.api import pool as module
@@ -67,7 +68,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Numbers:
+class Numbers(Seeing):
     """Some numbers about any content; row i of them is about row i alone."""
 
     scale: float = 1.0
@@ -182,7 +183,7 @@ def test_all_items_may_be_equal():
 
 
 @dataclass(frozen=True)
-class Same:
+class Same(Seeing):
     def __call__(self, samples):
         return np.zeros((len(samples), 3), np.float32)
 
@@ -251,7 +252,7 @@ def test_the_graph_is_built_once_and_again_for_a_larger_degree_alone(monkeypatch
 
 
 @dataclass(frozen=True)
-class NotYet:
+class NotYet(Seeing):
     def __call__(self, samples):
         raise AssertionError("embedded before it was counted")
 
@@ -335,7 +336,7 @@ def test_an_empty_pool_is_one_line_and_leaves_nothing():
 
 
 @dataclass(frozen=True)
-class Partly:
+class Partly(Seeing):
     def __call__(self, samples):
         vectors = Numbers()(samples)
         vectors[samples.content[:, 0, 0, 0] < 64] = np.nan

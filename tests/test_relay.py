@@ -2,6 +2,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from programme import Making
 
 from dpsyn.api.relay import Relay
 from dpsyn.errors import UserError
@@ -12,7 +13,7 @@ SEEDS = np.arange(6, dtype=np.uint64)
 
 
 @dataclass(frozen=True)
-class Grey:
+class Grey(Making):
     """Grey images; its trait is their brightness."""
 
     row_bytes = 10
@@ -32,7 +33,7 @@ class Grey:
 
 
 @dataclass(frozen=True)
-class Inverting:
+class Inverting(Making):
     """Inverts what it is given; its trait is a class that it gives to strangers by their seed."""
 
     row_bytes = 20

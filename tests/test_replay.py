@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from image_server import ImageServer
 from PIL import Image
-from programme import digits, files, own_data, parquet, png, run, same_noise
+from programme import Seeing, digits, files, own_data, parquet, png, run, same_noise
 
 from dpsyn import compose
 from dpsyn.api.draw_text import DrawText
@@ -152,7 +152,7 @@ def test_real_noise_differs_between_two_runs_of_one_seed(tmp_path, monkeypatch, 
 
 
 @dataclasses.dataclass(frozen=True)
-class WithoutPixels:
+class WithoutPixels(Seeing):
     """An embedding that gives NaN for the canary, as a broken network may."""
 
     inner: object

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from programme import digits, parquet, png
+from programme import Seeing, digits, parquet, png
 
 from dpsyn import electorate as electorate_module
 from dpsyn.cells import Question, Release, Subspace
@@ -25,7 +25,7 @@ SEARCHES = {
 EMBED = Pixels(size=[8, 8], blur=0.5, directions=0, pool=1)
 
 
-class Told:
+class Told(Seeing):
     """The same vectors, kept and compared as sparse ones."""
 
     def __call__(self, samples):

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from programme import Seeing
 
 from dpsyn import codec, times
 from dpsyn.api.table import Table
@@ -252,7 +253,7 @@ def test_times_of_a_public_pool_are_released_as_its_schema_declares_them(
             yield Records(Samples(content, forms=table.forms), np.zeros(20, np.int64))
 
     @dataclass(frozen=True)
-    class Alike:
+    class Alike(Seeing):
         def __call__(self, samples: Samples) -> np.ndarray:
             return np.zeros((len(samples), 2), np.float32)
 

@@ -1,11 +1,13 @@
 """The contract of a candidate maker: a foundation model or a simulator that is asked, never trained."""
 
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from dpsyn.data import Data
 from dpsyn.population import Label, Samples
 
 Degree = float | Mapping[str, Any]
@@ -31,6 +33,7 @@ class Usage:
     seconds: float | None = None
 
 
+@runtime_checkable
 class Api(Protocol):
     """Row-aligned: row i of the answer is for row i of the request, always as many rows as asked for, in order.
 
@@ -38,10 +41,9 @@ class Api(Protocol):
     not on the other rows, the batch size, or the number of workers. A row that cannot be made comes back as its
     parent. An api never sees private data.
 
-    An api may have, besides:
+    A part subclasses this contract and says what data it `reads`: there is no default, since the private data must not
+    be among them. An api may have, besides:
 
-    * `check(self)`, cheap checks of its settings, and `check_degree(self, degree)`, of a step's degree; both raise
-      UserError before anything is written or spent.
     * `adopt(self, samples, labels, seeds) -> Samples`: samples that another api made, with the traits added that this
       one needs to vary them; content as it is.
     * `embedding`, the embedding it has looked at its samples with, and `vectors(self, samples) -> float32 [n, d]`, what
@@ -59,15 +61,31 @@ class Api(Protocol):
     """
 
     @property
+    @abstractmethod
     def row_bytes(self) -> int: ...
 
+    @abstractmethod
     def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
         """One fresh sample a label. labels [n]; seeds uint64 [n]."""
         ...
 
+    @abstractmethod
     def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: np.ndarray) -> Samples:
         """One variation a row. samples [n], labels [n], seeds uint64 [n]."""
         ...
+
+    @abstractmethod
+    def reads(self) -> Sequence[Data]:
+        """Every data set that it reads, also through another part; () for none. It is a promise."""
+        ...
+
+    def check(self) -> None:
+        """Cheap checks of its settings, before anything is written or spent. Raises UserError."""
+        return None
+
+    def check_degree(self, degree: Degree) -> None:
+        """Raises UserError for a degree that it does not know."""
+        return None
 
 
 @runtime_checkable

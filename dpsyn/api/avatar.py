@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from dpsyn.api import Degree
+from dpsyn.api import Api, Degree
+from dpsyn.data import Data
 from dpsyn.errors import UserError, bad
 from dpsyn.population import Label, Samples
 from dpsyn.runtime import Runtime
@@ -57,7 +58,7 @@ HEADER = 7  # rows, height, width, and the crop
 
 
 @dataclass(frozen=True)
-class Avatar:
+class Avatar(Api):
     """Images uint8 [n, h, w, 3]. Traits: the 16 parameters, str [n] each, by the names that python_avatars gives them.
 
     Published settings: image_size 32, crop [40, 40, 224, 224]; degrees .8 .6 .4 .2 .1 .08 .06.
@@ -102,6 +103,9 @@ class Avatar:
         """Raises UserError for what is no degree."""
         if isinstance(degree, bool | Mapping) or not isinstance(degree, int | float) or not 0 <= degree <= 1:
             raise bad("schedule.degree", degree, "one number, 0 to 1: the probability that a parameter is drawn anew")
+
+    def reads(self) -> Sequence[Data]:
+        return ()
 
     def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
         """Every parameter uniform over its values, but for facial_hair and accessory: NONE half of the time."""

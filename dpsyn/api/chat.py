@@ -19,8 +19,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from dpsyn.answers import Answers, answer_key
-from dpsyn.api import Degree, Usage
+from dpsyn.api import Api, Degree, Usage
 from dpsyn.asking import Answer, Limits, Question, ask, ping, tokens_of
+from dpsyn.data import Data
 from dpsyn.endpoints import DEFAULT_URL, Endpoint, check_address, key_in
 from dpsyn.errors import UserError, bad, one_of
 from dpsyn.population import Label, Samples, of_texts
@@ -54,7 +55,7 @@ class _State:
 
 
 @dataclass(frozen=True)
-class Chat:
+class Chat(Api):
     """Texts, object of str [n].
 
     model: as the endpoint names it. prompts: what it is asked.
@@ -219,6 +220,9 @@ class Chat:
     def check_degree(self, degree: Degree) -> None:
         """Raises UserError for what is no degree."""
         self.prompts.check_degree(degree)
+
+    def reads(self) -> Sequence[Data]:
+        return ()
 
     def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
         """Raises UserError for a prompt that its label cannot fill, and where the endpoint cannot be asked."""

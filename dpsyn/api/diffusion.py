@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dpsyn import improved_diffusion
-from dpsyn.api import Degree
+from dpsyn.api import Api, Degree
+from dpsyn.data import Data
 from dpsyn.errors import UserError, bad, one_of
 from dpsyn.hub import check_revision, fetched
 from dpsyn.improved_diffusion import Process
@@ -37,7 +38,7 @@ SCHEDULES = ("cosine", "linear")
 
 
 @dataclass(frozen=True)
-class Diffusion:
+class Diffusion(Api):
     """Images uint8 [n, h, w, c], and the trait `class` (int64 [n]) where the network has classes.
 
     path: a `.pt` of improved-diffusion, a file or its address; or a folder of diffusers, or its name on the hub, that
@@ -129,6 +130,9 @@ class Diffusion:
         else:
             _, steps = self._strength(degree)
             _check_steps("schedule.degree.steps", steps, _local_config(self.path, SCHEDULER) or {})
+
+    def reads(self) -> Sequence[Data]:
+        return ()
 
     def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
         """Fresh samples of random classes. Raises UserError for a network that cannot be had or does not fit."""

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from dpsyn.api import Degree
+from dpsyn.api import Api, Degree
+from dpsyn.data import Data
 from dpsyn.errors import UserError, bad
 from dpsyn.fonts import FINEST, Masters, font_files
 from dpsyn.population import Label, Samples, take
@@ -33,7 +34,7 @@ TRAITS = ("text", "font", *WHOLE, *REAL, "shift", "warp", "pressure", "flourish"
 
 
 @dataclass(frozen=True)
-class DrawText:
+class DrawText(Api):
     """Images uint8 [n, h, w, 1 or 3] of texts, centred by their ink. Ranges are [low, high], inclusive.
 
     texts: templates, formatted with the row's label; one is drawn uniformly.
@@ -111,6 +112,9 @@ class DrawText:
         """Raises UserError for a folder without fonts. Whether they have the characters is found when they draw."""
         if self.fonts not in (None, "bundled") and not font_files(Path(str(self.fonts)).expanduser()):
             raise bad("api.fonts", self.fonts, "null, bundled, or a folder of fonts (ttf, otf, ttc)")
+
+    def reads(self) -> Sequence[Data]:
+        return ()
 
     def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
         """Every trait uniform in its range; warp and pressure within an amplitude of their own, so that there are mild

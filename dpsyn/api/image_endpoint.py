@@ -26,7 +26,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dpsyn.api import Degree
+from dpsyn.api import Api, Degree
+from dpsyn.data import Data
 from dpsyn.endpoints import (
     DEFAULT_URL,
     Endpoint,
@@ -58,7 +59,7 @@ Request = tuple[str, Mapping[str, Any], np.ndarray | None]
 
 
 @dataclass(frozen=True)
-class ImageEndpoint:
+class ImageEndpoint(Api):
     """Images uint8 [n, h, w, 3].
 
     base_url: None: OpenAI's. model: as the endpoint names it. api_key_env: the environment variable that holds the key;
@@ -161,6 +162,9 @@ class ImageEndpoint:
         """Raises UserError for what is no degree."""
         if isinstance(degree, bool) or not isinstance(degree, int | float) or not 0 <= degree <= 1:
             raise bad("schedule.degree", degree, "a number between 0 (the parent) and 1 (the strongest of api.edits)")
+
+    def reads(self) -> Sequence[Data]:
+        return ()
 
     def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
         """Raises UserError for a template without its column, and where the endpoint cannot be asked."""

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from dpsyn import __version__
-from dpsyn.api import Degree
+from dpsyn.api import Api, Degree
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, bad
@@ -35,7 +35,7 @@ FARTHEST = 1e15  # distances between such vectors, squared and summed, leave flo
 
 
 @dataclass(frozen=True)
-class Pool:
+class Pool(Api):
     """Samples are items of the pool: images, texts or table rows. Their trait `item`, int64, is the place in the pool.
 
     data: the public rows, read once; those that are refused, or have no finite vector, are left out.
@@ -79,7 +79,7 @@ class Pool:
             _settings(part)
         with _about_the_pool():
             self.data.check()
-        getattr(self.embedding, "check", lambda: None)()
+        self.embedding.check()
 
     def check_degree(self, degree: Degree) -> None:
         """Raises UserError for a degree that is no number of neighbours, or more than are kept."""
@@ -87,6 +87,9 @@ class Pool:
             raise bad("schedule.degree", degree, "a whole number: how many nearest items of the pool to draw from")
         if self.neighbours is not None and degree > self.neighbours:
             raise bad("schedule.degree", degree, f"at most api.neighbours={self.neighbours}", "Raise that one.")
+
+    def reads(self) -> Sequence[Data]:
+        return (self.data, *self.embedding.reads())
 
     def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
         """An item each, uniform over the pool, or over its items with the row's label.
@@ -146,7 +149,7 @@ class Pool:
     @cached_property
     def _name(self) -> str:
         """Of the folder in the cache."""
-        seen_by = getattr(self.embedding, "fingerprint", lambda: None)()
+        seen_by = self.embedding.fingerprint()
         named = json.dumps(
             [__version__, LAYOUT, self._fingerprint, _settings(self.data), _settings(self.embedding), seen_by]
         )

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from dpsyn.api import Api, Degree, Pinged
+from dpsyn.data import Data
 from dpsyn.errors import bad
 from dpsyn.population import Label, Samples
 
@@ -19,7 +20,7 @@ LEGS = ("first", "second")
 
 
 @dataclass(frozen=True)
-class Relay:
+class Relay(Api):
     """`first` makes the samples of iteration 0; a degree {first: d} or {second: d} says who varies them, and how far.
 
     Samples carry the traits of both, as `first.font`, `second.class`: from the start `second` adopts what `first` made,
@@ -44,7 +45,7 @@ class Relay:
         if not hasattr(self.second, "adopt"):
             raise bad("api.second", type(self.second).__name__, "an api that adopts the samples of another")
         for api in (self.first, self.second):
-            getattr(api, "check", lambda: None)()
+            api.check()
 
     def ping(self, what: Literal["generate", "vary"]) -> None:
         """Of both: `second` is asked before there is anything for it to vary."""
@@ -56,7 +57,10 @@ class Relay:
     def check_degree(self, degree: Degree) -> None:
         """Raises UserError for a degree that does not say whose it is, or that this one refuses."""
         leg, own = _leg(degree)
-        getattr(getattr(self, leg), "check_degree", lambda degree: None)(own)
+        getattr(self, leg).check_degree(own)
+
+    def reads(self) -> Sequence[Data]:
+        return (*self.first.reads(), *self.second.reads())
 
     def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
         """Of `first`, with the traits of both."""

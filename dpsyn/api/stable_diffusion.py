@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 
 from dpsyn import tensors
-from dpsyn.api import Degree
+from dpsyn.api import Api, Degree
+from dpsyn.data import Data
 from dpsyn.errors import UserError, bad
 from dpsyn.hub import pinned
 from dpsyn.population import Label, Samples
@@ -37,7 +38,7 @@ FOLDER = "a folder that diffusers saved with safetensors"
 
 
 @dataclass(frozen=True)
-class StableDiffusion:
+class StableDiffusion(Api):
     """Images uint8 [n, h, w, 3].
 
     path: a folder that diffusers saved, or a name on the hub; safetensors alone are read. revision: of the hub's.
@@ -111,6 +112,9 @@ class StableDiffusion:
     def check_degree(self, degree: Degree) -> None:
         """Raises UserError for what is no degree."""
         self._settings(degree)
+
+    def reads(self) -> Sequence[Data]:
+        return ()
 
     def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
         """Raises UserError for a template without its column, and for a model that cannot be loaded."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dpsyn.api import Degree
+from dpsyn.api import Api, Degree
 from dpsyn.columns import Column
+from dpsyn.data import Data
 from dpsyn.errors import bad
 from dpsyn.population import Label, Samples
 from dpsyn.schema import Schema, check_schema
@@ -18,7 +19,7 @@ STREAMS = 3  # of a row's seed, a column: whether it is drawn anew or goes missi
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(Api):
     """Random rows, and variations of rows, typed as the schema declares them; label columns are those of the label.
 
     A fresh cell is uniform over the values that its column may have, of which missing is one for categories and
@@ -48,6 +49,9 @@ class Table:
                 "a number from 0 (the parent itself) to 1: of the range of a number, and the chance of a new category"
             )
             raise bad("schedule.degree", degree, what)
+
+    def reads(self) -> Sequence[Data]:
+        return ()
 
     def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
         """Rows, structured [n]. labels [n]; seeds uint64 [n]. Raises UserError for labels of another schema."""

@@ -21,7 +21,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from dpsyn.api import Degree
+from dpsyn.api import Api, Degree
+from dpsyn.data import Data
 from dpsyn.errors import UserError, bad
 from dpsyn.hub import pinned
 from dpsyn.population import Label, Samples, of_texts
@@ -40,7 +41,7 @@ FOLDER = "a folder that transformers saved with safetensors"
 
 
 @dataclass(frozen=True)
-class LocalModel:
+class LocalModel(Api):
     """Texts, object of str [n].
 
     path: a folder that transformers saved, or a name on the hub; safetensors alone are read. revision: of the hub's.
@@ -119,6 +120,9 @@ class LocalModel:
     def check_degree(self, degree: Degree) -> None:
         """Raises UserError for what is no degree."""
         self.prompts.check_degree(degree)
+
+    def reads(self) -> Sequence[Data]:
+        return ()
 
     def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
         """Raises UserError for a prompt that its label cannot fill, a model that cannot be loaded, and a label of which

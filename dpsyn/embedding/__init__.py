@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from dpsyn.data import Data
 from dpsyn.population import Samples
 
 
+@runtime_checkable
 class Embedding(Protocol):
     """Keeps no state across rows, and nothing in it (mean, projection, bounds) is fitted on private rows.
 
-    It may have `check(self)`, cheap checks of its settings that raise UserError, and `fingerprint(self) -> str`, a
-    digest of what its settings name but do not say: weights in a file, public images that it learned from;
-    `cut_short(self, samples) -> bool [n]`, which samples it sees only the beginning of; and `sparse(self, samples) ->
-    Sparse`, the same vectors, where most entries are 0: private records are kept and compared in this form.
+    A part subclasses this contract. It may have, besides, `cut_short(self, samples) -> bool [n]`, which samples it sees
+    only the beginning of; and `sparse(self, samples) -> Sparse`, the same vectors, where most entries are 0: private
+    records are kept and compared in this form.
     """
 
+    @abstractmethod
     def __call__(self, samples: Samples) -> np.ndarray:
         """float32 [n, d]; row i depends on sample i alone."""
         ...
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A digest of what its settings name but do not say: weights in a file, images that it learned from; '' where
+        there is no such thing."""
+        ...
+
+    @abstractmethod
+    def reads(self) -> Sequence[Data]:
+        """Every data set that it learns from; () for none. It is a promise: the private data must not be among them."""
+        ...
+
+    def check(self) -> None:
+        """Cheap checks of its settings. Raises UserError."""
+        return None
 
 
 @dataclass(frozen=True)

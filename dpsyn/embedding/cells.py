@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from dpsyn import codec
+from dpsyn.data import Data
+from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, bad
 from dpsyn.population import Samples
 from dpsyn.schema import Schema, check_schema
 
 
 @dataclass(frozen=True)
-class Cells:
+class Cells(Embedding):
     """float32 [n, columns that are no labels], whole numbers, exact: see `dpsyn.codec.codes`."""
 
     schema: Schema
@@ -25,6 +28,12 @@ class Cells:
         for column in codec.coded(self.schema):
             if column.codes > 2**24:  # beyond which a float32 skips numbers
                 raise bad(f"schema.columns.{column.name}.values", f"({column.codes})", "at most 2^24 of them")
+
+    def fingerprint(self) -> str:
+        return ""
+
+    def reads(self) -> Sequence[Data]:
+        return ()
 
     def __call__(self, samples: Samples) -> np.ndarray:
         """Raises UserError for rows of another schema."""

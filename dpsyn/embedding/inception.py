@@ -7,13 +7,15 @@ every torch. So it stands here, held against torch-fidelity's by a test.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dpsyn.data import Data
+from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, bad
 from dpsyn.files import sha256
 from dpsyn.population import Samples
@@ -36,7 +38,7 @@ HALVING = ("6a", "7a")
 
 
 @dataclass(frozen=True)
-class Inception:
+class Inception(Embedding):
     """Images uint8 [n, h, w, 1 or 3] -> float32 [n, 2048], the mean activations before the classes ("pool3").
 
     weights: a file or an address of the network's state dict, in the layout of torch-fidelity and pytorch-fid.
@@ -55,6 +57,9 @@ class Inception:
     def fingerprint(self) -> str:
         """Of the weights, fetched if need be."""
         return sha256(local_weights("embedding.weights", self.weights, WHAT))
+
+    def reads(self) -> Sequence[Data]:
+        return ()
 
     def __call__(self, samples: Samples) -> np.ndarray:
         """Raises UserError for what are no images, and for weights of another network."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dpsyn.data import Data
+from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, bad
 from dpsyn.population import Samples
 
@@ -15,7 +17,7 @@ BASE = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True)
-class Ngrams:
+class Ngrams(Embedding):
     """Texts -> float32 [n, features], of length 1, or 0 for a text without n-grams.
 
     word_ngrams: [least, most] words in a row; char_ngrams: [least, most] characters in a row, white space being one
@@ -39,6 +41,12 @@ class Ngrams:
                 raise bad(f"embedding.{key}", value, "[least, most], such as [1,2], or null")
         if self.word_ngrams is None and self.char_ngrams is None:
             raise bad("embedding.word_ngrams", "null", "[least, most] where char_ngrams is null, too")
+
+    def fingerprint(self) -> str:
+        return ""
+
+    def reads(self) -> Sequence[Data]:
+        return ()
 
     def __call__(self, samples: Samples) -> np.ndarray:
         """Raises UserError for what are no texts."""

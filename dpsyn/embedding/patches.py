@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from dpsyn import __version__
 from dpsyn.data import Data
+from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, bad
 from dpsyn.files import public_cache, write
 from dpsyn.population import Samples
@@ -34,7 +35,7 @@ AT_ONCE = 64  # images: one fixed shape
 
 
 @dataclass(frozen=True)
-class Patches:
+class Patches(Embedding):
     """Images uint8 [n, h, w, 1 or 3] -> float32 [n, dimension] of length 1.
 
     data: public images, never the private ones: the filters and the whitening are fitted on them, once, and cached.
@@ -69,6 +70,9 @@ class Patches:
     def fingerprint(self) -> str:
         """Of the images that it learned from."""
         return self.data.fingerprint()
+
+    def reads(self) -> Sequence[Data]:
+        return (self.data,)
 
     def __call__(self, samples: Samples) -> np.ndarray:
         images = samples.content

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dpsyn.data import Data
+from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, bad
 from dpsyn.population import Samples
 
 
 @dataclass(frozen=True)
-class Pixels:
+class Pixels(Embedding):
     """Images uint8 [n, h, w, c] -> float32 [n, d], from values in [0, 1].
 
     size: [height, width] px, by averaging areas; None: as they are.
@@ -42,6 +44,12 @@ class Pixels:
             raise bad("embedding.directions", self.directions, "a whole number, 0 or more")
         if type(self.pool) is not int or self.pool < 1:
             raise bad("embedding.pool", self.pool, "a whole number of px, 1 or more")
+
+    def fingerprint(self) -> str:
+        return ""
+
+    def reads(self) -> Sequence[Data]:
+        return ()
 
     def __call__(self, samples: Samples) -> np.ndarray:
         """Raises UserError for what are no images."""

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dpsyn.data import Data
+from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, bad
 from dpsyn.files import sha256
 from dpsyn.hub import check_revision, fetched
@@ -29,7 +31,7 @@ TOKENS = {"cpu": 256, "cuda": 4096}  # about so many in a batch: on a core, more
 
 
 @dataclass(frozen=True)
-class Sentence:
+class Sentence(Embedding):
     """Texts -> float32 [n, d]: what the model's own pooling makes of their tokens, the mean where it has none.
 
     model: a folder that sentence-transformers or transformers saved, or the name of one on the hub. revision: a commit,
@@ -75,6 +77,9 @@ class Sentence:
         folder = _fetched(self.model, self.revision)
         files = (path for path in sorted(folder.rglob("*")) if path.suffix in SUFFIXES and path.is_file())
         return " ".join(f"{path.relative_to(folder)} {sha256(path)}" for path in files)
+
+    def reads(self) -> Sequence[Data]:
+        return ()
 
     def __call__(self, samples: Samples) -> np.ndarray:
         """Raises UserError for what are no texts, and where the network cannot be loaded."""

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from dpsyn.columns import Column
-from dpsyn.embedding import Sparse
+from dpsyn.data import Data
+from dpsyn.embedding import Embedding, Sparse
 from dpsyn.errors import UserError, bad
 from dpsyn.population import Samples
 from dpsyn.schema import Schema, check_schema
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(Embedding):
     """float32 [n, d]. Label columns are left out: votes are cast within a label.
 
     A number, a date or an ordered value is number_weight times its place between the bounds, 0 to 1 (0 in a column with
@@ -36,6 +38,12 @@ class Table:
                 raise bad(f"embedding.{key}", value, "a number, 0 or more")
         if not self.schema.features:
             raise bad("schema.columns", list(self.schema.columns), "a column that is no label, or more")
+
+    def fingerprint(self) -> str:
+        return ""
+
+    def reads(self) -> Sequence[Data]:
+        return ()
 
     def __call__(self, samples: Samples) -> np.ndarray:
         """Raises UserError for rows of another schema."""

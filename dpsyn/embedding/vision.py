@@ -6,7 +6,7 @@ import contextlib
 import functools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from dpsyn import tensors
+from dpsyn.data import Data
+from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, bad, one_of
 from dpsyn.files import sha256
 from dpsyn.hub import check_revision, fetched
@@ -35,7 +37,7 @@ SAFE = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.jso
 
 
 @dataclass(frozen=True)
-class Vision:
+class Vision(Embedding):
     """Images uint8 [n, h, w, 1 or 3] -> float32 [n, d]: CLIP's image features, or DINOv2's class token.
 
     path: a folder that transformers saved, or the name of one on the hub. size: px of the square that the network sees
@@ -70,6 +72,9 @@ class Vision:
         folder = _fetched(self.path, self.revision)
         files = (path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".safetensors", ".bin"))
         return " ".join(f"{path.name} {sha256(path)}" for path in files)
+
+    def reads(self) -> Sequence[Data]:
+        return ()
 
     def __call__(self, samples: Samples) -> np.ndarray:
         """Raises UserError for what are no images, and where the network cannot be loaded."""

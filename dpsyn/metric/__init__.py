@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,11 +23,17 @@ class Metric(Protocol):
     `private/metrics.jsonl` and never to `release/`, the panel or a return value."""
 
     @property
+    @abstractmethod
     def private(self) -> bool: ...
 
+    @abstractmethod
     def __call__(self, population: Population) -> Mapping[str, float]:
         """Names to numbers."""
         ...
+
+    def check(self) -> None:
+        """Cheap checks of its settings and its data, without reading a row. Raises UserError."""
+        return None
 
 
 def check_settings(metric: Any, name: str, least: Mapping[str, int]) -> None:

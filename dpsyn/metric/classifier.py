@@ -12,7 +12,7 @@ import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.errors import UserError, bad, one_of
-from dpsyn.metric import check_real, check_settings
+from dpsyn.metric import Metric, check_real, check_settings
 from dpsyn.population import Population
 from dpsyn.tensors import resized, tensor
 
@@ -24,7 +24,7 @@ PUBLISHED = {  # network: (layers beside the blocks, layers of a block and stage
 
 
 @dataclass(frozen=True)
-class Classifier:
+class Classifier(Metric):
     """Accuracy on held-out real images of a network trained on the synthetic ones.
 
     Real images of another size are resized to that of the synthetic ones.

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from dpsyn.errors import UserError
+from dpsyn.metric import Metric
 from dpsyn.population import Population
 from dpsyn.schema import Schema, check_schema
 
 
 @dataclass(frozen=True)
-class Constraints:
+class Constraints(Metric):
     """The share of rows that break one. It reads the synthetic rows alone, so it is public."""
 
     schema: Schema

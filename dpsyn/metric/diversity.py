@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dpsyn.errors import bad
-from dpsyn.metric import Words, check_settings, texts_of, words
+from dpsyn.metric import Metric, Words, check_settings, texts_of, words
 from dpsyn.population import Population
 
 SHINGLE = 3  # words
@@ -20,7 +20,7 @@ PAIRS = 200  # about so many others a text is compared with, at most
 
 
 @dataclass(frozen=True)
-class Diversity:
+class Diversity(Metric):
     """Distinct n-grams of words, exact and near duplicates, self-repetition: of the population alone.
 
     near: two texts are near duplicates where the sets of their runs of 3 words have a Jaccard similarity of so much.

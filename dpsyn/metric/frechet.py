@@ -10,12 +10,12 @@ import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
-from dpsyn.metric import batched, check_comparable, check_real, check_settings, real_samples
+from dpsyn.metric import Metric, batched, check_comparable, check_real, check_settings, real_samples
 from dpsyn.population import Population
 
 
 @dataclass(frozen=True)
-class Frechet:
+class Frechet(Metric):
     """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) (Heusel et al. 2017, equation 6), in float64.
 
     data: the real data, embedded once. embedding: where the distance is taken. batch_size: rows embedded at once.

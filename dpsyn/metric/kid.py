@@ -11,12 +11,12 @@ import numpy as np
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError
-from dpsyn.metric import batched, check_comparable, check_real, check_settings, real_samples, sampled
+from dpsyn.metric import Metric, batched, check_comparable, check_real, check_settings, real_samples, sampled
 from dpsyn.population import Population
 
 
 @dataclass(frozen=True)
-class Kid:
+class Kid(Metric):
     """Squared maximum mean discrepancy under the kernel (x . y / d + 1)^3, without bias (Binkowski et al. 2018,
     1801.01401), over subsets of both sides.
 

@@ -10,14 +10,14 @@ import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.errors import UserError
-from dpsyn.metric import check_real, check_settings, real_samples, texts_of
+from dpsyn.metric import Metric, check_real, check_settings, real_samples, texts_of
 from dpsyn.population import Population
 
 BATCH = 1024
 
 
 @dataclass(frozen=True)
-class Lengths:
+class Lengths(Metric):
     """Wasserstein distance between the numbers of words of synthetic and real texts, and what they are like.
 
     Words are what white space parts. data: the real data, read once. public: the real data are public; otherwise the

@@ -13,7 +13,7 @@ import numpy as np
 from dpsyn.columns import Column
 from dpsyn.data import Data
 from dpsyn.errors import UserError, bad
-from dpsyn.metric import check_real, check_settings, real_samples
+from dpsyn.metric import Metric, check_real, check_settings, real_samples
 from dpsyn.population import Population
 from dpsyn.schema import Schema, check_schema
 
@@ -22,7 +22,7 @@ DENSE = 2**20  # cells of a marginal that are counted one by one; of more, those
 
 
 @dataclass(frozen=True)
-class Marginals:
+class Marginals(Metric):
     """Total variation of k-way marginals, Wasserstein distances and correlations, of all columns, labels too.
 
     data: the real rows, read once. schema: theirs. public: the real data are public; otherwise the numbers are private.

@@ -12,12 +12,12 @@ import numpy as np
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError
-from dpsyn.metric import batched, check_comparable, check_real, check_settings, real_samples, sampled
+from dpsyn.metric import Metric, batched, check_comparable, check_real, check_settings, real_samples, sampled
 from dpsyn.population import Population
 
 
 @dataclass(frozen=True)
-class Mauve:
+class Mauve(Metric):
     """The area under the divergence curve of both sides, quantised together: 1 where they are alike, towards 0 else.
 
     Numbers compare only for one embedding, and for equal numbers of rows and buckets.

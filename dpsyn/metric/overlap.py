@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dpsyn.data import Data
-from dpsyn.metric import check_settings, real_samples, texts_of, words
+from dpsyn.metric import Metric, check_settings, real_samples, texts_of, words
 from dpsyn.population import Population
 
 SHORTEST = 4  # words: nearly any two texts have shorter n-grams in common
@@ -16,7 +16,7 @@ SHARES = 10, 20, 50
 
 
 @dataclass(frozen=True)
-class Overlap:
+class Overlap(Metric):
     """For every synthetic text the longest n-gram of words that any private text has, too: exact, over all of them.
 
     data: the private data, streamed anew at every call, in batches of batch_size texts. Memory is bounded by the

@@ -12,7 +12,7 @@ import numpy as np
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, bad
-from dpsyn.metric import batched, check_comparable, check_real, check_settings, real_samples, sampled
+from dpsyn.metric import Metric, batched, check_comparable, check_real, check_settings, real_samples, sampled
 from dpsyn.population import Population
 from dpsyn.runtime import Runtime, torch_device
 
@@ -21,7 +21,7 @@ ROUNDING = 1e-12  # of squared distances taken in float64, relative to squared n
 
 
 @dataclass(frozen=True)
-class PrecisionRecall:
+class PrecisionRecall(Metric):
     """Improved precision and recall (Kynkaanniemi et al. 2019, 1904.06991, section 3), density and coverage (Naeem et
     al. 2020, 2002.09797, section 3), of as many synthetic rows as real ones.
 

@@ -13,7 +13,7 @@ import numpy as np
 from dpsyn.columns import Column
 from dpsyn.data import Data
 from dpsyn.errors import UserError, bad, one_of
-from dpsyn.metric import check_real, check_settings, real_samples
+from dpsyn.metric import Metric, check_real, check_settings, real_samples
 from dpsyn.population import Population
 from dpsyn.schema import Schema, check_schema
 
@@ -23,7 +23,7 @@ CATEGORIES = 254  # of a column that scikit-learn's boosting tells apart, with m
 
 
 @dataclass(frozen=True)
-class TableClassifier:
+class TableClassifier(Metric):
     """Accuracy, macro F1 and area under the ROC curve on real rows, of every label column.
 
     data: the real rows. schema: theirs. public: they are public; otherwise the numbers are private.
@@ -73,7 +73,7 @@ class TableClassifier:
 
 
 @dataclass(frozen=True)
-class TableRegressor:
+class TableRegressor(Metric):
     """R2 and mean absolute error on real rows of a number that all other columns, labels too, are to tell.
 
     target: the column, of kind integer or number. Rows without a value in it are left out. All else: as in

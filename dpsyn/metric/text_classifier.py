@@ -16,7 +16,7 @@ from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, bad, one_of
 from dpsyn.hub import check_revision, pinned
-from dpsyn.metric import batched, check_comparable, check_real, check_settings, texts_of
+from dpsyn.metric import Metric, batched, check_comparable, check_real, check_settings, texts_of
 from dpsyn.population import Label, Population, Samples
 from dpsyn.runtime import Runtime, torch_device
 
@@ -26,7 +26,7 @@ Guess = Callable[[Samples], dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
-class TextClassifier:
+class TextClassifier(Metric):
     """Accuracy and macro F1 on real texts, of every label column and of all columns at once ("joint").
 
     data: the real data. public: they are public; otherwise the numbers are private.
