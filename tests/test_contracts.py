@@ -62,7 +62,8 @@ class Looking(Embedding):
 '''
 GIVEN = [
     "data=texts", "data.path=private.csv", "embedding=ngrams", "schedule=balanced", "schedule.releases=1",
-    "schedule.size=4", "schedule.degree=1", "privacy.epsilon=1", "privacy.delta=1e-5", "run_dir=run", "trusted_packages=[others]",
+    "schedule.size=4", "schedule.degree=1", "privacy.epsilon=1", "privacy.delta=1e-5", "run_dir=run",
+    "trusted_packages=[others]",
 ]  # fmt: skip
 
 
