@@ -83,7 +83,7 @@ def pixels_of(
         stream: BinaryIO = source.open("rb") if isinstance(source, Path) else BytesIO(source)
     except OSError:
         return NO_FILE
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     with stream, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, like its log, quote sizes and tags of the image
@@ -95,7 +95,7 @@ def pixels_of(
             return str(error)
         except Image.DecompressionBombError:
             return TOO_LARGE
-        except Image.UnidentifiedImageError:
+        except UnidentifiedImageError:
             with contextlib.suppress(Exception):
                 return _unidentified(head, stream)
             return UNREADABLE

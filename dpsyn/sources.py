@@ -386,7 +386,7 @@ def quiet_datasets() -> Any:
     huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
     datasets.disable_progress_bars()
-    huggingface_hub.utils.disable_progress_bars()
+    huggingface_hub.utils.disable_progress_bars()  # type: ignore[attr-defined]
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     return datasets
 

@@ -313,7 +313,7 @@ def _calls(svg: str, places: Mapping[str, str]) -> dict[str, list[tuple[Any, ...
     parts: dict[str, list[tuple[Any, ...]]] = {"frame": []}
     open_parts = ["frame"]
 
-    class Recorder(PNGSurface):
+    class Recorder(PNGSurface):  # type: ignore[misc]  # cairosvg has no types
         @property
         def context(self) -> Any:
             return self.recorded

@@ -359,7 +359,7 @@ def _pipelines(place: str, revision: str | None, safety_checker: bool, runtime: 
 
 
 def _checker(place: str, revision: str | None, runtime: Runtime) -> Any:
-    from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 
     where: dict[str, Any] = {"subfolder": "safety_checker", "revision": revision}
     checker = StableDiffusionSafetyChecker.from_pretrained(place, use_safetensors=True, **where)
@@ -394,5 +394,5 @@ def _quiet() -> Iterator[None]:
         for library in libraries:
             library.set_verbosity(logging.CRITICAL)
             library.disable_progress_bar()
-        huggingface_hub.utils.disable_progress_bars()
+        huggingface_hub.utils.disable_progress_bars()  # type: ignore[attr-defined]
         yield

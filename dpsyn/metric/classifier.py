@@ -201,7 +201,7 @@ def residual(kind: str, depth: int | None, width: int | None, channels: int, lab
     class Block(nn.Module):
         """last(branch(y) + shortcut(y)), y = first(x); without a shortcut x itself is added"""
 
-        def __init__(self, first: list, branch: list, shortcut: list | None, last: list) -> None:
+        def __init__(self, first: list[Any], branch: list[Any], shortcut: list[Any] | None, last: list[Any]) -> None:
             super().__init__()
             self.first, self.branch, self.last = (nn.Sequential(*layers) for layers in (first, branch, last))
             self.shortcut = None if shortcut is None else nn.Sequential(*shortcut)
