@@ -301,7 +301,8 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
     parts["privacy"] = privacy
     for name, contract in (("api", Api), ("embedding", Embedding)):
         if not isinstance(parts[name], contract):
-            do = f"A part subclasses dpsyn.{name}.{contract.__name__} and says what data it reads."
+            lacks = ", ".join(m for m in vars(contract) if m[0] != "_" and not hasattr(parts[name], m))
+            do = f"It has no {lacks}; a subclass of dpsyn.{name}.{contract.__name__} has those that need not be said."
             raise bad(name, plain[name]["_target_"], f"a part of the group {name}", do)
     measured = plain["metric"].get("parts") or {}
     if not isinstance(measured, dict):

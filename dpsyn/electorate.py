@@ -20,7 +20,7 @@ import numpy as np
 
 from dpsyn import __version__
 from dpsyn.data import Data
-from dpsyn.embedding import Embedding, Sparse
+from dpsyn.embedding import CutsShort, Embedding, Sparse, SparseEmbedding
 from dpsyn.errors import bad
 from dpsyn.files import private_folder, room_on_disk, write
 from dpsyn.population import Samples
@@ -139,8 +139,7 @@ def _write_vectors(data: Data, embed: Embedding, folder: Path) -> tuple[int, int
     """Vectors, units and refused rows as they come, so that memory is bounded by a batch."""
     dimension, entries = 0, 0  # until there is a record
     met = Surveyor(len(data.labels))
-    cut_short = getattr(embed, "cut_short", None)
-    sparse = getattr(embed, "sparse", None)
+    look: Callable[[Samples], Vectors] = embed.sparse if isinstance(embed, SparseEmbedding) else embed
     refused = _private_file(folder / "refused.jsonl")
     files = [
         [_private_file(folder / f"{label}.{kind}") for kind in ("vectors", "units")]
@@ -155,11 +154,11 @@ def _write_vectors(data: Data, embed: Embedding, folder: Path) -> tuple[int, int
                 continue
             if records.units is None and data.unit_column is not None:
                 raise bad("data.unit_column", data.unit_column, "a column of every file")
-            vectors = _embed_padded(sparse or embed, records.samples)[:n]
+            vectors = _embed_padded(look, records.samples)[:n]
             if isinstance(vectors, Sparse) and SPARSE * vectors.places.shape[1] > vectors.dimension:
-                sparse, vectors = None, vectors.dense()
-            if cut_short is not None:
-                met.remark("longer than the embedding reads", int(cut_short(records.samples).sum()))
+                look, vectors = embed, vectors.dense()
+            if isinstance(embed, CutsShort):
+                met.remark("longer than the embedding reads", int(embed.cut_short(records.samples).sum()))
             units = np.full(n, -1) if records.units is None else records.units
             before, (dimension, entries) = (dimension, entries), _lengths(vectors)
             if before not in ((0, 0), (dimension, entries)):

@@ -21,7 +21,7 @@ from dpsyn.errors import UserError, bad
 from dpsyn.evolution import Makers, begin, evolve, split
 from dpsyn.expansion import expand
 from dpsyn.files import cache_folder, private_folder, sha256, write
-from dpsyn.job import Job, check, digests, public_sources, rows_asked
+from dpsyn.job import Job, check, public_sources, rows_asked
 from dpsyn.metric.vital_signs import vital_signs
 from dpsyn.picture import sample_grid, sample_texts
 from dpsyn.population import Population
@@ -54,12 +54,13 @@ def carry_out(job: Job, screen: Screen) -> Path:
     run = RunDirectory(job.root, job.privacy.is_private)
     known, fingerprint = run.identity() if run.has_begun() else None, job.data.fingerprint()
     declared = [
-        (f"metric.parts.{name}.public", getattr(metric, "data", None))
+        (f"metric.parts.{name}.public", data)
         for name, metric in job.metrics.items()
         if not metric.private
+        for data in metric.reads()
     ]
-    for key, source in [*public_sources(job), *((key, data) for key, data in declared if data is not None)]:
-        if digests(source) & digests(job.data):
+    for key, source in [*public_sources(job), *declared]:
+        if source.digests() & job.data.digests():
             raise UserError(f"{key}: files of the private data (data.path) are among these, which must be public.")
     if known:
         run.refuse_another(known, job.identity, fingerprint, job.operational)

@@ -104,13 +104,8 @@ class Job:
             local = os.path.exists(place) or glob.has_magic(place)
             found += [f"place {os.path.realpath(place)}"] if local else [f"hub {path}"]
         if read:
-            found += [f"content {digest}" for digest in digests(self.data)]
+            found += [f"content {digest}" for digest in self.data.digests()]
         return tuple(found)
-
-
-def digests(data: Data) -> set[str]:
-    """Of the content of each of its files, or of the whole."""
-    return getattr(data, "contents", lambda: {data.fingerprint()})()
 
 
 def check(job: Job) -> None:
@@ -142,9 +137,7 @@ def check(job: Job) -> None:
     job.embed.check()
     for metric in job.metrics.values():
         metric.check()
-    if (lengths := getattr(getattr(job.api, "prompts", None), "lengths", None)) is not None:
-        for what in ("generate", "vary"):
-            lengths(job.labels, what)  # finds a placeholder or a label that a prompt file has nothing for
+    job.api.check_labels(job.labels)
 
 
 def rows_asked(job: Job) -> list[tuple[int, int]]:
@@ -160,11 +153,11 @@ def rows_asked(job: Job) -> list[tuple[int, int]]:
 
 def public_sources(job: Job) -> list[tuple[str, Data]]:
     """The data that api and embedding read, and what names them: pools, and what features were learned from."""
-    learned = list(job.embed.reads())
-    return [
-        *(("api.path", data) for data in job.api.reads() if data not in learned),
-        *(("embedding.data", data) for data in learned),
-    ]
+    own, learned = list(job.api.reads()), list(job.embed.reads())
+    for data in learned:
+        if data in own:  # a pool reads what its embedding learned from, too
+            own.remove(data)
+    return [*(("api.path", data) for data in own), *(("embedding.data", data) for data in learned)]
 
 
 def _same_place(one: object, two: object) -> bool:

@@ -179,7 +179,7 @@ class Source:
                 pass
         return passed
 
-    def contents(self) -> set[str]:
+    def digests(self) -> set[str]:
         """A digest of the content of each local file; of a data set on the hub, its fingerprint."""
         if self.kind() == "hub":
             return {self.fingerprint()}

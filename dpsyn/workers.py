@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from dpsyn.api import Api, Degree
+from dpsyn.api import Api, Degree, LooksUp, Queued
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError
 from dpsyn.population import Label, Samples, concatenate, take
@@ -60,17 +60,16 @@ class InBatches:
 
     def embed(self, samples: Samples) -> np.ndarray:
         """float32 [n, d]; looked up where the api has looked at all that it makes with this very embedding."""
-        if getattr(self.api, "embedding", None) == self.inner:
+        if isinstance(self.api, LooksUp) and self.api.embedding == self.inner:
             with self.during("looking up", len(samples)):
-                return self.api.vectors(samples)  # type: ignore[attr-defined]
+                return self.api.vectors(samples)
         rows = np.arange(len(samples))
         parts = self._asked("embed", "embedding", len(rows), lambda at: (take(samples, rows[at]),))
         return np.concatenate(parts).astype(np.float32, copy=False)
 
     def _asked(self, what: str, text: str, n: int, arguments: Callable[[slice], tuple[Any, ...]]) -> list[Any]:
-        watched = getattr(self.api, "watched", None) if what != "embed" else None
-        if watched is not None:  # it queues all rows itself, in this process, and says how far it is
-            with self.during(text, n) as advance, watched(advance):
+        if isinstance(self.api, Queued) and what != "embed":  # it queues them in this process, and says how far it is
+            with self.during(text, n) as advance, self.api.watched(advance):
                 part = getattr(self.api, what)(*arguments(slice(0, n)))
             return [_whole(part, n, text)]
         devices = len(self.runtime.devices or [None])

@@ -26,6 +26,7 @@ class Plain:
     def reads(self): return self._public
     def check(self): pass
     def check_degree(self, degree): pass
+    def check_labels(self, labels): pass
     def generate(self, labels, seeds): return Samples(np.array(["a text"] * len(labels), object))
     def vary(self, samples, labels, degree, seeds): return samples
 

@@ -232,7 +232,7 @@ def test_another_split_of_local_files_stands_beside_train_and_has_another_finger
     written(tmp_path / "test.csv", [{"text": "b"}])
     data, held_out = Texts(train), Texts(train, split="test")
     assert read(held_out)[0] == ["b"]
-    assert data.fingerprint() != held_out.fingerprint() and not data.contents() & held_out.contents()
+    assert data.fingerprint() != held_out.fingerprint() and not data.digests() & held_out.digests()
 
 
 def test_local_texts_are_read_without_asking_anybody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,15 @@
 """The contract of a candidate maker: a foundation model or a simulator that is asked, never trained."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from dpsyn.data import Data
+from dpsyn.embedding import Embedding
 from dpsyn.population import Label, Samples
 
 Degree = float | Mapping[str, Any]
@@ -44,16 +46,10 @@ class Api(Protocol):
     A part subclasses this contract and says what data it `reads`: there is no default, since the private data must not
     be among them. An api may have, besides:
 
-    * `adopt(self, samples, labels, seeds) -> Samples`: samples that another api made, with the traits added that this
-      one needs to vary them; content as it is.
-    * `embedding`, the embedding it has looked at its samples with, and `vectors(self, samples) -> float32 [n, d]`, what
-      that embedding says of samples it made, looked up.
-
     * `operational: ClassVar[frozenset[str]]`, the names of settings that say how and where it asks, not what: a run
       goes on with others.
-    * `watched(self, advance) -> context manager`: while it lasts, `advance(n)` is called, from any thread, as n more
-      rows are done. Such an api gets all rows of an iteration in one call and queues them itself.
-    * what `Metered` asks of an api that takes money or tokens, in itself or in an api that is one of its fields.
+    * what `Adopting`, `LooksUp`, `Queued`, `Pinged` or `Metered` ask, the last one in itself or in an api that is one
+      of its fields.
 
     It is picklable until it is first asked: with `runtime.devices` each process has a copy.
 
@@ -85,6 +81,10 @@ class Api(Protocol):
 
     def check_degree(self, degree: Degree) -> None:
         """Raises UserError for a degree that it does not know."""
+        return None
+
+    def check_labels(self, labels: Sequence[Label]) -> None:
+        """Raises UserError for labels that it cannot be asked for."""
         return None
 
 
@@ -129,6 +129,36 @@ def together(usages: Iterable[Usage]) -> Usage:
 
 def _sum(one: Any, two: Any) -> Any:
     return None if one is None or two is None else one + two
+
+
+@runtime_checkable
+class Adopting(Protocol):
+    """An api that goes on with what another made."""
+
+    def adopt(self, samples: Samples, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
+        """The samples with the traits that this api needs to vary them; content as it is."""
+        ...
+
+
+@runtime_checkable
+class LooksUp(Protocol):
+    """An api that has looked at all that it makes with an embedding."""
+
+    @property
+    def embedding(self) -> Embedding: ...
+
+    def vectors(self, samples: Samples) -> np.ndarray:
+        """float32 [n, d]: what `embedding` says of samples that it made."""
+        ...
+
+
+@runtime_checkable
+class Queued(Protocol):
+    """An api that gets all rows of an iteration in one call, and queues them itself."""
+
+    def watched(self, advance: Callable[[int], None]) -> AbstractContextManager[None]:
+        """While it lasts, advance(n) is called, from any thread, as n more rows are done."""
+        ...
 
 
 @runtime_checkable

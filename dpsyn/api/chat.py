@@ -221,6 +221,11 @@ class Chat(Api):
         """Raises UserError for what is no degree."""
         self.prompts.check_degree(degree)
 
+    def check_labels(self, labels: Sequence[Label]) -> None:
+        """Raises UserError for a placeholder or a label that the prompt file has nothing for."""
+        self.prompts.lengths(labels, "generate")
+        self.prompts.lengths(labels, "vary")
+
     def reads(self) -> Sequence[Data]:
         return ()
 

@@ -5,13 +5,13 @@ Hybrid of arXiv 2502.05505, section 5.3: avatars, then a diffusion model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from dpsyn.api import Api, Degree, Pinged
+from dpsyn.api import Adopting, Api, Degree, Pinged
 from dpsyn.data import Data
 from dpsyn.errors import bad
 from dpsyn.population import Label, Samples
@@ -42,7 +42,7 @@ class Relay(Api):
 
     def check(self) -> None:
         """The cheap checks of both, and that `second` can go on with what `first` made."""
-        if not hasattr(self.second, "adopt"):
+        if not isinstance(self.second, Adopting):
             raise bad("api.second", type(self.second).__name__, "an api that adopts the samples of another")
         for api in (self.first, self.second):
             api.check()
@@ -59,13 +59,20 @@ class Relay(Api):
         leg, own = _leg(degree)
         getattr(self, leg).check_degree(own)
 
+    def check_labels(self, labels: Sequence[Label]) -> None:
+        """Of both."""
+        self.first.check_labels(labels)
+        self.second.check_labels(labels)
+
     def reads(self) -> Sequence[Data]:
         return (*self.first.reads(), *self.second.reads())
 
     def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
         """Of `first`, with the traits of both."""
         made = self.first.generate(labels, seeds)
-        adopted = _adopt(self.second)(Samples(made.content), labels, seeds)
+        adopted = Samples(made.content)
+        if isinstance(self.second, Adopting):
+            adopted = self.second.adopt(adopted, labels, seeds)
         return Samples(made.content, {**_named("first", made.traits), **_named("second", adopted.traits)})
 
     def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: np.ndarray) -> Samples:
@@ -80,10 +87,6 @@ def _leg(degree: Degree) -> tuple[str, Degree]:
     if not isinstance(degree, Mapping) or len(degree) != 1 or next(iter(degree)) not in LEGS:
         raise bad("schedule.degree", degree, "{first: d} or {second: d}: who varies, and how far")
     return next(iter(degree.items()))
-
-
-def _adopt(api: Api) -> Callable[[Samples, Sequence[Label], np.ndarray], Samples]:
-    return getattr(api, "adopt", lambda samples, labels, seeds: samples)
 
 
 def _named(leg: str, traits: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

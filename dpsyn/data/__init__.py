@@ -53,8 +53,6 @@ class Records:
 class Data(Protocol):
     """Rows of one modality, read anew by every call of `batches`.
 
-    It may have `contents(self) -> set[str]`, a digest of each of its files: none may be among those of a pool.
-
     id: the name under which releases from this data set are added up; None: its place stands for it.
     labels: declared, public, never discovered.
     records: how many there are, a declared public number, or None. Never counted from the rows.
@@ -85,6 +83,11 @@ class Data(Protocol):
 
     def fingerprint(self) -> str:
         """A digest of the content of the data: private, it never leaves `private/` and the private cache."""
+        ...
+
+    def digests(self) -> set[str]:
+        """Of the content of each of its files, or of the whole: none of those of the private data may be among those of
+        a pool. Private."""
         ...
 
     def batches(self, size: int) -> Iterator[Records]:

@@ -64,6 +64,9 @@ class BreastCancer:
     def fingerprint(self) -> str:
         return blake2b(repr(self._content().tolist()).encode(), digest_size=32).hexdigest()
 
+    def digests(self) -> set[str]:
+        return {self.fingerprint()}
+
     def batches(self, size: int) -> Iterator[Records]:
         content = self._content()
         labels = self.schema.labels_of(content)

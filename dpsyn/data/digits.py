@@ -62,6 +62,9 @@ class Digits:
         images, digits = self._rows()
         return blake2b(images.tobytes() + digits.tobytes(), digest_size=32).hexdigest()
 
+    def digests(self) -> set[str]:
+        return {self.fingerprint()}
+
     def batches(self, size: int) -> Iterator[Records]:
         images, digits = self._rows()
         for start in range(0, len(images), size):

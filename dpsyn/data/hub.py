@@ -123,9 +123,9 @@ class HubImages:
         else:
             self._columns(["image", "label"], ["image"])
 
-    def contents(self) -> set[str]:
+    def digests(self) -> set[str]:
         """A digest of the content of each local file; of a data set on the hub, its fingerprint."""
-        return self._source.contents()
+        return self._source.digests()
 
     def fingerprint(self) -> str:
         """Of names, sizes and content of local files; of the name and the commit of a data set on the hub."""

@@ -176,6 +176,9 @@ class Mails:
     def fingerprint(self) -> str:
         return blake2b(repr(_mails(self.split)).encode(), digest_size=32).hexdigest()
 
+    def digests(self) -> set[str]:
+        return {self.fingerprint()}
+
     def batches(self, size: int) -> Iterator[Records]:
         mails = _mails(self.split)
         for start in range(0, len(mails), size):

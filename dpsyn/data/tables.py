@@ -112,9 +112,9 @@ class Tables:
             if self.unit_column is not None:
                 self._source.check_unit(self.unit_column)
 
-    def contents(self) -> set[str]:
+    def digests(self) -> set[str]:
         """A digest of the content of each local file; of a data set on the hub, its fingerprint."""
-        return self._source.contents()
+        return self._source.digests()
 
     def fingerprint(self) -> str:
         """Of names, sizes and content of local files; of the name and the commit of a data set on the hub."""

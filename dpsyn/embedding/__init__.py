@@ -17,9 +17,7 @@ from dpsyn.population import Samples
 class Embedding(Protocol):
     """Keeps no state across rows, and nothing in it (mean, projection, bounds) is fitted on private rows.
 
-    A part subclasses this contract. It may have, besides, `cut_short(self, samples) -> bool [n]`, which samples it sees
-    only the beginning of; and `sparse(self, samples) -> Sparse`, the same vectors, where most entries are 0: private
-    records are kept and compared in this form.
+    A part subclasses this contract. It may have what `CutsShort` and `SparseEmbedding` ask, besides.
     """
 
     @abstractmethod
@@ -41,6 +39,24 @@ class Embedding(Protocol):
     def check(self) -> None:
         """Cheap checks of its settings. Raises UserError."""
         return None
+
+
+@runtime_checkable
+class CutsShort(Protocol):
+    """An embedding that may see only the beginning of a sample."""
+
+    def cut_short(self, samples: Samples) -> np.ndarray:
+        """bool [n]: of which."""
+        ...
+
+
+@runtime_checkable
+class SparseEmbedding(Protocol):
+    """An embedding whose vectors are mostly 0: private records are kept and compared in this form."""
+
+    def sparse(self, samples: Samples) -> Sparse:
+        """The same vectors."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -29,6 +29,12 @@ class Metric(Protocol):
     @abstractmethod
     def __call__(self, population: Population) -> Mapping[str, float]:
         """Names to numbers."""
+        ...
+
+    @abstractmethod
+    def reads(self) -> Sequence[Data]:
+        """Every data set that its numbers are about; () for none. It is a promise: where `private` is False, the
+        private data must not be among them."""
         ...
 
     def check(self) -> None:

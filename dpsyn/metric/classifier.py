@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +82,9 @@ class Classifier(Metric):
     @property
     def private(self) -> bool:
         return not self.public
+
+    def reads(self) -> Sequence[Data]:
+        return (self.data,)
 
     def __call__(self, population: Population) -> Mapping[str, float]:
         """{'accuracy': share of real images whose label is found}. Raises UserError for what are no images."""

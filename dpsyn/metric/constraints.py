@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from dpsyn.data import Data
 from dpsyn.errors import UserError
 from dpsyn.metric import Metric
 from dpsyn.population import Population
@@ -25,6 +26,9 @@ class Constraints(Metric):
     @property
     def private(self) -> bool:
         return False
+
+    def reads(self) -> Sequence[Data]:
+        return ()
 
     def __call__(self, population: Population) -> Mapping[str, float]:
         """{'broken': 0 to 1}; {} for a schema without constraints. Raises UserError for what are no rows of it."""

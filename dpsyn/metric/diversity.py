@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from dpsyn.data import Data
 from dpsyn.errors import bad
 from dpsyn.metric import Metric, Words, check_settings, texts_of, words
 from dpsyn.population import Population
@@ -36,6 +37,9 @@ class Diversity(Metric):
     @property
     def private(self) -> bool:
         return False
+
+    def reads(self) -> Sequence[Data]:
+        return ()
 
     def __call__(self, population: Population) -> Mapping[str, float]:
         """{'vocabulary': distinct words;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -37,6 +37,9 @@ class Frechet(Metric):
     @property
     def private(self) -> bool:
         return not self.public
+
+    def reads(self) -> Sequence[Data]:
+        return (self.data,)
 
     def __call__(self, population: Population) -> Mapping[str, float]:
         """{'frechet': distance, 0 or more}. Raises UserError where real samples have vectors of another length."""

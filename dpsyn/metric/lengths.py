@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -37,6 +37,9 @@ class Lengths(Metric):
     @property
     def private(self) -> bool:
         return not self.public
+
+    def reads(self) -> Sequence[Data]:
+        return (self.data,)
 
     def __call__(self, population: Population) -> Mapping[str, float]:
         """In words: {'lengths_wasserstein', and '..._mean', '..._std', '..._median', '..._p90' (90 % have no more) of

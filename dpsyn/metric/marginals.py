@@ -52,6 +52,9 @@ class Marginals(Metric):
     def private(self) -> bool:
         return not self.public
 
+    def reads(self) -> Sequence[Data]:
+        return (self.data,)
+
     def __call__(self, population: Population) -> Mapping[str, float]:
         """{'tv_1', 'tv_2', ...}: the mean over combinations of k columns, 0 to 1. 'wasserstein': the mean over numbers,
         dates and ordered columns, in parts of the declared range, of the values that are not missing.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -50,6 +50,9 @@ class Mauve(Metric):
     @property
     def private(self) -> bool:
         return not self.public
+
+    def reads(self) -> Sequence[Data]:
+        return (self.data,)
 
     def __call__(self, population: Population) -> Mapping[str, float]:
         """{'mauve': from 0 to 1}. Raises UserError where a side has fewer than two rows, or fewer than buckets."""

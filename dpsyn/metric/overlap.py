@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +36,9 @@ class Overlap(Metric):
     @property
     def private(self) -> bool:
         return True
+
+    def reads(self) -> Sequence[Data]:
+        return (self.data,)
 
     def __call__(self, population: Population) -> Mapping[str, float]:
         """{'overlap_mean', 'overlap_max': words; 'overlap_10', 'overlap_20', 'overlap_50': share of the synthetic texts

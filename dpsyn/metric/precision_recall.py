@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -54,6 +54,9 @@ class PrecisionRecall(Metric):
     @property
     def private(self) -> bool:
         return not self.public
+
+    def reads(self) -> Sequence[Data]:
+        return (self.data,)
 
     def __call__(self, population: Population) -> Mapping[str, float]:
         """{'precision', 'recall', 'density', 'coverage'}, between 0 and 1 but for the density, which is 0 or more.

@@ -50,6 +50,9 @@ class TableClassifier(Metric):
     def private(self) -> bool:
         return not self.public
 
+    def reads(self) -> Sequence[Data]:
+        return (self.data,)
+
     def __call__(self, population: Population) -> Mapping[str, float]:
         """{'accuracy_COLUMN', 'f1_COLUMN', 'auc_COLUMN', ...}; {} for a table without labels.
 
@@ -103,6 +106,9 @@ class TableRegressor(Metric):
     @property
     def private(self) -> bool:
         return not self.public
+
+    def reads(self) -> Sequence[Data]:
+        return (self.data,)
 
     def __call__(self, population: Population) -> Mapping[str, float]:
         """{'r2_COLUMN': at most 1, 'mae_COLUMN': in the unit of the column}."""

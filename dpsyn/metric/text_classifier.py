@@ -77,6 +77,9 @@ class TextClassifier(Metric):
     def private(self) -> bool:
         return not self.public
 
+    def reads(self) -> Sequence[Data]:
+        return (self.data,)
+
     def __call__(self, population: Population) -> Mapping[str, float]:
         """{'accuracy_COLUMN', 'f1_COLUMN', ..., 'accuracy_joint', 'f1_joint'}: the last two where columns are more than
         one; {} where all texts have one label. Raises UserError for what are no texts.
