@@ -244,7 +244,7 @@ FORKED = multiprocessing.get_context("forkserver")  # a fork of warm imports sta
 WARM = (
     "pytest dpsyn.compose dpsyn.data.digits dpsyn.api.draw_text dpsyn.embedding.pixels faiss sklearn.datasets "
     "rich.live dp_accounting.pld.privacy_loss_distribution opendp.measurements matplotlib.font_manager pyarrow.parquet "
-    "scipy.optimize"
+    "scipy.optimize warmed"
 )
 FORKED.set_forkserver_preload(WARM.split())
 MOMENTS = {  # the fsync or rename before which a run is killed

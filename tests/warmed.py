@@ -1,0 +1,10 @@
+"""Imported once by the server that forks killed runs: what is computed here, each of them has at once."""
+
+import tempfile
+
+from programme import job
+
+with tempfile.TemporaryDirectory() as folder:
+    made = job(folder, "data.id=null")
+    made.budget(None)
+    made.data.fingerprint()
