@@ -136,3 +136,11 @@ def test_a_user_with_millions_of_votes_for_one_candidate_has_one_vote(times):
 
 def isqrt_share(count, square_norm):
     return math.isqrt(GRID**2 * count**2 // square_norm)
+
+
+def test_ids_that_are_numbers_of_the_files_own_dialect_are_one_user(tmp_path):
+    """pandas writes 7 as 7,0 where one id is missing and decimals follow a comma."""
+    (tmp_path / "a.csv").write_text("x;who\n5;7\n5;7,0\n5;1.234\n5;1234\n5;\n")
+    data = Tables(str(tmp_path / "a.csv"), SCHEMA, delimiter=";", decimal=",", thousands=".")
+    survey, units = met(data)
+    assert survey.users == 2 and survey.without_user == 1 and units[0] == units[1] and units[2] == units[3]

@@ -148,10 +148,7 @@ class Tables:
         if (self.decimal, self.thousands) != (".", None):
             for name, column in self.schema.columns.items():
                 if column.kind in ("integer", "number"):
-                    cells[name] = [
-                        cell if column.is_missing(cell) else plain_number(cell, self.decimal, self.thousands)
-                        for cell in cells[name]
-                    ]
+                    cells[name] = [cell if column.is_missing(cell) else self._plain(cell) for cell in cells[name]]
         content, rules = self.schema.read(cells)
         good = np.all(rules < REFUSED, axis=1)
         names = list(self.schema.columns)
@@ -159,7 +156,8 @@ class Tables:
             at = int(np.argmax(rules[row]))
             cell = cells[names[at]][row]
             refuse(row, names[at], RULES[rules[row, at]] if cell is None or is_utf8(cell) else NOT_UTF8)
-        units, named = None, [row.get(str(self.unit_column)) for row in whole]
+        # a column of ids in which one is missing is one of numbers to pandas, which then writes 7 as 7,0
+        units, named = None, [self._plain(row.get(str(self.unit_column))) for row in whole]
         for row in np.flatnonzero(good & np.fromiter(map(has_lost_digits, named), bool, len(named))).tolist():
             good[row] = False
             refuse(row, str(self.unit_column), LOST_DIGITS)
@@ -176,6 +174,9 @@ class Tables:
         return Records(
             Samples(content, forms=self.schema.forms), self.schema.labels_of(content), units, tuple(refused), adjusted
         )
+
+    def _plain(self, cell: str | None) -> str | None:
+        return plain_number(cell, self.decimal, self.thousands) if self.decimal != "." or self.thousands else cell
 
     def _rows(self) -> Iterator[tuple[str, int, Row | Broken]]:
         """Rows, each with its file and its line."""
