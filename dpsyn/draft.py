@@ -41,8 +41,11 @@ ENOUGH = 50  # rows that show an order between two columns
 MOST_ORDERS = 10
 USER = "names the user of a row, see `unit` below; in no synthetic row"
 KEY_NAME = re.compile(
-    r"(^|[_\s-])(id|ids|uuid|guid|key|hash|nr|no)$|[a-z]I[dD]$|^(patient|customer|user|client|member|person)$", re.I
+    r"(^|[_\s-])(id|ids|uuid|guid|key|hash|nr|no)$|[a-z]I[dD]$|^(patient|customer|user|client|member|person)$"
+    r"|^(kunde|kundin|kunden|patientin|patienten|nutzer|benutzer|cliente|usuario|utilisateur)(nummer|nr)?$",
+    re.I,
 )
+NUMBERED = re.compile(r"(?<=[^\W\d])[-_]?\d+$")  # behind a letter
 INTEGER = re.compile(r"[+-]?\d{1,25}")
 ZONE = re.compile(r"(?<=\d)(?:\s*)([+-]\d\d:?\d\d|Z)$")
 CASES = (str.lower, str.title, str.upper)
@@ -56,13 +59,13 @@ FORMS: tuple[tuple[str, str | None], ...] = (
     ("date", "%d-%m-%Y"),
     *(("date", f"{day}{sign}%y") for sign in "./-" for day in (f"%d{sign}%m", f"%m{sign}%d")),
     *(("date", form) for form in ("%d-%b-%Y", "%d-%b-%y", "%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y")),
+    ("datetime", "%d.%m.%Y %H:%M"),
+    ("datetime", "%d.%m.%Y %H:%M:%S"),
     ("datetime", None),
     ("datetime", "%d/%m/%Y %H:%M"),
     ("datetime", "%d/%m/%Y %H:%M:%S"),
     ("datetime", "%m/%d/%Y %H:%M"),
     ("datetime", "%m/%d/%Y %H:%M:%S"),
-    ("datetime", "%d.%m.%Y %H:%M"),
-    ("datetime", "%d.%m.%Y %H:%M:%S"),
     ("datetime", "%m/%d/%Y %I:%M %p"),
     ("datetime", "%m/%d/%Y %I:%M:%S %p"),
 )
@@ -304,11 +307,14 @@ def _key(name: str, counts: Counter[str], may_be_user: bool) -> str | None:
     rows = sum(counts.values())
     if any(INTEGER.fullmatch(text) and abs(int(text)) >= 2**53 for text in counts) and len(counts) > rows / 2:
         return "whole numbers of 64 bits that nearly all differ: keys or hashes; left out"
-    if not KEY_NAME.search(name) or len(counts) <= FEW or any("." in text for text in counts):
-        return None
-    if len(counts) > 0.95 * rows:
-        return "every row has its own: a key; left out. Say `unit:` if it names users"
-    return USER if may_be_user else "several rows share one: it may name users; left out"
+    if KEY_NAME.search(name) and len(counts) > FEW and not any("." in text for text in counts):
+        if len(counts) > 0.95 * rows:
+            return "every row has its own: a key; left out. Say `unit:` if it names users"
+        return USER if may_be_user else "several rows share one: it may name users; left out"
+    is_numbered = len({NUMBERED.sub("", text) for text in counts}) == 1 and all(map(NUMBERED.search, counts))
+    if is_numbered and len(counts) > VALUES:
+        return "more than a hundred codes that differ by a number: they may name users or things; left out"
+    return None
 
 
 def _guess(counts: Counter[str], dialect: Dialect) -> tuple[list[str], str]:

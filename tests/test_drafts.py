@@ -107,6 +107,17 @@ def test_a_column_is_drafted_as_what_it_is(tmp_path: Path, name: str, column: st
     assert drafted(path, **settings)[0]["columns"][column]["kind"] == kind
 
 
+def test_codes_by_which_people_may_be_told_are_no_category(tmp_path: Path) -> None:
+    path = tmp_path / "sample.csv"
+    path.write_text(
+        "Kunde,ref,at\n" + "".join(f"K{i % 50},R-{i % 150},0{1 + i % 9}.02.2024 10:00\n" for i in range(400))
+    )
+    said, refused = drafted(path)
+    assert said["unit"] == "Kunde" and list(said["columns"]) == ["at"] and refused == []
+    assert said["columns"]["at"]["format"] == "%d.%m.%Y %H:%M"
+    assert '# "ref": more than a hundred codes that differ by a number' in draft.draft(str(path))
+
+
 def test_users_are_named_and_keys_and_hashes_are_left_out(tmp_path: Path) -> None:
     for name, unit in (("users", "patient_id"), ("keys", None), ("hashes", None), ("an index of pandas", None)):
         head, row, _ = FILES[name]
