@@ -29,6 +29,7 @@ from omegaconf.resolvers.oc import env
 from dpsyn import prompts, schema
 from dpsyn.api import Api
 from dpsyn.cell_run import CellPlan, cell_plan
+from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, bad, near
 from dpsyn.job import Job
@@ -299,7 +300,7 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
         name: _part(name, plain[name], trusted, given) for name in ("runtime", "data", "api", "embedding", "schedule")
     }
     parts["privacy"] = privacy
-    for name, contract in (("api", Api), ("embedding", Embedding)):
+    for name, contract in (("api", Api), ("data", Data), ("embedding", Embedding)):
         if not isinstance(parts[name], contract):
             lacks = ", ".join(m for m in vars(contract) if m[0] != "_" and not hasattr(parts[name], m))
             do = f"It has no {lacks}; a subclass of dpsyn.{name}.{contract.__name__} has those that need not be said."

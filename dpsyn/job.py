@@ -128,9 +128,11 @@ def check(job: Job) -> None:
             job.api.check_degree(degree)
     job.data.check()
     for key, source in public_sources(job):
-        if _same_place(getattr(source, "path", None), getattr(job.data, "path", None)):
-            raise bad(key, getattr(source, "path", None), "public data, not those of data.path")
-        place = Path(str(getattr(source, "path", None))).expanduser()
+        if source.place is None:
+            continue
+        if _same_place(source.place, job.data.place):
+            raise bad(key, source.place, "public data, not those of data.path")
+        place = Path(source.place).expanduser()
         if any((above / "privacy.json").exists() for above in (place, *place.parents[:3])):
             raise bad(key, place, "public data, not what dpsyn released", "Its privacy loss would not be counted here.")
     job.api.check()
@@ -160,7 +162,7 @@ def public_sources(job: Job) -> list[tuple[str, Data]]:
     return [*(("api.path", data) for data in own), *(("embedding.data", data) for data in learned)]
 
 
-def _same_place(one: object, two: object) -> bool:
-    if not isinstance(one, str) or not isinstance(two, str):
+def _same_place(one: str, two: str | None) -> bool:
+    if two is None:
         return False
     return one == two or os.path.realpath(os.path.expanduser(one)) == os.path.realpath(os.path.expanduser(two))

@@ -57,6 +57,17 @@ class Forgetful(Api):
     generate, vary = Plain.generate, Plain.vary
 
 
+class Rows:
+    """It says neither where its rows lie nor what digests they have."""
+
+    id = records = unit_column = None
+    on_error, labels, max_refused, max_adjusted = "refuse", ({},), 0, 0
+
+    def check(self): pass
+    def fingerprint(self): return ""
+    def batches(self, size): return iter(())
+
+
 class Looking(Embedding):
     def __call__(self, samples): return np.zeros((len(samples), 2), np.float32)
     def reads(self): return ()
@@ -109,3 +120,12 @@ def test_an_embedding_that_does_not_say_what_its_weights_are_is_refused_by_name(
     assert cli.main(["run", "--config-dir", "mine", "api=draw_text", "embedding=own", *given]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "fingerprint" in said
+
+
+def test_data_that_do_not_say_where_they_lie_are_refused_by_name(others, capsys):
+    Path("mine/data").mkdir()
+    Path("mine/data/own.yaml").write_text("_target_: others.Rows\n")
+    given = [text for text in GIVEN if not text.startswith("data")]
+    assert cli.main(["run", "--config-dir", "mine", "api=draw_text", "data=own", *given]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("dpsyn: data=others.Rows: expected a part of the group data. It has no place, digests;")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -50,6 +50,7 @@ class Records:
     remarks: Mapping[str, int] = field(default_factory=dict)
 
 
+@runtime_checkable
 class Data(Protocol):
     """Rows of one modality, read anew by every call of `batches`.
 
@@ -83,6 +84,12 @@ class Data(Protocol):
 
     def fingerprint(self) -> str:
         """A digest of the content of the data: private, it never leaves `private/` and the private cache."""
+        ...
+
+    @property
+    def place(self) -> str | None:
+        """Where its rows lie: a local path or a name on the hub; None for data that ship with a package. No pool may
+        lie where the private data do."""
         ...
 
     def digests(self) -> set[str]:

@@ -64,6 +64,10 @@ class BreastCancer:
     def fingerprint(self) -> str:
         return blake2b(repr(self._content().tolist()).encode(), digest_size=32).hexdigest()
 
+    @property
+    def place(self) -> str | None:
+        return None
+
     def digests(self) -> set[str]:
         return {self.fingerprint()}
 

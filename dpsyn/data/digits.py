@@ -62,6 +62,10 @@ class Digits:
         images, digits = self._rows()
         return blake2b(images.tobytes() + digits.tobytes(), digest_size=32).hexdigest()
 
+    @property
+    def place(self) -> str | None:
+        return None
+
     def digests(self) -> set[str]:
         return {self.fingerprint()}
 

@@ -123,6 +123,10 @@ class HubImages:
         else:
             self._columns(["image", "label"], ["image"])
 
+    @property
+    def place(self) -> str | None:
+        return self.path
+
     def digests(self) -> set[str]:
         """A digest of the content of each local file; of a data set on the hub, its fingerprint."""
         return self._source.digests()

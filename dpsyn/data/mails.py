@@ -176,6 +176,10 @@ class Mails:
     def fingerprint(self) -> str:
         return blake2b(repr(_mails(self.split)).encode(), digest_size=32).hexdigest()
 
+    @property
+    def place(self) -> str | None:
+        return None
+
     def digests(self) -> set[str]:
         return {self.fingerprint()}
 

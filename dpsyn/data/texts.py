@@ -118,6 +118,10 @@ class Texts:
             if self.unit_column is not None:
                 self._source.check_unit(self.unit_column)
 
+    @property
+    def place(self) -> str | None:
+        return self.path
+
     def digests(self) -> set[str]:
         """A digest of the content of each local file; of a data set on the hub, its fingerprint."""
         return self._source.digests()
