@@ -147,7 +147,11 @@ def test_a_run_whose_private_part_is_gone_does_not_go_on_but_expands(copied, cap
     shutil.rmtree(copied / "private")
     assert "private/config.yaml is gone" in refusal(copied)
     assert not (copied / "private").exists()
-    monkeypatch.setattr("dpsyn.data.digits.Digits.batches", None)  # the data are gone too
+
+    def gone(*_):
+        raise AssertionError("the data are gone too")
+
+    monkeypatch.setattr("dpsyn.data.digits.Digits.batches", gone)
     assert cli.main(["expand", str(copied), "--rows", "90"]) == 0
     assert json.loads((copied / "release/privacy.json").read_text()) == before
     more = pq_images(copied)
