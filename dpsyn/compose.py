@@ -303,7 +303,7 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
     for name, contract in (("api", Api), ("data", Data), ("embedding", Embedding)):
         if not isinstance(parts[name], contract):
             lacks = ", ".join(m for m in vars(contract) if m[0] != "_" and not hasattr(parts[name], m))
-            do = f"It has no {lacks}; a subclass of dpsyn.{name}.{contract.__name__} has those that need not be said."
+            do = f"It has no {lacks}: see dpsyn.{name}.{contract.__name__}."
             raise bad(name, plain[name]["_target_"], f"a part of the group {name}", do)
     measured = plain["metric"].get("parts") or {}
     if not isinstance(measured, dict):

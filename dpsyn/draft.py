@@ -324,11 +324,8 @@ def _guess(counts: Counter[str], dialect: Dialect) -> tuple[list[str], str]:
     if words := next((pair for pair in BOOLEANS if spelled.keys() == set(pair)), None):
         written = [spelled[word] for word in words]
         return _boolean(written), ""
-    if spelled.keys() <= {"false", "true"} and any(
-        way(one) == one for one in spelled.values() for way in CASES
-    ):  # in public rows one of them may not occur
-        (one,) = spelled.values()
-        return _boolean([next(way(word) for way in CASES if way(one) == one) for word in ("false", "true")]), ""
+    if way := next((way for way in CASES for word in ("false", "true") if list(merged) == [way(word)]), None):
+        return _boolean([way("false"), way("true")]), ""  # in public rows one of them may not occur
     if dates := _dates(counts):
         return dates
     plain = Counter(map(str, dialect.plain(list(counts))))

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Sequence
 from contextlib import suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
 
@@ -88,7 +89,8 @@ def fetched(
         found = Path(
             snapshot_download(name, revision=commit, allow_patterns=list(wanted), ignore_patterns=list(ignored))
         )
-        if not any(found.rglob("*.safetensors")):
+        there = [path.relative_to(found).as_posix() for path in found.rglob("*.safetensors")]
+        if not any(fnmatch(name, pattern) for name in there for pattern in wanted):
             found = Path(snapshot_download(name, revision=commit, allow_patterns=[*wanted, *others]))
         return found
     except (OSError, ValueError) as error:

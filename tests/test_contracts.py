@@ -128,4 +128,6 @@ def test_data_that_do_not_say_where_they_lie_are_refused_by_name(others, capsys)
     given = [text for text in GIVEN if not text.startswith("data")]
     assert cli.main(["run", "--config-dir", "mine", "api=draw_text", "data=own", *given]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("dpsyn: data=others.Rows: expected a part of the group data. It has no place, digests;")
+    assert said.startswith(
+        "dpsyn: data=others.Rows: expected a part of the group data. It has no place, digests: see dpsyn.data.Data."
+    )

@@ -68,7 +68,11 @@ def test_survivors_of_the_first_and_variations_by_the_second_stand_side_by_side(
 
 
 def test_an_api_that_needs_no_traits_adopts_anything():
-    part = Relay(Grey(), Grey.__new__(type("Plain", (), {"vary": lambda self, samples, *_: Samples(samples.content)})))
+    class Plain(Making):
+        def vary(self, samples, labels, degree, seeds):
+            return Samples(samples.content)
+
+    part = Relay(Grey(), Plain())
     made = part.generate(LABELS, SEEDS)
     assert part.vary(made, LABELS, {"second": 0}, SEEDS).traits.keys() == {"first.bright"}
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from programme import Making
 
 from dpsyn.api import Metered, Usage, metered, together
 from dpsyn.api.relay import Relay
@@ -14,7 +15,7 @@ from dpsyn.spending import Spending
 
 
 @dataclass(frozen=True)
-class Paid:
+class Paid(Making):
     """Takes `price` a row."""
 
     price: float
@@ -32,20 +33,18 @@ class Paid:
     def estimate(self, labels: Any, generated: int, varied: int) -> Usage:
         return Usage(calls=generated + varied, money=self.price * (generated + varied), seconds=1.0)
 
-    def generate(self, labels: Any, seeds: Any) -> Any: ...
-
     def vary(self, samples: Any, labels: Any, degree: Any, seeds: Any) -> Any: ...
 
 
 @dataclass(frozen=True)
-class Free:
+class Free(Making):
     row_bytes = 1
 
     def vary(self, samples: Any, labels: Any, degree: Any, seeds: Any) -> Any: ...
 
 
 @dataclass(frozen=True)
-class Wrapped:
+class Wrapped(Making):
     inner: Any
 
     def vary(self, samples: Any, labels: Any, degree: Any, seeds: Any) -> Any: ...

@@ -113,7 +113,7 @@ def metered(api: object, name: str = "") -> dict[str, Metered]:
     found: dict[str, Metered] = {}
     for each in fields(api) if is_dataclass(api) else ():
         part = getattr(api, each.name)
-        if hasattr(part, "vary"):
+        if isinstance(part, Api):
             found |= metered(part, f"{name}.{each.name}".lstrip("."))
     return found
 

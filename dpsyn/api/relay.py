@@ -33,7 +33,7 @@ class Relay(Api):
 
     def __post_init__(self) -> None:
         for leg in LEGS:
-            if not hasattr(api := getattr(self, leg), "vary"):
+            if not isinstance(api := getattr(self, leg), Api):
                 raise bad(f"api.{leg}", api or "null", "an api, {_target_: ..., and its arguments}")
 
     @property

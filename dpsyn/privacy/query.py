@@ -8,6 +8,7 @@ in the docstring and shown in `tests/test_stability.py`.
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -36,43 +37,47 @@ class Block:
 
 class Query(Protocol):
     @property
+    @abstractmethod
     def size(self) -> int:
         """Entries of what is tallied."""
         ...
 
     @property
+    @abstractmethod
     def moves(self) -> int:
         """Entries of the answer that a record which is added or removed changes, by at most one each."""
         ...
 
     @property
+    @abstractmethod
     def about(self) -> str:
         """A digest of all that is asked, for the receipt."""
         ...
 
-    def check(self, dimension: int) -> None:
-        """Raises UserError where records of vectors of this length cannot be asked."""
+    @abstractmethod
+    def choices(self, blocks: Iterable[Block]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(units int64 [b], the entries that each record counts in, int64 [b, m]), block by block."""
         ...
 
-    def choices(self, blocks: Iterable[Block]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(units int64 [b], the entries that each record counts in, int64 [b, m]), for votes of users."""
-        ...
+    def check(self, dimension: int) -> None:
+        """Raises UserError where records of vectors of this length cannot be asked."""
+        return None
 
     def tally(self, blocks: Iterable[Block]) -> np.ndarray:
         """int64 [size], exact: the sum over records, so that shards can be added up."""
-        ...
+        return count_by_record((rows for _, rows in self.choices(blocks)), self.size)
 
     def answer(self, total: np.ndarray) -> np.ndarray:
         """int64, exact: what is noised, of the sum of all tallies."""
-        ...
+        return total
 
 
 @dataclass(frozen=True)
-class Nearest:
+class Nearest(Query):
     """Every record votes for its k nearest candidates of its own label; for all there are, where they are fewer.
 
     vectors: float32 [n, d], of the candidates. labels: int64 [n]. search: candidates -> a shortlist search.
-    about: the digest of their file. Records of a label without candidates cast no vote.
+    population: the digest of their file. Records of a label without candidates cast no vote.
 
     Guarantee: the votes of a record are a function of the record and the candidates alone (`dpsyn.voting.nearest`
     settles every tie and every rounding by an order of its own), and are one each for at most k distinct candidates. So
@@ -83,7 +88,11 @@ class Nearest:
     labels: np.ndarray
     k: int
     search: Callable[[np.ndarray], Search]
-    about: str
+    population: str
+
+    @property
+    def about(self) -> str:
+        return self.population
 
     @property
     def size(self) -> int:
@@ -118,21 +127,19 @@ class Nearest:
                 vectors: Vectors = block.vectors
                 yield block.units, mine[nearest(vectors, candidates, min(self.k, len(mine)), shortlist)]
 
-    def tally(self, blocks: Iterable[Block]) -> np.ndarray:
-        return count_by_record((rows for _, rows in self.choices(blocks)), self.size)
-
-    def answer(self, total: np.ndarray) -> np.ndarray:
-        return total
-
 
 @dataclass(frozen=True)
-class LabelCounts:
-    """How many records each of `size` declared labels has.
+class LabelCounts(Query):
+    """How many records each of so many declared labels has.
 
     Guarantee: a record has one label, so one that is added or removed changes one entry by one.
     """
 
-    size: int
+    labels: int
+
+    @property
+    def size(self) -> int:
+        return self.labels
 
     @property
     def moves(self) -> int:
@@ -142,21 +149,12 @@ class LabelCounts:
     def about(self) -> str:
         return LABELS
 
-    def check(self, dimension: int) -> None:
-        pass
-
     def choices(self, blocks: Iterable[Block]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         return ((block.units, np.full((len(block.units), 1), block.label)) for block in blocks)
 
-    def tally(self, blocks: Iterable[Block]) -> np.ndarray:
-        return count_by_record((rows for _, rows in self.choices(blocks)), self.size)
-
-    def answer(self, total: np.ndarray) -> np.ndarray:
-        return total
-
 
 @dataclass(frozen=True)
-class CellCounts:
+class CellCounts(Query):
     """How many records lie in each cell of some subspaces.
 
     Guarantee: a record lies in one cell of each subspace, and which one depends on the record and the subspace alone.
@@ -177,9 +175,6 @@ class CellCounts:
     def about(self) -> str:
         return _digest(self.question)
 
-    def check(self, dimension: int) -> None:
-        pass
-
     def choices(self, blocks: Iterable[Block]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for block in blocks:
             codes, labels = _coded(block)
@@ -187,9 +182,6 @@ class CellCounts:
 
     def tally(self, blocks: Iterable[Block]) -> np.ndarray:
         return counts_of(self.question, map(_coded, blocks))
-
-    def answer(self, total: np.ndarray) -> np.ndarray:
-        return total
 
 
 @dataclass(frozen=True)
