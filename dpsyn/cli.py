@@ -155,7 +155,7 @@ def expand(given: list[str]) -> int:
     parser.add_argument("overrides", nargs="*", help="e.g. expand.degree.size=1, api.fonts=DIR, runtime.batch_size=512")
     chosen = parser.parse_intermixed_args(given)
     from dpsyn import compose
-    from dpsyn.execution import expand_run
+    from dpsyn.expanding import expand_run
     from dpsyn.run import open_run
 
     job = compose.rebuilt(open_run(chosen.run), chosen.overrides)
@@ -258,7 +258,7 @@ def _carry_out(plain, swept: Sequence[str]) -> None:  # type: ignore[no-untyped-
 
     job = compose.build(plain, swept)
     check(job)
-    carry_out(job, _screen(facts(job), job.releases))
+    carry_out(job, _screen(facts(job), len(job.releases)))
     show_end(job)
 
 

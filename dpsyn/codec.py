@@ -19,14 +19,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from dpsyn.columns import TIMES, Column
 from dpsyn.constraints import Order, lowest_above
+from dpsyn.randomness import uniform
 from dpsyn.schema import Schema
-from dpsyn.seeds import uniform
 
 BINS = 256  # runs of equal length
 NEAR = 32  # runs an octave, where that is shorter: a number, or a distance, is told to 2 % of itself
@@ -42,16 +42,22 @@ FADES = 10.0
 
 
 @dataclass(frozen=True)
-class Coded:
-    """A column as codes: how many, whether neighbouring codes are neighbouring values (but for the missing one), and
-    the code of a missing value, or None where there can be none. expected: float64 [codes without the missing one], the
-    share of each before anything is known, of an ordered column; None: all alike."""
+class CodedColumn:
+    """What is public about a column of codes in [0, codes).
 
-    name: str
+    codes: how many.
+    ordered: neighbouring codes are neighbouring values (but for the missing one).
+    missing: the code of a missing value; None where there can be none.
+    expected: float64 [codes without the missing one], the share of each before anything is known, of an ordered column;
+        None: all alike.
+    name: of the column.
+    """
+
     codes: int
     ordered: bool
-    missing: int | None
-    expected: np.ndarray | None = None
+    missing: int | None = None
+    expected: np.ndarray | None = field(default=None, compare=False)
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ def width(column: Column) -> float:
     return float(np.diff(_starts(column)).max(initial=1))
 
 
-def coded(schema: Schema) -> tuple[Coded, ...]:
+def coded_columns(schema: Schema) -> tuple[CodedColumn, ...]:
     """Of every column that is no label, in order."""
     below = _below(schema)
     found = []
@@ -74,11 +80,12 @@ def coded(schema: Schema) -> tuple[Coded, ...]:
         ordered = column.numeric or column.kind == "ordered"
         count = _count(column, below) + len(_starts(column))
         expected = _expected(column, column.name in below) if column.numeric else None
-        found.append(Coded(column.name, count + column.missing, ordered, count if column.missing else None, expected))
+        missing = count if column.missing else None
+        found.append(CodedColumn(count + column.missing, ordered, missing, expected, column.name))
     return tuple(found)
 
 
-def codes(schema: Schema, content: np.ndarray) -> np.ndarray:
+def encode(schema: Schema, content: np.ndarray) -> np.ndarray:
     """int32 [n, columns that are no labels], each 0 or more and below its number of codes."""
     below = _below(schema)
     table = np.empty((len(content), len(schema.features)), np.int32)
@@ -94,7 +101,7 @@ def codes(schema: Schema, content: np.ndarray) -> np.ndarray:
     return table
 
 
-def decoded(schema: Schema, table: np.ndarray, labels: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+def decode(schema: Schema, table: np.ndarray, labels: np.ndarray, seeds: np.ndarray) -> np.ndarray:
     """Content [n] of codes, int [n, columns that are no labels], and labels, int64 [n]; none breaks a constraint.
 
     A number is uniform over the places of its cell that are not below the columns that it is above, by its row's own
@@ -102,7 +109,7 @@ def decoded(schema: Schema, table: np.ndarray, labels: np.ndarray, seeds: np.nda
     """
     content = np.empty(len(table), schema.dtype)
     schema.with_labels(content, labels)
-    below, facts = _below(schema), coded(schema)
+    below, facts = _below(schema), coded_columns(schema)
     for of_column, fact in zip(table.T, facts, strict=True):
         if len(table) and not 0 <= of_column.min() <= of_column.max() < fact.codes:
             raise ValueError(f"a code of {fact.name} is not in 0..{fact.codes - 1}")

@@ -26,17 +26,19 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers.oc import env
 
+from dpsyn import api as apis
+from dpsyn import embedding as embeddings
 from dpsyn import prompts, schema
 from dpsyn.api import Api
-from dpsyn.cell_run import CellPlan, cell_plan
-from dpsyn.data import Data
+from dpsyn.data import Data, TableData
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, bad, near
 from dpsyn.job import Job
 from dpsyn.privacy import account
 from dpsyn.privacy.budget import Settings
 from dpsyn.run import RunDirectory, flat
-from dpsyn.schedule import Cells, initial_size
+from dpsyn.schedule import Schedule
+from dpsyn.schedule.evolution import WithLabelShares
 
 IDENTITY = ("seed", "data", "api", "embedding", "privacy", "schedule", "label_shares")
 DEFAULT = "+experiment=digits"
@@ -296,15 +298,18 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
     # what a run without protection asked was chosen by exact votes: a private run that skips it would tell them
     answers = ANSWERS if privacy.is_private else BARE_ANSWERS
     given = {"runtime": plain["runtime"], "answers_folder": answers}
-    parts = {
-        name: _part(name, plain[name], trusted, given) for name in ("runtime", "data", "api", "embedding", "schedule")
-    }
-    parts["privacy"] = privacy
-    for name, contract in (("api", Api), ("data", Data), ("embedding", Embedding)):
-        if not isinstance(parts[name], contract):
-            lacks = ", ".join(m for m in vars(contract) if m[0] != "_" and not hasattr(parts[name], m))
-            do = f"It has no {lacks}: see dpsyn.{name}.{contract.__name__}."
-            raise bad(name, plain[name]["_target_"], f"a part of the group {name}", do)
+    runtime = _part("runtime", plain["runtime"], trusted, {})
+    schedule: Schedule = _contracted("schedule", Schedule, plain, trusted, given)
+    data: Data = _contracted("data", Data, plain, trusted, given)
+    if schedule.uses_api:
+        api: Api = _contracted("api", Api, plain, trusted, given)
+        embed: Embedding = _contracted("embedding", Embedding, plain, trusted, given)
+    else:
+        plain = {**plain, "api": None, "embedding": None}
+        api = apis.Unasked(data.schema.row_bytes if isinstance(data, TableData) else 0)
+        embed = embeddings.Unasked()
+    if plain["label_shares"] == "noisy":
+        schedule = WithLabelShares(schedule)
     measured = plain["metric"].get("parts") or {}
     if not isinstance(measured, dict):
         raise bad("metric.parts", measured, "parts by their names")
@@ -316,9 +321,6 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
         for name, part in measured.items()
         if part is not None  # taken off a group of metrics
     }
-    steps = parts["schedule"]  # or, without votes, a number of rows; or votes in cells
-    cells = _cells(plain, parts) if isinstance(steps, Cells) else None
-    start, schedule = (steps, ()) if isinstance(steps, int) else (0, ()) if cells else (initial_size(steps), steps)
     identity = {key: plain[key] for key in IDENTITY}
     identity["privacy"] = {key: value for key, value in plain["privacy"].items() if key not in AGREED}
     root = str(plain["run_dir"])
@@ -339,27 +341,24 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
         name=str(plain["name"]),
         root=Path(root),
         seed=seed,
-        data=parts["data"],
-        api=parts["api"],
-        embed=parts["embedding"],
+        data=data,
+        api=api,
+        embed=embed,
         privacy=privacy,
-        start=start,
         schedule=schedule,
-        shares=_shares(plain["label_shares"], len(parts["data"].labels)),
+        shares=_shares(plain["label_shares"], len(data.labels)),
         metrics=metrics,
         every=every,
         expand_rows=rows,
         expand_degree=plain["expand"]["degree"],
-        runtime=parts["runtime"],
+        runtime=runtime,
         identity=identity,
         cache_identity={
             "data": {key: value for key, value in plain["data"].items() if key not in LIMITS},
             "embedding": plain["embedding"],
         },
         public=_public(plain, identity, [name for name, metric in metrics.items() if not metric.private]),
-        cells=cells,
-        noisy_shares=plain["label_shares"] == "noisy",
-        operational=frozenset(_operational(identity)),
+        free=frozenset(_operational(identity)),
     )
 
 
@@ -376,21 +375,16 @@ def _public(plain: Mapping[str, Any], identity: Mapping[str, Any], metrics: Sequ
     return {"name": str(plain["name"]), **{key: published(value, (key,)) for key, value in said.items()}}
 
 
-def _cells(plain: Mapping[str, Any], parts: Mapping[str, Any]) -> CellPlan:
-    """Raises UserError for what votes in cells cannot go with."""
-    data, privacy = parts["data"], parts["privacy"]
-    if not hasattr(data, "schema"):
-        raise bad("schedule", "cells", "a table with a schema", "Name it with data=tables.")
-    if plain["embedding"]["_target_"] != "dpsyn.embedding.cells.Cells":
-        raise bad("embedding", plain["embedding"]["_target_"], "embedding=cells with schedule=cells")
-    if data.records is None:
-        raise bad("data.records", "null", "a declared number of rows with schedule=cells")
-    if privacy.noise_multiplier is not None:
-        raise bad("privacy.noise_multiplier", privacy.noise_multiplier, "null with schedule=cells", "Give epsilon.")
-    if privacy.nearest != 1 or privacy.shares is not None or plain["label_shares"] != "uniform":
-        ours = "privacy.nearest=1, privacy.shares=null and label_shares=uniform"
-        raise bad("schedule", "cells", f"{ours} with it", "It has shares of its own, and counts the labels itself.")
-    return cell_plan(parts["schedule"], data.schema, len(data.labels), data.records, privacy)
+def _contracted(
+    name: str, contract: type[Any], plain: Mapping[str, Any], trusted: Sequence[str], given: Mapping[str, Any]
+) -> Any:
+    """A part of a group. Raises UserError where it lacks what its contract asks for."""
+    part = _part(name, plain[name], trusted, given)
+    if not isinstance(part, contract):
+        lacks = ", ".join(m for m in vars(contract) if m[0] != "_" and not hasattr(part, m))
+        do = f"It has no {lacks}: see dpsyn.{name}.{contract.__name__}."
+        raise bad(name, plain[name]["_target_"], f"a part of the group {name}", do)
+    return part
 
 
 def rebuilt(run: RunDirectory, overrides: Sequence[str]) -> Job:
@@ -408,7 +402,8 @@ def rebuilt(run: RunDirectory, overrides: Sequence[str]) -> Job:
     try:
         said = known["settings"] if known else yaml.safe_load(source.read_text(encoding="utf-8"))
         said = {key: said[key] for key in IDENTITY}
-        parts = all(isinstance(said[key], dict) for key in ("data", "api", "embedding", "privacy", "schedule"))
+        parts = all(isinstance(said[key], dict) for key in ("data", "privacy", "schedule"))
+        parts &= all(isinstance(said[key], dict | None) for key in ("api", "embedding"))
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         parts = False
     if not parts:
@@ -441,7 +436,8 @@ def rebuilt(run: RunDirectory, overrides: Sequence[str]) -> Job:
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise UserError(_first_line(error)) from None
     _check_code(plain, overrides)
-    moved = {NOT_PUBLISHED, said["api"].get("path")} - {None}
+    path = (said["api"] or {}).get("path")
+    moved = {NOT_PUBLISHED, *([path] if isinstance(path, str) else [])}
     return build(plain | {"api": _following(plain["api"], moved)})
 
 

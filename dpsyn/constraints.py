@@ -21,7 +21,7 @@ from dpsyn import times
 from dpsyn.columns import Column
 from dpsyn.errors import bad, near, one_of
 from dpsyn.population import MISSING
-from dpsyn.seeds import uniform
+from dpsyn.randomness import uniform
 
 KEY = "schema.constraints"
 FORMS = "'a <= b' (or <, >=, >), 'x is null unless y' or \"x is null unless y == 'v'\""

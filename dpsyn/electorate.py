@@ -14,13 +14,13 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from dpsyn import __version__
 from dpsyn.data import Data
-from dpsyn.embedding import CutsShort, Embedding, Sparse, SparseEmbedding
+from dpsyn.embedding import Coder, CutsShort, Sparse, SparseEmbedding
 from dpsyn.errors import bad
 from dpsyn.files import private_folder, room_on_disk, write
 from dpsyn.population import Samples
@@ -31,7 +31,7 @@ from dpsyn.voting import Vectors, Votes, count_by_user
 
 BATCH = 256  # rows embedded at once: one fixed shape, whatever the number of records
 BLOCK_BYTES = 2**26
-FORMAT = 6  # of a cache entry
+FORMAT = 7  # of a cache entry
 SPARSE = 5  # a sparse product takes as many times as long an entry as a dense one
 
 
@@ -39,14 +39,16 @@ SPARSE = 5  # a sparse product takes as many times as long an entry as a dense o
 class Electorate:
     """Embedded private records, by label. Private, all of it: the repr tells nothing.
 
-    folder: where they lie. entries: how many of a vector lie there, each with its place, where the others are 0; 0: all
-    of them, without.
+    folder: where they lie.
+    entries: how many of a vector lie there, each with its index, where the others are 0; 0: all of them, without.
+    kind: 'float32' for vectors, 'int32' for codes.
     """
 
     folder: Path
     labels: int
     dimension: int
     entries: int
+    kind: str
     unit: str
 
     def __repr__(self) -> str:
@@ -65,7 +67,7 @@ class Electorate:
         if not self.dimension:
             return
         rows = max(1, BLOCK_BYTES // (4 * self.dimension))
-        block = np.empty(rows, _row(self.dimension, self.entries))
+        block = np.empty(rows, _row(self.dimension, self.entries, self.kind))
         with (
             (self.folder / f"{label}.vectors").open("rb") as vectors,
             (self.folder / f"{label}.units").open("rb") as units,
@@ -83,13 +85,13 @@ def _lengths(vectors: Vectors) -> tuple[int, int]:
     return (vectors.dimension, vectors.places.shape[1]) if isinstance(vectors, Sparse) else (vectors.shape[1], 0)
 
 
-def _row(dimension: int, entries: int) -> np.dtype:
+def _row(dimension: int, entries: int, kind: str) -> np.dtype:
     """How a record's vector lies on disk."""
     places = [("places", np.int32, (entries,))] if entries else []
-    return np.dtype([*places, ("values", np.float32, (entries or dimension,))])
+    return np.dtype([*places, ("values", kind, (entries or dimension,))])
 
 
-def open_electorate(data: Data, embed: Embedding, identity: dict[str, object], unit: str, folder: Path) -> Electorate:
+def open_electorate(data: Data, embed: Coder, identity: dict[str, object], unit: str, folder: Path) -> Electorate:
     """The private records, embedded now or found in the private cache.
 
     identity: all settings of the data and of the embedding; with the content of the data and the versions of dpsyn and
@@ -101,10 +103,10 @@ def open_electorate(data: Data, embed: Embedding, identity: dict[str, object], u
     if not (entry / "complete.json").exists():
         _embed_all(data, embed, entry)
     facts = json.loads((entry / "complete.json").read_text())
-    return Electorate(entry, len(data.labels), facts["dimension"], facts["entries"], unit)
+    return Electorate(entry, len(data.labels), facts["dimension"], facts["entries"], facts["kind"], unit)
 
 
-def told_of_rows(electorate: Electorate) -> dict[str, bytes]:
+def row_reports(electorate: Electorate) -> dict[str, bytes]:
     """Private files: refused.jsonl, the rows that cast no vote; adjusted.json, how many cells were read as another
     value, and whatever else was counted."""
     refused = (electorate.folder / "refused.jsonl").read_bytes()
@@ -116,7 +118,7 @@ def survey_of(electorate: Electorate) -> Survey:
     return read_survey((electorate.folder / "survey.json").read_bytes())
 
 
-def _embed_all(data: Data, embed: Embedding, entry: Path) -> None:
+def _embed_all(data: Data, embed: Coder, entry: Path) -> None:
     for dead in entry.parent.glob("*.part"):  # of runs that were killed: vectors of private rows
         if not Path(f"/proc/{dead.name.split('.')[1]}").exists():
             shutil.rmtree(dead, ignore_errors=True)
@@ -124,9 +126,8 @@ def _embed_all(data: Data, embed: Embedding, entry: Path) -> None:
     private_folder(temporary)
     with room_on_disk(entry):
         try:
-            dimension, entries, survey = _write_vectors(data, embed, temporary)
+            facts, survey = _write_vectors(data, embed, temporary)
             write(temporary / "survey.json", survey.json(), private=True)
-            facts = {"dimension": dimension, "entries": entries}
             write(temporary / "complete.json", json.dumps(facts).encode(), private=True)
             shutil.rmtree(entry, ignore_errors=True)
             temporary.rename(entry)
@@ -135,9 +136,9 @@ def _embed_all(data: Data, embed: Embedding, entry: Path) -> None:
             raise
 
 
-def _write_vectors(data: Data, embed: Embedding, folder: Path) -> tuple[int, int, Survey]:
+def _write_vectors(data: Data, embed: Coder, folder: Path) -> tuple[dict[str, Any], Survey]:
     """Vectors, units and refused rows as they come, so that memory is bounded by a batch."""
-    dimension, entries = 0, 0  # until there is a record
+    dimension, entries, kind = 0, 0, "float32"  # until there is a record
     met = Surveyor(len(data.labels))
     look: Callable[[Samples], Vectors] = embed.sparse if isinstance(embed, SparseEmbedding) else embed
     refused = _private_file(folder / "refused.jsonl")
@@ -163,7 +164,8 @@ def _write_vectors(data: Data, embed: Embedding, folder: Path) -> tuple[int, int
             before, (dimension, entries) = (dimension, entries), _lengths(vectors)
             if before not in ((0, 0), (dimension, entries)):
                 raise RuntimeError("embedding: vectors of several lengths")
-            lines = np.empty(n, _row(dimension, entries))
+            kind = "int32" if isinstance(vectors, np.ndarray) and vectors.dtype == np.int32 else "float32"
+            lines = np.empty(n, _row(dimension, entries, kind))
             if isinstance(vectors, Sparse):
                 lines["places"], lines["values"] = vectors.places, vectors.values
             else:
@@ -175,7 +177,7 @@ def _write_vectors(data: Data, embed: Embedding, folder: Path) -> tuple[int, int
     finally:
         for file in [refused, *(file for pair in files for file in pair)]:
             file.close()
-    return dimension, entries, met.survey
+    return {"dimension": dimension, "entries": entries, "kind": kind}, met.survey
 
 
 def _private_file(path: Path) -> BinaryIO:

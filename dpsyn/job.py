@@ -6,35 +6,34 @@ import glob
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dpsyn.api import Api, Degree
-from dpsyn.cell_run import CellPlan
-from dpsyn.data import Data
-from dpsyn.embedding import Embedding
+from dpsyn.data import Data, TableData
+from dpsyn.embedding import Coder, Embedding
 from dpsyn.errors import bad
-from dpsyn.evolution import split
 from dpsyn.metric import Metric
 from dpsyn.population import Label
-from dpsyn.privacy.budget import Budget, Settings, calibrated, plan
+from dpsyn.privacy.budget import Budget, Release, Settings, calibrated
 from dpsyn.runtime import Runtime
-from dpsyn.schedule import Step, final_size
+from dpsyn.schedule import Facts, Schedule
 
 
 @dataclass(frozen=True)
 class Job:
     """All parts of a run.
 
-    root: the run directory. start: rows of iteration 0. schedule: the steps after it, () for no votes. cells: votes in
-    subspaces, in the place of start and schedule.
-    shares: of the labels, float64 [l], sums to 1; noisy_shares: they come from a release of noisy counts instead.
-    identity: the settings that identify the run. public: those of them that are published. cache_identity: those of
-    data and embedding. operational: keys of settings that a run goes on with others of. metrics: name to part; every:
-    also after every n-th iteration.
-    expand_rows: None for no expansion; expand_degree: None for that of the last step.
+    root: the run directory.
+    shares: of the labels, float64 [l], sums to 1.
+    metrics: name to part; every: also after every n-th iteration.
+    expand_rows: None for no expansion; expand_degree: None for what the schedule says.
+    identity: the settings that identify the run; public: those of them that are published; cache_identity: those of
+        data and embedding.
+    free: keys of settings that may change when a run resumes.
     """
 
     name: str
@@ -44,8 +43,7 @@ class Job:
     api: Api
     embed: Embedding
     privacy: Settings
-    start: int
-    schedule: tuple[Step, ...]
+    schedule: Schedule
     shares: np.ndarray
     metrics: Mapping[str, Metric]
     every: int
@@ -55,37 +53,45 @@ class Job:
     identity: Mapping[str, Any]
     cache_identity: Mapping[str, Any]
     public: Mapping[str, Any]
-    operational: frozenset[str] = frozenset()
-    noisy_shares: bool = False
-    cells: CellPlan | None = None
+    free: frozenset[str] = frozenset()
 
     @property
     def labels(self) -> Sequence[Label]:
         return self.data.labels
 
+    @cached_property
+    def facts(self) -> Facts:
+        schema = self.data.schema if isinstance(self.data, TableData) else None
+        return Facts(self.shares, self.data.records, schema, self.privacy)
+
+    @cached_property
+    def releases(self) -> Sequence[Release]:
+        """All of them, by number."""
+        return self.schedule.releases(self.facts)
+
+    @cached_property
+    def api_rows(self) -> Sequence[tuple[int, int]]:
+        """(generated, varied) rows that each iteration asks the api for, at most; the expansion is not among them."""
+        return self.schedule.api_rows(self.facts)
+
+    @property
+    def iterations(self) -> int:
+        """The number of the last one."""
+        return len(self.api_rows) - 1
+
+    @property
+    def coder(self) -> Coder:
+        """What turns private records into what votes are about."""
+        return self.schedule.coder(self.facts) or self.embed
+
+    @property
+    def degree(self) -> Degree | None:
+        """Of the expansion."""
+        return self.schedule.degree(self.expand_degree)
+
     def budget(self, sigma: float | None = None) -> Budget:
         """sigma: as calibrated when the run began; None: calibrate."""
-        if self.cells:
-            return calibrated(self.privacy, self.cells.parts, sigma)
-        return plan(self.privacy, len(self.schedule), sigma, self.noisy_shares)
-
-    @property
-    def releases(self) -> int:
-        """Iterations after the first population, each with one release."""
-        return len(self.cells.releases) if self.cells else len(self.schedule)
-
-    @property
-    def final_size(self) -> int:
-        """Rows of the final population, at most."""
-        if self.cells:
-            return self.cells.size
-        return final_size(self.schedule) if self.schedule else self.start
-
-    @property
-    def last_degree(self) -> Degree | None:
-        """Of the expansion: its own, or else that of the last step."""
-        last = self.schedule[-1].degree if self.schedule else None
-        return last if self.expand_degree is None else self.expand_degree
+        return calibrated(self.privacy, self.releases, sigma)
 
     @property
     def data_name(self) -> str:
@@ -110,22 +116,17 @@ class Job:
 
 def check(job: Job) -> None:
     """What can be found out without reading a private row, loading a model or writing a file. Raises UserError."""
-    for size in [] if job.cells else [step.size for step in job.schedule] or [job.start]:
-        if not split(size, job.shares)[job.shares > 0].all():
-            raise bad("schedule.size", size, f"enough for every one of the {len(job.labels)} labels")
+    job.schedule.check(job.facts, job.api)
     if job.privacy.unit == "user" and job.data.unit_column is None:
         raise bad("privacy.unit", "user", "a column of user ids", "Name it with data.unit_column=.")
-    if job.expand_rows is not None and job.expand_rows < job.final_size:
-        do = "Those are the final survivors."
-        raise bad("expand.rows", job.expand_rows, f"null, or at least {job.final_size}", do)
-    if job.expand_rows is not None and job.cells:
-        raise bad("expand.rows", job.expand_rows, "null with schedule=cells", "Its rows are schedule.size.")
+    least = job.schedule.final_size(job.facts)
+    if job.expand_rows is not None and job.expand_rows < least:
+        raise bad("expand.rows", job.expand_rows, f"null, or at least {least}", "Those are the rows without it.")
     above = next(path for path in (job.root.absolute(), *job.root.absolute().parents) if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise bad("run_dir", job.root, "a folder that can be made", f"{above} is none to write in.")
-    for degree in [*(step.degree for step in job.schedule), job.last_degree]:
-        if degree is not None:
-            job.api.check_degree(degree)
+        raise bad("run_dir", job.root, "a directory that can be created", f"{above} is not writable.")
+    if job.degree is not None:
+        job.api.check_degree(job.degree)
     job.data.check()
     for key, source in public_sources(job):
         if source.place is None:
@@ -140,17 +141,6 @@ def check(job: Job) -> None:
     for metric in job.metrics.values():
         metric.check()
     job.api.check_labels(job.labels)
-
-
-def rows_asked(job: Job) -> list[tuple[int, int]]:
-    """(generated, varied) rows that each iteration asks the api for, at most: iteration 0, the steps, the expansion."""
-    rows = job.start
-    asked = [(rows, 0)]
-    for step in job.schedule:
-        asked.append((0, step.size * step.folds + rows * step.lookahead))
-        rows = step.size * (step.folds + step.keep)
-    more = job.expand_rows or 0
-    return [*asked, (more, 0) if job.last_degree is None else (0, more)]
 
 
 def public_sources(job: Job) -> list[tuple[str, Data]]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dpsyn.files import write
 from dpsyn.population import Label, Population
 from dpsyn.storage import label_name
 
@@ -16,6 +19,17 @@ LABELS, ITERATIONS = 12, 8  # shown at most: evenly spaced, the first and the la
 WIDE = 1800  # px, the pictures of a row or of a column together
 GAP = 12
 TEXTS, CHARACTERS = 3, 400  # of a label and iteration, and of each text
+
+
+def preview(folder: Path, populations: Sequence[Population], labels: Sequence[Label]) -> None:
+    """Writes samples.png for images, samples.txt for texts, nothing for tables."""
+    content = populations[0].samples.content
+    if content.ndim == 4:
+        sink = io.BytesIO()
+        sample_grid(populations, labels).save(sink, "PNG")
+        write(folder / "samples.png", sink.getvalue())
+    elif content.dtype.kind == "O":
+        write(folder / "samples.txt", sample_texts(populations, labels).encode())
 
 
 def sample_grid(populations: Sequence[Population], labels: Sequence[Label], columns: int = 5) -> Image.Image:

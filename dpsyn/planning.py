@@ -9,15 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from dpsyn.api import metered
-from dpsyn.cell_run import CellPlan, minds, records_in_a_vote, release_name
 from dpsyn.errors import bad
-from dpsyn.job import Job, check, rows_asked
+from dpsyn.job import Job, check
 from dpsyn.privacy import account
-from dpsyn.privacy.budget import WEAK, Budget, Charge, epsilon_of, shown
+from dpsyn.privacy.budget import WEAK, Budget, Charge, epsilon_of, records_in_a_vote, shown
 from dpsyn.privacy.statement import shown_delta
 from dpsyn.run import RunDirectory
-from dpsyn.spending import at_most
-from dpsyn.spending import shown as shown_usage
+from dpsyn.spending import at_most, format_usage
 from dpsyn.storage import label_name
 
 
@@ -31,8 +29,8 @@ def promise(job: Job, budget: Budget) -> str:
     """'(1.0, 1e-05)-DP, one record added or removed'"""
     if not job.privacy.is_private:
         return f"NOT PRIVATE (privacy.noise={job.privacy.noise}): for tests only"
-    epsilon = epsilon_of(budget.charges, budget.delta, budget.neighbours)
-    change = "replaced" if budget.neighbours == "replace" else "added or removed"
+    epsilon = epsilon_of(budget.charges, budget.delta, budget.adjacency)
+    change = "replaced" if budget.adjacency == "replace" else "added or removed"
     weak = " WEAK" if epsilon > WEAK else ""
     return (
         f"({shown(epsilon)}, {shown_delta(budget.delta)})-differentially private, one {job.privacy.unit} {change}{weak}"
@@ -40,18 +38,19 @@ def promise(job: Job, budget: Budget) -> str:
 
 
 def noise(job: Job, budget: Budget) -> str:
-    """'standard deviation 11.7 votes in each of 8 releases'"""
+    """'standard deviation 11.7 records in each of 8 releases'"""
     if not budget.charges:
         return "no release: no private row is read"
-    if job.cells:
-        pairs = zip(budget.charges, job.cells.releases, strict=True)
-        sigmas = sorted(charge.sigma * records_in_a_vote(charge, release.moves) for charge, release in pairs)
-        return f"standard deviation {sigmas[0]:.4g} to {sigmas[-1]:.4g} records in {job.releases} releases of counts"
-    votes, labels = budget.charges[: len(job.schedule)], budget.charges[len(job.schedule) :]
-    sigmas = sorted({charge.sigma for charge in votes}, reverse=True)
-    span = f"{sigmas[0]:g}" if len(sigmas) == 1 else f"{sigmas[0]:g} to {sigmas[-1]:g}"
-    counts = f", and {labels[0].sigma:g} in the counts of the labels" if labels else ""
-    return f"standard deviation {span} votes in each of {len(job.schedule)} releases{counts}"
+    found = sorted(deviations(job, budget))
+    least, most = f"{found[0]:.4g}", f"{found[-1]:.4g}"
+    span = f"{least} records in each of" if least == most else f"{least} to {most} records in"
+    return f"standard deviation {span} {len(found)} release{'s' if len(found) > 1 else ''}"
+
+
+def deviations(job: Job, budget: Budget) -> list[float]:
+    """Of the noise of each release, in records."""
+    pairs = zip(budget.charges, job.releases, strict=True)
+    return [charge.sigma * records_in_a_vote(charge, release.moves) for charge, release in pairs]
 
 
 def show_plan(job: Job) -> None:
@@ -66,59 +65,50 @@ def show_plan(job: Job) -> None:
         "labels": f"{len(job.labels)}: {_shortened([label_name(label) for label in job.labels])}",
         "records (declared)": "not declared" if job.data.records is None else f"{job.data.records:,}",
     }
-    for name, value in [*lines.items(), *(("mind", value) for value in _minds(job, budget))]:
+    for name, value in [*lines.items(), *(("warning", text) for text in _warnings(job, budget))]:
         console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
-    if job.cells:
-        _show_cells(console, job, job.cells, budget)
-        return
-    table = Table(
-        "iteration", "population", "generated", "varied", "survivors", "epsilon alone", "epsilon so far", box=None
-    )
-    asked = rows_asked(job)
-    rows = stored = job.start
-    table.add_row("0", f"{rows:,}", f"{rows:,}", "0", "", "", "")
-    for t, step in enumerate(job.schedule, 1):
-        varied = asked[t][1]
-        rows = step.size * (step.folds + step.keep)
-        stored += rows
-        alone, far = _epsilon(job, budget.charges[t - 1 : t]), _epsilon(job, budget.charges[:t])
-        table.add_row(str(t), f"{rows:,}", "0", f"{varied:,}", f"{step.size:,}", alone, far)
-    for charge in budget.charges[len(job.schedule) :]:
-        table.add_row(charge.name, "", "", "", "", _epsilon(job, [charge]), _epsilon(job, budget.charges))
-    if job.expand_rows:
-        table.add_row("expand", f"{job.expand_rows:,}", "0", f"{job.expand_rows:,}", "", "", "")
-        stored += 2 * job.expand_rows
-    console.print(table)
-    generated, varied = (sum(part) for part in zip(*asked, strict=True))
-    console.print(f"asked of the api: {generated + varied:,} rows at most", highlight=False)
+    console.print(_table(job, budget))
+    asked = [*job.api_rows, (0, job.expand_rows or 0)]
+    generated, varied = sum(g for g, _ in asked), sum(v for _, v in asked)
+    rows = job.expand_rows or job.schedule.final_size(job.facts)
+    console.print(f"rows of the synthetic data: {rows:,} at most", highlight=False)
+    if job.schedule.uses_api:
+        console.print(f"API rows: at most {generated + varied:,}", highlight=False)
     if apis := metered(job.api):
-        console.print(f"at most: {shown_usage(at_most(apis, job.labels, generated, varied))}", highlight=False)
+        console.print(f"at most: {format_usage(at_most(apis, job.labels, generated, varied))}", highlight=False)
+    stored = rows + (generated + varied if job.schedule.uses_api else rows)
     console.print(f"disk: about {_megabytes(stored * job.api.row_bytes)} for the run", highlight=False)
 
 
-def _minds(job: Job, budget: Budget) -> Iterator[str]:
+def _table(job: Job, budget: Budget) -> Table:
+    """A line a release, with what the schedule says of it."""
+    told = list(dict.fromkeys(key for release in job.releases for key in release.told))
+    asks = ["generated", "varied"] if job.schedule.uses_api else []
+    table = Table("release", *asks, *told, "noise in records", "epsilon alone", "epsilon so far", box=None)
+
+    def api_rows(pair: tuple[int, int]) -> list[str]:
+        return [f"{rows:,}" for rows in pair] if asks else []
+
+    if asks:
+        table.add_row("-", *api_rows(job.api_rows[0]), *("" for _ in told), "", "", "")
+    noise_of = deviations(job, budget)
+    for t, (release, charge) in enumerate(zip(job.releases, budget.charges, strict=True), 1):
+        asked = api_rows(job.api_rows[t]) if t < len(job.api_rows) else [""] * len(asks)
+        alone, far = _epsilon(job, [charge]), _epsilon(job, budget.charges[:t])
+        words = [release.told.get(key, "") for key in told]
+        table.add_row(release.name, *asked, *words, f"{noise_of[t - 1]:,.4g}", alone, far)
+    if job.expand_rows:
+        table.add_row("expand", *api_rows((0, job.expand_rows)), *("" for _ in told), "", "", "")
+    return table
+
+
+def _warnings(job: Job, budget: Budget) -> Iterator[str]:
     if job.data.records and job.privacy.is_private and budget.delta >= 1 / job.data.records:
         yield f"delta {shown_delta(budget.delta)} is not below one over the declared number of records"
     if job.data.unit_column is not None and job.privacy.unit == "record":
         name = job.data.unit_column
         yield f"column '{name}' names users, but privacy.unit=record protects a row, not all rows of a user"
-    if job.cells:
-        release, charge = job.cells.releases[0], budget.charges[0]
-        yield from minds(job.cells, charge.sigma * records_in_a_vote(charge, release.moves))
-
-
-def _show_cells(console: Console, job: Job, cells: CellPlan, budget: Budget) -> None:
-    table = Table(
-        "release", "subspaces", "cells in each, about", "noise in records", "epsilon alone", "epsilon so far", box=None
-    )
-    for t, (release, charge) in enumerate(zip(cells.releases, budget.charges, strict=True), 1):
-        about = "" if release.cells == math.inf else f"{release.cells:,.0f}"
-        alone, far = _epsilon(job, [charge]), _epsilon(job, budget.charges[:t])
-        deviation = charge.sigma * records_in_a_vote(charge, release.moves)
-        table.add_row(release_name(t, release), f"{release.moves}", about, f"{deviation:,.4g}", alone, far)
-    console.print(table)
-    console.print(f"rows of the synthetic table: {cells.size:,}", highlight=False)
-    console.print(f"disk: about {_megabytes(2 * cells.size * job.api.row_bytes)} for the run", highlight=False)
+    yield from job.schedule.warnings(job.facts, deviations(job, budget))
 
 
 def show_end(job: Job) -> None:
@@ -179,12 +169,10 @@ def show_joint_epsilon(jobs: Sequence[Job], read: bool) -> list[float]:
     for runs in _by_data(jobs, read):
         budgets = [job.budget() for job in runs]
         delta = max(budget.delta for budget in budgets)
-        if len({(job.privacy.unit, job.privacy.neighbours) for job in runs}) > 1:
-            raise bad(
-                "privacy.unit", "several", "one unit and one kind of neighbours in a sweep", "Their sum means nothing."
-            )
+        if len({(job.privacy.unit, job.privacy.adjacency) for job in runs}) > 1:
+            raise bad("privacy.unit", "several", "one unit and one adjacency in a sweep", "Their sum means nothing.")
         charges: list[Charge] = [charge for budget in budgets for charge in budget.charges]
-        found.append(epsilon_of(charges, delta, runs[0].privacy.neighbours))
+        found.append(epsilon_of(charges, delta, runs[0].privacy.adjacency))
         print(f"{len(runs)} runs on one data set: together epsilon {shown(found[-1])} at delta {shown_delta(delta)}")
     return found
 
@@ -238,7 +226,7 @@ def _epsilon(job: Job, charges: Sequence[Charge]) -> str:
     if not job.privacy.is_private:
         return "-"
     assert job.privacy.delta is not None
-    return shown(epsilon_of(charges, job.privacy.delta, job.privacy.neighbours))
+    return shown(epsilon_of(charges, job.privacy.delta, job.privacy.adjacency))
 
 
 def _shortened(names: Sequence[str]) -> str:

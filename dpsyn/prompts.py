@@ -33,8 +33,8 @@ from dpsyn.declarations import read_declared
 from dpsyn.errors import bad, near, one_of
 from dpsyn.hub import pinned
 from dpsyn.population import Label
+from dpsyn.randomness import uniform
 from dpsyn.reasoning import without_reasoning
-from dpsyn.seeds import uniform
 
 KEY = "api.prompts.file"
 HUB_NAME = r"[\w-][\w.-]*(/[\w-][\w.-]*)?"

@@ -72,7 +72,7 @@ class RunDirectory:
             if any(self.root.glob("*/votes/*")) or any(self.root.glob("*/iterations/*")):
                 raise UserError(
                     f"run_dir={self.root}: its private/config.yaml is gone, so this run cannot go on. "
-                    "It can be expanded, reported and exported; name another run_dir for a new one."
+                    "It can be expanded and exported; name another run_dir for a new one."
                 )
             return None
         import yaml
@@ -94,7 +94,7 @@ class RunDirectory:
         write(self.private / "config.yaml", yaml.safe_dump(facts, sort_keys=False).encode(), private=True)
         return run
 
-    def refuse_another(
+    def check_same(
         self, known: Mapping[str, Any], settings: Mapping[str, Any], fingerprint: str, free: Collection[str] = ()
     ) -> None:
         """Raises UserError, with the keys that differ, unless these are the settings and the data of the run here.
@@ -152,12 +152,12 @@ class RunDirectory:
         if line not in lines:
             write(path, "".join(f"{text}\n" for text in [*lines, line]).encode(), private=private)
 
-    def asked(self) -> dict[str, Any]:
+    def read_usage(self) -> dict[str, Any]:
         """What the api took in all starts of this run, from cost.json; {} before the first time."""
         path = self.root / "cost.json"
         return json.loads(path.read_text()) if path.exists() else {}
 
-    def has_asked(self, usage: Mapping[str, Any]) -> None:
+    def write_usage(self, usage: Mapping[str, Any]) -> None:
         write(self.root / "cost.json", (json.dumps(usage, indent=1) + "\n").encode(), private=True)
 
     def log(self, text: str) -> None:

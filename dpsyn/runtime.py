@@ -6,6 +6,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from dpsyn.errors import UserError, bad, one_of
@@ -65,6 +66,24 @@ class Runtime:
         for key in ("channels_last", "compile", "tf32"):
             if type(getattr(self, key)) is not bool:
                 raise bad(f"runtime.{key}", getattr(self, key), "true or false")
+
+
+def check_device(device: str) -> None:
+    """Raises UserError for one that this machine does not have. A run for another machine can be planned here."""
+    if device.startswith("cuda"):
+        import torch
+
+        if int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
+            raise bad("runtime.device", device, "a device of this machine", "auto takes what there is.")
+
+
+def has_gpu() -> bool:
+    """Known without torch, whose import takes seconds, where no driver is there."""
+    if not any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")):
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())
 
 
 def torch_device(runtime: Runtime) -> str:

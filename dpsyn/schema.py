@@ -120,6 +120,11 @@ class Schema:
         return constraints.parsed(self.file.get("constraints") or [], self.columns, self.label_columns)
 
     @property
+    def row_bytes(self) -> int:
+        """About: a column takes 8, or about that in the letters of a category."""
+        return 8 * len(self.columns)
+
+    @property
     def extra(self) -> str:
         return str(self.file.get("extra", "refuse"))
 

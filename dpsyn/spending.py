@@ -23,7 +23,7 @@ class Spending:
         self.written = time.monotonic()
         if self.apis:
             known = run.identity() if (run.private / "config.yaml").exists() else None
-            before = run.asked()
+            before = run.read_usage()
             for name, each in self.apis.items():
                 mine = before if len(self.apis) == 1 else before.get(name, {})
                 each.resume(Usage(**mine), known["run"] if known else None)
@@ -41,15 +41,15 @@ class Spending:
             told = {name: {**asdict(each.usage)} for name, each in self.apis.items()}
             for usage in told.values():
                 del usage["seconds"]
-            self.run.has_asked(told if len(told) > 1 else next(iter(told.values())))
+            self.run.write_usage(told if len(told) > 1 else next(iter(told.values())))
 
     def __str__(self) -> str:
         """'' for an api that takes nothing but time."""
         if not self.apis:
             return ""
-        text = shown(replace(together(each.usage for each in self.apis.values()), seconds=None))
+        text = format_usage(replace(together(each.usage for each in self.apis.values()), seconds=None))
         if any(self.left.values()):
-            text += f"; to come, at most: {shown(self.to_come)}"
+            text += f"; to come, at most: {format_usage(self.to_come)}"
         return text
 
     @property
@@ -62,7 +62,7 @@ def at_most(apis: Mapping[str, Metered], labels: Sequence[Label], generated: int
     return together(each.estimate(labels, generated, varied) for each in apis.values())
 
 
-def shown(usage: Usage) -> str:
+def format_usage(usage: Usage) -> str:
     """'1,204 calls, 210,000 + 88,000 tokens, $0.12 (35 rows from the cache, 2 rows without an answer of their own)'"""
     words = [f"{usage.calls:,} calls", f"{usage.prompt_tokens:,} + {usage.answer_tokens:,} tokens"]
     words.append("price unknown" if usage.money is None else f"${usage.money:,.2f}")

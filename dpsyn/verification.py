@@ -18,7 +18,7 @@ from dpsyn.files import sha256
 from dpsyn.privacy import account
 from dpsyn.privacy.budget import GRID, SMALLEST_SIGMA, Charge, exact_epsilon, shown
 from dpsyn.privacy.ledger import Receipt, read_receipt
-from dpsyn.privacy.query import LABELS
+from dpsyn.privacy.query import CELLS, LABELS
 from dpsyn.privacy.statement import Facts, document, shown_delta, unprotected
 from dpsyn.run import RunDirectory
 
@@ -133,11 +133,13 @@ def _check_receipt(
         faults.append(f"{path}: charged otherwise than the statement says")
     elif not path.exists() or stated.get(t) != sha256(path):
         faults.append(f"{path}: not the receipt that the statement names")
-    before = run.checkpoint(t - 1)
-    about = {"label": LABELS, "counts": "cells "}.get(receipt.charge.name.split()[0])  # where it is no population
-    if about is not None and not receipt.population.startswith(about):
+    before, subject = run.checkpoint(t - 1), receipt.population
+    kind = receipt.charge.name.split()[0]
+    of_counts = subject == LABELS or subject.startswith(f"{CELLS} ")
+    meant = {"votes": not of_counts, "label": subject == LABELS, "counts": subject.startswith(f"{CELLS} ")}
+    if not meant.get(kind, True):
         faults.append(f"{path}: not about what its charge is for")
-    if about is None and before.exists() and sha256(before) != receipt.population:
+    elif not of_counts and before.exists() and sha256(before) != subject:
         faults.append(f"{before}: not the population that was voted on")
 
 
@@ -181,7 +183,7 @@ def _settings_differ(run: RunDirectory, facts: Facts) -> list[str]:
     try:
         same = yaml.safe_load(path.read_text(encoding="utf-8")) == facts.public
         privacy = facts.public["privacy"]
-        noise = privacy["noise"], privacy["unit"], privacy["neighbours"], privacy["delta"]
+        noise = privacy["noise"], privacy["unit"], privacy["adjacency"], privacy["delta"]
         data = facts.public["data"]
         same &= facts.records == data.get("records") and facts.data_id == data.get("id")
     except (yaml.YAMLError, ValueError, KeyError, TypeError):

@@ -20,6 +20,7 @@ import numpy as np
 
 from dpsyn.embedding import Sparse
 from dpsyn.privacy.budget import GRID
+from dpsyn.runtime import has_gpu
 
 SHORTLIST = 4
 UNIT_ROUNDOFF = 2.0**-24  # of float32
@@ -165,6 +166,15 @@ def count_by_user(choices: Iterable[tuple[np.ndarray, np.ndarray]], n: int) -> n
     assert (np.add.reduceat(scaled**2, starts) <= GRID**2).all(), "a user has more than one vote"
     np.add.at(counts, rows, scaled)
     return counts
+
+
+def search_on(device: str, sparse: bool) -> Callable[[np.ndarray], Search]:
+    """The fastest search on a device ('auto', 'cpu', 'cuda', 'cuda:1', ...), for dense or sparse records."""
+    if device == "auto":
+        device = "cuda" if has_gpu() else "cpu"
+    if device == "cpu":
+        return sparse_search if sparse else faiss_search
+    return lambda candidates: torch_search(candidates, device)
 
 
 def faiss_search(candidates: np.ndarray) -> Search:

@@ -27,9 +27,9 @@ from dpsyn.runtime import Runtime
 
 Ask = Callable[..., Any]
 """(what: 'generate', 'vary' or 'embed', its arguments ...) -> its answer"""
-SpreadOut = Callable[[str, Sequence[Callable[[], tuple[Any, ...]]]], Iterator[Any]]
+Dispatch = Callable[[str, Sequence[Callable[[], tuple[Any, ...]]]], Iterator[Any]]
 """(what, for each batch what gives its arguments) -> the answers, in order"""
-During = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """(what is done, for how many rows) -> a context that is told the number of rows done"""
 
 _ask_here: Ask | None = None  # of a worker process
@@ -42,8 +42,8 @@ class InBatches:
     api: Api
     inner: Embedding
     runtime: Runtime
-    spread: SpreadOut
-    during: During
+    dispatch: Dispatch
+    progress: Progress
 
     @property
     def row_bytes(self) -> int:
@@ -61,7 +61,7 @@ class InBatches:
     def embed(self, samples: Samples) -> np.ndarray:
         """float32 [n, d]; looked up where the api has looked at all that it makes with this very embedding."""
         if isinstance(self.api, LooksUp) and self.api.embedding == self.inner:
-            with self.during("looking up", len(samples)):
+            with self.progress("looking up", len(samples)):
                 return self.api.vectors(samples)
         rows = np.arange(len(samples))
         parts = self._asked("embed", "embedding", len(rows), lambda at: (take(samples, rows[at]),))
@@ -69,15 +69,15 @@ class InBatches:
 
     def _asked(self, what: str, text: str, n: int, arguments: Callable[[slice], tuple[Any, ...]]) -> list[Any]:
         if isinstance(self.api, Queued) and what != "embed":  # it queues them in this process, and says how far it is
-            with self.during(text, n) as advance, self.api.watched(advance):
+            with self.progress(text, n) as advance, self.api.watched(advance):
                 part = getattr(self.api, what)(*arguments(slice(0, n)))
             return [_whole(part, n, text)]
         devices = len(self.runtime.devices or [None])
         size = min(self.runtime.batch_size, max(1, -(-n // devices)))
         slices = [slice(start, min(start + size, n)) for start in range(0, max(n, 1), size)]
         parts = []
-        with self.during(text, n) as advance:
-            answers = self.spread(what, [lambda at=at: arguments(at) for at in slices])  # type: ignore[misc]
+        with self.progress(text, n) as advance:
+            answers = self.dispatch(what, [lambda at=at: arguments(at) for at in slices])  # type: ignore[misc]
             for at, part in zip(slices, answers, strict=True):
                 parts.append(_whole(part, at.stop - at.start, text))
                 advance(len(part))
@@ -91,15 +91,15 @@ def _whole(part: Any, rows: int, text: str) -> Any:
 
 
 @contextmanager
-def asked_in_batches(api: Api, embed: Embedding, runtime: Runtime, during: During) -> Iterator[InBatches]:
+def asked_in_batches(api: Api, embed: Embedding, runtime: Runtime, progress: Progress) -> Iterator[InBatches]:
     """The processes of `runtime.devices` start when first asked and end with the context. Raises UserError where one
     of them dies."""
-    with _spread_out(api, embed, runtime.devices) as spread:
-        yield InBatches(api, embed, runtime, spread, during)
+    with _dispatching(api, embed, runtime.devices) as dispatch:
+        yield InBatches(api, embed, runtime, dispatch, progress)
 
 
 @contextmanager
-def _spread_out(api: Api, embed: Embedding, devices: Sequence[str] | None) -> Iterator[SpreadOut]:
+def _dispatching(api: Api, embed: Embedding, devices: Sequence[str] | None) -> Iterator[Dispatch]:
     if devices is None:
         ask = _asker(api, embed)
         yield lambda what, batches: (ask(what, *batch()) for batch in batches)

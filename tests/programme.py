@@ -16,6 +16,10 @@ from dpsyn.embedding import Embedding
 from dpsyn.execution import carry_out
 from dpsyn.planning import facts
 from dpsyn.privacy import ledger
+from dpsyn.privacy.budget import calibrated
+from dpsyn.schedule import Facts
+from dpsyn.schedule.evolution import WithLabelShares, private_evolution
+from dpsyn.schedule.selection import balanced
 from dpsyn.show import Screen
 
 
@@ -51,7 +55,7 @@ def job(root, *overrides):
 def run(root, *overrides):
     """Carries a tiny run out and returns what it printed."""
     made, out = job(root, *overrides), io.StringIO()
-    carry_out(made, Screen(Console(file=out, width=100), facts(made), len(made.schedule)))
+    carry_out(made, Screen(Console(file=out, width=100), facts(made), len(made.releases)))
     return out.getvalue()
 
 
@@ -114,9 +118,16 @@ def same_noise(monkeypatch, noisy=None):
     return recorded
 
 
-def answer(question, blocks):
+def answer(query, blocks):
     """The exact answer about (codes, labels) blocks of rows: int64 [entries]."""
-    from dpsyn.cells import counts_of
-    from dpsyn.privacy.query import about_cells
+    from dpsyn.privacy.marginals import counts_of
 
-    return about_cells(question).answer(counts_of(question, blocks))
+    return query.answer(counts_of(query.marginals, blocks))
+
+
+def vote_budget(settings, releases, sigma=None, label_shares=False):
+    """The budget of so many releases of votes, and of noisy label shares."""
+    schedule = private_evolution(releases, 10, 1, balanced)
+    facts = Facts(np.full(10, 0.1), None, None, settings)
+    planned = (WithLabelShares(schedule) if label_shares else schedule).releases(facts)
+    return calibrated(settings, planned, sigma)

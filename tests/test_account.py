@@ -13,7 +13,7 @@ from dpsyn.privacy import account
 from dpsyn.privacy.budget import Charge
 
 SCHEMA = "columns:\n  g: {kind: category, values: [a, b]}\n  x: {kind: integer, bounds: [0, 9]}\nlabels: []\n"
-COMMON = ["data=tables", "api=table", "embedding=cells", "schedule=cells", "privacy.delta=1e-05", "data.records=200"]
+COMMON = ["data=tables", "schedule=cells", "privacy.delta=1e-05", "data.records=200"]
 
 
 @pytest.fixture

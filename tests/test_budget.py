@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as budgeted
 from hypothesis import strategies as st
+from programme import vote_budget
 
 from dpsyn.errors import UserError
-from dpsyn.privacy.budget import GRID, Budget, Charge, Settings, closed_form, epsilon_of, plan, shown
+from dpsyn.privacy.budget import GRID, Budget, Charge, Settings, closed_form, epsilon_of, shown
 
 
 def votes(sigma, releases, moves=1, grid=1):
@@ -57,10 +58,10 @@ def test_charges_of_different_noise_compose():
 
 
 def test_a_schedule_made_longer_with_the_same_noise_is_not_the_epsilon_it_was():
-    two = plan(Settings(epsilon=1.0, delta=1e-5), 2)
+    two = vote_budget(Settings(epsilon=1.0, delta=1e-5), 2)
     assert epsilon_of(votes(two.sigma, 20), 1e-5, "add_remove") > 3
     with pytest.raises(UserError, match=r"over the 1\.0 that is stated"):
-        plan(Settings(epsilon=1.0, delta=1e-5), 20, sigma=two.sigma)
+        vote_budget(Settings(epsilon=1.0, delta=1e-5), 20, sigma=two.sigma)
 
 
 @budgeted(max_examples=25, deadline=None)
@@ -73,8 +74,8 @@ def test_a_schedule_made_longer_with_the_same_noise_is_not_the_epsilon_it_was():
     neighbours=st.sampled_from(["add_remove", "replace"]),
 )
 def test_the_calibrated_noise_never_spends_more_than_was_promised(epsilon, delta, releases, nearest, unit, neighbours):
-    settings = Settings(epsilon=epsilon, delta=delta, nearest=nearest, unit=unit, neighbours=neighbours)
-    budget = plan(settings, releases)
+    settings = Settings(epsilon=epsilon, delta=delta, votes_per_record=nearest, unit=unit, adjacency=neighbours)
+    budget = vote_budget(settings, releases)
     spent = epsilon_of(budget.charges, delta, neighbours)
     assert spent <= epsilon
     assert round(budget.sigma, 4) == budget.sigma
@@ -85,25 +86,28 @@ def test_the_calibrated_noise_never_spends_more_than_was_promised(epsilon, delta
 @pytest.mark.parametrize("nearest", [1, 4])
 @pytest.mark.parametrize("part", [0.02, 0.1, 0.9])
 def test_noisy_label_shares_spend_their_part_of_the_budget_and_no_more(part, nearest):
-    settings = Settings(epsilon=1.0, delta=1e-5, label_budget=part, shares=[1, 2, 5], nearest=nearest)
-    budget = plan(settings, 3, label_shares=True)
+    settings = Settings(
+        epsilon=1.0, delta=1e-5, label_shares_budget=part, budget_split=[1, 2, 5], votes_per_record=nearest
+    )
+    budget = vote_budget(settings, 3, label_shares=True)
     *votes, labels = [charge.moves / charge.sigma**2 for charge in budget.charges]
     assert [charge.moves for charge in budget.charges] == [nearest, nearest, nearest, 1]
     assert labels / (labels + sum(votes)) == pytest.approx(part, rel=1e-3)
     assert [vote / votes[0] for vote in votes] == pytest.approx([1, 2, 5], rel=1e-3)
     assert 0.99 < epsilon_of(budget.charges, 1e-5, "add_remove") <= 1.0
-    assert plan(settings, 3, budget.sigma, label_shares=True) == budget
+    assert vote_budget(settings, 3, budget.sigma, label_shares=True) == budget
 
 
 def test_ordinary_requests_are_calibrated():
     for epsilon, delta, releases in ((1, 1e-3, 1), (1, 1e-12, 1), (0.01, 1e-6, 40), (10, 1e-5, 4)):
         assert (
-            epsilon_of(plan(Settings(epsilon=epsilon, delta=delta), releases).charges, delta, "add_remove") <= epsilon
+            epsilon_of(vote_budget(Settings(epsilon=epsilon, delta=delta), releases).charges, delta, "add_remove")
+            <= epsilon
         )
 
 
 def test_the_epsilon_of_a_given_noise_is_stated():
-    budget = plan(Settings(noise_multiplier=1.06442, delta=1 / (60000 * math.log(60000))), 4)
+    budget = vote_budget(Settings(noise_multiplier=1.06442, delta=1 / (60000 * math.log(60000))), 4)
     assert budget.epsilon == pytest.approx(10, rel=0.02)
 
 
@@ -132,7 +136,7 @@ BAD = [
     ({"epsilon": 1, "delta": 1e-5, "noise_multiplier": 2}, "privacy.noise_multiplier=2"),
     ({"noise_multiplier": 0.0, "delta": 1e-5}, "privacy.noise_multiplier=0.0"),
     ({"epsilon": 1, "delta": 1e-5, "unit": "person"}, "privacy.unit=person: expected record or user"),
-    ({"epsilon": 1, "delta": 1e-5, "nearest": 0}, "privacy.nearest=0"),
+    ({"epsilon": 1, "delta": 1e-5, "nearest": 0}, "privacy.votes_per_record=0"),
     ({"epsilon": 1, "delta": 1e-5, "accept_lost_draws": -1}, "privacy.accept_lost_draws=-1"),
 ]
 

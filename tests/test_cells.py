@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 from programme import answer
 
-from dpsyn import ladders
-from dpsyn.cell_evolution import ask, draw, learn, start
-from dpsyn.cells import LABEL, Column, Question, Release, Subspace, plan
+from dpsyn.codec import CodedColumn
+from dpsyn.privacy.marginals import LABEL, Marginal
+from dpsyn.privacy.query import Answer, CellCounts, CellScores
+from dpsyn.schedule import binning
+from dpsyn.schedule.gibbs import next_query, sample, start, update
+from dpsyn.schedule.subspaces import plan
 
 RNG = np.random.default_rng
 
@@ -21,7 +24,7 @@ def people(n, seed=0):
     copy = np.clip(age + rng.integers(-2, 3, n), 0, 39)
     left, right = rng.integers(0, 2, n), rng.integers(0, 2, n)
     codes = np.stack([np.where(rng.random(n) < 0.2, 40, age), copy, left, right], 1).astype(np.int32)
-    columns = (Column(41, True, 40), Column(40, True), Column(2, False), Column(2, False))
+    columns = (CodedColumn(41, True, 40), CodedColumn(40, True), CodedColumn(2, False), CodedColumn(2, False))
     return columns, codes, (left ^ right).astype(np.int64)
 
 
@@ -30,38 +33,38 @@ def released(columns, codes, labels, count, multiplier, rng, noise=1.0, records=
     records = records or max(len(codes), 1)
     state, seen = start(columns, count, records), []
     for release in plan(columns, count, records, multiplier, **settings):
-        question = ask(state, release)
-        assert len(question.subspaces) == release.moves
+        query = next_query(state, release)
+        assert len(query.marginals) == release.moves
         sigma = multiplier * (release.moves / release.share) ** 0.5 * noise
-        exact = answer(question, [(codes, labels)])
+        exact = answer(query, [(codes, labels)])
         noisy = exact + np.round(RNG(len(seen)).normal(0, sigma, len(exact)))
-        state = learn(state, question, noisy, sigma, rng)
-        seen.append((question, noisy))
+        state = update(state, release, query, Answer(noisy, sigma), rng)
+        seen.append((query, noisy))
     return state, seen
 
 
-def every_question():
+def every_query():
     columns, codes, labels = people(3000)
     tables = [(columns[:2] * 4, np.tile(codes[:, :2], 4), labels, 2), (columns, codes, labels, 2)]
     tables.append((columns, codes, np.zeros_like(labels), 1))
     for columns, codes, labels, count in tables:
-        for question, _ in released(columns, codes, labels, count, 0.5, RNG(0))[1]:
-            yield question, codes, labels
+        for query, _ in released(columns, codes, labels, count, 0.5, RNG(0))[1]:
+            yield query, codes, labels
 
 
 def test_counts_are_those_of_a_naive_count_whatever_the_blocks():
     kinds = set()
-    for question, codes, labels in every_question():
-        kinds.add(question.release.kind)
-        got = answer(question, [(codes[:7], labels[:7]), (codes[:0], labels[:0]), (codes[7:], labels[7:])])
+    for query, codes, labels in every_query():
+        kinds.add(query.kind)
+        got = answer(query, [(codes[:7], labels[:7]), (codes[:0], labels[:0]), (codes[7:], labels[7:])])
         naive = []
-        for at, subspace in enumerate(question.subspaces):
-            table = np.zeros(subspace.shape, int)
+        for at, marginal in enumerate(query.marginals):
+            table = np.zeros(marginal.shape, int)
             for row, label in zip(codes.tolist(), labels.tolist(), strict=True):
-                where = [label if j == LABEL else row[j] for j in subspace.columns]
-                table[tuple(cell[code] for cell, code in zip(subspace.cells, where, strict=True))] += 1
-            if question.expected is not None:
-                table = np.array([np.abs(table - question.expected[at]).sum()])
+                where = [label if j == LABEL else row[j] for j in marginal.columns]
+                table[tuple(cell[code] for cell, code in zip(marginal.cells, where, strict=True))] += 1
+            if isinstance(query, CellScores):
+                table = np.array([np.abs(table - query.expected[at]).sum()])
             naive.append(table.ravel())
         assert got.dtype == np.int64
         np.testing.assert_array_equal(got, np.concatenate(naive))
@@ -69,13 +72,13 @@ def test_counts_are_those_of_a_naive_count_whatever_the_blocks():
 
 
 def test_one_record_moves_as_many_entries_as_the_release_says_by_one_each():
-    for question, codes, labels in every_question():
-        before = answer(question, [(codes, labels)])
+    for query, codes, labels in every_query():
+        before = answer(query, [(codes, labels)])
         for gone in (0, 17):
             kept = np.arange(len(codes)) != gone
-            change = np.abs(before - answer(question, [(codes[kept], labels[kept])]))
+            change = np.abs(before - answer(query, [(codes[kept], labels[kept])]))
             assert change.max() == 1
-            assert change.sum() == question.release.moves  # so the L2 norm is the root of it
+            assert change.sum() == query.moves  # so the L2 norm is the root of it
 
 
 def test_what_is_asked_depends_on_the_noisy_answers_only():
@@ -83,21 +86,22 @@ def test_what_is_asked_depends_on_the_noisy_answers_only():
     others = people(2000, seed=9)[1]
     state, seen = released(columns, codes, labels, 2, 0.5, RNG(3))
     again, rng = start(columns, 2, 2000), RNG(3)
-    for question, noisy in seen:  # another private table, the same noisy answers
-        same = ask(again, question.release)
+    releases = plan(columns, 2, 2000, 0.5)
+    for release, (query, noisy) in zip(releases, seen, strict=True):  # another private table, the same noisy answers
+        same = next_query(again, release)
         answer(same, [(others, labels)])
-        for one, two in zip(question.subspaces, same.subspaces, strict=True):
+        for one, two in zip(query.marginals, same.marginals, strict=True):
             assert one.columns == two.columns
             assert all(np.array_equal(a, b) for a, b in zip(one.cells, two.cells, strict=True))
-        sigma = 0.5 * (question.release.moves / question.release.share) ** 0.5
-        again = learn(again, same, noisy, sigma, rng)
+        sigma = 0.5 * (release.moves / release.share) ** 0.5
+        again = update(again, release, same, Answer(noisy, sigma), rng)
     np.testing.assert_array_equal(again.rows, state.rows)
 
 
 def test_without_noise_the_population_has_the_pairs_of_the_private_rows_and_the_xor_with_the_label():
     columns, codes, labels = people(6000)
     state, _ = released(columns, codes, labels, 2, 0.2, RNG(0), noise=1e-6)
-    synthetic, of = draw(state, 6000, RNG(1))
+    synthetic, of = sample(state, 6000, RNG(1))
     assert (synthetic[:, 2] ^ synthetic[:, 3] == of).mean() > 0.98
     for i, j in itertools.combinations(range(4), 2):
         sizes = (columns[i].codes, columns[j].codes)
@@ -115,8 +119,8 @@ def test_without_noise_the_population_has_the_pairs_of_the_private_rows_and_the_
 def test_three_columns_are_asked_where_no_label_is_and_the_xor_among_them_is_found():
     left, right = RNG(0).integers(0, 2, (2, 5000))
     codes = np.stack([left, right, left ^ right], 1).astype(np.int32)
-    state, _ = released((Column(2, False),) * 3, codes, np.zeros(5000, np.int64), 1, 4.0, RNG(0))
-    synthetic, _ = draw(state, 5000, RNG(1))
+    state, _ = released((CodedColumn(2, False),) * 3, codes, np.zeros(5000, np.int64), 1, 4.0, RNG(0))
+    synthetic, _ = sample(state, 5000, RNG(1))
     assert (synthetic[:, 0] ^ synthetic[:, 1] == synthetic[:, 2]).mean() > 0.95
 
 
@@ -124,23 +128,29 @@ def test_the_same_generator_draws_the_same_rows_and_any_number_of_them():
     columns, codes, labels = people(1000)
     one, two = (released(columns, codes, labels, 2, 1.0, RNG(5))[0] for _ in range(2))
     for rows in (0, 1, 777, 40000):
-        a, b = draw(one, rows, RNG(7)), draw(two, rows, RNG(7))
+        a, b = sample(one, rows, RNG(7)), sample(two, rows, RNG(7))
         np.testing.assert_array_equal(a[0], b[0])
         np.testing.assert_array_equal(a[1], b[1])
         assert a[0].shape == (rows, 4) and a[0].dtype == np.int32 and a[1].shape == (rows,) and a[1].dtype == np.int64
-    assert not np.array_equal(draw(one, 777, RNG(8))[0], draw(one, 777, RNG(7))[0])
+    assert not np.array_equal(sample(one, 777, RNG(8))[0], sample(one, 777, RNG(7))[0])
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("multiplier", [0.3, 30.0])
 def test_constant_missing_and_single_code_columns_and_an_empty_label_are_no_trouble(count, multiplier):
     rng = RNG(0)
-    columns = (Column(1, False), Column(1, True, 0), Column(9, True, 8), Column(9, True, 8), Column(300, False))
+    columns = (
+        CodedColumn(1, False),
+        CodedColumn(1, True, 0),
+        CodedColumn(9, True, 8),
+        CodedColumn(9, True, 8),
+        CodedColumn(300, False),
+    )
     rare = np.minimum(rng.geometric(0.05, 400) - 1, 299)
     codes = np.stack([np.zeros(400), np.zeros(400), np.full(400, 8), np.full(400, 3), rare], 1).astype(np.int32)
     labels = np.minimum(rng.integers(0, 2, 400), count - 1).astype(np.int64)  # of three labels one is empty
     state, _ = released(columns, codes, labels, count, multiplier, rng)
-    synthetic, of = draw(state, 500, rng)
+    synthetic, of = sample(state, 500, rng)
     assert (synthetic >= 0).all() and (synthetic < [column.codes for column in columns]).all()
     assert (of >= 0).all() and (of < count).all()
     if multiplier < 1:
@@ -153,16 +163,16 @@ def test_noisy_answers_that_say_nothing_or_nonsense_still_give_rows(fill):
     columns = people(1)[0]
     state, rng = start(columns, 2, 500), RNG(0)
     for release in plan(columns, 2, 500, 0.5):
-        question = ask(state, release)
-        entries = len(answer(question, []))
-        state = learn(state, question, np.full(entries, fill), 2.0, rng)
-    codes, labels = draw(state, 300, rng)
+        query = next_query(state, release)
+        entries = len(answer(query, []))
+        state = update(state, release, query, Answer(np.full(entries, fill), 2.0), rng)
+    codes, labels = sample(state, 300, rng)
     assert codes.shape == (300, 4) and (codes >= 0).all() and (codes < [41, 40, 2, 2]).all()
     assert set(labels) <= {0, 1}
 
 
 def test_shares_add_up_and_few_records_are_asked_less():
-    columns = tuple(Column(64, True) for _ in range(30))
+    columns = tuple(CodedColumn(64, True) for _ in range(30))
     kinds = {}
     for records, multiplier in ((100, 3.0), (455, 3.0), (30_000, 4.0), (10**6, 4.3)):
         for labels in (1, 2, 500):
@@ -186,21 +196,21 @@ def test_noise_on_an_order_is_smoothed_wherever_its_steps_are():
         true = np.zeros(300)
         true[begin : begin + 60], true[begin + 60 : begin + 90], true[7], missing = 100, 40, 2000, 500
         noisy = np.append(true, missing) + sigma * RNG(begin).standard_normal(301)
-        smooth = ladders.denoised(noisy, Column(301, True, 300), sigma, true.sum() + missing)
+        smooth = binning.denoised(noisy, CodedColumn(301, True, 300), sigma, true.sum() + missing)
         assert smooth.min() >= 0 and smooth.sum() == pytest.approx(true.sum() + missing)
         assert abs(smooth[7] - 2000) < 100 and abs(smooth[300] - missing) < 100
-        raw = ladders.denoised(noisy, Column(301, False, 300), sigma, true.sum() + missing)
+        raw = binning.denoised(noisy, CodedColumn(301, False, 300), sigma, true.sum() + missing)
         lost.append(np.abs(smooth[:300] - true).sum() / np.abs(raw[:300] - true).sum())
     assert max(lost) < 0.42 and max(lost) < 1.7 * min(lost)
     exact = np.append(true, missing)
-    assert ladders.denoised(exact, Column(301, True, 300), 0.0, exact.sum()) == pytest.approx(exact)
+    assert binning.denoised(exact, CodedColumn(301, True, 300), 0.0, exact.sum()) == pytest.approx(exact)
 
 
 def test_cells_hold_near_equal_mass_are_runs_of_an_order_and_nest():
     mass = RNG(0).gamma(0.5, 100, 200)
     for ordered in (True, False):
-        ladder = ladders.ladder(mass, Column(200, ordered, 199))
-        assert [len(np.unique(step)) for step in ladder] == list(range(1, ladders.ATOMS + 1))
+        ladder = binning.nested_bins(mass, CodedColumn(200, ordered, 199))
+        assert [len(np.unique(step)) for step in ladder] == list(range(1, binning.ATOMS + 1))
         sums = np.bincount(ladder[7], mass)
         assert sums.max() < 3 * sums.min()
         for coarse, fine in itertools.pairwise(ladder):
@@ -212,21 +222,20 @@ def test_cells_hold_near_equal_mass_are_runs_of_an_order_and_nest():
 def test_of_many_categories_the_two_lightest_become_one_until_there_are_few():
     mass = np.random.default_rng(0).integers(0, 9, 300).astype(float)
     groups, weights = [{code} for code in range(300)], mass.tolist()
-    while len(groups) > ladders.ATOMS:
+    while len(groups) > binning.ATOMS:
         first, second = sorted(np.argsort(weights, kind="stable")[:2].tolist())
         groups[first] |= groups.pop(second)
         weights[first] += weights.pop(second)
-    atoms = ladders.ladder(mass, Column(300, False))[-1]
-    assert [set(np.flatnonzero(atoms == at).tolist()) for at in range(ladders.ATOMS)] == groups
+    atoms = binning.nested_bins(mass, CodedColumn(300, False))[-1]
+    assert [set(np.flatnonzero(atoms == at).tolist()) for at in range(binning.ATOMS)] == groups
 
 
 def test_a_score_is_what_the_counts_differ_from_the_expected_ones():
-    subspace = Subspace((0, LABEL), (np.array([0, 0, 1]), np.arange(2)))
-    question = Question(Release("scores", 1, 1.0), (subspace,), (np.array([[2, 0], [0, 5]]),))
+    marginals = (Marginal((0, LABEL), (np.array([0, 0, 1]), np.arange(2))),)
+    scores = CellScores("scores", marginals, (np.array([[2, 0], [0, 5]]),))
     rows = np.array([[0], [1], [2], [2]], np.int32), np.array([0, 1, 1, 0])
-    assert answer(question, [rows]).tolist() == [1 + 1 + 1 + 4]
-    counted = dataclasses.replace(question, expected=None)
-    assert answer(counted, [rows]).tolist() == [1, 1, 1, 1]
+    assert answer(scores, [rows]).tolist() == [1 + 1 + 1 + 4]
+    assert answer(CellCounts("tables", marginals), [rows]).tolist() == [1, 1, 1, 1]
 
 
 def test_whatever_the_table_no_score_is_asked_without_leave_and_no_question_has_more_subspaces_than_are_charged():
@@ -238,20 +247,20 @@ def test_whatever_the_table_no_score_is_asked_without_leave_and_no_question_has_
             float(10 ** rng.uniform(-0.5, 2)),
             rng.random() < 0.5,
         )
-        columns, halves = (Column(2, False),) * d, (np.zeros(2, int), np.arange(2))
+        columns, halves = (CodedColumn(2, False),) * d, (np.zeros(2, int), np.arange(2))
         state = dataclasses.replace(
             start(columns, labels, records),
             total=1.0,
-            ladders=(halves,) * d,
-            marginals=(*(np.ones(2),) * d, np.ones(labels)),
+            bins=(halves,) * d,
+            one_way=(*(np.ones(2),) * d, np.ones(labels)),
             rows=np.zeros((1, d + 1), np.int32),
         )
         for release in plan(columns, labels, records, multiplier, scores):
-            question = ask(state, release)
-            asked = [subspace.columns for subspace in question.subspaces]
+            query = next_query(state, release)
+            asked = [marginal.columns for marginal in query.marginals]
             assert len(set(asked)) == len(asked) == release.moves
             if release.kind == "scores":
                 assert scores
-                state = learn(state, question, rng.normal(0, 1e3, len(asked)), 1.0, rng)
+                state = update(state, release, query, Answer(rng.normal(0, 1e3, len(asked)), 1.0), rng)
             elif release.kind == "tables":
                 state = dataclasses.replace(state, asked=state.asked | set(asked), chosen=())

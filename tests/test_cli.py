@@ -53,7 +53,7 @@ BAD = [
     (["run", "privacy=[]"], "privacy="),
     (["run", "~api"], "api={"),
     (["run", "trusted_packages=5"], "trusted_packages=5: expected a list"),
-    (["run", "privacy.shares=[1,2]"], "privacy.shares=[1, 2]: expected null, or one number a release"),
+    (["run", "privacy.budget_split=[1,2]"], "privacy.budget_split=[1, 2]: expected null, or one number a release"),
     (["runn"], "runn: unknown verb. Expected run, plan, check, expand, export, schema, verify, budget."),
     (["verify", "nowhere"], "nowhere: no run of dpsyn is there"),
     (["expand", "nowhere", "--rows", "5"], "nowhere: no run of dpsyn is there"),

@@ -100,8 +100,8 @@ def test_no_metric_over_an_experiment_measures_nothing_and_does_not_fail(tmp_pat
     given = [
         "+experiment=cifar10_pool", f"data.path={cifar(tmp_path / 'train.parquet')}", "metric=none",
         f"api.path={cifar(tmp_path / 'pool.parquet', 40)}", "api.neighbours=3", "embedding=pixels",
-        "embedding.size=[4,4]", "schedule.releases=1", "schedule.size=10", "schedule.degree=3", "schedule.folds=1",
-        "expand.rows=null", "expand.degree=null", "privacy.shares=null", f"run_dir={tmp_path / 'run'}",
+        "embedding.size=[4,4]", "schedule.releases=1", "schedule.size=10", "schedule.degree=3", "schedule.variations=1",
+        "expand.rows=null", "expand.degree=null", "privacy.budget_split=null", f"run_dir={tmp_path / 'run'}",
     ]  # fmt: skip
     plain = compose.settings(given)
     assert plain["metric"] == {"every": 0, "parts": {}}
@@ -122,7 +122,7 @@ def test_another_metric_over_an_experiment_has_nothing_of_its_own_metrics():
 def test_another_schedule_keeps_the_sizes_of_the_experiment(option):
     was = compose.settings(["+experiment=cifar10_pool", "api.path=p"])["schedule"]
     now = compose.settings(["+experiment=cifar10_pool", "api.path=p", f"schedule={option}"])["schedule"]
-    for key in ("releases", "size", "degree", "folds"):
+    for key in ("releases", "size", "degree", "variations"):
         assert now[key] == was[key]
     assert now["select"]["_target_"] != was["select"]["_target_"] or option == "none"
 
@@ -131,8 +131,8 @@ def test_no_schedule_is_as_many_rows_as_the_schedule_would_have_ended_with():
     for experiment in ("cifar10_pool", "mnist"):
         with_votes = compose.build(compose.settings([f"+experiment={experiment}"]))
         without = compose.build(compose.settings([f"+experiment={experiment}", "schedule=none"]))
-        assert without.schedule == ()
-        assert without.final_size == without.start == with_votes.final_size
+        assert not without.releases
+        assert without.schedule.final_size(without.facts) == with_votes.schedule.final_size(with_votes.facts)
     with pytest.raises(UserError, match="is 3"):
         compose.build(compose.settings(["+experiment=cifar10_pool", "schedule=none", "schedule.releases=3"]))
 

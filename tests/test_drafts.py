@@ -171,7 +171,7 @@ def test_settings_that_a_draft_names_can_be_pasted_into_a_shell(tmp_path: Path) 
     for delimiter, decimal, thousands in (("\t", ",", "."), (";", ".", "'"), ("|", ",", " "), (",", ".", "\u00a0")):
         dialect = draft.Dialect(delimiter, "cp1252", decimal, thousands)
         overrides = compose.readable(shlex.split(dialect.settings), False)
-        data = compose.settings(["data=tables", "api=table", "embedding=cells", *overrides])["data"]
+        data = compose.settings(["data=tables", "schedule=cells", *overrides])["data"]
         read = (data["delimiter"] or ",", data["encoding"], data["decimal"], data["thousands"])
         assert read == (delimiter, "cp1252", decimal, thousands)
 

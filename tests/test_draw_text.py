@@ -12,7 +12,7 @@ from dpsyn.api.draw_text import DrawText
 from dpsyn.compose import config_folder
 from dpsyn.errors import UserError
 from dpsyn.population import Population, Samples, take
-from dpsyn.seeds import uniform
+from dpsyn.randomness import uniform
 from dpsyn.storage import from_parquet, to_parquet
 
 ARGUMENTS = yaml.safe_load((config_folder() / "api/draw_text.yaml").read_text())

@@ -4,11 +4,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpsyn.errors import UserError
-from dpsyn.evolution import Makers, begin, evolve, seeds, split
-from dpsyn.expansion import expand
 from dpsyn.population import Samples
-from dpsyn.schedule import Step, initial_size, steps, tab_pe
-from dpsyn.selection import balanced, project_on_simplex, proportional, smoothed, top
+from dpsyn.privacy.budget import Settings
+from dpsyn.privacy.query import Answer
+from dpsyn.randomness import row_seeds
+from dpsyn.schedule import Facts, PublicSide
+from dpsyn.schedule.evolution import Evolution, split
+from dpsyn.schedule.expansion import expand
+from dpsyn.schedule.selection import balanced, project_on_simplex, proportional, smoothed, top
+from dpsyn.schedule.steps import Step, steps, tab_pe_steps
 
 
 class Line:
@@ -32,41 +36,41 @@ def makers(labels=2, seed=0):
     def embed(samples):
         return samples.content.reshape(len(samples), -1).astype(np.float32)
 
-    return Makers(Line(), embed, [{"label": str(i)} for i in range(labels)], np.full(labels, 1 / labels), seed)
+    facts = Facts(np.full(labels, 1 / labels), None, None, Settings(epsilon=1, delta=1e-5))
+    return PublicSide(Line(), embed, [{"label": str(i)} for i in range(labels)], facts, seed)
 
 
 def pull(target):
     """Votes that rise towards `target`, without noise."""
 
-    def release(t, vectors, labels):
-        return np.maximum(100 - np.abs(vectors[:, 0] - target), 0).astype(np.int64)
+    def ask(t, query):
+        return Answer(np.rint(np.maximum(100 - np.abs(query.vectors[:, 0] - target), 0)), 0.0)
 
-    return release
+    return ask
 
 
 @pytest.mark.parametrize("select", [proportional, top, balanced])
 @pytest.mark.parametrize("lookahead", [0, 3])
 def test_the_population_moves_to_where_the_votes_are(select, lookahead):
-    schedule = steps(6, 20, 1, select, folds=1, keep=True, lookahead=lookahead)
-    first = begin(makers(), initial_size(schedule))
-    *_, last = evolve(makers(), pull(200.0), schedule, first)
+    schedule = steps(6, 20, 1, select, variations=1, keep_survivors=True, lookahead=lookahead)
+    first, *_, last = Evolution(schedule).run(makers(), pull(200.0), None)
     away = [np.abs(population.samples.content.astype(float) - 200).mean() for population in (first, last)]
     assert away[1] < away[0] / 2
 
 
 def test_the_state_after_an_iteration_is_all_that_is_needed_to_go_on():
     schedule = steps(5, 12, 2, balanced)
-    whole = list(evolve(makers(), pull(90.0), schedule, begin(makers(), initial_size(schedule))))
-    rest = list(evolve(makers(), pull(90.0), schedule, whole[1]))
+    whole = list(Evolution(schedule).run(makers(), pull(90.0), None))
+    rest = list(Evolution(schedule).run(makers(), pull(90.0), whole[1]))
     for one, two in zip(whole[2:], rest, strict=True):
         assert (one.samples.content == two.samples.content).all()
         assert (one.parents == two.parents).all()
 
 
 def test_survivors_are_the_rows_that_were_voted_for_and_parents_lead_back_to_them():
-    schedule = steps(3, 10, 2, balanced, folds=2)
-    before = begin(makers(), initial_size(schedule))
-    for after in evolve(makers(), pull(50.0), schedule, before):
+    schedule = steps(3, 10, 2, balanced, variations=2)
+    before, *others = Evolution(schedule).run(makers(), pull(50.0), None)
+    for after in others:
         kept = after.survivors
         assert (after.samples.content[kept] == before.samples.content[after.parents[kept]]).all()
         assert (after.labels == before.labels[after.parents]).all()
@@ -84,23 +88,22 @@ def test_vectors_of_kept_rows_are_not_computed_again():
         return made.embed(samples)
 
     schedule = steps(3, 10, 1, top)
-    counted = Makers(made.api, embed, made.labels, made.shares, 0)
-    list(evolve(counted, pull(50.0), schedule, begin(counted, initial_size(schedule))))
+    counted = PublicSide(made.api, embed, made.labels, made.facts, 0)
+    list(Evolution(schedule).run(counted, pull(50.0), None))
     assert asked == [20, 10, 10]
 
 
 def test_a_last_step_without_variations_ends_on_survivors_as_often_as_they_were_chosen():
-    schedule = (*steps(1, 10, 1, balanced), Step(10, 1, balanced, folds=0))
-    *_, last = evolve(makers(), pull(50.0), schedule, begin(makers(), initial_size(schedule)))
+    schedule = (*steps(1, 10, 1, balanced), Step(10, 1, balanced, variations=0))
+    *_, last = Evolution(schedule).run(makers(), pull(50.0), None)
     assert last.survivors.all()
     assert len(last) == 10
 
 
 def test_every_ranked_release_of_tab_pe_chooses_among_survivors_and_three_variations_of_each():
-    schedule = tab_pe(6, 20, [4, 1], power=0.2, drawn=3, folds=3)
+    schedule = tab_pe_steps(6, 20, [4, 1], power=0.2, sampled_releases=3, variations=3)
     assert [step.select for step in schedule] == [proportional] * 3 + [top] * 3
-    populations = [begin(makers(), initial_size(schedule))]
-    populations += evolve(makers(), pull(50.0), schedule, populations[0])
+    populations = list(Evolution(schedule).run(makers(), pull(50.0), None))
     asked = [len(population) for population in populations[:-1]]
     assert asked[:3] == [20, 20, 20]
     assert 60 < asked[3] <= 80  # what was drawn twice stands there once
@@ -111,8 +114,8 @@ def test_every_ranked_release_of_tab_pe_chooses_among_survivors_and_three_variat
 
 def test_expansion_keeps_every_survivor_once_and_its_share_of_variations():
     made = makers()
-    schedule = (*steps(2, 20, 1, balanced), Step(20, 1, balanced, folds=0))
-    *_, final = evolve(made, pull(50.0), schedule, begin(made, initial_size(schedule)))
+    schedule = (*steps(2, 20, 1, balanced), Step(20, 1, balanced, variations=0))
+    *_, final = Evolution(schedule).run(made, pull(50.0), None)
     more = expand(made, final, 100, 1, lambda name, make: make())
     assert len(more) == 100
     assert np.bincount(more.parents, minlength=20).tolist() == [5] * 20
@@ -177,14 +180,15 @@ def test_a_size_is_split_by_shares_without_rest(size, parts):
 
 
 def test_one_seed_a_row_whatever_the_number_of_rows():
-    assert (seeds(3, 1, "vary", 5) == seeds(3, 1, "vary", 500)[:5]).all()
+    assert (row_seeds(3, 1, "vary", 5) == row_seeds(3, 1, "vary", 500)[:5]).all()
     assert (
-        len(np.unique(np.concatenate([seeds(3, t, use, 100) for t in range(3) for use in ("vary", "expand")]))) == 600
+        len(np.unique(np.concatenate([row_seeds(3, t, use, 100) for t in range(3) for use in ("vary", "expand")])))
+        == 600
     )
 
 
 def test_lists_in_a_schedule_have_one_entry_a_release():
-    made = steps(2, [10, 5], {"font": [0.8, 0.4], "size": 3}, top, folds=[1, 0])
+    made = steps(2, [10, 5], {"font": [0.8, 0.4], "size": 3}, top, variations=[1, 0])
     assert [step.size for step in made] == [10, 5]
     assert made[1].degree == {"font": 0.4, "size": 3}
     with pytest.raises(UserError, match=r"schedule\.degree\.font=\[0\.8\]: expected one value, or one a release"):
@@ -192,7 +196,7 @@ def test_lists_in_a_schedule_have_one_entry_a_release():
     with pytest.raises(UserError, match=r"schedule\.releases=0"):
         steps(0, 10, 1, top)
     with pytest.raises(UserError, match="Nothing would be left"):
-        Step(10, 1, top, folds=0, keep=False)
+        Step(10, 1, top, variations=0, keep_survivors=False)
 
 
 def test_smoothed_votes_keep_their_sum_and_are_those_of_the_neighbourhood():

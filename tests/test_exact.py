@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from programme import vote_budget
 
 from dpsyn.errors import UserError
 from dpsyn.privacy import budget, exact
-from dpsyn.privacy.budget import GRID, SMALLEST_SIGMA, Budget, Charge, Settings, epsilon_of, exact_epsilon, plan
+from dpsyn.privacy.budget import GRID, SMALLEST_SIGMA, Budget, Charge, Settings, epsilon_of, exact_epsilon
 
 
 def charges(sigma, releases=1, moves=1, grid=1):
@@ -66,25 +67,25 @@ def test_a_budget_whose_accountant_is_wrong_is_refused(monkeypatch):
 @pytest.mark.parametrize("shares", [[1, 1, 1, 20], [1, 100], [1, 1e-3, 1e-3]])
 @pytest.mark.parametrize("epsilon", [0.5, 4.0, 30.0])
 def test_honest_budgets_with_unequal_shares_are_allowed(shares, epsilon):
-    made = plan(Settings(epsilon=epsilon, delta=1e-5, shares=shares), len(shares))
+    made = vote_budget(Settings(epsilon=epsilon, delta=1e-5, budget_split=shares), len(shares))
     spent = epsilon_of(made.charges, 1e-5, "add_remove")
     assert spent <= epsilon and (spent > epsilon * 0.97 or made.sigma == SMALLEST_SIGMA)
 
 
 @pytest.mark.parametrize(("epsilon", "delta"), [(1e-4, 1e-6), (1e-4, 1e-9), (2e-4, 1e-5), (1e-3, 1e-12), (1e-6, 1e-6)])
 def test_small_epsilons_are_planned(epsilon, delta):
-    made = plan(Settings(epsilon=epsilon, delta=delta), 2)
+    made = vote_budget(Settings(epsilon=epsilon, delta=delta), 2)
     assert 0.9 * epsilon < exact_epsilon(made.charges, delta, "add_remove") <= epsilon * 1.0001 or made.sigma < 1e6
 
 
 def test_an_epsilon_below_what_noise_can_do_says_which_is_the_least():
     with pytest.raises(UserError, match=r"^privacy\.epsilon=1e-10: expected at least \d.* at this delta"):
-        plan(Settings(epsilon=1e-10, delta=1e-12), 2)
+        vote_budget(Settings(epsilon=1e-10, delta=1e-12), 2)
 
 
 @pytest.mark.parametrize("sigma", [1e4, 1e7, 1e9])
 def test_huge_noise_is_accounted_at_once(sigma):
-    made = plan(Settings(noise_multiplier=sigma, delta=1e-5), 3)
+    made = vote_budget(Settings(noise_multiplier=sigma, delta=1e-5), 3)
     assert made.epsilon < 1e-3
 
 

@@ -28,7 +28,7 @@ RUNS = {
     "noisy label shares": ["experiment=smoke", "label_shares=noisy", "schedule.releases=1"],
     "text_smoke": ["experiment=text_smoke"],
     "breast_cancer": ["experiment=breast_cancer", "metric=none"],
-    "Tab-PE": ["experiment=breast_cancer_tab_pe", "metric=none", "schedule.releases=3", "schedule.drawn=1"],
+    "Tab-PE": ["experiment=breast_cancer_tab_pe", "metric=none", "schedule.releases=3", "schedule.sampled_releases=1"],
 }
 
 

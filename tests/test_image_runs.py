@@ -108,8 +108,8 @@ def from_pool(made, *overrides):
         "schedule.releases=2",
         "schedule.size=20",
         "schedule.degree=[5,1]",
-        "schedule.folds=[1,0]",
-        "privacy.shares=null",
+        "schedule.variations=[1,0]",
+        "privacy.budget_split=null",
         "expand.rows=40",
         "expand.degree=3",
         "metric=none",
@@ -135,7 +135,7 @@ def two_cats(made, *overrides):
 def run(root, given):
     """Carries out what was asked for on the command line; what it printed."""
     job, out = compose.build(compose.settings([*given, f"run_dir={root}"])), io.StringIO()
-    carry_out(job, Screen(Console(file=out, width=120), facts(job), len(job.schedule)))
+    carry_out(job, Screen(Console(file=out, width=120), facts(job), len(job.releases)))
     return out.getvalue()
 
 
@@ -398,7 +398,7 @@ defaults:
 @pytest.mark.parametrize("first", ["avatar", "pool"])
 def test_a_relay_keeps_survivors_across_the_handover_and_resumes(made, tmp_path, monkeypatch, first):
     second = [f"api.second.path={made}/tiny.pt", "api.second.resolution=16", 'api.second.respacing="3"']
-    given = [*COARSE, "metric=none", "schedule.size=10", "schedule.keep=true", "schedule.lookahead=0"]
+    given = [*COARSE, "metric=none", "schedule.size=10", "schedule.keep_survivors=true", "schedule.lookahead=0"]
     given += ["schedule.releases=2", "expand.rows=null"]
     if first == "avatar":
         pytest.importorskip("python_avatars")
@@ -417,7 +417,7 @@ def test_a_relay_keeps_survivors_across_the_handover_and_resumes(made, tmp_path,
     def carried(root):
         plain = compose.settings([*given, f"run_dir={root}"], str(tmp_path / "mine") if first == "pool" else None)
         job = compose.build(plain)
-        carry_out(job, Screen(Console(file=io.StringIO()), facts(job), len(job.schedule)))
+        carry_out(job, Screen(Console(file=io.StringIO()), facts(job), len(job.releases)))
 
     noisy = same_noise(monkeypatch)
     carried(tmp_path / "whole")

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from programme import vote_budget
 
 from dpsyn import files
 from dpsyn.errors import OutOfSpace, UserError
 from dpsyn.privacy import ledger as ledger_module
-from dpsyn.privacy.budget import Settings, plan
+from dpsyn.privacy.budget import Settings
 from dpsyn.privacy.ledger import Ledger, read_receipt
 from dpsyn.voting import Votes
 
@@ -25,7 +26,7 @@ def make(root: Path, releases=3, run="run", **settings):
     votes = root / "release" / "votes"
     votes.mkdir(parents=True, exist_ok=True)
     files.private_folder(root / "private")
-    return Ledger(root / "private", votes, run, settings, plan(settings, releases))
+    return Ledger(root / "private", votes, run, settings, vote_budget(settings, releases))
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from dpsyn.embedding.pixels import Pixels
 from dpsyn.errors import UserError
 from dpsyn.metric.classifier import PUBLISHED, Classifier, augmented, residual
 from dpsyn.metric.frechet import Frechet, distance, moments
-from dpsyn.metric.vital_signs import vital_signs
 from dpsyn.population import Population, Samples
+from dpsyn.schedule.vital_signs import vital_signs
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from dpsyn.embedding.pixels import Pixels
 from dpsyn.errors import UserError
 from dpsyn.metric.classifier import Classifier
 from dpsyn.metric.frechet import Frechet, distance, moments
-from dpsyn.metric.vital_signs import vital_signs
 from dpsyn.picture import sample_grid
 from dpsyn.population import Population, Samples, concatenate, take
+from dpsyn.schedule.vital_signs import vital_signs
 from dpsyn.storage import from_parquet, to_parquet
 
 

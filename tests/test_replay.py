@@ -27,7 +27,7 @@ NEIGHBOURS = {
     "one record more": ([*ROWS, ODD], []),
     "one record more, first": ([ODD, *ROWS], []),
     "one record less": (ROWS[1:], []),
-    "one record replaced": ([*ROWS[:50], ODD, *ROWS[51:]], ["privacy.neighbours=replace"]),
+    "one record replaced": ([*ROWS[:50], ODD, *ROWS[51:]], ["privacy.adjacency=replace"]),
     "a record that is no image": ([*ROWS[:9], {**ROWS[9], "image": b"canary-bytes"}, *ROWS[10:]], SKIP),
     "a record of an undeclared label": ([*ROWS, {**ODD, "label": "canary-label"}], SKIP),
     "a record of nobody": ([*ROWS, {**ODD, "user": None}], USERS),

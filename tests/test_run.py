@@ -77,7 +77,7 @@ def test_a_finished_run_started_again_asks_nothing_and_changes_nothing(copied, m
     [
         ("privacy.epsilon=3", "privacy.epsilon was 4, now 3"),
         ("privacy.delta=1e-5", "privacy.delta was 0.0001, now 1e-05"),
-        ("privacy.neighbours=replace", "privacy.neighbours was add_remove, now replace"),
+        ("privacy.adjacency=replace", "privacy.adjacency was add_remove, now replace"),
         ("schedule.size=30", "schedule.size was 20, now 30"),
         ("data.split=all", "data.split was train, now all"),
         ("api.warp=1", "api.warp was"),
@@ -381,7 +381,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path, monkeypatch, capsys
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("dpsyn.execution.begin", interrupted)
+        patched.setattr("dpsyn.schedule.evolution.begin", interrupted)
         assert cli.main(["run", *TINY]) == 130
     assert "goes on" in capsys.readouterr().err
     assert cli.main(["run", *TINY]) == 0

@@ -124,13 +124,13 @@ def test_labels_are_all_combinations_of_declared_values_and_rows_carry_them() ->
 def test_codes_and_back_is_the_same_cell_of_the_declared_domain() -> None:
     table = of(WIDE, ("grade",))
     content = random_rows(table, 3000)
-    coded = codec.codes(table, content)
+    coded = codec.encode(table, content)
     assert coded.dtype == np.int32 and coded.shape == (3000, 6)
-    back = codec.decoded(table, coded, table.labels_of(content), seeds(3000))
-    assert (codec.codes(table, back) == coded).all() and (back["grade"] == content["grade"]).all()
+    back = codec.decode(table, coded, table.labels_of(content), seeds(3000))
+    assert (codec.encode(table, back) == coded).all() and (back["grade"] == content["grade"]).all()
     gains = back["gain"][~np.isnan(back["gain"])]
     assert (gains % 0.5 == 0).all() and gains.min() >= 0 and gains.max() <= 1000
-    for facts, column in zip(codec.coded(table), coded.T, strict=True):
+    for facts, column in zip(codec.coded_columns(table), coded.T, strict=True):
         assert column.max() == facts.codes - 1 and facts.missing == facts.codes - 1
     for name in ("wed", "size", "city", "age"):  # as many codes as values
         assert back[name].tolist() == content[name].tolist()
@@ -138,9 +138,9 @@ def test_codes_and_back_is_the_same_cell_of_the_declared_domain() -> None:
 
 def test_a_special_value_is_a_cell_of_its_own() -> None:
     table = of({"gain": WIDE["gain"]})
-    facts = codec.coded(table)[0]
+    facts = codec.coded_columns(table)[0]
     assert (facts.codes, facts.ordered, facts.missing) == (10, True, 9)  # 8 bins, 0 apart from its own, missing
-    back = codec.decoded(table, np.zeros((50, 1), int), np.zeros(50, int), seeds(50))["gain"]
+    back = codec.decode(table, np.zeros((50, 1), int), np.zeros(50, int), seeds(50))["gain"]
     assert (back == 0).all()
 
 
@@ -151,25 +151,28 @@ def test_wide_bounds_cost_no_precision_near_zero(low: float, high: float, step: 
     content = random_rows(table, n)
     sizes = np.geomspace(step, max(-low, high), n) * np.where(np.arange(n) % 2, 1, -1)
     content["n"] = table.columns["n"].typed(table.columns["n"].places(sizes.clip(low, high)))
-    coded = codec.codes(table, content)
-    back = codec.decoded(table, coded, np.zeros(n, int), seeds(n))
-    assert (codec.codes(table, back) == coded).all()
+    coded = codec.encode(table, content)
+    back = codec.decode(table, coded, np.zeros(n, int), seeds(n))
+    assert (codec.encode(table, back) == coded).all()
     width = np.minimum(np.abs(content["n"]) * 0.0222, (high - low) / 256)
     assert (np.abs(back["n"] - content["n"]) <= width + step).all()
-    assert [facts.codes for facts in codec.coded(table)][1:] == [256, 279]  # finer towards the bounds of the date
+    assert [facts.codes for facts in codec.coded_columns(table)][1:] == [
+        256,
+        279,
+    ]  # finer towards the bounds of the date
 
 
 def test_a_decoded_row_depends_on_its_code_label_and_seed_alone() -> None:
     gain = {**WIDE["gain"], "bounds": [0, 100], "missing": False}  # from a missing one others are counted as elsewhere
     told = {**WIDE, "gain": gain}
     table = of(told, ("grade",), ("gain <= age", "city is null unless wed"))
-    coded = codec.codes(table, random_rows(table, 200))
+    coded = codec.encode(table, random_rows(table, 200))
     labels, own = np.arange(200) % 4, seeds(200)
-    whole = codec.decoded(table, coded, labels, own)
-    part = codec.decoded(table, coded[150:], labels[150:], own[150:])
+    whole = codec.decode(table, coded, labels, own)
+    part = codec.decode(table, coded[150:], labels[150:], own[150:])
     assert repr(whole[150:].tolist()) == repr(part.tolist())
     with pytest.raises(ValueError, match=r"a code of age is not in 0\.\.11\d"):
-        codec.decoded(table, np.full((1, 6), 999), np.zeros(1, int), own[:1])
+        codec.decode(table, np.full((1, 6), 999), np.zeros(1, int), own[:1])
 
 
 STAYS = {
@@ -191,9 +194,9 @@ def test_what_is_never_below_another_column_is_coded_by_what_is_between() -> Non
         content[high] = np.where(np.isnat(later), content[high], later)
     content["left"][rng.random(n) < 0.1] = "NaT"
     content["gross"] = content["net"] + 3 + rng.integers(0, 40, n) / 4
-    coded = codec.codes(table, content)
-    back = codec.decoded(table, coded, np.zeros(n, int), seeds(n))
-    assert (codec.codes(table, back) == coded).all()
+    coded = codec.encode(table, content)
+    back = codec.decode(table, coded, np.zeros(n, int), seeds(n))
+    assert (codec.encode(table, back) == coded).all()
     assert [name for name in ("came", "left") if (np.isnat(back[name]) != np.isnat(content[name])).any()] == []
     stays, ours = content["left"] - content["came"], back["left"] - back["came"]
     there = ~np.isnat(stays)
@@ -207,13 +210,13 @@ def test_without_the_column_below_it_a_value_is_coded_by_itself() -> None:
     table = of({"a": base, "b": {"kind": "integer", "bounds": [0, 90]}}, (), ("a <= b",))
     content = np.empty(91, table.dtype)
     content["a"], content["b"] = table.columns["a"].typed(np.full(91, -1)), np.arange(91)
-    coded = codec.codes(table, content)
-    back = codec.decoded(table, coded, np.zeros(91, int), seeds(91))
+    coded = codec.encode(table, content)
+    back = codec.decode(table, coded, np.zeros(91, int), seeds(91))
     assert np.abs(back["b"] - content["b"]).max() <= 3 and back["b"][:20].tolist() == list(range(20))
     fine = {"kind": "number", "bounds": [0, 9], "resolution": 0.01}
     far = of({"a": {**base, "kind": "number", "bounds": [-1e15, 9], "resolution": 1}, "b": fine}, (), ("a <= b",))
     rows = random_rows(far, 500)  # more steps between than floats can count: each by itself
-    own = codec.decoded(far, codec.codes(far, rows), np.zeros(500, int), seeds(500))
+    own = codec.decode(far, codec.encode(far, rows), np.zeros(500, int), seeds(500))
     assert np.abs(own["b"] - rows["b"]).max() < 9 / 250
 
 
@@ -221,7 +224,7 @@ def test_whoever_breaks_a_constraint_in_the_private_rows_is_coded_as_if_equal() 
     table = of(STAYS, (), ("came <= left",))
     content = random_rows(table, 2)
     content["came"], content["left"] = ["2021-05-05", "2021-05-05"], ["2021-05-05", "2020-02-02"]
-    assert len(set(codec.codes(table, content)[:, 1].tolist())) == 1
+    assert len(set(codec.encode(table, content)[:, 1].tolist())) == 1
 
 
 # Constraints

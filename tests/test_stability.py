@@ -5,14 +5,14 @@ import pytest
 from programme import Seeing, digits, parquet, png
 
 from dpsyn import electorate as electorate_module
-from dpsyn.cells import Question, Release, Subspace
 from dpsyn.data.hub import HubImages
 from dpsyn.electorate import open_electorate, survey_of
 from dpsyn.embedding import Sparse
 from dpsyn.embedding.pixels import Pixels
 from dpsyn.population import Samples
 from dpsyn.privacy.budget import GRID
-from dpsyn.privacy.query import LabelCounts, Nearest, about_cells
+from dpsyn.privacy.marginals import Marginal
+from dpsyn.privacy.query import CellScores, LabelCounts, Nearest
 from dpsyn.survey import check_survey
 from dpsyn.voting import faiss_search, sparse_search, torch_search, unseal
 
@@ -64,7 +64,7 @@ def votes(folder, rows, unit="record", k=1, search=faiss_search, vectors=None, l
     if vectors is None:
         vectors, labels = candidates()
     embed = Told() if search is sparse_search else EMBED
-    return unseal(electorate_of(folder, rows, unit, embed).tallied(Nearest(vectors, labels, k, search, "")))
+    return unseal(electorate_of(folder, rows, unit, embed).tallied(Nearest(vectors, labels, k, search=search)))
 
 
 def electorate_of(folder, rows, unit, embed=EMBED):
@@ -195,8 +195,6 @@ def test_refused_rows_are_named_by_column_and_rule_only(tmp_path):
 
 
 def test_scores_of_tables_are_never_asked_of_users(tmp_path):
-    subspace = Subspace((0,), (np.arange(4),))
-    expected = (np.zeros(4, np.int64),)
-    question = Question(Release("scores", 1, 1.0), (subspace,), expected)
+    scores = CellScores("scores", (Marginal((0,), (np.arange(4),)),), (np.zeros(4, np.int64),))
     with pytest.raises(RuntimeError, match="asked of records alone; nothing was read"):
-        electorate_of(tmp_path, ROWS, "user").tallied(about_cells(question))
+        electorate_of(tmp_path, ROWS, "user").tallied(scores)

@@ -13,7 +13,7 @@ columns:
   x: {kind: integer, bounds: [0, 9], outside: clip}
 labels: [g]
 """
-COMMON = ["data=tables", "api=table", "embedding=cells", "schedule=cells", "privacy.epsilon=4", "privacy.delta=1e-5"]
+COMMON = ["data=tables", "schedule=cells", "privacy.epsilon=4", "privacy.delta=1e-5"]
 COMMON += ["data.path=rows.csv", "data.schema.file=schema.yaml", "data.records=300"]
 
 

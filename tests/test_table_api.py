@@ -11,11 +11,11 @@ from dpsyn.api.pool import Pool
 from dpsyn.api.table import Table
 from dpsyn.data import Records
 from dpsyn.data.tables import Tables
-from dpsyn.embedding.cells import Cells
 from dpsyn.embedding.table import Table as Embedding
 from dpsyn.errors import UserError
 from dpsyn.population import MISSING, Samples, take
 from dpsyn.privacy.query import Nearest
+from dpsyn.schedule.cells import Codes
 from dpsyn.schema import Schema
 from dpsyn.voting import faiss_search, sparse_search, unseal
 
@@ -125,7 +125,7 @@ def test_wrong_settings_and_rows_of_another_schema_are_one_line() -> None:
         API.vary(rows, labels(1), 0.5, seeds(1))
     with pytest.raises(UserError, match=r"^data\.labels={'rich': 'true'}: expected labels of the schema"):
         API.generate([other.labels[1]], seeds(1))
-    for embedding in (Embedding(PEOPLE, 1, 1, 1), Cells(PEOPLE)):
+    for embedding in (Embedding(PEOPLE, 1, 1, 1), Codes(PEOPLE)):
         with pytest.raises(UserError, match=r"expected rows of its schema"):
             embedding(rows)
     with pytest.raises(UserError, match=r"^embedding\.category_weight=-1: expected a number, 0 or more"):
@@ -205,7 +205,7 @@ def test_rows_kept_as_few_entries_vote_as_dense_vectors_do(columns: Any, tmp_pat
     counted = {}
     for name, kept, search in (("few", embed, sparse_search), ("dense", embed.__call__, faiss_search)):
         private = electorate.open_electorate(Made(), kept, {"kept": name}, "record", tmp_path)  # type: ignore[arg-type]
-        counted[name] = unseal(private.tallied(Nearest(vectors, which, 2 if len(columns) > 1 else 1, search, "")))
+        counted[name] = unseal(private.tallied(Nearest(vectors, which, 2 if len(columns) > 1 else 1, search=search)))
     assert (counted["few"] == counted["dense"]).all() and counted["few"].sum() >= rows
 
 
@@ -218,9 +218,9 @@ def test_the_weight_of_a_column_in_the_schema_counts() -> None:
 
 def test_cells_are_the_codes_exactly() -> None:
     rows = API.generate(labels(500), seeds(500))
-    found = Cells(PEOPLE)(rows)
+    found = Codes(PEOPLE)(rows)
     assert found.dtype == np.float32 and found.shape == (500, 7)
-    assert (found == codec.codes(PEOPLE, rows.content)).all()
+    assert (found == codec.encode(PEOPLE, rows.content)).all()
 
 
 def test_a_pool_of_public_rows_gives_whole_rows_of_the_label_asked_for(tmp_path: Path) -> None:

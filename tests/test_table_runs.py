@@ -1,7 +1,6 @@
 """Whole runs of tables: votes in cells, and Tab-PE's for the nearest row, on a table that is made here."""
 
 import csv
-import dataclasses
 import io
 import json
 import shutil
@@ -14,7 +13,6 @@ from programme import files, same_noise
 from rich.console import Console
 
 from dpsyn import cli, compose, electorate
-from dpsyn.cell_run import evolve_cells
 from dpsyn.errors import UserError
 from dpsyn.execution import carry_out
 from dpsyn.planning import facts, show_plan
@@ -66,8 +64,6 @@ def job(folder, given, *overrides):
                 "data.records=900",
                 "data.on_error=skip",
                 "data.max_refused=0.1",
-                "api=table",
-                "embedding=cells",
                 "schedule=cells",
                 "schedule.size=900",
                 "privacy.epsilon=4",
@@ -82,15 +78,22 @@ def job(folder, given, *overrides):
 
 def run(folder, given, *overrides):
     made, out = job(folder, given, *overrides), io.StringIO()
-    carry_out(made, Screen(Console(file=out, width=200), facts(made), made.releases))
+    carry_out(made, Screen(Console(file=out, width=200), facts(made), len(made.releases)))
     return out.getvalue()
 
 
-TAB_PE = ["embedding=table", "schedule=tab_pe", "schedule.size=40", "schedule.releases=3", "schedule.drawn=1"]
+TAB_PE = [
+    "api=table",
+    "embedding=table",
+    "schedule=tab_pe",
+    "schedule.size=40",
+    "schedule.releases=3",
+    "schedule.sampled_releases=1",
+]
 ODD = ("u-new", CANARY, "nurse", "90", "119.5", "yes")
 NEIGHBOURS = {
     "one row more": (lambda given: [*given, ODD], []),
-    "one row replaced": (lambda given: [ODD, *given[1:]], ["privacy.neighbours=replace"]),
+    "one row replaced": (lambda given: [ODD, *given[1:]], ["privacy.adjacency=replace"]),
     "rows that cannot be read": (
         lambda given: [*given, ("u", "old", "nurse", "1", "1", "yes"), ("u", "1", "", "", "", "?")],
         [],
@@ -184,7 +187,7 @@ def test_a_run_that_stopped_learns_again_from_its_receipts_and_draws_none_twice(
         with monkeypatch.context() as patched:
             patched.setattr("dpsyn.privacy.ledger.discrete_gaussian", None)  # nothing is drawn
             patched.setenv("XDG_STATE_HOME", str(folder / "state"))  # another machine's: it knows of no other directory
-            carry_out(made, Screen(Console(file=io.StringIO()), facts(made), made.releases))
+            carry_out(made, Screen(Console(file=io.StringIO()), facts(made), len(made.releases)))
         assert files(folder / "run/release") == whole
 
 
@@ -201,7 +204,7 @@ def test_a_run_that_is_cut_off_at_its_first_draw_states_what_it_may_spend_and_co
             run(tmp_path, rows())
     said = json.loads((tmp_path / "run/release/privacy.json").read_text())
     assert said["status"] == "INCOMPLETE"
-    assert len(said["charges"]) == job(tmp_path, rows()).releases
+    assert len(said["charges"]) == len(job(tmp_path, rows()).releases)
     assert not verified(open_run(tmp_path / "run")).agrees  # the draw is started, and not in the statement yet
     with pytest.raises(UserError, match=r"privacy.accept_lost_draws=0: 1 noisy release\(s\)"):
         run(tmp_path, rows())
@@ -215,27 +218,19 @@ def test_a_run_that_is_cut_off_at_its_first_draw_states_what_it_may_spend_and_co
     assert verified(open_run(tmp_path / "run")).agrees
 
 
-def test_a_release_that_asks_for_more_than_it_is_charged_for_reads_nothing(tmp_path):
-    made = job(tmp_path, rows())
-    first, *rest = made.cells.releases
-    plan = dataclasses.replace(made.cells, releases=(dataclasses.replace(first, moves=first.moves - 1), *rest))
-    with pytest.raises(RuntimeError, match="asks for more than it is charged for"):
-        next(evolve_cells(plan, None, 0))
-
-
 def test_a_plan_shows_the_releases_and_reads_nothing(tmp_path, capsys):
     show_plan(job(tmp_path, rows()))
     out = " ".join(capsys.readouterr().out.split())
     assert "counts 1" in out
-    assert "rows of the synthetic table: 900" in out
+    assert "rows of the synthetic data: 900" in out
     assert not (tmp_path / "run").exists()
 
 
 def test_the_plan_says_that_a_row_is_protected_where_users_are_named(tmp_path, capsys):
     show_plan(job(tmp_path, rows()))
-    assert "mind: column 'user' names users, but privacy.unit=record" in capsys.readouterr().out
+    assert "warning: column 'user' names users, but privacy.unit=record" in capsys.readouterr().out
     show_plan(job(tmp_path, rows(), "privacy.unit=user"))
-    assert "mind:" not in capsys.readouterr().out
+    assert "warning:" not in capsys.readouterr().out
 
 
 def test_without_the_column_of_its_users_no_row_is_read_for_them(tmp_path):
@@ -258,11 +253,10 @@ def test_noise_is_told_in_records_whoever_is_protected(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (["embedding=table"], "embedding=dpsyn.embedding.table.Table: expected embedding=cells with schedule=cells"),
         (["data.records=null"], "data.records=null: expected a declared number of rows with schedule=cells"),
-        (["expand.rows=2000"], "expand.rows=2000: expected null with schedule=cells"),
-        (["privacy.nearest=2"], "schedule=cells: expected privacy.nearest=1"),
-        (["label_shares=noisy"], "schedule=cells: expected privacy.nearest=1"),
+        (["expand.rows=20"], "expand.rows=20: expected null, or at least 900"),
+        (["privacy.votes_per_record=2"], "schedule=cells: expected privacy.votes_per_record=1"),
+        (["label_shares=noisy"], "label_shares=noisy: expected 'uniform' with a schedule that counts"),
         (["privacy.epsilon=null", "privacy.noise_multiplier=3"], "privacy.noise_multiplier=3: expected null"),
         (["schedule.size=0"], "schedule.size=0: expected a whole number"),
     ],

@@ -74,7 +74,7 @@ def job(folder, url, *overrides):
                 "schedule.releases=2",
                 "schedule.size=12",
                 "schedule.degree=0.5",
-                "schedule.folds=[2,1]",
+                "schedule.variations=[2,1]",
                 "privacy.epsilon=4",
                 "privacy.delta=1e-4",
                 "expand.rows=40",
@@ -87,7 +87,7 @@ def job(folder, url, *overrides):
 
 def run(folder, url, *overrides):
     made, out = job(folder, url, *overrides), io.StringIO()
-    carry_out(made, Screen(Console(file=out, width=200), facts(made), len(made.schedule)))
+    carry_out(made, Screen(Console(file=out, width=200), facts(made), len(made.releases)))
     return out.getvalue()
 
 
@@ -104,7 +104,7 @@ def said(server):
     ("more", "overrides"),
     [
         (lambda given: [*given, (CANARY, "refund", "u-new")], []),
-        (lambda given: [(CANARY, "delivery", "u-new"), *given[1:]], ["privacy.neighbours=replace"]),
+        (lambda given: [(CANARY, "delivery", "u-new"), *given[1:]], ["privacy.adjacency=replace"]),
         (lambda given: [*given, (f"{CANARY}\udcff", "refund", "u-new"), ("", "refund", "u")], []),
         (lambda given: [*given, *[(CANARY, topic, "u3") for topic in TOPICS] * 9], ["privacy.unit=user"]),
         (lambda given: [row for row in given if row[1] != "refund"], ["label_shares=noisy"]),
@@ -232,7 +232,7 @@ def test_it_stops_before_it_costs_too_much_and_counts_over_all_starts(tmp_path, 
     assert "api.base_url=(not given): expected a value on the command line" in capsys.readouterr().err
 
 
-ONCE = ["schedule.releases=1", "schedule.folds=1", "expand.rows=null"]
+ONCE = ["schedule.releases=1", "schedule.variations=1", "expand.rows=null"]
 
 
 def private_side(monkeypatch, seen):

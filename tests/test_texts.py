@@ -363,7 +363,7 @@ def test_public_texts_stand_in_for_a_model_in_a_whole_run(tmp_path: Path) -> Non
         "schedule.degree=5",
     ]
     job = compose.build(compose.settings([*chosen, f"run_dir={tmp_path / 'run'}"]))
-    release = carry_out(job, Screen(Console(file=io.StringIO(), width=100), facts(job), len(job.schedule)))
+    release = carry_out(job, Screen(Console(file=io.StringIO(), width=100), facts(job), len(job.releases)))
     made = pq.read_table(release / "synthetic.parquet").to_pydict()
     assert set(made["text"]) <= {row["text"] for row in rows[1::2]}
     right = [("awful" in text) == (label == 1) for text, label in zip(made["text"], made["label"], strict=True)]

@@ -183,9 +183,9 @@ def test_dates_and_datetimes_are_in_order_by_their_days_and_repaired_so() -> Non
     content["sent"][:2] = ["2024-02-20T23:59:00", "2024-02-21T00:00:00"]
     content["due"][:2], content["made"][:2] = np.datetime64("2024-02-20"), np.datetime64("2024-01-01")
     assert table.broken(content[:2]).tolist() == [False, True]
-    coded = codec.codes(table, content[2:])
+    coded = codec.encode(table, content[2:])
     seeds = np.arange(1998).astype(np.uint64)
-    back = codec.decoded(table, coded, np.zeros(1998, int), seeds)
+    back = codec.decode(table, coded, np.zeros(1998, int), seeds)
     assert not table.broken(back).any()
 
 
@@ -198,9 +198,9 @@ def test_every_part_for_tables_knows_the_new_kinds() -> None:
     assert Vectors(table, 1.0, 1.0, 1.0)(Samples(content)).shape == (300, 8)
     measured = _measured(content, table, 16)
     assert _distances(table, measured[1], measured[1])["wasserstein"] == 0
-    coded = codec.codes(table, content)
-    back = codec.decoded(table, coded, np.zeros(300, int), np.arange(300).astype(np.uint64))
-    assert (codec.codes(table, back) == coded).all()
+    coded = codec.encode(table, content)
+    back = codec.decode(table, coded, np.zeros(300, int), np.arange(300).astype(np.uint64))
+    assert (codec.encode(table, back) == coded).all()
 
 
 @pytest.mark.parametrize(
@@ -269,9 +269,9 @@ def test_times_of_a_public_pool_are_released_as_its_schema_declares_them(
 
 
 def test_the_plan_says_where_times_and_rare_values_are_lost() -> None:
-    from dpsyn import cell_run
     from dpsyn.privacy.budget import Settings
-    from dpsyn.schedule import Cells
+    from dpsyn.schedule import Facts
+    from dpsyn.schedule.cells import Cells
 
     columns = {
         "made": SHOP["made"],
@@ -279,9 +279,10 @@ def test_the_plan_says_where_times_and_rare_values_are_lost() -> None:
         "code": {"kind": "category", "values": [f"v{place}" for place in range(800)]},
         "big": {"kind": "number", "bounds": [0, 1e15], "resolution": 0.01},
     }
-    plan = cell_run.cell_plan(Cells(None, True), of(columns), 1, 1000, Settings(epsilon=1, delta=1e-5))
-    found = [line.partition(":")[0] for line in cell_run.minds(plan, 20.0)]
+    privacy = Settings(epsilon=1, delta=1e-5)
+    facts = Facts(np.ones(1), 1000, of(columns), privacy)
+    found = [line.partition(":")[0] for line in Cells(None, True).warnings(facts, [20.0])]
     assert found == ["column 'made'", "column 'code'", "column 'big'"]
     near = {"made": {"kind": "datetime", "bounds": ["2024-01-01", "2024-01-05"]}, "code": columns["day"]}
-    plan = cell_run.cell_plan(Cells(None, True), of(near), 1, 1000, Settings(epsilon=1, delta=1e-5))
-    assert list(cell_run.minds(plan, 20.0)) == []
+    facts = Facts(np.ones(1), 1000, of(near), privacy)
+    assert list(Cells(None, True).warnings(facts, [20.0])) == []

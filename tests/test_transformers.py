@@ -17,8 +17,8 @@ from dpsyn.api.transformers import LocalModel, _chosen, _context, _loaded
 from dpsyn.errors import UserError
 from dpsyn.population import Samples
 from dpsyn.prompts import Prompts, Request
+from dpsyn.randomness import uniform
 from dpsyn.runtime import Runtime
-from dpsyn.seeds import uniform
 
 LINES = [
     "The food was good and the people were kind.",

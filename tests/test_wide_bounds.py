@@ -10,15 +10,19 @@ import numpy as np
 import pytest
 from programme import answer
 
-from dpsyn import cell_run, cells, codec
+from dpsyn import codec
+from dpsyn import embedding as embeddings
+from dpsyn.api import Unasked
 from dpsyn.api.table import Table
 from dpsyn.columns import CLIPPED, FINE, NO_INTEGER
 from dpsyn.errors import UserError
 from dpsyn.export import _csv
-from dpsyn.ladders import denoised
 from dpsyn.population import MISSING, Population, Samples
 from dpsyn.privacy.budget import Settings, multiplier
-from dpsyn.schedule import Cells
+from dpsyn.privacy.query import Answer, CellCounts, Query
+from dpsyn.schedule import Facts, PublicSide
+from dpsyn.schedule.binning import denoised
+from dpsyn.schedule.cells import Cells
 from dpsyn.schema import Schema
 from dpsyn.storage import from_parquet, to_parquet
 
@@ -32,16 +36,19 @@ def of(columns: dict[str, Any], constraints: tuple[str, ...] = (), labels: tuple
 def made(schema: Schema, content: np.ndarray, epsilon: float, seed: int = 0, size: int = 4000) -> np.ndarray:
     """Rows of a whole run by votes in cells, with noise of numpy's."""
     privacy = Settings(epsilon=epsilon, delta=1e-5)
-    plan = cell_run.cell_plan(Cells(size, True), schema, len(schema.labels), len(content), privacy)
-    codes, labels, rng = codec.codes(schema, content), schema.labels_of(content), np.random.default_rng(seed)
+    facts = Facts(np.full(len(schema.labels), 1 / len(schema.labels)), len(content), schema, privacy)
+    schedule = Cells(size, True)
+    codes, labels, rng = codec.encode(schema, content), schema.labels_of(content), np.random.default_rng(seed)
 
-    def ask(t: int, question: cells.Question) -> tuple[np.ndarray, float]:
-        release = plan.releases[t - 1]
+    def ask(t: int, query: Query) -> Answer:
+        assert isinstance(query, CellCounts)
+        release = schedule.releases(facts)[t - 1]
         sigma = multiplier(privacy) * np.sqrt(release.moves / release.share)
-        exact = answer(question, [(codes, labels)])
-        return exact + np.rint(rng.normal(0, sigma, len(exact))), sigma
+        exact = answer(query, [(codes, labels)])
+        return Answer(exact + np.rint(rng.normal(0, sigma, len(exact))), sigma)
 
-    *_, last = cell_run.evolve_cells(plan, ask, seed)
+    public = PublicSide(Unasked(), embeddings.Unasked(), schema.labels, facts, seed)
+    *_, last = schedule.run(public, ask, None)
     return last.samples.content
 
 
@@ -139,8 +146,8 @@ def test_whole_numbers_beyond_2_to_the_53_are_coded_and_compared_exactly() -> No
     content = np.zeros(200, schema.dtype)
     content["low"] = 2**60 + 1
     content["high"] = content["low"] + np.arange(200) % 5
-    coded = codec.codes(schema, content)
-    back = codec.decoded(schema, coded, np.zeros(200, int), np.arange(200).astype(np.uint64))
+    coded = codec.encode(schema, content)
+    back = codec.decode(schema, coded, np.zeros(200, int), np.arange(200).astype(np.uint64))
     assert back["low"].tolist() == content["low"].tolist() and back["high"].tolist() == content["high"].tolist()
     mixed = of({"a": said, "b": {"kind": "number", "bounds": [0, 2**61], "resolution": 1}}, ("a <= b",))
     rows = np.zeros(2, mixed.dtype)
@@ -236,9 +243,9 @@ def test_a_column_above_two_others_and_one_whose_neighbour_is_missing_are_counte
     content["d"] = content["c"] + 0.25
     for name in "abc":
         content[name][rng.random(3000) < 0.3] = np.nan
-    coded = codec.codes(schema, content)
-    back = codec.decoded(schema, coded, np.zeros(3000, int), np.arange(3000).astype(np.uint64))
-    assert not schema.broken(back).any() and (codec.codes(schema, back) == coded).mean() > 0.99
+    coded = codec.encode(schema, content)
+    back = codec.decode(schema, coded, np.zeros(3000, int), np.arange(3000).astype(np.uint64))
+    assert not schema.broken(back).any() and (codec.encode(schema, back) == coded).mean() > 0.99
     for high, lows in (("c", "ab"), ("d", "cab")):
         top = [np.fmax.reduce([rows[low] for low in lows]) for rows in (back, content)]
         told = ~np.isnan(top[0]) & ~np.isnan(content[high]) & ~np.isnan(back[high])
@@ -266,7 +273,7 @@ def test_values_that_noise_explains_share_alike_and_none_of_them_stands_out(sigm
     rng, counts = np.random.default_rng(0), np.zeros(3000)
     counts[:600] = rng.multinomial(5000, 1 / np.arange(1, 601) / (1 / np.arange(1, 601)).sum())
     noisy = counts + rng.normal(0, sigma, 3000).round()
-    found = denoised(noisy, cells.Column(3000, ordered=False), sigma, 5000.0)
+    found = denoised(noisy, codec.CodedColumn(3000, ordered=False), sigma, 5000.0)
     assert found.sum() == pytest.approx(5000) and (found >= 0).all()
     assert found[600:].max() < 5000 * 0.005
     assert found[0] == pytest.approx(counts[0], abs=2.5 * sigma)
@@ -288,6 +295,6 @@ def test_of_three_thousand_values_at_epsilon_one_no_phantom_has_a_hundredth_of_t
 def test_what_clear_counts_hold_does_not_go_to_values_that_do_not_occur(sigma: float) -> None:
     rng, counts = np.random.default_rng(0), np.zeros(3000)
     counts[rng.choice(3000, 20, replace=False)] = 400
-    found = denoised(counts + rng.normal(0, sigma, 3000).round(), cells.Column(3000, ordered=False), sigma, 8000.0)
+    found = denoised(counts + rng.normal(0, sigma, 3000).round(), codec.CodedColumn(3000, ordered=False), sigma, 8000.0)
     assert found.sum() == pytest.approx(8000) and found[counts == 0].sum() < 0.02 * 8000
     assert np.abs(found - counts)[counts > 0].max() < 4 * sigma

@@ -88,6 +88,22 @@ class Api(Protocol):
         return None
 
 
+@dataclass(frozen=True)
+class Unasked(Api):
+    """Stands where a schedule asks no api. row_bytes: of a row of its own."""
+
+    row_bytes: int = 0
+
+    def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
+        raise RuntimeError("a schedule that uses no api asked one")
+
+    def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: np.ndarray) -> Samples:
+        raise RuntimeError("a schedule that uses no api asked one")
+
+    def reads(self) -> Sequence[Data]:
+        return ()
+
+
 @runtime_checkable
 class Metered(Protocol):
     """An api that tells what asking takes."""

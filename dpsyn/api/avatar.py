@@ -28,8 +28,8 @@ from dpsyn.api import Api, Degree
 from dpsyn.data import Data
 from dpsyn.errors import UserError, bad
 from dpsyn.population import Label, Samples
+from dpsyn.randomness import uniform
 from dpsyn.runtime import Runtime
-from dpsyn.seeds import uniform
 
 PARAMETERS = {
     "style": "AvatarStyle",

@@ -26,8 +26,8 @@ from dpsyn.endpoints import DEFAULT_URL, Endpoint, check_address, key_in
 from dpsyn.errors import UserError, bad, one_of
 from dpsyn.population import Label, Samples, of_texts
 from dpsyn.prompts import Prompts, Request
+from dpsyn.randomness import retry_seed
 from dpsyn.reasoning import without_reasoning
-from dpsyn.seeds import another
 
 OURS = ("model", "messages", "n", "stream", "seed", "temperature", "top_p", "max_tokens", "max_completion_tokens")
 PER_MESSAGE = 16  # tokens around a message, at most
@@ -428,7 +428,7 @@ class _Call:
         return self.requests(rows, self.own_seeds(rows, attempt))
 
     def own_seeds(self, rows: Sequence[int], attempt: int) -> np.ndarray:
-        return np.array([another(int(self.seeds[i]), attempt) for i in rows], np.uint64)
+        return np.array([retry_seed(int(self.seeds[i]), attempt) for i in rows], np.uint64)
 
     def question(self, row: int, attempt: int, request: Request, keys: Mapping[str, bytes] | None = None) -> Question:
         """keys: of the first attempt, under which a row's answer is kept; None: this is the first one."""

@@ -21,7 +21,7 @@ from dpsyn.data import Data
 from dpsyn.errors import UserError, bad
 from dpsyn.fonts import FINEST, Masters, font_files
 from dpsyn.population import Label, Samples, take
-from dpsyn.seeds import uniform
+from dpsyn.randomness import uniform
 
 CHUNK = 512  # rows drawn at once
 SMALL = 0.7  # of its size is a text drawn to be measured, so that what sticks out is seen

@@ -25,8 +25,8 @@ from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, bad
 from dpsyn.files import public_cache, room_on_disk, sync_folder
 from dpsyn.population import Label, Samples
+from dpsyn.randomness import uniform
 from dpsyn.runtime import Runtime, exact, in_batches, torch_device
-from dpsyn.seeds import uniform
 
 BLOCK = 16384  # items that are compared at once with QUERIES of them
 QUERIES = {"cpu": 1024, "cuda": 16384}  # all items are read once for so many: a GPU has to wait for them

@@ -12,8 +12,8 @@ from dpsyn.columns import Column
 from dpsyn.data import Data
 from dpsyn.errors import bad
 from dpsyn.population import Label, Samples
+from dpsyn.randomness import uniform
 from dpsyn.schema import Schema, check_schema
-from dpsyn.seeds import uniform
 
 STREAMS = 3  # of a row's seed, a column: whether it is drawn anew or goes missing, and its value
 
@@ -39,8 +39,7 @@ class Table(Api):
 
     @property
     def row_bytes(self) -> int:
-        """A column takes 8, or about that in the letters of a category."""
-        return 8 * len(self.schema.columns)
+        return self.schema.row_bytes
 
     def check_degree(self, degree: Degree) -> None:
         """Raises UserError for what is no rate."""

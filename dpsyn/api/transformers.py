@@ -27,9 +27,9 @@ from dpsyn.errors import UserError, bad
 from dpsyn.hub import pinned
 from dpsyn.population import Label, Samples, of_texts
 from dpsyn.prompts import Prompts, Request
+from dpsyn.randomness import retry_seed, uniform
 from dpsyn.reasoning import open_tag, without_reasoning
 from dpsyn.runtime import Runtime, in_batches, placed, running, torch_device, torch_dtype
-from dpsyn.seeds import another, uniform
 
 HUB_NAME = r"[A-Za-z0-9_-][\w.-]*(/[A-Za-z0-9_-][\w.-]*)?"
 AT_ONCE = 4  # tokens between two looks at which rows have ended; a look waits for the device
@@ -194,7 +194,7 @@ class LocalModel(Api):
                 rows = list({names[i]: i for i in rows if names[i] not in found}.values())
             if not rows:
                 break
-            own = np.array([another(int(seeds[i]), attempt) for i in rows], np.uint64)
+            own = np.array([retry_seed(int(seeds[i]), attempt) for i in rows], np.uint64)
             asked = requests(rows, own)
             for i, request, answer in zip(rows, asked, self._answers(asked, own), strict=True):
                 texts[i] = self.prompts.cleaned(answer, request)

@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from dpsyn.population import Label, Samples
+from dpsyn.schema import Schema
 
 
 @dataclass(frozen=True)
@@ -100,3 +101,11 @@ class Data(Protocol):
     def batches(self, size: int) -> Iterator[Records]:
         """All rows in batches of at most `size`, streamed. A UserError raised here names a column and a rule only."""
         ...
+
+
+@runtime_checkable
+class TableData(Data, Protocol):
+    """Table rows, with what is declared of their columns."""
+
+    @property
+    def schema(self) -> Schema: ...

@@ -13,8 +13,23 @@ from dpsyn.data import Data
 from dpsyn.population import Samples
 
 
+class Coder(Protocol):
+    """What turns samples into what votes are about: vectors, or codes of table rows."""
+
+    @abstractmethod
+    def __call__(self, samples: Samples) -> np.ndarray:
+        """float32 [n, d], or codes int32 [n, d]; row i depends on sample i alone."""
+        ...
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A digest of what its settings name but do not say: weights in a file, images that it learned from; '' where
+        there is no such thing."""
+        ...
+
+
 @runtime_checkable
-class Embedding(Protocol):
+class Embedding(Coder, Protocol):
     """Keeps no state across rows, and nothing in it (mean, projection, bounds) is fitted on private rows.
 
     A part subclasses this contract. It may have what `CutsShort` and `SparseEmbedding` ask, besides.
@@ -26,12 +41,6 @@ class Embedding(Protocol):
         ...
 
     @abstractmethod
-    def fingerprint(self) -> str:
-        """A digest of what its settings name but do not say: weights in a file, images that it learned from; '' where
-        there is no such thing."""
-        ...
-
-    @abstractmethod
     def reads(self) -> Sequence[Data]:
         """Every data set that it learns from; () for none. It is a promise: the private data must not be among them."""
         ...
@@ -39,6 +48,20 @@ class Embedding(Protocol):
     def check(self) -> None:
         """Cheap checks of its settings. Raises UserError."""
         return None
+
+
+@dataclass(frozen=True)
+class Unasked(Embedding):
+    """Stands where a schedule uses no embedding."""
+
+    def __call__(self, samples: Samples) -> np.ndarray:
+        raise RuntimeError("a schedule that uses no embedding asked one")
+
+    def fingerprint(self) -> str:
+        return ""
+
+    def reads(self) -> Sequence[Data]:
+        return ()
 
 
 @runtime_checkable

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from dpsyn.errors import UserError, bad
 from dpsyn.files import room_on_disk, state_folder, sync_folder, write
-from dpsyn.privacy.budget import Budget, Charge, Neighbours, Settings, Unit, epsilon_of, shown
+from dpsyn.privacy.budget import Adjacency, Budget, Charge, Settings, Unit, epsilon_of, shown
 
 PLANNED = "planned "  # before the directory, in the place of the id of a run that has not begun
 
@@ -39,7 +39,7 @@ class Entry:
     run: str
     directory: str
     unit: Unit
-    neighbours: Neighbours
+    neighbours: Adjacency
     delta: float
     charges: tuple[Charge, ...]
     keys: tuple[str, ...] = ()
@@ -67,7 +67,7 @@ def entry(
         run or PLANNED + place,
         place,
         settings.unit,
-        settings.neighbours,
+        settings.adjacency,
         budget.delta,
         charges,
         keys,

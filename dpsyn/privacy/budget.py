@@ -10,8 +10,8 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from dpsyn.errors import UserError, bad, one_of
@@ -25,7 +25,7 @@ BELOW, ABOVE = 1e-4, 0.05  # how far, relatively, the accountant may be from exa
 WEAK = 10.0  # an epsilon above this is stamped WEAK
 
 Unit = Literal["record", "user"]
-Neighbours = Literal["add_remove", "replace"]
+Adjacency = Literal["add_remove", "replace"]
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ class Settings:
     """The group `privacy`. Raises UserError for a statement that could not be true.
 
     epsilon, delta: the target. There is no default: a run says what it promises.
-    noise_multiplier: sigma in votes, instead of epsilon; with shares, the least sigma.
-    shares: how the budget is shared among the releases, one number each; None: equally.
-    label_budget: the part of the budget that noisy label shares spend, where they are asked for.
+    noise_multiplier: sigma in votes, instead of epsilon; with budget_split, the least sigma.
+    budget_split: how the budget is shared among the releases, one number each; None: equally.
+    label_shares_budget: the part of the budget that noisy label shares spend, where they are asked for.
     unit: 'record', or 'user': all rows with one value of `data.unit_column`.
-    neighbours: data sets that differ by one unit added or removed ('add_remove') or replaced ('replace').
-    nearest: a record votes for this many nearest candidates.
+    adjacency: neighbouring data sets differ by one unit added or removed ('add_remove') or replaced ('replace').
+    votes_per_record: a record votes for this many nearest candidates.
     noise: 'system' (the operating system's generator), 'insecure_seeded' (tests), 'none' (epsilon and delta are moot).
     accept_lost_draws: go on though this many noisy releases were started and lost; each is charged.
     accept_joint_epsilon: the joint epsilon of a sweep that you agree to.
@@ -65,11 +65,11 @@ class Settings:
     epsilon: float | None = None
     delta: float | None = None
     noise_multiplier: float | None = None
-    shares: Sequence[float] | None = None
-    label_budget: float = 0.1
+    budget_split: Sequence[float] | None = None
+    label_shares_budget: float = 0.1
     unit: Unit = "record"
-    neighbours: Neighbours = "add_remove"
-    nearest: int = 1
+    adjacency: Adjacency = "add_remove"
+    votes_per_record: int = 1
     noise: Literal["system", "insecure_seeded", "none"] = "system"
     accept_lost_draws: int = 0
     accept_joint_epsilon: float | None = None
@@ -78,27 +78,27 @@ class Settings:
     def __post_init__(self) -> None:
         for key, allowed in (
             ("unit", ("record", "user")),
-            ("neighbours", ("add_remove", "replace")),
+            ("adjacency", ("add_remove", "replace")),
             ("noise", ("system", "insecure_seeded", "none")),
         ):
             if getattr(self, key) not in allowed:
                 raise bad(f"privacy.{key}", getattr(self, key), one_of(allowed))
-        for key in ("nearest", "accept_lost_draws"):
+        for key, least in (("votes_per_record", 1), ("accept_lost_draws", 0)):
             value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int) or value < (key == "nearest"):
-                raise bad(f"privacy.{key}", value, f"a whole number, {int(key == 'nearest')} or more")
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise bad(f"privacy.{key}", value, f"a whole number, {least} or more")
         for key in ("epsilon", "delta", "noise_multiplier", "accept_joint_epsilon", "max_joint_epsilon"):
             value = getattr(self, key)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value != value):
                 raise bad(f"privacy.{key}", value, "a number")
-        if self.shares is not None and (
-            isinstance(self.shares, str)
-            or not all(isinstance(share, int | float) and 0 < share < math.inf for share in self.shares)
-            or not self.shares
+        if self.budget_split is not None and (
+            isinstance(self.budget_split, str)
+            or not all(isinstance(share, int | float) and 0 < share < math.inf for share in self.budget_split)
+            or not self.budget_split
         ):
-            raise bad("privacy.shares", self.shares, "null, or one number over 0 a release")
-        if type(self.label_budget) is not float or not 0 < self.label_budget < 1:
-            raise bad("privacy.label_budget", self.label_budget, "a number between 0 and 1")
+            raise bad("privacy.budget_split", self.budget_split, "null, or one number over 0 a release")
+        if type(self.label_shares_budget) is not float or not 0 < self.label_shares_budget < 1:
+            raise bad("privacy.label_shares_budget", self.label_shares_budget, "a number between 0 and 1")
         if self.noise == "none":
             return  # whatever an experiment promises: nothing is, and all that is written says so
         if self.epsilon is None and self.noise_multiplier is None:
@@ -130,11 +130,11 @@ class Budget:
     charges: tuple[Charge, ...]
     epsilon: float
     delta: float
-    neighbours: Neighbours
+    adjacency: Adjacency
 
     def __post_init__(self) -> None:
         if self.charges and self.epsilon < math.inf:
-            spent = epsilon_of(self.charges, self.delta, self.neighbours)
+            spent = epsilon_of(self.charges, self.delta, self.adjacency)
             if spent > self.epsilon:
                 raise UserError(
                     f"privacy: the noise gives epsilon {shown(spent)}, over the {self.epsilon} that is stated."
@@ -147,62 +147,55 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Part:
-    """A release before its noise is known. moves: entries that a record changes by one. share: of the budget."""
+class Release:
+    """A release before its noise is known.
+
+    moves: entries that a record which is added or removed changes, by at most one each.
+    share: of the budget, in proportion to those of the other releases.
+    told: what the table of `dpsyn plan` says of it, by column.
+    """
 
     name: str
     moves: int
     share: float
+    told: Mapping[str, str] = field(default_factory=dict)
 
 
-def vote_parts(settings: Settings, releases: int, label_shares: bool = False) -> list[Part]:
-    """`releases` releases of votes and, with label_shares, after them one of the labels' counts."""
-    shares = settings.shares or [1.0] * releases
-    if releases and len(shares) != releases:
-        raise bad("privacy.shares", list(shares), f"null, or one number a release ({releases})")
-    parts = [
-        Part(f"votes {t}", settings.nearest, share) for t, share in zip(range(1, releases + 1), shares, strict=False)
-    ]
-    if releases and label_shares:
-        whole = sum(shares) * settings.label_budget / (1 - settings.label_budget)
-        parts.append(Part("label shares", 1, whole))
-    return parts
-
-
-def plan(settings: Settings, releases: int, sigma: float | None = None, label_shares: bool = False) -> Budget:
-    """The budget of `vote_parts`; sigma as in `calibrated`."""
-    return calibrated(settings, vote_parts(settings, releases, label_shares), sigma)
-
-
-def calibrated(settings: Settings, parts: Sequence[Part], sigma: float | None = None) -> Budget:
+def calibrated(settings: Settings, releases: Sequence[Release], sigma: float | None = None) -> Budget:
     """The budget of some releases: what one costs, moves / sigma^2, is in proportion to its share.
 
     sigma: the least, as calibrated when the run began; it is verified, not computed again. None: calibrate.
     """
-    if not parts:
-        return Budget((), 0.0, settings.delta or 0.0, settings.neighbours)
+    if not releases:
+        return Budget((), 0.0, settings.delta or 0.0, settings.adjacency)
     by_user = settings.unit == "user"  # all entries of a user are one vector of norm one
-    factors = [math.sqrt((1 if by_user else part.moves) / part.share) for part in parts]
+    factors = [math.sqrt((1 if by_user else release.moves) / release.share) for release in releases]
     least = min(factors)
 
     def charges(sigma: float) -> tuple[Charge, ...]:
         return tuple(
-            Charge(part.name, _rounded_up(sigma * (factor / least)), *((GRID, 1) if by_user else (1, part.moves)))
-            for part, factor in zip(parts, factors, strict=True)
+            Charge(release.name, _rounded_up(sigma * (factor / least)), *((GRID, 1) if by_user else (1, release.moves)))
+            for release, factor in zip(releases, factors, strict=True)
         )
 
     if settings.noise == "none":
-        return Budget(charges(0.0), math.inf, 0.0, settings.neighbours)
+        return Budget(charges(0.0), math.inf, 0.0, settings.adjacency)
     assert settings.delta is not None
     if sigma is None and settings.noise_multiplier is not None:
         sigma = float(settings.noise_multiplier)
     if sigma is None:
         assert settings.epsilon is not None
-        sigma = _calibrate(charges, settings.epsilon, settings.delta, settings.neighbours)
+        sigma = _calibrate(charges, settings.epsilon, settings.delta, settings.adjacency)
     target = settings.epsilon
     if target is None:
-        target = epsilon_of(charges(sigma), settings.delta, settings.neighbours)
-    return Budget(charges(sigma), target, settings.delta, settings.neighbours)
+        target = epsilon_of(charges(sigma), settings.delta, settings.adjacency)
+    return Budget(charges(sigma), target, settings.delta, settings.adjacency)
+
+
+def records_in_a_vote(charge: Charge, moves: int) -> float:
+    """What one vote of a release stands for. Under the user unit a user with one row is spread over all entries that a
+    record moves, by a vote of norm one."""
+    return 1.0 if charge.grid == 1 else math.sqrt(moves)
 
 
 def multiplier(settings: Settings) -> float:
@@ -210,14 +203,14 @@ def multiplier(settings: Settings) -> float:
     if settings.noise == "none" or settings.epsilon is None:
         return SMALLEST_SIGMA
     assert settings.delta is not None
-    return _least_sigma(lambda sigma: (Charge("", sigma),), settings.epsilon, settings.delta, settings.neighbours)
+    return _least_sigma(lambda sigma: (Charge("", sigma),), settings.epsilon, settings.delta, settings.adjacency)
 
 
-def epsilon_of(charges: Sequence[Charge], delta: float, neighbours: Neighbours) -> float:
+def epsilon_of(charges: Sequence[Charge], delta: float, adjacency: Adjacency) -> float:
     """Epsilon of all charges together. Raises UserError where accountant and exact convolution disagree."""
     if not charges:
         return 0.0
-    gaussians = tuple(sorted(_gaussians(charges, neighbours).items()))
+    gaussians = tuple(sorted(_gaussians(charges, adjacency).items()))
     epsilon = _accounted(gaussians, delta)
     exact = _exact(gaussians, delta)
     if not exact * (1 - BELOW) - 1e-9 <= epsilon <= exact * (1 + ABOVE) + 1e-4:
@@ -227,9 +220,9 @@ def epsilon_of(charges: Sequence[Charge], delta: float, neighbours: Neighbours) 
     return epsilon
 
 
-def exact_epsilon(charges: Sequence[Charge], delta: float, neighbours: Neighbours) -> float:
+def exact_epsilon(charges: Sequence[Charge], delta: float, adjacency: Adjacency) -> float:
     """Epsilon of all charges together, by exact convolution alone."""
-    return _exact(tuple(sorted(_gaussians(charges, neighbours).items())), delta) if charges else 0.0
+    return _exact(tuple(sorted(_gaussians(charges, adjacency).items())), delta) if charges else 0.0
 
 
 @functools.lru_cache(maxsize=4096)
@@ -259,12 +252,12 @@ def _accounted(gaussians: tuple[tuple[tuple[float, bool], int], ...], delta: flo
     return epsilon
 
 
-def closed_form(charges: Sequence[Charge], delta: float, neighbours: Neighbours) -> float:
+def closed_form(charges: Sequence[Charge], delta: float, adjacency: Adjacency) -> float:
     """Epsilon of the continuous Gaussians with the same noise: exact for them, near for the discrete ones."""
     from scipy.optimize import brentq
     from scipy.special import log_ndtr
 
-    mu = math.sqrt(sum(times / deviation**2 for (deviation, _), times in _gaussians(charges, neighbours).items()))
+    mu = math.sqrt(sum(times / deviation**2 for (deviation, _), times in _gaussians(charges, adjacency).items()))
 
     def log_delta(epsilon: float) -> float:
         first, second = log_ndtr(-epsilon / mu + mu / 2), epsilon + log_ndtr(-epsilon / mu - mu / 2)
@@ -286,54 +279,54 @@ def shown(epsilon: float) -> str:
     return text + "0" if text.endswith(".") else text
 
 
-def _gaussians(charges: Sequence[Charge], neighbours: Neighbours) -> Counter[tuple[float, bool]]:
+def _gaussians(charges: Sequence[Charge], adjacency: Adjacency) -> Counter[tuple[float, bool]]:
     """(standard deviation at sensitivity one, is it a discrete Gaussian) -> how often it is composed."""
     count: Counter[tuple[float, bool]] = Counter()
     for charge in charges:
         if charge.grid == 1 and charge.sigma > WIDE:
-            count[math.sqrt(charge.sigma**2 - 4), False] += charge.moves * (2 if neighbours == "replace" else 1)
+            count[math.sqrt(charge.sigma**2 - 4), False] += charge.moves * (2 if adjacency == "replace" else 1)
         elif charge.grid == 1:
             # a record moves `moves` entries by one each: as many one-entry mechanisms of sensitivity one
-            count[charge.sigma, True] += charge.moves * (2 if neighbours == "replace" else 1)
+            count[charge.sigma, True] += charge.moves * (2 if adjacency == "replace" else 1)
         else:
             # the discrete Gaussian of standard deviation s is a randomised rounding of the continuous one with
             # sqrt(s^2 - 4); two non-negative vectors of norm one are at most sqrt(2) apart
             deviation = math.sqrt((charge.sigma * charge.grid) ** 2 - 4) / charge.grid
-            count[deviation / (math.sqrt(2) if neighbours == "replace" else 1.0), False] += charge.moves
+            count[deviation / (math.sqrt(2) if adjacency == "replace" else 1.0), False] += charge.moves
     return count
 
 
 def _calibrate(
-    charges: Callable[[float], tuple[Charge, ...]], epsilon: float, delta: float, neighbours: Neighbours
+    charges: Callable[[float], tuple[Charge, ...]], epsilon: float, delta: float, adjacency: Adjacency
 ) -> float:
     """The least sigma, rounded up to four digits after the point, with epsilon(sigma) <= epsilon."""
-    high = _least_sigma(charges, epsilon, delta, neighbours)
+    high = _least_sigma(charges, epsilon, delta, adjacency)
     # The accountant has the last word. Epsilon falls about as 1/sigma, so a few steps come close from above; at small
     # sigma the discrete Gaussian is better than the closed form, and less noise will do.
     sigma, best = _rounded_up(high), math.inf
     for _ in range(8):
-        spent = epsilon_of(charges(sigma), delta, neighbours)
+        spent = epsilon_of(charges(sigma), delta, adjacency)
         best = sigma if spent <= epsilon else best
         sigma = max(_rounded_up(sigma * spent / epsilon + (1e-4 if spent > epsilon else 0)), SMALLEST_SIGMA)
         if sigma >= best:
             return best
-    while epsilon_of(charges(sigma), delta, neighbours) > epsilon:
+    while epsilon_of(charges(sigma), delta, adjacency) > epsilon:
         sigma = _rounded_up(sigma * 1.001)
     return min(sigma, best)
 
 
 def _least_sigma(
-    charges: Callable[[float], tuple[Charge, ...]], epsilon: float, delta: float, neighbours: Neighbours
+    charges: Callable[[float], tuple[Charge, ...]], epsilon: float, delta: float, adjacency: Adjacency
 ) -> float:
     low, high = SMALLEST_SIGMA, SMALLEST_SIGMA
-    while closed_form(charges(high), delta, neighbours) > epsilon:
+    while closed_form(charges(high), delta, adjacency) > epsilon:
         low, high = high, high * 2
         if high > LARGEST_SIGMA:
-            least = closed_form(charges(LARGEST_SIGMA), delta, neighbours)
+            least = closed_form(charges(LARGEST_SIGMA), delta, adjacency)
             raise bad("privacy.epsilon", f"{epsilon:g}", f"at least {least:.2g} at this delta")
     while high - low > 1e-5 * low:
         middle = (low + high) / 2
-        low, high = (middle, high) if closed_form(charges(middle), delta, neighbours) > epsilon else (low, middle)
+        low, high = (middle, high) if closed_form(charges(middle), delta, adjacency) > epsilon else (low, middle)
     return high
 
 

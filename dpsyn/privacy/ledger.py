@@ -25,14 +25,14 @@ import numpy as np
 
 from dpsyn.errors import UserError
 from dpsyn.files import private_folder, room_on_disk, stamp, sync_folder
-from dpsyn.privacy.budget import Budget, Charge, Settings, epsilon_of, shown
+from dpsyn.privacy.budget import Budget, Charge, Settings, epsilon_of, records_in_a_vote, shown
 from dpsyn.privacy.mechanism import discrete_gaussian, insecure_seeded
-from dpsyn.privacy.query import Query
+from dpsyn.privacy.query import Answer, Query
 from dpsyn.voting import Votes, unseal
 
 FORMAT = "dpsyn receipt 1"
 ALTERED = "The run was altered, or another version of dpsyn began it."
-GONE = "private: a receipt of a finished iteration is gone. The run cannot go on; name another run_dir."
+GONE = "private: the receipt of a finished iteration is missing. The run cannot resume; name another run_dir."
 
 
 class Tallying(Protocol):
@@ -87,6 +87,9 @@ class Ledger:
                 f"privacy: release {iteration} was not declared: the budget has {declared}. Nothing was read."
             )
         charge = self.budget.charges[iteration - 1]
+        one_row = charge.grid == 1 and self.budget.adjacency == "add_remove"
+        if (charge.grid == 1 and query.moves > charge.moves) or not (query.additive or one_row):
+            raise RuntimeError(f"release {iteration}: it moves more than it is charged for; nothing was read")
         votes, population = electorate.tallied(query), query.about
         if votes.moves > charge.moves or votes.grid != charge.grid:
             raise RuntimeError(f"release {iteration}: it moves more than it is charged for; nothing was released")
@@ -108,6 +111,13 @@ class Ledger:
         if not path.exists():
             raise UserError(GONE)
         return self._verified(read_receipt(path), about)
+
+    def subject(self, iteration: int) -> str:
+        """What the release of an iteration is about: its receipt's population."""
+        path = self._receipt(iteration)
+        if not path.exists():
+            raise UserError(GONE)
+        return read_receipt(path).population
 
     def recover(self) -> tuple[Charge, ...]:
         """Puts in order what a crash left behind, and returns the charges of the lost draws.
@@ -135,7 +145,7 @@ class Ledger:
             lost += attempts[: len(attempts) - released]
         accepted = self.settings.accept_lost_draws
         if len(lost) > accepted:
-            epsilon = epsilon_of((*self.budget.charges, *lost), self.budget.delta, self.budget.neighbours)
+            epsilon = epsilon_of((*self.budget.charges, *lost), self.budget.delta, self.budget.adjacency)
             raise UserError(
                 f"privacy.accept_lost_draws={accepted}: {len(lost)} noisy release(s) were started and lost. "
                 f"They count as spent: epsilon becomes {shown(epsilon)} instead of {shown(self.budget.epsilon)}. "
@@ -209,6 +219,14 @@ class Ledger:
         stamp(pending)
         os.replace(pending, path)
         sync_folder(path.parent)
+
+
+def answer_of(receipt: Receipt, query: Query) -> Answer:
+    """The noisy answer in records. A user with one row moves every entry of a release a little, by a vector of norm
+    one: in records it is worth the root of their number."""
+    charge = receipt.charge
+    scale = records_in_a_vote(charge, query.moves)
+    return Answer(receipt.votes * (scale / charge.grid), charge.sigma * scale)
 
 
 def receipt_bytes(receipt: Receipt) -> bytes:

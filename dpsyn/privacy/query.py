@@ -15,18 +15,30 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dpsyn.cells import Question, counts_of, places
 from dpsyn.errors import UserError
-from dpsyn.voting import Search, Vectors, count_by_record, distinct, nearest
+from dpsyn.privacy.marginals import Marginal, counts_of, entries_of
+from dpsyn.voting import Search, Vectors, count_by_record, distinct, faiss_search, nearest
 
-LABELS = "the declared labels"
+LABELS = "the declared labels"  # what a receipt of their counts is about
+CELLS = "cells"  # and what that of counts of cells begins with
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A noisy answer, in records.
+
+    values: float64 [entries]. deviation: the standard deviation of the noise in each.
+    """
+
+    values: np.ndarray
+    deviation: float
 
 
 @dataclass(frozen=True)
 class Block:
     """Some private records of one label, of b rows.
 
-    vectors: float32 [b, d] or Sparse; for counts of cells the codes.
+    vectors: float32 [b, d] or Sparse; for counts of cells codes, int32 [b, d].
     units: int64 [b], the user of each; -1 for none.
     """
 
@@ -59,6 +71,12 @@ class Query(Protocol):
         """(units int64 [b], the entries that each record counts in, int64 [b, m]), block by block."""
         ...
 
+    @property
+    def additive(self) -> bool:
+        """Whether the answer is a sum over records. Where it is not, one unit may move an entry by more than one: a
+        record that is replaced, a user of many rows. The ledger refuses it for them."""
+        return True
+
     def check(self, dimension: int) -> None:
         """Raises UserError where records of vectors of this length cannot be asked."""
         return None
@@ -76,8 +94,11 @@ class Query(Protocol):
 class Nearest(Query):
     """Every record votes for its k nearest candidates of its own label; for all there are, where they are fewer.
 
-    vectors: float32 [n, d], of the candidates. labels: int64 [n]. search: candidates -> a shortlist search.
-    population: the digest of their file. Records of a label without candidates cast no vote.
+    vectors: float32 [n, d], of the candidates.
+    labels: int64 [n], of the candidates. Records of a label without candidates cast no vote.
+    k: votes of a record.
+    population: the digest of the candidates' file. The run sets it: a schedule does not know the file.
+    search: candidates -> a shortlist search. The run sets it to what its device is fastest with.
 
     Guarantee: the votes of a record are a function of the record and the candidates alone (`dpsyn.voting.nearest`
     settles every tie and every rounding by an order of its own), and are one each for at most k distinct candidates. So
@@ -87,8 +108,8 @@ class Nearest(Query):
     vectors: np.ndarray
     labels: np.ndarray
     k: int
-    search: Callable[[np.ndarray], Search]
-    population: str
+    population: str = ""
+    search: Callable[[np.ndarray], Search] = faiss_search
 
     @property
     def about(self) -> str:
@@ -155,70 +176,77 @@ class LabelCounts(Query):
 
 @dataclass(frozen=True)
 class CellCounts(Query):
-    """How many records lie in each cell of some subspaces.
+    """How many records lie in each cell of some marginals. kind: of the release, for the digest.
 
-    Guarantee: a record lies in one cell of each subspace, and which one depends on the record and the subspace alone.
-    So one that is added or removed changes as many entries as there are subspaces, by one each.
+    Guarantee: a record lies in one cell of each marginal, and which one depends on the record and the marginal alone.
+    So one that is added or removed changes as many entries as there are marginals, by one each.
     """
 
-    question: Question
+    kind: str
+    marginals: tuple[Marginal, ...]
 
     @property
     def size(self) -> int:
-        return sum(subspace.size for subspace in self.question.subspaces)
+        return sum(marginal.size for marginal in self.marginals)
 
     @property
     def moves(self) -> int:
-        return len(self.question.subspaces)
+        return len(self.marginals)
 
     @property
     def about(self) -> str:
-        return _digest(self.question)
+        digest = hashlib.sha256(self.kind.encode())
+        for marginal in self.marginals:
+            digest.update(f"{marginal.columns} {marginal.shape}".encode())
+            for of_code in marginal.cells:
+                digest.update(of_code.astype("<i8").tobytes())
+        for expected in self._expected:
+            digest.update(expected.astype("<i8").tobytes())
+        return f"{CELLS} {digest.hexdigest()}"
 
     def choices(self, blocks: Iterable[Block]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for block in blocks:
-            codes, labels = _coded(block)
-            yield block.units, places(self.question, codes, labels)
+            codes, labels = _codes_of(block)
+            yield block.units, entries_of(self.marginals, codes, labels)
 
     def tally(self, blocks: Iterable[Block]) -> np.ndarray:
-        return counts_of(self.question, map(_coded, blocks))
+        return counts_of(self.marginals, map(_codes_of, blocks))
+
+    @property
+    def _expected(self) -> tuple[np.ndarray, ...]:
+        return ()
 
 
 @dataclass(frozen=True)
 class CellScores(CellCounts):
-    """The L1 distance of each subspace's counts from those that are expected (`question.expected`).
+    """The L1 distance of each marginal's counts from those that are expected.
 
-    Guarantee: a record that is added or removed changes one count of each subspace by one, and so, by the triangle
-    inequality, each distance by at most one: as many entries as there are subspaces, by at most one each. A record that
+    expected: int64 of each marginal's shape, public.
+
+    Guarantee: a record that is added or removed changes one count of each marginal by one, and so, by the triangle
+    inequality, each distance by at most one: as many entries as there are marginals, by at most one each. A record that
     is replaced, or a user of many rows, moves a distance by more, so these are refused.
     """
+
+    expected: tuple[np.ndarray, ...]
+
+    @property
+    def additive(self) -> bool:
+        return False
 
     def choices(self, blocks: Iterable[Block]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         raise RuntimeError("cells: scores are asked of records alone; nothing was read")
 
     def answer(self, total: np.ndarray) -> np.ndarray:
-        expected = self.question.expected or ()
-        parts = np.split(total, np.cumsum([counts.size for counts in expected])[:-1])
-        gaps = [np.abs(part - counts.ravel()).sum() for part, counts in zip(parts, expected, strict=True)]
+        parts = np.split(total, np.cumsum([counts.size for counts in self.expected])[:-1])
+        gaps = [np.abs(part - counts.ravel()).sum() for part, counts in zip(parts, self.expected, strict=True)]
         return np.array(gaps, np.int64)
 
+    @property
+    def _expected(self) -> tuple[np.ndarray, ...]:
+        return self.expected
 
-def about_cells(question: Question) -> CellCounts:
-    """The query of a question."""
-    return CellCounts(question) if question.expected is None else CellScores(question)
 
-
-def _coded(block: Block) -> tuple[np.ndarray, np.ndarray]:
-    codes = block.vectors.astype(np.int32)
+def _codes_of(block: Block) -> tuple[np.ndarray, np.ndarray]:
+    codes = block.vectors.astype(np.int32, copy=False)
     return codes, np.full(len(codes), block.label)
-
-
-def _digest(question: Question) -> str:
-    told = hashlib.sha256(question.release.kind.encode())
-    for subspace in question.subspaces:
-        told.update(f"{subspace.columns} {subspace.shape}".encode())
-        for of_code in subspace.cells:
-            told.update(of_code.astype("<i8").tobytes())
-    for expected in question.expected or ():
-        told.update(expected.astype("<i8").tobytes())
-    return f"cells {told.hexdigest()}"

@@ -12,7 +12,7 @@ from typing import Any
 
 from dpsyn.files import sha256
 from dpsyn.privacy.account import Entry, joint_epsilon
-from dpsyn.privacy.budget import WEAK, Budget, Charge, Neighbours, Settings, Unit, epsilon_of, exact_epsilon, shown
+from dpsyn.privacy.budget import WEAK, Adjacency, Budget, Charge, Settings, Unit, epsilon_of, exact_epsilon, shown
 
 FORMAT = "dpsyn privacy 2"
 
@@ -40,7 +40,7 @@ class Facts:
     declared: float
     delta: float
     unit: Unit
-    neighbours: Neighbours
+    neighbours: Adjacency
     charges: tuple[Charge, ...]
     lost: tuple[Charge, ...]
     receipts: Mapping[int, str]
@@ -67,14 +67,14 @@ def statement(
     digests = {int(path.stem): sha256(path) for path in receipts}
     if not settings.is_private:
         return as_json(unprotected(settings.noise, budget.charges, digests))
-    epsilon = epsilon_of((*budget.charges, *lost), budget.delta, budget.neighbours)
+    epsilon = epsilon_of((*budget.charges, *lost), budget.delta, budget.adjacency)
     joint = joint_epsilon(runs, budget.delta) if runs else epsilon
     facts = Facts(
         epsilon=float(shown(epsilon)),
-        declared=float(shown(epsilon_of(budget.charges, budget.delta, budget.neighbours))),
+        declared=float(shown(epsilon_of(budget.charges, budget.delta, budget.adjacency))),
         delta=budget.delta,
         unit=settings.unit,
-        neighbours=budget.neighbours,
+        neighbours=budget.adjacency,
         charges=budget.charges,
         lost=tuple(lost),
         receipts=digests,

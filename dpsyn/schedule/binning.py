@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 
-from dpsyn.cells import Column
-from dpsyn.selection import project_on_simplex
+from dpsyn.codec import CodedColumn
+from dpsyn.schedule.selection import project_on_simplex
 
 ATOMS = 32  # the finest cells of one column that rows move between
 MANY = 64  # values without an order, of which more are shrunk
@@ -21,7 +21,7 @@ SO_MANY, WIDE, EMPTY = 1500, 64, 1.5
 SHIFTS = 32  # of the blocks that counts are smoothed in; twice as many make no difference
 
 
-def denoised(noisy: np.ndarray, column: Column, sigma: float, total: float) -> np.ndarray:
+def denoised(noisy: np.ndarray, column: CodedColumn, sigma: float, total: float) -> np.ndarray:
     """A column's counts, non-negative, of the sum `total`; those of an order are smoothed, those of many values without
     one shrunk."""
     noisy = noisy.astype(np.float64)
@@ -34,7 +34,7 @@ def denoised(noisy: np.ndarray, column: Column, sigma: float, total: float) -> n
     return project_on_simplex(noisy, total)
 
 
-def is_shrunk(column: Column) -> bool:
+def is_shrunk(column: CodedColumn) -> bool:
     return not column.ordered and column.codes > MANY
 
 
@@ -96,7 +96,7 @@ def _smoothed(noisy: np.ndarray, expected: np.ndarray, sigma: float) -> np.ndarr
     return smooth
 
 
-def ladder(mass: np.ndarray, column: Column) -> tuple[np.ndarray, ...]:
+def nested_bins(mass: np.ndarray, column: CodedColumn) -> tuple[np.ndarray, ...]:
     """Nested cells of near-equal mass: neighbours are merged in an order, the lightest elsewhere.
 
     A missing value is a cell of its own among the atoms, and next to the last code below.

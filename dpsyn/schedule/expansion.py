@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from dpsyn.api import Degree
-from dpsyn.evolution import Makers, seeds
 from dpsyn.population import Population, concatenate, take
+from dpsyn.randomness import row_seeds
+from dpsyn.schedule import Keep, PublicSide
 
 PART = 4096  # rows of a part, the unit that is kept when the work is interrupted
 
 
-def expand(
-    makers: Makers,
-    final: Population,
-    rows: int,
-    degree: Degree,
-    kept: Callable[[str, Callable[[], Population]], Population],
-) -> Population:
+def expand(public: PublicSide, final: Population, rows: int, degree: Degree, keep: Keep) -> Population:
     """`rows` rows: the final ones, each once, the rest variations of them; parents are rows of `final`.
 
     A row that was chosen m times has m shares of the variations. Row s is the same whatever `rows` is, so a longer
-    expansion starts with a shorter one. kept: (name of a part, how to make it) -> the part, made or found.
+    expansion starts with a shorter one. keep: keeps parts that took long.
     """
     order = _by_turns(final.labels)
     parts = []
     for start in range(0, rows, PART):
         places = np.arange(start, min(start + PART, rows))
         name = f"{places[0]}-{places[-1]}"
-        parts.append(kept(name, lambda places=places: _part(makers, final, order, places, degree)))  # type: ignore[misc]
+        parts.append(keep(name, lambda places=places: _part(public, final, order, places, degree)))  # type: ignore[misc]
     return Population(
         final.iteration,
         concatenate([part.samples for part in parts]),
@@ -40,10 +33,10 @@ def expand(
     )
 
 
-def _part(makers: Makers, final: Population, order: np.ndarray, places: np.ndarray, degree: Degree) -> Population:
+def _part(public: PublicSide, final: Population, order: np.ndarray, places: np.ndarray, degree: Degree) -> Population:
     parents = order[places % len(order)]
-    drawn = seeds(makers.seed, final.iteration, "expand", int(places[-1]) + 1)[places]
-    varied = makers.api.vary(take(final.samples, parents), makers.named(final.labels[parents]), degree, drawn)
+    drawn = row_seeds(public.seed, final.iteration, "expand", int(places[-1]) + 1)[places]
+    varied = public.api.vary(take(final.samples, parents), public.named(final.labels[parents]), degree, drawn)
     itself = (places < len(order)) & _first_of_its_kind(final)[parents]
     both = concatenate([varied, take(final.samples, parents)])
     samples = take(both, np.arange(len(places)) + np.where(itself, len(places), 0))

@@ -16,8 +16,11 @@ from itertools import combinations
 
 import numpy as np
 
-from dpsyn.cells import LABEL, Column, Question, Release, Subspace, cell_of, count
-from dpsyn.ladders import codes_within, denoised, inverse, is_shrunk, ladder
+from dpsyn.codec import CodedColumn
+from dpsyn.privacy.marginals import LABEL, Marginal, cell_of, count
+from dpsyn.privacy.query import Answer, CellCounts, CellScores
+from dpsyn.schedule.binning import codes_within, denoised, inverse, is_shrunk, nested_bins
+from dpsyn.schedule.subspaces import CellRelease
 
 FAINT = 3.0  # noisy counts below this many sigma may be noise
 PRIOR = 1.0  # standard deviation of a potential; from 0.7 to 1.5 it makes no difference
@@ -30,12 +33,12 @@ WORK = 1e8  # cells looked at in a sweep: bounds the population that learns
 class Measurement:
     """A noisy answer about atoms.
 
-    noisy, sigma: float64 of the subspace's shape, in records. potential: of the same shape.
+    noisy, sigma: float64 of the marginal's shape, in records. potential: of the same shape.
     shared: a potential of all faint cells together. Each alone is noise, their sum is not: without it a tenth and more
     of the rows leaks into cells that are all empty (education against education-num on Adult: 17 %, with it 6 %).
     """
 
-    subspace: Subspace
+    marginal: Marginal
     noisy: np.ndarray
     sigma: np.ndarray
     potential: np.ndarray
@@ -56,37 +59,37 @@ class State:
 
     labels: how many; 1 for a table without.
     total: estimated number of records.
-    marginals: denoised counts of every code of every column, float64 [codes], and of the labels at the end.
-    ladders: per column, cells int64 [codes] for 1, 2, ... cells, each nested in the next; the last are its atoms.
+    one_way: denoised counts of every code of every column, float64 [codes], and of the labels at the end.
+    bins: per column, cells int64 [codes] for 1, 2, ... cells, each nested in the next; the last are its atoms.
     rows: int32 [r, d + 1], the population: an atom per column, and the label.
     asked: columns of the tables so far. chosen: of the next.
     """
 
-    columns: tuple[Column, ...]
+    columns: tuple[CodedColumn, ...]
     labels: int
     records: int
     total: float = 0.0
-    marginals: tuple[np.ndarray, ...] = ()
-    ladders: tuple[tuple[np.ndarray, ...], ...] = ()
+    one_way: tuple[np.ndarray, ...] = ()
+    bins: tuple[tuple[np.ndarray, ...], ...] = ()
     measurements: tuple[Measurement, ...] = ()
     rows: np.ndarray = field(default_factory=lambda: np.zeros((0, 1), np.int32))
     asked: frozenset[tuple[int, ...]] = frozenset()
     chosen: tuple[tuple[int, ...], ...] = ()
 
 
-def start(columns: Sequence[Column], labels: int, records: int) -> State:
+def start(columns: Sequence[CodedColumn], labels: int, records: int) -> State:
     """Nothing is known yet. labels: how many, 1 for none. records: as declared."""
     return State(tuple(columns), labels, records)
 
 
-def ask(state: State, release: Release) -> Question:
-    """The subspaces of a release, from noisy answers alone."""
+def next_query(state: State, release: CellRelease) -> CellCounts:
+    """What a release asks, from noisy answers alone."""
     d = len(state.columns)
     if release.kind == "marginals":
-        every = [Subspace((j,), (np.arange(column.codes),)) for j, column in enumerate(state.columns)]
+        every = [Marginal((j,), (np.arange(column.codes),)) for j, column in enumerate(state.columns)]
         if state.labels > 1:
-            every.append(Subspace((LABEL,), (np.arange(state.labels),)))
-        return Question(release, tuple(every))
+            every.append(Marginal((LABEL,), (np.arange(state.labels),)))
+        return CellCounts(release.kind, tuple(every))
     names: Iterable[tuple[int, ...]]
     if release.kind == "by_label":
         names = ((j, LABEL) for j in range(d))
@@ -97,36 +100,36 @@ def ask(state: State, release: Release) -> Question:
         with_label = [(*group, LABEL) for group in groups] if release.labelled else []
         asked = with_label if release.labelled and release.kind == "tables" else groups + with_label
         names = (name for name in asked if name not in state.asked)
-    subspaces = tuple(_grid(state, name, release.cells) for name in names)
+    marginals = tuple(_grid(state, name, release.cells) for name in names)
     if release.kind != "scores":
-        return Question(release, subspaces)
+        return CellCounts(release.kind, marginals)
     scale = state.total / len(state.rows)
-    expected = (count(_on_atoms(state, s), state.rows) * scale for s in subspaces)
-    return Question(release, subspaces, tuple(np.rint(counts).astype(np.int64) for counts in expected))
+    expected = (count(_on_atoms(state, m), state.rows) * scale for m in marginals)
+    return CellScores(release.kind, marginals, tuple(np.rint(counts).astype(np.int64) for counts in expected))
 
 
-def learn(state: State, question: Question, noisy: np.ndarray, sigma: float, rng: np.random.Generator) -> State:
-    """What is known after the answer. noisy [entries]; sigma: of its noise, in records."""
-    noisy = np.asarray(noisy, np.float64)
-    if question.release.kind == "scores":
-        return replace(state, chosen=_best(state, question, noisy))
-    ends = np.cumsum([s.size for s in question.subspaces])[:-1]
-    tables = [h.reshape(s.shape) for s, h in zip(question.subspaces, np.split(noisy, ends), strict=True)]
-    if question.release.kind == "marginals":
+def update(state: State, release: CellRelease, query: CellCounts, answer: Answer, rng: np.random.Generator) -> State:
+    """What is known after the answer to the query of a release."""
+    noisy, sigma = np.asarray(answer.values, np.float64), answer.deviation
+    if isinstance(query, CellScores):
+        return replace(state, chosen=_best(state, release, query, noisy))
+    ends = np.cumsum([m.size for m in query.marginals])[:-1]
+    tables = [counts.reshape(m.shape) for m, counts in zip(query.marginals, np.split(noisy, ends), strict=True)]
+    if release.kind == "marginals":
         return _begin(state, tables, sigma, rng)
     new = [
-        Measurement(_on_atoms(state, s), h, np.full(s.shape, max(sigma, 1e-3)), np.zeros(s.shape))
-        for s, h in zip(question.subspaces, tables, strict=True)
+        Measurement(_on_atoms(state, m), counts, np.full(m.shape, max(sigma, 1e-3)), np.zeros(m.shape))
+        for m, counts in zip(query.marginals, tables, strict=True)
     ]
     state = replace(state, measurements=(*state.measurements, *new), chosen=())
-    if question.release.kind == "by_label":
+    if release.kind == "by_label":
         state = _populate(_share_labels(state), rng)
     else:
-        state = _within_work(replace(state, asked=state.asked | {s.columns for s in question.subspaces}))
+        state = _within_work(replace(state, asked=state.asked | {m.columns for m in query.marginals}))
     return _evolve(state, [1.0] * SWEEPS, rng)
 
 
-def draw(state: State, rows: int, rng: np.random.Generator, settle: bool = True) -> tuple[np.ndarray, np.ndarray]:
+def sample(state: State, rows: int, rng: np.random.Generator, settle: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """The population settles, and synthetic rows are made of it. codes int32 [rows, d], labels int64 [rows], shuffled.
 
     More rows than the population has are its copies, moved on by themselves for some sweeps.
@@ -142,7 +145,7 @@ def draw(state: State, rows: int, rng: np.random.Generator, settle: bool = True)
     copies = copies[rng.permutation(rows)]
     codes = np.empty((rows, len(state.columns)), np.int32)
     for j in range(len(state.columns)):
-        codes[:, j] = codes_within(state.ladders[j][-1], state.marginals[j], copies[:, j], rng)
+        codes[:, j] = codes_within(state.bins[j][-1], state.one_way[j], copies[:, j], rng)
     return codes, copies[:, LABEL].astype(np.int64)
 
 
@@ -150,32 +153,32 @@ def _begin(state: State, tables: list[np.ndarray], sigma: float, rng: np.random.
     # every marginal estimates the number of records; the declared one counts as a guess good to a tenth
     weights = np.array([1 / (h.size * max(sigma, 1e-3) ** 2) for h in tables] + [1 / (0.1 * state.records) ** 2])
     total = max(1.0, float(np.average([h.sum() for h in tables] + [state.records], weights=weights)))
-    marginals, ladders, measurements = [], [], []
+    one_way, bins, measurements = [], [], []
     for j, (column, noisy) in enumerate(zip(state.columns, tables[: len(state.columns)], strict=True)):
-        marginals.append(denoised(noisy, column, sigma, total))
-        ladders.append(ladder(marginals[j], column))
-        atoms = ladders[j][-1]
+        one_way.append(denoised(noisy, column, sigma, total))
+        bins.append(nested_bins(one_way[j], column))
+        atoms = bins[j][-1]
         spread = np.maximum(sigma, 1e-3) * np.sqrt(np.bincount(atoms))
-        finest = Subspace((j,), (np.arange(len(spread)),))
+        finest = Marginal((j,), (np.arange(len(spread)),))
         # atoms of many values were chosen by their noise, which would count twice
-        told = marginals[j] if is_shrunk(column) else noisy
+        told = one_way[j] if is_shrunk(column) else noisy
         measurements.append(Measurement(finest, np.bincount(atoms, told), spread, np.zeros(len(spread))))
     if state.labels > 1:
         measurements.append(
             Measurement(
-                Subspace((LABEL,), (np.arange(state.labels),)),
+                Marginal((LABEL,), (np.arange(state.labels),)),
                 tables[-1],
                 np.full(state.labels, max(sigma, 1e-3)),
                 np.zeros(state.labels),
             )
         )
-    everyone = Column(state.labels, ordered=False)
-    marginals.append(denoised(tables[-1], everyone, sigma, total) if state.labels > 1 else np.array([total]))
+    everyone = CodedColumn(state.labels, ordered=False)
+    one_way.append(denoised(tables[-1], everyone, sigma, total) if state.labels > 1 else np.array([total]))
     known = replace(
         state,
         total=total,
-        marginals=tuple(marginals),
-        ladders=tuple(ladders),
+        one_way=tuple(one_way),
+        bins=tuple(bins),
         measurements=tuple(measurements),
     )
     return _populate(known, rng)
@@ -185,20 +188,20 @@ def _share_labels(state: State) -> State:
     """The labels' counts, averaged over all answers that have them, by the inverse of their variances."""
     sums, weights = np.zeros(state.labels), 0.0
     for m in state.measurements:
-        if m.subspace.columns[-1] == LABEL:
-            others = tuple(range(len(m.subspace.columns) - 1))
+        if m.marginal.columns[-1] == LABEL:
+            others = tuple(range(len(m.marginal.columns) - 1))
             weight = 1 / float((m.sigma**2).sum(others).flat[0])
             sums, weights = sums + weight * m.noisy.sum(others), weights + weight
-    labels = denoised(sums / weights, Column(state.labels, ordered=False), weights**-0.5, state.total)
-    return replace(state, marginals=(*state.marginals[:-1], labels))
+    labels = denoised(sums / weights, CodedColumn(state.labels, ordered=False), weights**-0.5, state.total)
+    return replace(state, one_way=(*state.one_way[:-1], labels))
 
 
 def _populate(state: State, rng: np.random.Generator) -> State:
     """Rows with the marginals' shares in every column, independent of each other."""
     size = int(np.clip(state.records, 16384, 32768))
-    masses = [np.bincount(steps[-1], mass) for steps, mass in zip(state.ladders, state.marginals[:-1], strict=True)]
+    masses = [np.bincount(steps[-1], mass) for steps, mass in zip(state.bins, state.one_way[:-1], strict=True)]
     rows = np.empty((size, len(state.columns) + 1), np.int32)
-    for j, mass in enumerate([*masses, state.marginals[-1]]):
+    for j, mass in enumerate([*masses, state.one_way[-1]]):
         points = (np.arange(size) + rng.random()) / size
         rows[:, j] = rng.permutation(inverse(np.cumsum(mass), points * mass.sum()))
     return replace(state, rows=rows)
@@ -206,7 +209,7 @@ def _populate(state: State, rng: np.random.Generator) -> State:
 
 def _within_work(state: State) -> State:
     """Fewer rows, evenly spaced, where there are so many tables that a sweep would take long."""
-    cells = sum(len(state.ladders[j]) for m in state.measurements for j in _without_label(m.subspace.columns))
+    cells = sum(len(state.bins[j]) for m in state.measurements for j in _without_label(m.marginal.columns))
     size = max(2048, int(WORK / max(cells, 1)))
     if size >= len(state.rows):
         return state
@@ -220,13 +223,13 @@ def _evolve(state: State, steps: Iterable[float], rng: np.random.Generator) -> S
     scale = len(rows) / state.total
     tables = np.zeros(len(state.columns) + 1)
     for m in state.measurements:
-        if len(m.subspace.columns) > 1:
-            tables[list(m.subspace.columns)] += 1
+        if len(m.marginal.columns) > 1:
+            tables[list(m.marginal.columns)] += 1
     tables[LABEL] = 0  # labels are not drawn again, so theirs never overshoot
     measurements = state.measurements
     for step in steps:
         # all tables of a column move at once: each by its part, or they overshoot together
-        parts = [step * min(0.4, 1 / max(1.0, tables[list(m.subspace.columns)].max())) for m in measurements]
+        parts = [step * min(0.4, 1 / max(1.0, tables[list(m.marginal.columns)].max())) for m in measurements]
         measurements = tuple(_pulled(m, rows, scale, part) for m, part in zip(measurements, parts, strict=True))
         _sweep(state, measurements, rows, rng)
     return replace(state, rows=rows, measurements=measurements)
@@ -234,7 +237,7 @@ def _evolve(state: State, steps: Iterable[float], rng: np.random.Generator) -> S
 
 def _pulled(m: Measurement, rows: np.ndarray, scale: float, part: float) -> Measurement:
     """A part of Newton's step to the most likely potentials, as if each cell stood alone. scale: rows per record."""
-    held, wanted, noise = count(m.subspace, rows), m.noisy * scale, (m.sigma * scale / PRIOR) ** 2
+    held, wanted, noise = count(m.marginal, rows), m.noisy * scale, (m.sigma * scale / PRIOR) ** 2
     potential = m.potential + part * _newton(held, wanted, noise, m.potential)
     shared, faint = m.shared, m.faint
     if held.ndim > 1 and faint.any():
@@ -250,23 +253,23 @@ def _newton(held: np.ndarray, wanted: np.ndarray, noise: np.ndarray, potential: 
 
 def _sweep(state: State, measurements: Sequence[Measurement], rows: np.ndarray, rng: np.random.Generator) -> None:
     """Every column of every row is drawn again, given the row's other columns. Changes rows."""
-    for j, steps in enumerate(state.ladders):
-        mass = np.bincount(steps[-1], state.marginals[j])
+    for j, steps in enumerate(state.bins):
+        mass = np.bincount(steps[-1], state.one_way[j])
         base = np.log(mass / mass.sum() + 1e-5).astype(np.float32)
         if len(base) == 1:
             continue
         terms = []
         for m in measurements:
-            if j not in m.subspace.columns:
+            if j not in m.marginal.columns:
                 continue
-            axis = m.subspace.columns.index(j)
-            by_others = np.moveaxis(m.force.take(m.subspace.cells[axis], axis), axis, -1).reshape(-1, len(base))
+            axis = m.marginal.columns.index(j)
+            by_others = np.moveaxis(m.force.take(m.marginal.cells[axis], axis), axis, -1).reshape(-1, len(base))
             others = [at for at in range(m.noisy.ndim) if at != axis]
             if not others:
                 base = base + by_others[0].astype(np.float32)
                 continue
-            grid = Subspace(
-                tuple(m.subspace.columns[at] for at in others), tuple(m.subspace.cells[at] for at in others)
+            grid = Marginal(
+                tuple(m.marginal.columns[at] for at in others), tuple(m.marginal.cells[at] for at in others)
             )
             terms.append((grid, by_others.astype(np.float32)))
         for at in range(0, len(rows), SWEPT):
@@ -281,39 +284,38 @@ def _sweep(state: State, measurements: Sequence[Measurement], rows: np.ndarray, 
             block[:, j] = np.minimum((weights <= points[:, None]).sum(1), len(base) - 1)
 
 
-def _best(state: State, question: Question, scores: np.ndarray) -> tuple[tuple[int, ...], ...]:
+def _best(state: State, release: CellRelease, query: CellScores, scores: np.ndarray) -> tuple[tuple[int, ...], ...]:
     """The tables with the highest scores, less what a population that fits would score by chance."""
-    assert question.expected is not None
     spread = 2 / math.pi * (1 + state.total / len(state.rows))
-    chance = [np.minimum(np.sqrt(spread * e), 2 * e).sum() for e in question.expected]
+    chance = [np.minimum(np.sqrt(spread * e), 2 * e).sum() for e in query.expected]
     best: dict[tuple[int, ...], tuple[int, ...]] = {}
     for at in np.argsort(-(scores - chance), kind="stable"):
-        columns = question.subspaces[at].columns
+        columns = query.marginals[at].columns
         best.setdefault(_without_label(columns), columns)  # with the label or without: the better of the two
-    return tuple(best.values())[: question.release.choose]
+    return tuple(best.values())[: release.choose]
 
 
 def _without_label(columns: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(j for j in columns if j != LABEL)
 
 
-def _grid(state: State, columns: tuple[int, ...], cells: float) -> Subspace:
+def _grid(state: State, columns: tuple[int, ...], cells: float) -> Marginal:
     """About `cells` cells: every label, and as many cells of each column as it has atoms for, two or more."""
-    free = sorted(_without_label(columns), key=lambda j: (len(state.ladders[j]), j))
+    free = sorted(_without_label(columns), key=lambda j: (len(state.bins[j]), j))
     left, chosen = cells / (state.labels if LABEL in columns else 1), {LABEL: np.arange(state.labels)}
     for at, j in enumerate(free):
         even = round(max(1.0, left) ** (1 / (len(free) - at)))
-        size = min(len(state.ladders[j]), max(2, even))
-        chosen[j], left = state.ladders[j][size - 1], left / size
-    return Subspace(columns, tuple(chosen[j] for j in columns))
+        size = min(len(state.bins[j]), max(2, even))
+        chosen[j], left = state.bins[j][size - 1], left / size
+    return Marginal(columns, tuple(chosen[j] for j in columns))
 
 
-def _on_atoms(state: State, subspace: Subspace) -> Subspace:
+def _on_atoms(state: State, marginal: Marginal) -> Marginal:
     """The same grid, by atom instead of code."""
     cells = []
-    for j, of_code in zip(subspace.columns, subspace.cells, strict=True):
-        atoms = np.arange(state.labels) if j == LABEL else state.ladders[j][-1]
+    for j, of_code in zip(marginal.columns, marginal.cells, strict=True):
+        atoms = np.arange(state.labels) if j == LABEL else state.bins[j][-1]
         of_atom = np.zeros(int(atoms.max()) + 1, np.int64)
         of_atom[atoms] = of_code
         cells.append(of_atom)
-    return Subspace(subspace.columns, tuple(cells))
+    return Marginal(marginal.columns, tuple(cells))

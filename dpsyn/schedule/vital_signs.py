@@ -11,6 +11,7 @@ def vital_signs(votes: np.ndarray, sigma: float, labels: np.ndarray, ancestors: 
     top_tenth: share of the positive noisy mass that the first tenth of the candidates holds.
     signal_to_noise: standard deviation of the exact counts within a label, estimated, over sigma.
     ancestors: how many rows of iteration 0 have descendants.
+    labels_without_votes: labels whose noisy counts sum to nothing.
     """
     n = len(votes)
     counts = votes.astype(np.float64)
@@ -26,4 +27,5 @@ def vital_signs(votes: np.ndarray, sigma: float, labels: np.ndarray, ancestors: 
         "top_tenth": float(ranked[: max(1, n // 10)].sum()) / mass if mass else 0.0,
         "signal_to_noise": float(np.sqrt(signal) / sigma) if sigma else float("inf" if signal else 0),
         "ancestors": float(len(np.unique(ancestors))),
+        "labels_without_votes": float(sum(votes[labels == label].sum() <= 0 for label in np.unique(labels))),
     }

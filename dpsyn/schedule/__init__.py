@@ -1,0 +1,128 @@
+"""The contract of a schedule: which queries are asked of private records, in which order, and what is made of them.
+
+A schedule never sees a private record. It asks queries and gets noisy answers; all else that it does is post-processing.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from dpsyn.api import Api, Degree
+from dpsyn.embedding import Coder
+from dpsyn.errors import bad
+from dpsyn.population import Label, Population, Samples
+from dpsyn.privacy.budget import Release, Settings
+from dpsyn.privacy.query import Answer, Query
+from dpsyn.schema import Schema
+
+Ask = Callable[[int, Query], Answer]
+"""(number of the release, from 1 on; query) -> its noisy answer: the one written down, or a new one"""
+
+Keep = Callable[[str, Callable[[], Population]], Population]
+"""(name of a part, how to make it) -> the part, found or made"""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Public facts that a schedule plans by.
+
+    shares: float64 [l], of each declared label; sums to 1.
+    records: the declared number of records, or None.
+    schema: of a table; None for other data.
+    privacy: the settings of the group.
+    """
+
+    shares: np.ndarray
+    records: int | None
+    schema: Schema | None
+    privacy: Settings
+
+
+class Maker(Protocol):
+    """What is asked for candidates: an api, or one that is asked in batches."""
+
+    def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples: ...
+
+    def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: np.ndarray) -> Samples: ...
+
+
+@dataclass(frozen=True)
+class PublicSide:
+    """All that a schedule works with, besides answers.
+
+    api: makes candidates.
+    embed: samples -> vectors, float32 [n, d].
+    labels: as declared.
+    facts: as above.
+    seed: of every random draw except the noise.
+    """
+
+    api: Maker
+    embed: Callable[[Samples], np.ndarray]
+    labels: Sequence[Label]
+    facts: Facts
+    seed: int
+
+    def named(self, labels: np.ndarray) -> list[Label]:
+        return [self.labels[i] for i in labels]
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    @abstractmethod
+    def releases(self, facts: Facts) -> Sequence[Release]:
+        """All noisy releases, in the order of their numbers, fixed before the first. Iteration t makes release t; a
+        release beyond the iterations comes before them. Raises UserError for facts that it cannot work with."""
+        ...
+
+    @abstractmethod
+    def api_rows(self, facts: Facts) -> Sequence[tuple[int, int]]:
+        """(generated, varied) rows that each iteration asks the api for, at most: iteration 0, 1, ..."""
+        ...
+
+    @abstractmethod
+    def final_size(self, facts: Facts) -> int:
+        """Rows of the final population, at most."""
+        ...
+
+    @abstractmethod
+    def run(self, public: PublicSide, ask: Ask, last: Population | None) -> Iterator[Population]:
+        """A population for every iteration after the last one, which is saved before the next is asked for.
+
+        last: what an interrupted run goes on from; None: from the beginning. A function of its arguments, the answers
+        and the seed.
+        """
+        ...
+
+    @property
+    def uses_api(self) -> bool:
+        """False: it asks neither the api nor the embedding, and neither need be chosen."""
+        return True
+
+    def coder(self, facts: Facts) -> Coder | None:
+        """What turns private records into what its queries are about; None: the embedding."""
+        return None
+
+    def check(self, facts: Facts, api: Api) -> None:
+        """Cheap checks. Raises UserError for facts or an api that it cannot work with."""
+        return None
+
+    def warnings(self, facts: Facts, deviations: Sequence[float]) -> Iterable[str]:
+        """What public facts alone say that the data will not show, a line each. deviations: of the noise of each
+        release, in records."""
+        return ()
+
+    def degree(self, declared: Degree | None) -> Degree | None:
+        """How far the rows of an expansion are varied. declared: `expand.degree`."""
+        return declared
+
+    def expand(
+        self, public: PublicSide, ask: Ask, final: Population, rows: int, degree: Degree | None, keep: Keep
+    ) -> Population:
+        """`rows` rows made from the final population, without a new release. keep: keeps parts that took long."""
+        raise bad("expand.rows", rows, "null with this schedule")

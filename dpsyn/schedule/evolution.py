@@ -1,0 +1,283 @@
+"""Private Evolution (arXiv 2305.15560, algorithm 1; with kept survivors 2403.01749, algorithm 1).
+
+The loop logs, saves and shows nothing: who iterates over it does. It learns of private data by `ask` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dpsyn.api import Api, Degree
+from dpsyn.embedding import Coder
+from dpsyn.errors import bad
+from dpsyn.population import Population, Samples, concatenate, take
+from dpsyn.privacy.budget import Release
+from dpsyn.privacy.query import LabelCounts, Nearest
+from dpsyn.randomness import row_seeds, seed_sequence
+from dpsyn.schedule import Ask, Facts, Keep, PublicSide, Schedule
+from dpsyn.schedule.expansion import expand
+from dpsyn.schedule.selection import shares_of, smoothed
+from dpsyn.schedule.steps import Select, Step, steps, tab_pe_steps
+
+LOOKAHEAD_ROWS = 8192  # variations that are alive at once while candidates are embedded by them
+
+
+@dataclass(frozen=True)
+class Evolution(Schedule):
+    """Votes for the nearest candidate, survivors, variations: one release a step."""
+
+    steps: tuple[Step, ...]
+
+    def releases(self, facts: Facts) -> Sequence[Release]:
+        n = len(self.steps)
+        shares = facts.privacy.budget_split or [1.0] * n
+        if len(shares) != n:
+            raise bad("privacy.budget_split", list(shares), f"null, or one number a release ({n})")
+        k = facts.privacy.votes_per_record
+        return [
+            Release(f"votes {t}", k, share, {"survivors": f"{step.size:,}"})
+            for t, (step, share) in enumerate(zip(self.steps, shares, strict=True), 1)
+        ]
+
+    def api_rows(self, facts: Facts) -> Sequence[tuple[int, int]]:
+        rows = self.steps[0].rows
+        found = [(rows, 0)]
+        for step in self.steps:
+            found.append((0, step.size * step.variations + rows * step.lookahead))
+            rows = step.rows
+        return found
+
+    def final_size(self, facts: Facts) -> int:
+        return self.steps[-1].rows
+
+    def check(self, facts: Facts, api: Api) -> None:
+        for step in self.steps:
+            _check_size(step.size, facts)
+            api.check_degree(step.degree)
+
+    def degree(self, declared: Degree | None) -> Degree | None:
+        return self.steps[-1].degree if declared is None else declared
+
+    def run(self, public: PublicSide, ask: Ask, last: Population | None) -> Iterator[Population]:
+        if last is None:
+            last = begin(public, self.steps[0].rows)
+            yield last
+        known = np.empty((0, 0), np.float32)
+        for t in range(last.iteration + 1, len(self.steps) + 1):
+            step = self.steps[t - 1]
+            vectors = candidate_vectors(public, step, last, t, known)
+            answer = ask(t, Nearest(vectors, last.labels, public.facts.privacy.votes_per_record))
+            chosen = survivors(answer.values, vectors, last.labels, public, step, t)
+            last = offspring(public, step, last, chosen, t)
+            kept = last.parents[last.survivors]
+            known = vectors[kept] if not step.lookahead else known[:0]
+            yield last
+
+    def expand(
+        self, public: PublicSide, ask: Ask, final: Population, rows: int, degree: Degree | None, keep: Keep
+    ) -> Population:
+        assert degree is not None
+        return expand(public, final, rows, degree, keep)
+
+
+@dataclass(frozen=True)
+class NoVotes(Schedule):
+    """Fresh candidates and no release, for comparison. No private row is read."""
+
+    rows: int
+
+    def releases(self, facts: Facts) -> Sequence[Release]:
+        return ()
+
+    def api_rows(self, facts: Facts) -> Sequence[tuple[int, int]]:
+        return ((self.rows, 0),)
+
+    def final_size(self, facts: Facts) -> int:
+        return self.rows
+
+    def check(self, facts: Facts, api: Api) -> None:
+        _check_size(self.rows, facts)
+
+    def run(self, public: PublicSide, ask: Ask, last: Population | None) -> Iterator[Population]:
+        if last is None:
+            yield begin(public, self.rows)
+
+    def expand(
+        self, public: PublicSide, ask: Ask, final: Population, rows: int, degree: Degree | None, keep: Keep
+    ) -> Population:
+        """Without votes there is nothing to vary: all are fresh, unless a degree is given."""
+        return begin(public, rows) if degree is None else expand(public, final, rows, degree, keep)
+
+
+@dataclass(frozen=True)
+class WithLabelShares(Schedule):
+    """Another schedule, with the label shares of a noisy release of their counts.
+
+    It is the last by its number, so that release t is that of iteration t, and the first in time.
+    """
+
+    inner: Schedule
+
+    def releases(self, facts: Facts) -> Sequence[Release]:
+        others = self.inner.releases(facts)
+        if not others:
+            return ()
+        part = facts.privacy.label_shares_budget
+        whole = sum(release.share for release in others) * part / (1 - part)
+        return [*others, Release("label shares", 1, whole)]
+
+    def api_rows(self, facts: Facts) -> Sequence[tuple[int, int]]:
+        return self.inner.api_rows(facts)
+
+    def final_size(self, facts: Facts) -> int:
+        return self.inner.final_size(facts)
+
+    def check(self, facts: Facts, api: Api) -> None:
+        if self.inner.coder(facts) is not None:
+            raise bad("label_shares", "noisy", "'uniform' with a schedule that counts the labels itself")
+        self.inner.check(facts, api)
+
+    def coder(self, facts: Facts) -> Coder | None:
+        return self.inner.coder(facts)
+
+    def warnings(self, facts: Facts, deviations: Sequence[float]) -> Iterable[str]:
+        return self.inner.warnings(facts, deviations)
+
+    def degree(self, declared: Degree | None) -> Degree | None:
+        return self.inner.degree(declared)
+
+    def run(self, public: PublicSide, ask: Ask, last: Population | None) -> Iterator[Population]:
+        releases = len(self.releases(public.facts))
+        if releases:
+            counts = ask(releases, LabelCounts(len(public.labels))).values
+            facts = replace(public.facts, shares=_large_enough(shares_of(counts), self._least_size))
+            public = replace(public, facts=facts)
+        return self.inner.run(public, ask, last)
+
+    def expand(
+        self, public: PublicSide, ask: Ask, final: Population, rows: int, degree: Degree | None, keep: Keep
+    ) -> Population:
+        return self.inner.expand(public, ask, final, rows, degree, keep)
+
+    @property
+    def _least_size(self) -> int | None:
+        return min(step.size for step in self.inner.steps) if isinstance(self.inner, Evolution) else None
+
+
+def private_evolution(
+    releases: int,
+    size: int | Sequence[int],
+    degree: Degree | Sequence[Degree],
+    select: Select | Sequence[Select],
+    variations: int | Sequence[int] = 1,
+    keep_survivors: bool | Sequence[bool] = True,
+    lookahead: int | Sequence[int] = 0,
+    smooth: int | Sequence[int] = 1,
+) -> Evolution:
+    """`releases` steps; every other argument, see `Step`, is one value for all of them, or a list with a value a
+    release. Raises UserError for a list of another length."""
+    return Evolution(steps(releases, size, degree, select, variations, keep_survivors, lookahead, smooth))
+
+
+def tab_pe(
+    releases: int, size: int, degrees: Sequence[float], power: float, sampled_releases: int, variations: int
+) -> Evolution:
+    """Tab-PE (arXiv 2606.08259, algorithm 2); see `dpsyn.schedule.steps.tab_pe_steps`."""
+    return Evolution(tab_pe_steps(releases, size, degrees, power, sampled_releases, variations))
+
+
+def no_votes(
+    releases: int,
+    size: int | Sequence[int],
+    degree: Degree | Sequence[Degree],
+    select: Select | Sequence[Select],
+    variations: int | Sequence[int] = 1,
+    keep_survivors: bool | Sequence[bool] = True,
+    lookahead: int | Sequence[int] = 0,
+    smooth: int | Sequence[int] = 1,
+) -> NoVotes:
+    """As many fresh rows as `private_evolution` with these arguments would end with."""
+    made = steps(releases, size, degree, select, variations, keep_survivors, lookahead, smooth)
+    return NoVotes(made[-1].rows)
+
+
+def begin(public: PublicSide, size: int) -> Population:
+    """Iteration 0: `size` fresh samples, as many a label as its share."""
+    sizes = split(size, public.facts.shares)
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    samples = public.api.generate(public.named(labels), row_seeds(public.seed, 0, "generate", len(labels)))
+    return Population(0, samples, labels, np.full(len(labels), -1), np.zeros(len(labels), bool))
+
+
+def candidate_vectors(public: PublicSide, step: Step, population: Population, t: int, known: np.ndarray) -> np.ndarray:
+    """float32 [n, d]: what the records compare themselves with. known: vectors of the first rows that are known."""
+    n = len(population)
+    if not step.lookahead:
+        rest = public.embed(take(population.samples, np.arange(len(known), n)))
+        return np.concatenate([known, rest]) if len(known) else rest
+    drawn = row_seeds(public.seed, t, "lookahead", n * step.lookahead).reshape(n, step.lookahead)
+    means = []
+    block = max(1, LOOKAHEAD_ROWS // step.lookahead)
+    for start in range(0, n, block):
+        rows = np.repeat(np.arange(start, min(start + block, n)), step.lookahead)
+        named = public.named(population.labels[rows])
+        varied = public.api.vary(
+            take(population.samples, rows), named, step.degree, drawn[start : start + block].reshape(-1)
+        )
+        vectors = public.embed(varied)
+        means.append(vectors.reshape(-1, step.lookahead, vectors.shape[1]).mean(1, dtype=np.float64))
+    return np.concatenate(means).astype(np.float32)
+
+
+def survivors(
+    votes: np.ndarray, vectors: np.ndarray, labels: np.ndarray, public: PublicSide, step: Step, t: int
+) -> np.ndarray:
+    """Rows of the population that survive, int64 [step.size], label by label; a row may stand there several times."""
+    chosen = []
+    for label, size in enumerate(split(step.size, public.facts.shares)):
+        mine = np.flatnonzero(labels == label)
+        rng = np.random.default_rng(seed_sequence(public.seed, t, "select", label))
+        if size:
+            chosen.append(mine[step.select(smoothed(votes[mine], vectors[mine], step.smooth), int(size), rng)])
+    return np.concatenate(chosen)
+
+
+def offspring(public: PublicSide, step: Step, population: Population, chosen: np.ndarray, t: int) -> Population:
+    """With `keep_survivors` the survivors, then the variations of each.
+
+    Survivors that stay beside variations of theirs stay once; without variations they stay as often as they were
+    chosen, so that the rows stand for the votes.
+    """
+    kept = (np.unique(chosen) if step.variations else chosen) if step.keep_survivors else chosen[:0]
+    parents = np.tile(chosen, step.variations)
+    parts: list[Samples] = [take(population.samples, kept)] if len(kept) or not len(parents) else []
+    if len(parents):
+        drawn = row_seeds(public.seed, t, "vary", len(parents))
+        named = public.named(population.labels[parents])
+        parts.append(public.api.vary(take(population.samples, parents), named, step.degree, drawn))
+    rows = np.concatenate([kept, parents])
+    return Population(t, concatenate(parts), population.labels[rows], rows, np.arange(len(rows)) < len(kept))
+
+
+def split(size: int, shares: np.ndarray) -> np.ndarray:
+    """`size` in whole parts by share, the largest remainders first; int64 [l], sums to `size`."""
+    exact = size * shares
+    parts = np.floor(exact + 1e-9).astype(np.int64)
+    rest = np.argsort(-(exact - parts), kind="stable")[: size - parts.sum()]
+    parts[rest] += 1
+    return parts
+
+
+def _check_size(size: int, facts: Facts) -> None:
+    if not split(size, facts.shares)[facts.shares > 0].all():
+        raise bad("schedule.size", size, f"enough for every one of the {len(facts.shares)} labels")
+
+
+def _large_enough(shares: np.ndarray, size: int | None) -> np.ndarray:
+    """The shares without those of labels that would not get one of `size` rows."""
+    while size is not None and not split(size, shares)[shares > 0].all():
+        shares = shares_of(np.where(split(size, shares) > 0, shares, 0.0))
+    return shares

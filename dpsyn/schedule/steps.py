@@ -1,0 +1,114 @@
+"""The steps of Private Evolution, one for each noisy release."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dpsyn.api import Degree
+from dpsyn.errors import bad
+from dpsyn.schedule.selection import proportional, top
+
+Select = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
+"""(noisy votes of one label's candidates int64 [m], how many, generator) -> rows int64 [how many] in [0, m)"""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One iteration: a release of votes, then the next population.
+
+    size: how many survivors, over all labels.
+    degree: how far a variation goes; the api says what its degrees mean.
+    variations: how many are made of each survivor.
+    keep_survivors: they stay in the population.
+    lookahead: a candidate is embedded as the mean of this many of its variations (K of the paper); 0: as itself.
+    smooth: noisy votes are shared out among this many nearest candidates of a label before they select; 1: none.
+    select: noisy votes -> rows that survive.
+    """
+
+    size: int
+    degree: Degree
+    select: Select
+    variations: int = 1
+    keep_survivors: bool = True
+    lookahead: int = 0
+    smooth: int = 1
+
+    def __post_init__(self) -> None:
+        if not callable(self.select):
+            raise bad("schedule.select", self.select, "a way to select, by its _target_")
+        for key, least in (("size", 1), ("variations", 0), ("lookahead", 0), ("smooth", 1)):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise bad(f"schedule.{key}", value, f"a whole number, {least} or more")
+        if not isinstance(self.keep_survivors, bool):
+            raise bad("schedule.keep_survivors", self.keep_survivors, "true or false")
+        if self.variations == 0 and not self.keep_survivors:
+            expected = "1 or more with schedule.keep_survivors=false"
+            raise bad("schedule.variations", 0, expected, "Nothing would be left.")
+
+    @property
+    def rows(self) -> int:
+        """Of the population that it leaves behind, at most."""
+        return self.size * (self.variations + self.keep_survivors)
+
+
+def tab_pe_steps(
+    releases: int, size: int, degrees: Sequence[float], power: float, sampled_releases: int, variations: int
+) -> tuple[Step, ...]:
+    """Tab-PE (arXiv 2606.08259, algorithm 2): some releases sample survivors in proportion to votes, later ones rank.
+
+    A sampled survivor is replaced by one variation, a ranked one stays beside its variations; so do those of the last
+    sampled release, so that the first ranking has something to choose from. The last release ends on its survivors.
+    degrees: [r0, r1]; of release t it is r0 - (r0 - r1) * ((t - 1) / (releases + 1))^power, as published.
+    """
+    if type(releases) is not int or type(sampled_releases) is not int or not 0 <= sampled_releases < releases:
+        expected = f"a whole number below schedule.releases={releases}"
+        raise bad("schedule.sampled_releases", sampled_releases, expected)
+    if isinstance(degrees, str) or len(degrees) != 2:
+        raise bad("schedule.degrees", degrees, "two numbers, the first and the last")
+    widest, least = degrees
+    made = []
+    for t in range(1, releases + 1):
+        degree = widest - (widest - least) * ((t - 1) / (releases + 1)) ** power
+        if t < sampled_releases:
+            made.append(Step(size, degree, proportional, 1, keep_survivors=False))
+        else:
+            select = proportional if t == sampled_releases else top
+            made.append(Step(size, degree, select, variations if t < releases else 0))
+    return tuple(made)
+
+
+def steps(
+    releases: int,
+    size: int | Sequence[int],
+    degree: Degree | Sequence[Degree],
+    select: Select | Sequence[Select],
+    variations: int | Sequence[int] = 1,
+    keep_survivors: bool | Sequence[bool] = True,
+    lookahead: int | Sequence[int] = 0,
+    smooth: int | Sequence[int] = 1,
+) -> tuple[Step, ...]:
+    """`releases` Steps; every other argument is one value for all of them, or a list with a value a release.
+
+    A mapping of degrees may hold lists too: `{font: [0.8, 0.4], size: 3}`.
+    Raises UserError for a list of another length.
+    """
+    if isinstance(releases, bool) or not isinstance(releases, int) or releases < 1:
+        raise bad("schedule.releases", releases, "a whole number, 1 or more")
+
+    def at(key: str, value: object, t: int) -> object:
+        if isinstance(value, Mapping):
+            return {name: at(f"{key}.{name}", part, t) for name, part in value.items()}
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            if len(value) != releases:
+                do = f"schedule.releases is {releases}."
+                raise bad(f"schedule.{key}", list(value), f"one value, or one a release ({releases})", do)
+            return value[t]
+        return value
+
+    given = {"size": size, "degree": degree, "select": select, "variations": variations}
+    given |= {"keep_survivors": keep_survivors, "lookahead": lookahead, "smooth": smooth}
+    return tuple(Step(**{k: at(k, v, t) for k, v in given.items()}) for t in range(releases))  # type: ignore[arg-type]

@@ -1,0 +1,55 @@
+"""The two sides of a run while it works: what each shows of itself, logs, and lets out when it fails."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from dpsyn.errors import UserError
+from dpsyn.job import Job
+from dpsyn.run import RunDirectory
+from dpsyn.schedule import PublicSide
+from dpsyn.show import Screen
+from dpsyn.spending import Spending
+from dpsyn.workers import asked_in_batches
+
+
+@contextmanager
+def public_side(
+    job: Job, run: RunDirectory, screen: Screen, to_come: Sequence[tuple[int, int]]
+) -> Iterator[PublicSide]:
+    """to_come: (generated, varied) rows of each iteration that is left."""
+    rows = [*to_come, (0, job.expand_rows or 0)]
+    spending = Spending(job.api, job.labels, run, sum(g for g, _ in rows), sum(v for _, v in rows))
+    screen.asked = lambda: str(spending)
+
+    @contextmanager
+    def progress(text: str, rows: int) -> Iterator[Callable[[int], None]]:
+        with screen.phase(text, rows) as advance, run.timed(text):
+
+            def done(more: int) -> None:
+                advance(more)
+                spending.done(text, more)
+
+            yield done
+
+    try:
+        with asked_in_batches(job.api, job.embed, job.runtime, progress) as asked:
+            yield PublicSide(asked, asked.embed, job.labels, job.facts, job.seed)
+    finally:
+        spending.save()
+
+
+@contextmanager
+def private_side(run: RunDirectory, screen: Screen, text: str, log: str) -> Iterator[None]:
+    """Shows that private data are at work and no more; what a library says of them when it fails stays private too."""
+    with screen.private_phase(text), run.timed(log):
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            run.log(traceback.format_exc())
+            name = type(error).__name__
+            raise UserError(f"{text}: failed ({name}). What was said of it may be private: see private/log.") from None
