@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib.util
 import inspect
+import logging
 import os
 import re
 import sys
@@ -286,10 +287,8 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
     trusted = plain.get("trusted_packages") or []
     if not isinstance(trusted, list):
         raise bad("trusted_packages", trusted, "a list of package names")
-    for name in ("data", "api", "embedding", "privacy", "schedule", "runtime", "metric", "expand"):
-        part = plain.get(name)
-        if not isinstance(part, dict) or ("_target_" not in part and name not in ("metric", "expand")):
-            raise bad(name, part or "(deleted)", "a part", f"`dpsyn run --help` lists the options of {name}.")
+    for name in ("data", "privacy", "schedule", "runtime", "metric", "expand"):
+        _check_part(name, plain)
     privacy: Settings = _part("privacy", plain["privacy"], trusted, {})
     for key in NEEDED:
         group, _, name = key.rpartition(".")
@@ -302,6 +301,8 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
     schedule: Schedule = _contracted("schedule", Schedule, plain, trusted, given)
     data: Data = _contracted("data", Data, plain, trusted, given)
     if schedule.uses_api:
+        for name in ("api", "embedding"):
+            _check_part(name, plain)
         api: Api = _contracted("api", Api, plain, trusted, given)
         embed: Embedding = _contracted("embedding", Embedding, plain, trusted, given)
     else:
@@ -325,7 +326,7 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
     identity["privacy"] = {key: value for key, value in plain["privacy"].items() if key not in AGREED}
     root = str(plain["run_dir"])
     if not root or isinstance(plain["run_dir"], dict | list | None):
-        raise bad("run_dir", plain["run_dir"], "a folder that can be made")
+        raise bad("run_dir", plain["run_dir"], "a directory that can be created")
     if not plain["name"] or isinstance(plain["name"], dict | list):
         raise bad("name", plain["name"], "a text")
     if swept:
@@ -373,6 +374,12 @@ def _public(plain: Mapping[str, Any], identity: Mapping[str, Any], metrics: Sequ
         "parts": {name: plain["metric"]["parts"][name] for name in metrics},
     }
     return {"name": str(plain["name"]), **{key: published(value, (key,)) for key, value in said.items()}}
+
+
+def _check_part(name: str, plain: Mapping[str, Any]) -> None:
+    part = plain.get(name)
+    if not isinstance(part, dict) or ("_target_" not in part and name not in ("metric", "expand")):
+        raise bad(name, part or "(deleted)", "a part", f"`dpsyn run --help` lists the options of {name}.")
 
 
 def _contracted(
@@ -458,6 +465,7 @@ def launch(arguments: Sequence[str], job: Callable[[list[str]], None]) -> None:
     held: list[BaseException] = []
 
     def task(_: DictConfig) -> None:
+        _enable_loggers()
         try:
             job(list(HydraConfig.get().overrides.task))
         except BaseException as error:  # Hydra would print it in its own way
@@ -471,6 +479,14 @@ def launch(arguments: Sequence[str], job: Callable[[list[str]], None]) -> None:
         if held:
             raise held[0] from None
         raise
+    finally:
+        _enable_loggers()
+
+
+def _enable_loggers() -> None:
+    """Hydra's `job_logging: disabled` disables every logger that exists, and with them dpsyn's warnings."""
+    for name in list(logging.root.manager.loggerDict):
+        logging.getLogger(name).disabled = False
 
 
 def check_launch(overrides: Sequence[str], folder: str | None) -> None:

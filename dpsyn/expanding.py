@@ -1,4 +1,4 @@
-"""The synthetic data: the final population, or more rows made from it. Post-processing, the guarantee stays as it is."""
+"""The synthetic data: the final population, or more rows made from it. All of it is post-processing."""
 
 from __future__ import annotations
 

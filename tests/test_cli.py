@@ -37,7 +37,7 @@ BAD = [
     (["run", "seed=-1"], "seed=-1: expected a whole number"),
     (["run", "--config-dir", "nowhere"], "--config-dir=nowhere: expected a folder of configs"),
     (["plan", "privacy.epsilon=-1"], "privacy.epsilon=-1: expected > 0"),
-    (["run", "run_dir=afile/x"], "run_dir=afile/x: expected a folder that can be made"),
+    (["run", "run_dir=afile/x"], "run_dir=afile/x: expected a directory that can be created"),
     (["run", "--multi"], "--multi: unknown flag."),
     (["run", "privacy.epsilon='a\\nb'"], "privacy.epsilon=a"),
     (["run", "privacy.epsilon='a\nb'"], "privacy.epsilon=a b: expected a number"),

@@ -83,7 +83,7 @@ def test_imports_keep_the_floors_of_the_house():
         assert floor(name) is not None, f"{name} has no floor"
         for other in ours - {""}:
             if is_part(other):
-                assert False, f"{name} imports the part {other}"
+                raise AssertionError(f"{name} imports the part {other}")
             else:
                 assert floor(other) <= floor(name), f"{name} imports {other}, which stands above it"
 

@@ -565,9 +565,9 @@ def test_a_pool_among_whose_files_are_the_private_ones_is_refused(made, tmp_path
 
 ORPHAN = """
 import os, signal, types
-from dpsyn.workers import _spread_out
+from dpsyn.workers import _dispatching
 api = types.SimpleNamespace(generate=os.getpid, vary=os.getpid)
-with _spread_out(api, os.getpid, ["cpu"]) as spread:
+with _dispatching(api, os.getpid, ["cpu"]) as spread:
     print(*spread("embed", [tuple]), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """

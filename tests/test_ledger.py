@@ -34,6 +34,8 @@ class Asked:
     """A query by its name; the private records here answer any with the same counts."""
 
     about: str
+    moves: int = 1
+    additive: bool = True
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,16 @@ def test_a_query_that_moves_more_than_it_is_charged_for_is_refused_and_nothing_i
     with pytest.raises(RuntimeError, match="moves more"):
         by_user.release(1, Asked("p0"), vote)
     by_user.release(1, Asked("p0"), Records(1, 1024))
+
+
+def test_a_query_that_may_move_too_much_reads_nothing(tmp_path):
+    """More entries than are charged for; or an entry by more than one, under the user unit and replace-one."""
+    with pytest.raises(RuntimeError, match="more than it is charged for; nothing was read"):
+        make(tmp_path).release(1, Asked("p0", moves=2), forbidden)
+    for other in ({"unit": "user"}, {"adjacency": "replace"}):
+        with pytest.raises(RuntimeError, match="more than it is charged for; nothing was read"):
+            make(tmp_path / str(other), **other).release(1, Asked("p0", additive=False), forbidden)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_over_budget_is_refused_before_voting(tmp_path):

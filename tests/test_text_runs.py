@@ -290,7 +290,7 @@ def test_a_plan_needs_no_key_and_pings_nobody(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with ChatServer() as server:
         show_plan(job(tmp_path, server.url, "api.api_key_env=OPENAI_API_KEY"))
-        assert not server.log and "asked of the api" in capsys.readouterr().out
+        assert not server.log and "API rows: at most" in capsys.readouterr().out
         with pytest.raises(UserError, match=r"^api\.api_key_env=OPENAI_API_KEY: .*Set it"):
             run(tmp_path, server.url, "api.api_key_env=OPENAI_API_KEY")
         assert not server.log and not (tmp_path / "run").exists()
@@ -304,7 +304,7 @@ def test_a_plan_says_calls_tokens_money_and_time_and_asks_nothing(tmp_path, caps
         show_plan(job(tmp_path, server.url, "api.requests_per_minute=60"))
         assert not server.log
     out = " ".join(capsys.readouterr().out.split())
-    assert "asked of the api: 112 rows at most" in out
+    assert "API rows: at most 112" in out
     assert "at most: 112 calls" in out
     assert "tokens, $2." in out
     assert "about 2 min" in out

@@ -1,6 +1,6 @@
 """The contract of a schedule: which queries are asked of private records, in which order, and what is made of them.
 
-A schedule never sees a private record. It asks queries and gets noisy answers; all else that it does is post-processing.
+A schedule never sees a private record. It asks queries and gets noisy answers; all else is post-processing.
 """
 
 from __future__ import annotations

@@ -125,19 +125,20 @@ class Cells(Schedule):
         assert facts.schema is not None and facts.records is not None
         noise = deviations[0]
         for column in facts.schema.features:
+            name = f"column '{column.name}'"
             if column.kind == "category" and column.size > MANY and facts.records / column.size < CLEAR * noise:
                 yield (
-                    f"column '{column.name}': of {column.size:,} values those with fewer than about {CLEAR * noise:,.0f} "
+                    f"{name}: of {column.size:,} values those with fewer than about {CLEAR * noise:,.0f} "
                     "records look like those that do not occur; declare fewer, and outside: other"
                 )
             if column.kind == "datetime" and (hours := width(column) * column.step / 3600) > 1:
                 yield (
-                    f"column '{column.name}': within these bounds times are told to {hours:.3g} hours; closer bounds or "
+                    f"{name}: within these bounds times are told to {hours:.3g} hours; closer bounds or "
                     "more bins tell more, as does a column of kind time for the time of day"
                 )
             if column.kind == "number" and max(-column.low, column.high) / column.finest > 2**53 and not column.graded:
                 yield (
-                    f"column '{column.name}': beyond {2**53 * column.step:.3g} a resolution of {column.step:g} is finer "
+                    f"{name}: beyond {2**53 * column.step:.3g} a resolution of {column.step:g} is finer "
                     "than a number of 64 bits is"
                 )
 
