@@ -10,8 +10,8 @@ from rich.console import Console
 from dpsyn.data import Refusal
 from dpsyn.errors import UserError
 from dpsyn.job import Job, check
-from dpsyn.storage import label_name
-from dpsyn.survey import Survey, Surveyor, check_survey
+from dpsyn.privacy.survey import Survey, Surveyor, check_survey
+from dpsyn.runs.storage import label_name
 
 BATCH = 256
 EXAMPLES = 10  # rows of a rule that are named

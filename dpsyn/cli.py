@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dpsyn import __version__
-from dpsyn.errors import UserError, bad
+from dpsyn.errors import UserError, invalid
 
 HELP = """\
 dpsyn: differentially private synthetic data by Private Evolution, without training anything.
@@ -156,7 +156,7 @@ def expand(given: list[str]) -> int:
     chosen = parser.parse_intermixed_args(given)
     from dpsyn import compose
     from dpsyn.expanding import expand_run
-    from dpsyn.run import open_run
+    from dpsyn.runs.directory import open_run
 
     job = compose.rebuilt(open_run(chosen.run), chosen.overrides)
     folder = expand_run(job, _screen({"run": str(chosen.run)}, 0), chosen.rows)
@@ -174,8 +174,8 @@ def export(given: list[str]) -> int:
     parser.add_argument("--all", action="store_true", help="of an iteration the variations without votes too")
     parser.add_argument("--not-private", action="store_true", help="also of a run without noise that protects")
     chosen = parser.parse_args(given)
-    from dpsyn.export import export as written
-    from dpsyn.run import open_run
+    from dpsyn.runs.directory import open_run
+    from dpsyn.runs.export import export as written
 
     run = open_run(chosen.run)
     if not run.is_private and not chosen.not_private:
@@ -193,7 +193,7 @@ def schema(given: list[str]) -> int:
     parser.add_argument("--delimiter", help="what parts the cells of a csv, ';' say; else as its first lines look")
     parser.add_argument("--encoding", help="of a csv, cp1252 say; else as its first bytes look")
     chosen = parser.parse_args(given)
-    from dpsyn.draft import WARNING, draft
+    from dpsyn.tables.draft import WARNING, draft
 
     drafted = draft(chosen.file, chosen.delimiter, chosen.encoding)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -208,8 +208,8 @@ def verify(given: list[str]) -> int:
     parser = argparse.ArgumentParser("dpsyn verify", description="Recomputes epsilon from receipts and intents.")
     parser.add_argument("run", type=Path)
     chosen = parser.parse_args(given)
-    from dpsyn.run import open_run
-    from dpsyn.verification import verified
+    from dpsyn.runs.directory import open_run
+    from dpsyn.runs.verification import verified
 
     report = verified(open_run(chosen.run))
     print("\n".join(report.lines))
@@ -276,7 +276,9 @@ def _sweep(flags: list[str], folder: str | None, overrides: list[str]) -> int:
     def one(texts: list[str]) -> None:
         if tuple(sorted(texts)) not in jobs:
             do = "What it runs must be known beforehand: their joint epsilon is agreed to first."
-            raise bad("hydra/sweeper", "...", "the basic sweeper, with all values on the command line (KEY=A,B,C)", do)
+            raise invalid(
+                "hydra/sweeper", "...", "the basic sweeper, with all values on the command line (KEY=A,B,C)", do
+            )
         _carry_out(*jobs[tuple(sorted(texts))])
 
     try:

@@ -29,26 +29,27 @@ from omegaconf.resolvers.oc import env
 
 from dpsyn import api as apis
 from dpsyn import embedding as embeddings
-from dpsyn import prompts, schema
 from dpsyn.api import Api
 from dpsyn.data import Data, TableData
 from dpsyn.embedding import Embedding
-from dpsyn.errors import UserError, bad, near
+from dpsyn.errors import UserError, did_you_mean, invalid
 from dpsyn.job import Job
+from dpsyn.language import prompts
 from dpsyn.privacy import account
 from dpsyn.privacy.budget import Settings
-from dpsyn.run import RunDirectory, flat
+from dpsyn.runs.directory import RunDirectory, flat
 from dpsyn.schedule import Schedule
 from dpsyn.schedule.evolution import WithLabelShares
+from dpsyn.tables import schema
 
 IDENTITY = ("seed", "data", "api", "embedding", "privacy", "schedule", "label_shares")
 DEFAULT = "+experiment=digits"
-RUNTIME = "dpsyn.runtime.Runtime"
+RUNTIME = "dpsyn.networks.runtime.Runtime"
 CODE = ("trusted_packages", "trust_remote_code")  # settings that let code of others run
 ANSWERS, BARE_ANSWERS = "answers", "answers_not_private"  # folders of the cache
 READERS = {
-    "dpsyn.prompts.Prompts": ("prompts", prompts.read),
-    "dpsyn.schema.Schema": ("schemas", schema.read),
+    "dpsyn.language.prompts.Prompts": ("prompts", prompts.read),
+    "dpsyn.tables.schema.Schema": ("schemas", schema.read),
 }
 AGREED = ("accept_lost_draws", "accept_joint_epsilon", "max_joint_epsilon")  # they may change while a run goes on
 LIMITS = ("max_refused", "max_adjusted")  # of a data set: they change no vector
@@ -83,7 +84,7 @@ def settings(overrides: Sequence[str], folder: str | None = None) -> dict[str, A
     """
     search = [f"hydra.searchpath=[file://{Path(folder).absolute()}]"] if folder else []
     if folder and not Path(folder).is_dir():
-        raise bad("--config-dir", folder, "a folder of configs")
+        raise invalid("--config-dir", folder, "a folder of configs")
     keys = {_key(text) for text in overrides}
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
@@ -139,7 +140,7 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
             differing = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
             if differing:
                 do = f"Write its value on the command line: {differing[0]}=..."
-                raise bad(differing[0], "${oc.env:...}", "a value that is no secret, since it is published", do)
+                raise invalid(differing[0], "${oc.env:...}", "a value that is no secret, since it is published", do)
         return plain
     finally:
         OmegaConf.register_new_resolver("oc.env", env, replace=True)
@@ -157,7 +158,9 @@ def _check_hydra(overrides: Sequence[str], search: Sequence[str]) -> None:
         return plain
 
     if hydra([*search, *overrides]) != hydra([text for text in overrides if _key(text).startswith("hydra")]):
-        raise bad("--config-dir", search[0].split("file://")[1][:-1], "configs that leave the settings of hydra alone")
+        raise invalid(
+            "--config-dir", search[0].split("file://")[1][:-1], "configs that leave the settings of hydra alone"
+        )
 
 
 def _check_code(plain: Mapping[str, Any], overrides: Sequence[str]) -> None:
@@ -165,7 +168,9 @@ def _check_code(plain: Mapping[str, Any], overrides: Sequence[str]) -> None:
     given = {_key(text) for text in overrides}
     for key, value in flat(plain).items():
         if key.rpartition(".")[2] in CODE and value not in (None, False, []) and key not in given:
-            raise bad(key, value, "a setting of the command line", f"Add {key}={_as_override(value)} if you trust it.")
+            raise invalid(
+                key, value, "a setting of the command line", f"Add {key}={_as_override(value)} if you trust it."
+            )
 
 
 def _key(override: str) -> str:
@@ -219,7 +224,7 @@ def _readable(text: str, sweep: bool, parser: OverridesParser) -> str:
         if parsed.is_sweep_override():
             if not sweep and not _is_there(value):
                 do = f"Add -m for a run of each, or quote it as one value: {key}=\"'{value}'\"."
-                raise bad(key.lstrip("+"), value, "one value", do)
+                raise invalid(key.lstrip("+"), value, "one value", do)
             if sweep:
                 return text
         elif key.rpartition(".")[2] not in PLACES or parsed.value() == value or not _is_there(value):
@@ -259,7 +264,7 @@ def members(overrides: Sequence[str], folder: str | None = None) -> Iterator[tup
                 if override.is_sweep_override() and not override.is_discrete_sweep():
                     value = str(override.input_line).partition("=")[2]
                     do = "Give them as A,B,C, choice(A,B), range(1,5) or glob(*)."
-                    raise bad(override.get_key_element(), value, "values that can be counted", do)
+                    raise invalid(override.get_key_element(), value, "values that can be counted", do)
             (jobs,) = BasicSweeper.split_arguments(parsed, None)
     except HydraException as error:
         raise UserError(_in_one_line(error, overrides)) from None
@@ -286,14 +291,14 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
     """
     trusted = plain.get("trusted_packages") or []
     if not isinstance(trusted, list):
-        raise bad("trusted_packages", trusted, "a list of package names")
+        raise invalid("trusted_packages", trusted, "a list of package names")
     for name in ("data", "privacy", "schedule", "runtime", "metric", "expand"):
         _check_part(name, plain)
     privacy: Settings = _part("privacy", plain["privacy"], trusted, {})
     for key in NEEDED:
         group, _, name = key.rpartition(".")
         if name not in (plain[group] if group else plain):
-            raise bad(key, "(deleted)", "a value", f"Leave ~{key} out.")
+            raise invalid(key, "(deleted)", "a value", f"Leave ~{key} out.")
     # what a run without protection asked was chosen by exact votes: a private run that skips it would tell them
     answers = ANSWERS if privacy.is_private else BARE_ANSWERS
     given = {"runtime": plain["runtime"], "answers_folder": answers}
@@ -313,10 +318,10 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
         schedule = WithLabelShares(schedule)
     measured = plain["metric"].get("parts") or {}
     if not isinstance(measured, dict):
-        raise bad("metric.parts", measured, "parts by their names")
+        raise invalid("metric.parts", measured, "parts by their names")
     for name, part in measured.items():
         if part is not None and not (isinstance(part, dict) and "_target_" in part):
-            raise bad(f"metric.parts.{name}", part, "a part", "`dpsyn run --help` lists the options of metric.")
+            raise invalid(f"metric.parts.{name}", part, "a part", "`dpsyn run --help` lists the options of metric.")
     metrics = {
         name: _part(f"metric.parts.{name}", part, trusted, given)
         for name, part in measured.items()
@@ -326,18 +331,18 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
     identity["privacy"] = {key: value for key, value in plain["privacy"].items() if key not in AGREED}
     root = str(plain["run_dir"])
     if not root or isinstance(plain["run_dir"], dict | list | None):
-        raise bad("run_dir", plain["run_dir"], "a directory that can be created")
+        raise invalid("run_dir", plain["run_dir"], "a directory that can be created")
     if not plain["name"] or isinstance(plain["name"], dict | list):
-        raise bad("name", plain["name"], "a text")
+        raise invalid("name", plain["name"], "a text")
     if swept:
         root += f"-{_folder_name(swept)}"
     rows = plain["expand"]["rows"]
     if rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or rows < 1):
-        raise bad("expand.rows", rows, "null, or a whole number")
+        raise invalid("expand.rows", rows, "null, or a whole number")
     seed, every = plain["seed"], plain["metric"]["every"]
     for key, value in (("seed", seed), ("metric.every", every)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise bad(key, value, "a whole number, 0 or more")
+            raise invalid(key, value, "a whole number, 0 or more")
     return Job(
         name=str(plain["name"]),
         root=Path(root),
@@ -379,7 +384,7 @@ def _public(plain: Mapping[str, Any], identity: Mapping[str, Any], metrics: Sequ
 def _check_part(name: str, plain: Mapping[str, Any]) -> None:
     part = plain.get(name)
     if not isinstance(part, dict) or ("_target_" not in part and name not in ("metric", "expand")):
-        raise bad(name, part or "(deleted)", "a part", f"`dpsyn run --help` lists the options of {name}.")
+        raise invalid(name, part or "(deleted)", "a part", f"`dpsyn run --help` lists the options of {name}.")
 
 
 def _contracted(
@@ -390,7 +395,7 @@ def _contracted(
     if not isinstance(part, contract):
         lacks = ", ".join(m for m in vars(contract) if m[0] != "_" and not hasattr(part, m))
         do = f"It has no {lacks}: see dpsyn.{name}.{contract.__name__}."
-        raise bad(name, plain[name]["_target_"], f"a part of the group {name}", do)
+        raise invalid(name, plain[name]["_target_"], f"a part of the group {name}", do)
     return part
 
 
@@ -420,7 +425,7 @@ def rebuilt(run: RunDirectory, overrides: Sequence[str]) -> Job:
         said = {key: published(value, (key,)) for key, value in said.items()}
         for key in flat(said):
             if key.rpartition(".")[2] in ADDRESS and key not in given:
-                raise bad(key, "(not given)", "a value on the command line", "A release does not say whom to ask.")
+                raise invalid(key, "(not given)", "a value on the command line", "A release does not say whom to ask.")
     rest = {
         "name": run.root.name,
         "run_dir": str(run.root),
@@ -564,7 +569,7 @@ def _built(key: str, config: Any) -> Any:
     except Exception as error:
         if unknown := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
             name = unknown.group(1)
-            raise bad(f"{key}.{name}", inner.get(name), f"a setting of {config['_target_']}") from None
+            raise invalid(f"{key}.{name}", inner.get(name), f"a setting of {config['_target_']}") from None
         raise UserError(f"{key}: {_first_line(error)}") from None
 
 
@@ -622,10 +627,10 @@ def _check_target(key: str, target: str, trusted: Sequence[str]) -> None:
     if target in constructors():
         return
     if package == "dpsyn":
-        raise bad(f"{key}._target_", target, "a part of dpsyn", near(target, sorted(constructors())))
+        raise invalid(f"{key}._target_", target, "a part of dpsyn", did_you_mean(target, sorted(constructors())))
     if package not in trusted:
         do = "Name its package in trusted_packages=[...] on the command line if you trust it."
-        raise bad(f"{key}._target_", target, "a part of dpsyn", do)
+        raise invalid(f"{key}._target_", target, "a part of dpsyn", do)
     if importlib.util.find_spec(package) is None and any(Path(f"{package}{end}").exists() for end in ("", ".py")):
         sys.path.append(str(Path.cwd()))  # last, so that a folder's files stand in for nothing that is installed
     try:
@@ -634,7 +639,7 @@ def _check_target(key: str, target: str, trusted: Sequence[str]) -> None:
         missing = f" ({error.name} is not installed)" if isinstance(error, ImportError) and error.name else ""
         raise UserError(f"{key}._target_={target}: there is no such part{missing}.") from None
     if str(getattr(part, "__module__", "")).split(".")[0] != package:
-        raise bad(f"{key}._target_", target, f"a part that {package} defines")
+        raise invalid(f"{key}._target_", target, f"a part that {package} defines")
 
 
 def _shares(declared: Any, n: int) -> np.ndarray:
@@ -646,7 +651,7 @@ def _shares(declared: Any, n: int) -> np.ndarray:
         and all(isinstance(s, int | float) and s >= 0 for s in declared)
     )
     if not good or sum(declared) <= 0:
-        raise bad(
+        raise invalid(
             "label_shares",
             declared,
             f"'uniform', one number a label ({n}), declared without the private data, or 'noisy'",
@@ -685,7 +690,7 @@ def _in_one_line(error: Exception, overrides: Sequence[str]) -> str:
 
 
 def _near(key: str, known: Sequence[str]) -> str:
-    return near(key, known) or "`dpsyn run --cfg job` shows all keys."
+    return did_you_mean(key, known) or "`dpsyn run --cfg job` shows all keys."
 
 
 def _groups() -> list[str]:

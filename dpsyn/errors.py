@@ -15,7 +15,7 @@ class OutOfSpace(UserError):
     """A disk is full. Nothing half-written is left behind, and the same command goes on later."""
 
 
-def bad(key: str, value: object, expected: str, do: str = "") -> UserError:
+def invalid(key: str, value: object, expected: str, do: str = "") -> UserError:
     """`key=value: expected ... do`, the form of every complaint about a setting."""
     return UserError(f"{key}={value}: expected {expected}." + (f" {do}" if do else ""))
 
@@ -26,7 +26,7 @@ def one_of(values: Iterable[object]) -> str:
     return f"{', '.join(head)} or {last}" if head else last
 
 
-def near(word: str, known: Sequence[str]) -> str:
+def did_you_mean(word: str, known: Sequence[str]) -> str:
     """'Did you mean ...?', or nothing."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"Did you mean {close[0]}?" if close else ""

@@ -9,26 +9,26 @@ from pathlib import Path
 import numpy as np
 
 from dpsyn.api import Pinged
-from dpsyn.electorate import Electorate, open_electorate, row_reports, survey_of
 from dpsyn.errors import UserError
 from dpsyn.expanding import longer, write_synthetic
 from dpsyn.files import cache_folder, sha256, write
 from dpsyn.job import Job, check, public_sources
-from dpsyn.picture import preview
+from dpsyn.networks.runtime import check_device, torch_dtype
 from dpsyn.population import Population
 from dpsyn.privacy import account
 from dpsyn.privacy.budget import Budget, Charge
+from dpsyn.privacy.electorate import Electorate, open_electorate, row_reports, survey_of
 from dpsyn.privacy.ledger import Ledger, answer_of
+from dpsyn.privacy.nearest import search_on
 from dpsyn.privacy.query import CELLS, LABELS, Answer, Nearest, Query
 from dpsyn.privacy.statement import statement
-from dpsyn.run import RunDirectory
-from dpsyn.runtime import check_device, torch_dtype
+from dpsyn.privacy.survey import check_survey
+from dpsyn.runs.directory import RunDirectory
+from dpsyn.runs.picture import preview
 from dpsyn.schedule import Ask, PublicSide
 from dpsyn.schedule.vital_signs import vital_signs
 from dpsyn.show import Screen
 from dpsyn.sides import private_side, public_side
-from dpsyn.survey import check_survey
-from dpsyn.voting import search_on
 
 PICTURED = 20  # samples of a label that are read for the picture
 

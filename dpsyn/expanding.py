@@ -7,17 +7,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dpsyn.errors import UserError, bad
+from dpsyn.errors import UserError, invalid
 from dpsyn.files import private_folder, sha256, write
 from dpsyn.job import Job
 from dpsyn.population import Population
 from dpsyn.privacy.ledger import answer_of, read_receipt
 from dpsyn.privacy.query import Answer, Query
-from dpsyn.run import RunDirectory
+from dpsyn.runs.directory import RunDirectory
+from dpsyn.runs.storage import from_parquet, to_parquet
 from dpsyn.schedule import Ask, PublicSide
 from dpsyn.show import Screen
 from dpsyn.sides import public_side
-from dpsyn.storage import from_parquet, to_parquet
 
 WORTH_KEEPING = 1.0  # seconds: faster parts are made again after an interruption
 
@@ -31,10 +31,10 @@ def expand_run(job: Job, screen: Screen, rows: int) -> Path:
             raise UserError(f"{job.root}: the run is not finished. Finish it with the command that began it.")
         final = run.load(done[-1])
         if rows < len(final):
-            raise bad("rows", rows, f"at least {len(final)}, the rows of the final population")
+            raise invalid("rows", rows, f"at least {len(final)}, the rows of the final population")
         if job.schedule.uses_api:
             if job.degree is None:
-                raise bad("expand.degree", "null", "how far a variation goes", "Add expand.degree=.")
+                raise invalid("expand.degree", "null", "how far a variation goes", "Add expand.degree=.")
             job.api.check_degree(job.degree)
             job.api.check()
         receipts = {int(path.stem): read_receipt(path) for path in run.votes.glob("*.parquet")}

@@ -15,11 +15,11 @@ import numpy as np
 from dpsyn.api import Api, Degree
 from dpsyn.data import Data, TableData
 from dpsyn.embedding import Coder, Embedding
-from dpsyn.errors import bad
+from dpsyn.errors import invalid
 from dpsyn.metric import Metric
+from dpsyn.networks.runtime import Runtime
 from dpsyn.population import Label
 from dpsyn.privacy.budget import Budget, Release, Settings, calibrated
-from dpsyn.runtime import Runtime
 from dpsyn.schedule import Facts, Schedule
 
 
@@ -118,13 +118,13 @@ def check(job: Job) -> None:
     """What can be found out without reading a private row, loading a model or writing a file. Raises UserError."""
     job.schedule.check(job.facts, job.api)
     if job.privacy.unit == "user" and job.data.unit_column is None:
-        raise bad("privacy.unit", "user", "a column of user ids", "Name it with data.unit_column=.")
+        raise invalid("privacy.unit", "user", "a column of user ids", "Name it with data.unit_column=.")
     least = job.schedule.final_size(job.facts)
     if job.expand_rows is not None and job.expand_rows < least:
-        raise bad("expand.rows", job.expand_rows, f"null, or at least {least}", "Those are the rows without it.")
+        raise invalid("expand.rows", job.expand_rows, f"null, or at least {least}", "Those are the rows without it.")
     above = next(path for path in (job.root.absolute(), *job.root.absolute().parents) if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise bad("run_dir", job.root, "a directory that can be created", f"{above} is not writable.")
+        raise invalid("run_dir", job.root, "a directory that can be created", f"{above} is not writable.")
     if job.degree is not None:
         job.api.check_degree(job.degree)
     job.data.check()
@@ -132,10 +132,12 @@ def check(job: Job) -> None:
         if source.place is None:
             continue
         if _same_place(source.place, job.data.place):
-            raise bad(key, source.place, "public data, not those of data.path")
+            raise invalid(key, source.place, "public data, not those of data.path")
         place = Path(source.place).expanduser()
         if any((above / "privacy.json").exists() for above in (place, *place.parents[:3])):
-            raise bad(key, place, "public data, not what dpsyn released", "Its privacy loss would not be counted here.")
+            raise invalid(
+                key, place, "public data, not what dpsyn released", "Its privacy loss would not be counted here."
+            )
     job.api.check()
     job.embed.check()
     for metric in job.metrics.values():

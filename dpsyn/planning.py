@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.table import Table
 
 from dpsyn.api import metered
-from dpsyn.errors import bad
+from dpsyn.errors import invalid
 from dpsyn.job import Job, check
 from dpsyn.privacy import account
 from dpsyn.privacy.budget import WEAK, Budget, Charge, epsilon_of, records_in_a_vote, shown
 from dpsyn.privacy.statement import shown_delta
-from dpsyn.run import RunDirectory
-from dpsyn.spending import at_most, format_usage
-from dpsyn.storage import label_name
+from dpsyn.runs.cost import at_most, format_usage
+from dpsyn.runs.directory import RunDirectory
+from dpsyn.runs.storage import label_name
 
 
 def facts(job: Job) -> dict[str, str]:
@@ -170,7 +170,9 @@ def show_joint_epsilon(jobs: Sequence[Job], read: bool) -> list[float]:
         budgets = [job.budget() for job in runs]
         delta = max(budget.delta for budget in budgets)
         if len({(job.privacy.unit, job.privacy.adjacency) for job in runs}) > 1:
-            raise bad("privacy.unit", "several", "one unit and one adjacency in a sweep", "Their sum means nothing.")
+            raise invalid(
+                "privacy.unit", "several", "one unit and one adjacency in a sweep", "Their sum means nothing."
+            )
         charges: list[Charge] = [charge for budget in budgets for charge in budget.charges]
         found.append(epsilon_of(charges, delta, runs[0].privacy.adjacency))
         print(f"{len(runs)} runs on one data set: together epsilon {shown(found[-1])} at delta {shown_delta(delta)}")
@@ -189,7 +191,7 @@ def agree_to_joint_epsilon(jobs: Sequence[Job]) -> None:
         value = "null" if least is None else f"{least:g}"
         up = math.ceil(joint * 1000) / 1000
         do = "A sweep spends what its runs spend together."
-        raise bad("privacy.accept_joint_epsilon", value, f"at least {up:g}", do)
+        raise invalid("privacy.accept_joint_epsilon", value, f"at least {up:g}", do)
     account.enter(*(entry for job in jobs if (entry := _declared(job)).charges))
 
 

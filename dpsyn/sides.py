@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 from dpsyn.errors import UserError
 from dpsyn.job import Job
-from dpsyn.run import RunDirectory
+from dpsyn.runs.cost import Spending
+from dpsyn.runs.directory import RunDirectory
 from dpsyn.schedule import PublicSide
 from dpsyn.show import Screen
-from dpsyn.spending import Spending
 from dpsyn.workers import asked_in_batches
 
 

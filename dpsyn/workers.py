@@ -22,8 +22,8 @@ import numpy as np
 from dpsyn.api import Api, Degree, LooksUp, Queued
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError
+from dpsyn.networks.runtime import Runtime
 from dpsyn.population import Label, Samples, concatenate, take
-from dpsyn.runtime import Runtime
 
 Ask = Callable[..., Any]
 """(what: 'generate', 'vary' or 'embed', its arguments ...) -> its answer"""

@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
-from dpsyn.answers import Answers, answer_key
 from dpsyn.errors import OutOfSpace, UserError
 from dpsyn.files import answers_cache
+from dpsyn.language.answers import Answers, answer_key
 
 KEYS = [answer_key("m", {"t": 1}, [{"role": "user", "content": "hé\ud800"}], i, 0) for i in range(1200)]
 
@@ -47,7 +47,7 @@ def test_the_files_are_for_their_owner_alone():
 
 KILLED = """
 import sys, time
-from dpsyn.answers import Answers, answer_key
+from dpsyn.language.answers import Answers, answer_key
 answers, other = Answers().__enter__(), Answers().__enter__()
 for i in range(300):
     answers.put(answer_key(i), i)
@@ -68,7 +68,7 @@ def test_a_process_that_is_killed_has_kept_all_that_came_a_moment_before():
 
 MANY = """
 import sys
-from dpsyn.answers import Answers, answer_key
+from dpsyn.language.answers import Answers, answer_key
 with Answers() as answers:
     for i in range(400):
         answers.put(answer_key(int(sys.argv[1]) + i), i)
@@ -146,7 +146,7 @@ def test_a_file_that_cannot_be_written_is_one_line(monkeypatch):
         raise sqlite3.OperationalError("database or disk is full")
 
     with pytest.raises(OutOfSpace, match="the disk is full"), Answers() as answers:
-        monkeypatch.setattr("dpsyn.answers._insert", full)
+        monkeypatch.setattr("dpsyn.language.answers._insert", full)
         answers.put(KEYS[0], 1)
     with pytest.raises(OutOfSpace), Answers() as answers:
         while True:
@@ -159,6 +159,6 @@ def test_a_key_tells_apart_all_that_it_is_made_of():
     keys = {answer_key(*asked)} | {answer_key(*asked[:i], others[i], *asked[i + 1 :]) for i in range(5)}
     assert len(keys) == 6
     assert answer_key(*json.loads(json.dumps(asked))) == answer_key(*asked)
-    code = "from dpsyn.answers import answer_key; print(answer_key('m', {'a': 1, 'b': 2.5}, 7).hex())"
+    code = "from dpsyn.language.answers import answer_key; print(answer_key('m', {'a': 1, 'b': 2.5}, 7).hex())"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ})
     assert out.stdout.strip() == answer_key("m", {"b": 2.5, "a": 1}, 7).hex()

@@ -14,10 +14,10 @@ import pytest
 from chat_server import FILTERED, ChatServer, Reply, Window, completion, failure, words
 from image_server import ImageServer
 
-from dpsyn import asking, endpoints
-from dpsyn.asking import Limits, Question, ask, ping, tokens_of
-from dpsyn.endpoints import Endpoint
 from dpsyn.errors import UserError
+from dpsyn.language import asking, endpoints
+from dpsyn.language.asking import Limits, Question, ask, ping, tokens_of
+from dpsyn.language.endpoints import Endpoint
 
 KEY = "sk-a-key-that-nobody-may-see"
 N = 40

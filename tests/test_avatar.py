@@ -19,9 +19,9 @@ from dpsyn.api import avatar as module
 from dpsyn.api.avatar import Avatar
 from dpsyn.compose import config_folder
 from dpsyn.errors import UserError
+from dpsyn.networks.runtime import Runtime
 from dpsyn.population import Population, Samples, take
-from dpsyn.runtime import Runtime
-from dpsyn.storage import from_parquet, to_parquet
+from dpsyn.runs.storage import from_parquet, to_parquet
 
 ARGUMENTS = yaml.safe_load((config_folder() / "api/avatar.yaml").read_text())
 ARGUMENTS.pop("_target_")

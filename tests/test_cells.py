@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from programme import answer
 
-from dpsyn.codec import CodedColumn
 from dpsyn.privacy.marginals import LABEL, Marginal
 from dpsyn.privacy.query import Answer, CellCounts, CellScores
 from dpsyn.schedule import binning
 from dpsyn.schedule.gibbs import next_query, sample, start, update
 from dpsyn.schedule.subspaces import plan
+from dpsyn.tables.codec import CodedColumn
 
 RNG = np.random.default_rng
 

@@ -17,15 +17,16 @@ import pytest
 import yaml
 from chat_server import FILTERED, ChatServer, Reply, completion, failure, words
 
-from dpsyn import asking, compose
-from dpsyn.answers import Answers, answer_key
+from dpsyn import compose
 from dpsyn.api import Usage
 from dpsyn.api.chat import Chat
-from dpsyn.endpoints import DEFAULT_URL, Endpoint, http_client
 from dpsyn.errors import UserError
 from dpsyn.files import answers_cache
+from dpsyn.language import asking
+from dpsyn.language.answers import Answers, answer_key
+from dpsyn.language.endpoints import DEFAULT_URL, Endpoint, http_client
+from dpsyn.language.prompts import Prompts
 from dpsyn.population import Samples, take
-from dpsyn.prompts import Prompts
 
 KEY = "sk-a-key-that-nobody-may-see"
 N = 40

@@ -155,7 +155,7 @@ def test_what_expand_added_stays_when_the_same_run_is_given_again(in_tmp, capsys
 def test_a_run_on_ones_own_data_is_named_after_their_id_or_their_file(in_tmp):
     from dpsyn import compose
 
-    own = ["data=hub", "data.path=scans/chest.parquet", "privacy.epsilon=1", "privacy.delta=1e-5"]
+    own = ["data=images", "data.path=scans/chest.parquet", "privacy.epsilon=1", "privacy.delta=1e-5"]
     assert compose.settings(own)["run_dir"] == "runs/chest"
     assert compose.settings([*own, "data.id=xrays"])["run_dir"] == "runs/xrays"
     assert compose.settings([*own, "run_dir=here"])["run_dir"] == "here"

@@ -188,7 +188,7 @@ def test_a_typo_in_a_key_of_the_chosen_part_is_one_clear_line(given, message, tm
     [
         (["+experiment=digits", "api=pool", "api.neighbors=3"], "api.neighbours"),
         (["+experiment=cifar10_pool", "embedding.fliters=3"], "embedding.filters"),
-        (["data=hub", "data.image_colum=x"], "data.image_column"),
+        (["data=images", "data.image_colum=x"], "data.image_column"),
     ],
 )
 def test_the_key_that_is_suggested_is_one_of_the_chosen_part(given, near):
@@ -251,7 +251,7 @@ def test_runs_whose_noise_protects_nobody_get_a_folder_of_their_own_for_answers(
     plain["api"]["answers_folder"] = "elsewhere"  # nobody may say otherwise
     assert compose.build(plain).api.answers_folder == folder
     legs = {name: plain["api"] for name in ("first", "second")}
-    relay = compose.build({**plain, "api": {"_target_": "dpsyn.api.relay.Relay", **legs}}).api
+    relay = compose.build({**plain, "api": {"_target_": "dpsyn.api.staged.Staged", **legs}}).api
     assert relay.first.answers_folder == relay.second.answers_folder == folder
 
 

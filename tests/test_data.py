@@ -21,9 +21,9 @@ from PIL import Image
 
 from dpsyn.data import Data, Records
 from dpsyn.data.digits import Digits
-from dpsyn.data.hub import HubImages, Row
+from dpsyn.data.images import Images, Row
 from dpsyn.errors import UserError
-from dpsyn.rows import guarded
+from dpsyn.reading.rows import guarded
 
 CANARY = "CANARY-4711"
 CONFIGS = Path(__file__).parent.parent / "configs" / "data"
@@ -120,21 +120,21 @@ def test_a_wrong_setting_of_the_digits_is_one_line(wrong: dict[str, Any]) -> Non
 
 
 def test_labels_are_all_combinations_of_what_is_declared_in_its_order() -> None:
-    data = HubImages(path="x", labels={"digit": [0, "1"], "ink": ["red", "blue"]})
+    data = Images(path="x", labels={"digit": [0, "1"], "ink": ["red", "blue"]})
     assert data.labels == (
         {"digit": "0", "ink": "red"},
         {"digit": "0", "ink": "blue"},
         {"digit": "1", "ink": "red"},
         {"digit": "1", "ink": "blue"},
     )
-    assert HubImages(path="x").labels == ({},)
+    assert Images(path="x").labels == ({},)
     assert replace(data, path="y").labels == data.labels
 
 
 def test_a_row_gets_the_label_of_its_columns_whatever_their_type(tmp_path: Path) -> None:
     inks = pa.array(["blue", "red", "blue"]).dictionary_encode()
     path = parquet(tmp_path / "a.parquet", [grey(i) for i in range(3)], number=[1, 0, 0], ink=inks)
-    data = HubImages(path, labels={"digit": [0, 1], "ink": ["red", "blue"]}, label_columns={"digit": "number"})
+    data = Images(path, labels={"digit": [0, 1], "ink": ["red", "blue"]}, label_columns={"digit": "number"})
     records = read(data)
     assert [data.labels[label] for label in records.labels] == [
         {"digit": "1", "ink": "blue"},
@@ -146,7 +146,7 @@ def test_a_row_gets_the_label_of_its_columns_whatever_their_type(tmp_path: Path)
 
 def test_class_labels_are_read_as_their_names_not_their_numbers(tmp_path: Path) -> None:
     path = parquet(tmp_path / "a.parquet", [grey(i) for i in range(3)], names=["cat", "dog"], label=[1, 0, 1])
-    records = read(HubImages(path, labels={"animal": ["dog", "cat"]}, label_columns={"animal": "label"}))
+    records = read(Images(path, labels={"animal": ["dog", "cat"]}, label_columns={"animal": "label"}))
     assert records.labels.tolist() == [0, 1, 0]
 
 
@@ -154,7 +154,7 @@ def test_an_undeclared_missing_or_impossible_label_is_a_refusal_and_the_other_ro
     path = parquet(
         tmp_path / "a.parquet", [grey(i) for i in range(5)], names=["a", "b", "c"], label=[0, 2, 77, None, 1]
     )
-    records = read(HubImages(path, labels={"letter": ["a", "b", "77"]}, label_columns={"letter": "label"}))
+    records = read(Images(path, labels={"letter": ["a", "b", "77"]}, label_columns={"letter": "label"}))
     assert values(records) == [0, 4]
     assert [(refusal.row, refusal.column, refusal.value) for refusal in records.refused] == [
         (1, "label", "c"),
@@ -167,14 +167,14 @@ def test_an_undeclared_missing_or_impossible_label_is_a_refusal_and_the_other_ro
 def test_one_missing_label_does_not_change_how_the_others_are_read(tmp_path: Path) -> None:
     whole = parquet(tmp_path / "a.parquet", [grey(1), grey(2)], label=pa.array([3, 3]))
     holed = parquet(tmp_path / "b.parquet", [grey(1), grey(2), grey(3)], label=pa.array([3, 3, None]))
-    results = [read(HubImages(path, labels={"label": ["3"]})) for path in (whole, holed)]
+    results = [read(Images(path, labels={"label": ["3"]})) for path in (whole, holed)]
     assert values(results[0]) == values(results[1]) == [1, 2]
 
 
 def test_text_that_is_not_utf8_is_one_refused_row(tmp_path: Path) -> None:
     bad = pa.array([b"a", b"\xff" + CANARY.encode(), b"a"]).view(pa.string())
     path = parquet(tmp_path / "a.parquet", [grey(i) for i in range(3)], label=bad)
-    records = read(HubImages(path, labels={"label": ["a"]}))
+    records = read(Images(path, labels={"label": ["a"]}))
     assert values(records) == [0, 2]
     assert [refusal.row for refusal in records.refused] == [1]
     json.dumps(records.refused[0].value, ensure_ascii=False).encode("utf-8")
@@ -183,13 +183,13 @@ def test_text_that_is_not_utf8_is_one_refused_row(tmp_path: Path) -> None:
 def test_users_are_numbered_as_met_over_all_batches_and_rows_without_one_are_minus_one(tmp_path: Path) -> None:
     users = ["ann", "bob", None, "", "ann", "bob ", "bob"]
     path = parquet(tmp_path / "a.parquet", [grey(i) for i in range(7)], user=users)
-    assert read(HubImages(path, unit_column="user"), 2).units.tolist() == [0, 1, -1, -1, 0, 1, 1]  # type: ignore[union-attr]
-    assert read(HubImages(path)).units is None
+    assert read(Images(path, unit_column="user"), 2).units.tolist() == [0, 1, -1, -1, 0, 1, 1]  # type: ignore[union-attr]
+    assert read(Images(path)).units is None
 
 
 def test_a_missing_user_in_a_column_of_floats_is_no_user(tmp_path: Path) -> None:
     path = parquet(tmp_path / "a.parquet", [grey(i) for i in range(4)], user=[7.0, float("nan"), 7.0, float("nan")])
-    assert read(HubImages(path, unit_column="user")).units.tolist() == [0, -1, 0, -1]  # type: ignore[union-attr]
+    assert read(Images(path, unit_column="user")).units.tolist() == [0, -1, 0, -1]  # type: ignore[union-attr]
 
 
 # Images
@@ -223,7 +223,7 @@ def corrupt() -> dict[str, bytes | None]:
 @pytest.mark.parametrize("kind", corrupt())
 def test_what_is_no_image_is_one_refusal_and_never_a_crash(kind: str, tmp_path: Path) -> None:
     path = parquet(tmp_path / "a.parquet", [grey(7), corrupt()[kind], grey(9)])
-    records = read(HubImages(path, mode="L"))
+    records = read(Images(path, mode="L"))
     assert values(records) == [7, 9]
     own = {
         "nothing": "no image",
@@ -239,7 +239,7 @@ def test_what_is_no_image_is_one_refusal_and_never_a_crash(kind: str, tmp_path: 
 
 def test_a_bad_row_warns_logs_and_prints_nothing(tmp_path: Path) -> None:
     path = parquet(tmp_path / "a.parquet", [*corrupt().values(), grey(1)])
-    script = f"from dpsyn.data.hub import HubImages; list(HubImages({path!r}).batches(2))"
+    script = f"from dpsyn.data.images import Images; list(Images({path!r}).batches(2))"
     done = subprocess.run([sys.executable, "-W", "always", "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -248,7 +248,7 @@ def test_a_bad_row_warns_logs_and_prints_nothing(tmp_path: Path) -> None:
 def test_images_of_every_lossless_format_are_read_exactly(form: str, tmp_path: Path) -> None:
     pixels = np.repeat(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)[:, :, :1] * 5, 3, axis=2)
     path = parquet(tmp_path / "a.parquet", [encoded(pixels, form, **({"lossless": True} if form == "WEBP" else {}))])
-    assert np.array_equal(read(HubImages(path)).samples.content[0], pixels)
+    assert np.array_equal(read(Images(path)).samples.content[0], pixels)
 
 
 def test_grey_colour_palette_transparent_and_16_bit_images_are_converted_to_the_mode(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_grey_colour_palette_transparent_and_16_bit_images_are_converted_to_the_
     for number, (content, colour, light) in enumerate(images.values()):
         path = parquet(tmp_path / f"{number}.parquet", [content])
         for mode, pixel in (("RGB", colour), ("L", (light,))):
-            image = read(HubImages(path, mode=mode)).samples.content[0]
+            image = read(Images(path, mode=mode)).samples.content[0]
             assert image.shape == (4, 4, len(pixel)) and image.dtype == np.uint8
             assert tuple(image[0, 0]) == pixel, (number, mode)
 
@@ -274,18 +274,18 @@ def test_images_of_several_sizes_need_a_size_under_either_on_error(tmp_path: Pat
     path = parquet(tmp_path / "a.parquet", [grey(1), grey(2, 5, 4)])
     for on_error in ("refuse", "skip"):
         with pytest.raises(UserError) as caught:
-            read(HubImages(path, on_error=on_error))
+            read(Images(path, on_error=on_error))
         line = "data.size=null: expected [height, width], since the images are of several sizes."
         assert str(caught.value) == line
-    assert read(HubImages(path, size=[3, 6])).samples.content.shape == (2, 3, 6, 3)
+    assert read(Images(path, size=[3, 6])).samples.content.shape == (2, 3, 6, 3)
 
 
 def test_a_center_crop_keeps_the_middle_and_squeezes_nothing(tmp_path: Path) -> None:
     pixels = np.zeros((10, 30), np.uint8)
     pixels[:, 10:20] = 200
     path = parquet(tmp_path / "a.parquet", [encoded(pixels)])
-    whole = read(HubImages(path, mode="L", size=[10, 10])).samples.content[0]
-    middle = read(HubImages(path, mode="L", size=[10, 10], center_crop=True)).samples.content[0]
+    whole = read(Images(path, mode="L", size=[10, 10])).samples.content[0]
+    middle = read(Images(path, mode="L", size=[10, 10], center_crop=True)).samples.content[0]
     assert whole.min() == 0
     assert (middle == 200).all()
 
@@ -294,7 +294,7 @@ def test_a_center_crop_keeps_the_middle_and_squeezes_nothing(tmp_path: Path) -> 
 @pytest.mark.parametrize("size", [(5, 3), (3, 5), (1, 1), (9, 7)])
 def test_a_center_crop_works_for_every_shape(shape: tuple[int, int], size: tuple[int, int], tmp_path: Path) -> None:
     path = parquet(tmp_path / "a.parquet", [grey(5, *shape)])
-    records = read(HubImages(path, mode="L", size=list(size), center_crop=True))
+    records = read(Images(path, mode="L", size=list(size), center_crop=True))
     assert records.samples.content.shape == (1, *size, 1)
     assert (records.samples.content == 5).all()
 
@@ -303,11 +303,11 @@ def test_a_row_is_read_alike_alone_among_others_and_in_any_batch(tmp_path: Path)
     rng = np.random.default_rng(3)
     images = [encoded(rng.integers(0, 256, (9, 7 + i, 3), np.uint8)) for i in range(9)]
     together = parquet(tmp_path / "all.parquet", [*images, b"bad"])
-    want = read(HubImages(together, size=[6, 6])).samples.content
-    assert np.array_equal(read(HubImages(together, size=[6, 6]), 2).samples.content, want)
+    want = read(Images(together, size=[6, 6])).samples.content
+    assert np.array_equal(read(Images(together, size=[6, 6]), 2).samples.content, want)
     for row, image in enumerate(images):
         alone = parquet(tmp_path / "one.parquet", [image])
-        assert np.array_equal(read(HubImages(alone, size=[6, 6])).samples.content[0], want[row])
+        assert np.array_equal(read(Images(alone, size=[6, 6])).samples.content[0], want[row])
 
 
 # Batches
@@ -315,26 +315,26 @@ def test_a_row_is_read_alike_alone_among_others_and_in_any_batch(tmp_path: Path)
 
 def test_batches_are_full_but_for_the_last_however_many_rows_are_refused(tmp_path: Path) -> None:
     rows = [grey(i) if i % 3 else b"bad" for i in range(600)]
-    batches = list(HubImages(parquet(tmp_path / "a.parquet", rows), mode="L").batches(64))
+    batches = list(Images(parquet(tmp_path / "a.parquet", rows), mode="L").batches(64))
     assert [len(batch.samples) for batch in batches] == [64] * 6 + [16]
     assert [r.row for batch in batches for r in batch.refused] == list(range(0, 600, 3))
 
 
 def test_rows_refused_after_the_last_good_one_still_arrive(tmp_path: Path) -> None:
     path = parquet(tmp_path / "a.parquet", [grey(1), grey(2), b"bad"], user=["a", "b", "c"])
-    batches = list(HubImages(path, unit_column="user").batches(2))
+    batches = list(Images(path, unit_column="user").batches(2))
     assert [len(batch.samples) for batch in batches] == [2, 0]
     assert batches[1].samples.content.shape == (0, 4, 4, 3)
     assert batches[1].units is not None and batches[1].units.dtype == np.int64
     assert [refusal.row for refusal in batches[1].refused] == [2]
-    only = list(HubImages(parquet(tmp_path / "b.parquet", [b"bad"]), mode="L").batches(2))
+    only = list(Images(parquet(tmp_path / "b.parquet", [b"bad"]), mode="L").batches(2))
     assert [(len(batch.samples), len(batch.refused)) for batch in only] == [(0, 1)]
-    assert list(HubImages(parquet(tmp_path / "c.parquet", []), mode="L").batches(2)) == []
+    assert list(Images(parquet(tmp_path / "c.parquet", []), mode="L").batches(2)) == []
 
 
 def test_a_yielded_batch_is_not_changed_by_reading_on(tmp_path: Path) -> None:
     path = parquet(tmp_path / "a.parquet", [grey(1), b"bad", grey(2), grey(3)])
-    reading = HubImages(path).batches(2)
+    reading = Images(path).batches(2)
     first = next(reading)
     list(reading)
     assert values(first) == [1, 2] and len(first.refused) == 1
@@ -343,7 +343,7 @@ def test_a_yielded_batch_is_not_changed_by_reading_on(tmp_path: Path) -> None:
 def test_only_the_columns_that_are_named_are_read(tmp_path: Path) -> None:
     broken = pa.array([b"\xff\xfe"]).view(pa.string())
     path = parquet(tmp_path / "a.parquet", [grey(3)], diary=broken)
-    assert values(read(HubImages(path))) == [3]
+    assert values(read(Images(path))) == [3]
 
 
 def test_memory_is_bounded_by_pages_and_not_by_the_row_group(tmp_path: Path) -> None:
@@ -353,8 +353,8 @@ def test_memory_is_bounded_by_pages_and_not_by_the_row_group(tmp_path: Path) -> 
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=10_000, compression="none", use_dictionary=False)
     script = f"""
 import pyarrow
-from dpsyn.data.hub import HubImages
-print(sum(len(batch.samples) for batch in HubImages({str(tmp_path / "a.parquet")!r}).batches(256)))
+from dpsyn.data.images import Images
+print(sum(len(batch.samples) for batch in Images({str(tmp_path / "a.parquet")!r}).batches(256)))
 print(pyarrow.default_memory_pool().max_memory())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -368,7 +368,7 @@ print(pyarrow.default_memory_pool().max_memory())
 
 def test_a_folder_a_class_gives_the_declared_labels_and_refuses_other_folders(tmp_path: Path) -> None:
     path = folder(tmp_path, cat__1=grey(1), dog__2=grey(2), fox__3=grey(3), deep__dog__4=grey(4), top=grey(5))
-    data = HubImages(path, labels={"animal": ["cat", "dog"]}, label_columns={"animal": "label"})
+    data = Images(path, labels={"animal": ["cat", "dog"]}, label_columns={"animal": "label"})
     data.check()
     records = read(data)
     assert dict(zip(values(records), records.labels.tolist(), strict=True)) == {1: 0, 2: 1, 4: 1}
@@ -378,7 +378,7 @@ def test_a_folder_a_class_gives_the_declared_labels_and_refuses_other_folders(tm
 def test_a_folder_without_labels_is_read_nested_and_stray_or_hidden_files_are_left_out(tmp_path: Path) -> None:
     files = {"a.png": grey(1), "b/c/d.PNG": grey(2), "note.txt": b"x", "b/.hidden.png": grey(9), ".git/e.png": grey(9)}
     files |= {"metadata.csv": b"file_name,label\na.png,CANARY\n", "archive.zip": b"PK", "b/bad.png": b"no image"}
-    records = read(HubImages(tree(tmp_path, files)))
+    records = read(Images(tree(tmp_path, files)))
     assert sorted(values(records)) == [1, 2]
     assert [(refusal.column, refusal.file) for refusal in records.refused] == [("image", "b/bad.png")]
 
@@ -388,7 +388,7 @@ def test_a_folder_without_labels_is_read_nested_and_stray_or_hidden_files_are_le
 )
 def test_no_name_of_a_file_changes_how_the_others_are_read(name: str, tmp_path: Path) -> None:
     path = tree(tmp_path, {"cat/1.png": grey(1), "dog/2.png": grey(2), "dog/x1.png": grey(3), name: grey(4)})
-    assert sorted(values(read(HubImages(path)))) == [1, 2, 3, 4]
+    assert sorted(values(read(Images(path)))) == [1, 2, 3, 4]
 
 
 def test_an_image_file_that_links_to_nothing_or_is_a_pipe_stops_nobody(tmp_path: Path) -> None:
@@ -396,7 +396,7 @@ def test_an_image_file_that_links_to_nothing_or_is_a_pipe_stops_nobody(tmp_path:
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "loop").symlink_to(tmp_path)
-    assert values(read(HubImages(path))) == [1]
+    assert values(read(Images(path))) == [1]
 
 
 def test_files_patterns_and_folders_of_parquet_are_read_whole(tmp_path: Path) -> None:
@@ -404,9 +404,9 @@ def test_files_patterns_and_folders_of_parquet_are_read_whole(tmp_path: Path) ->
     parquet(tmp_path / "2.parquet", [grey(2)])
     (tmp_path / "README.md").write_text("x")
     for path in (tmp_path, f"{tmp_path}/*.parquet"):
-        assert values(read(HubImages(str(path)))) == [1, 2]
-    assert values(read(HubImages(folder(tmp_path / "odd[1]", a=grey(3))))) == [3]
-    assert values(read(HubImages(f"{tmp_path}/odd?1?/*.png"))) == [3]
+        assert values(read(Images(str(path)))) == [1, 2]
+    assert values(read(Images(folder(tmp_path / "odd[1]", a=grey(3))))) == [3]
+    assert values(read(Images(f"{tmp_path}/odd?1?/*.png"))) == [3]
 
 
 def test_a_path_that_a_row_names_is_not_followed(tmp_path: Path) -> None:
@@ -414,14 +414,14 @@ def test_a_path_that_a_row_names_is_not_followed(tmp_path: Path) -> None:
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     rows = [{"bytes": None, "path": str(tmp_path / "secret.png")}, {"bytes": None, "path": "https://example.com/x.png"}]
     pq.write_table(pa.table({"image": pa.array(rows, kind)}), tmp_path / "a.parquet")
-    refused = read(HubImages(str(tmp_path / "a.parquet"))).refused
+    refused = read(Images(str(tmp_path / "a.parquet"))).refused
     assert {(refusal.column, refusal.rule) for refusal in refused} == {("image", "no bytes, only a path")}
     assert [refusal.value for refusal in refused] == [row["path"] for row in rows]
 
 
 def test_a_column_of_plain_bytes_is_read_too(tmp_path: Path) -> None:
     pq.write_table(pa.table({"scan": [grey(3), b"bad"]}), tmp_path / "a.parquet")
-    records = read(HubImages(str(tmp_path / "a.parquet"), image_column="scan"))
+    records = read(Images(str(tmp_path / "a.parquet"), image_column="scan"))
     assert values(records) == [3] and records.refused[0].column == "scan"
 
 
@@ -430,27 +430,27 @@ def test_a_column_of_plain_bytes_is_read_too(tmp_path: Path) -> None:
 
 def test_a_fingerprint_follows_content_and_names_and_not_the_place(tmp_path: Path) -> None:
     def of(root: str, **files: bytes) -> str:
-        return HubImages(folder(tmp_path / root, **files)).fingerprint()
+        return Images(folder(tmp_path / root, **files)).fingerprint()
 
     first = of("one", a=grey(1), b__c=grey(2))
     assert first == of("two", a=grey(1), b__c=grey(2))
     others = [of("three", a=grey(1), b__c=grey(3)), of("four", a=grey(1), c__c=grey(2)), of("five", a=grey(1))]
     assert len({first, *others}) == 4
     (tmp_path / "two" / "note.txt").write_text("not read, not counted")
-    assert HubImages(str(tmp_path / "two")).fingerprint() == first
+    assert Images(str(tmp_path / "two")).fingerprint() == first
 
 
 def test_moving_a_byte_between_two_files_changes_the_fingerprint(tmp_path: Path) -> None:
     one = tree(tmp_path / "1", {"a.png": b"ab", "b.png": b"c"})
     two = tree(tmp_path / "2", {"a.png": b"a", "b.png": b"bc"})
-    assert HubImages(one).fingerprint() != HubImages(two).fingerprint()
+    assert Images(one).fingerprint() != Images(two).fingerprint()
 
 
 def test_a_file_that_cannot_be_opened_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Path, *args: Any) -> None:
         raise PermissionError(13, "Permission denied", str(self))
 
-    data = HubImages(tree(tmp_path, {f"{CANARY}.png": grey(1)}))
+    data = Images(tree(tmp_path, {f"{CANARY}.png": grey(1)}))
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(UserError, match="expected files that can be read") as caught:
         data.fingerprint()
@@ -472,7 +472,7 @@ def test_a_damaged_file_is_one_line_that_quotes_nothing(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[40:3000] = (CANARY.encode() * 300)[:2960]
     path.write_bytes(content)
-    data = HubImages(str(path), labels={"label": ["a"]})
+    data = Images(str(path), labels={"label": ["a"]})
     data.check()
     with pytest.raises(UserError, match=r"^data\.path=[^\n]*: expected [^\n]*$") as caught:
         list(data.batches(10))
@@ -494,7 +494,7 @@ def test_an_exception_of_a_library_is_neither_quoted_nor_chained() -> None:
 
 def test_values_of_refused_rows_are_in_their_refusal_alone_and_are_cut(tmp_path: Path) -> None:
     path = parquet(tmp_path / "a.parquet", [grey(1)], label=[CANARY + "x" * 10_000])
-    (refusal,) = read(HubImages(path, labels={"label": ["a"]})).refused
+    (refusal,) = read(Images(path, labels={"label": ["a"]})).refused
     assert refusal.value.startswith(CANARY) and len(refusal.value) == 200
     assert CANARY not in refusal.rule + refusal.column
 
@@ -523,7 +523,7 @@ def test_values_of_refused_rows_are_in_their_refusal_alone_and_are_cut(tmp_path:
 )
 def test_a_wrong_setting_is_one_line_before_anything_is_read(key: str, wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=rf"^data\.{key}=[^\n]*: expected [^\n]*$"):
-        HubImages("x", **wrong)
+        Images("x", **wrong)
 
 
 @pytest.mark.parametrize(
@@ -550,24 +550,24 @@ def test_check_finds_missing_files_and_columns_without_reading_a_row(
 ) -> None:
     path = parquet(tmp_path / "a.parquet", [grey(1)], label=["0"])
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", None)
-    HubImages(path).check()
+    Images(path).check()
     with pytest.raises(UserError, match=rf"^data\.{key}=[^\n]*: expected [^\n]*$"):
-        HubImages(**{"path": path, **wrong}).check()
+        Images(**{"path": path, **wrong}).check()
 
 
 def test_a_missing_column_is_answered_with_the_columns_there_are(tmp_path: Path) -> None:
     path = parquet(tmp_path / "a.parquet", [grey(1)], label=["0"])
     with pytest.raises(UserError, match=r"^data\.image_column=img: expected one of the columns \(image, label\)\.$"):
-        HubImages(path, image_column="img").check()
+        Images(path, image_column="img").check()
 
 
 def test_files_that_are_not_what_they_are_called_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_text(CANARY)
     with pytest.raises(UserError, match="expected parquet files that can be read") as caught:
-        HubImages(str(tmp_path / "a.parquet")).check()
+        Images(str(tmp_path / "a.parquet")).check()
     assert CANARY not in everything_said(caught.value)
     with pytest.raises(UserError, match="expected images in it"):
-        HubImages(tree(tmp_path / "empty", {"note.txt": b"x"})).check()
+        Images(tree(tmp_path / "empty", {"note.txt": b"x"})).check()
 
 
 # No trace elsewhere
@@ -580,8 +580,8 @@ def test_reading_local_files_calls_nobody_and_leaves_no_file_behind(tmp_path: Pa
 import socket, sys
 def refuse(*args, **kwargs): print("CALLED", args); raise OSError
 socket.socket.connect = socket.getaddrinfo = refuse
-from dpsyn.data.hub import HubImages
-for data in (HubImages({path!r}, labels={{"label": ["0"]}}), HubImages({root!r})):
+from dpsyn.data.images import Images
+for data in (Images({path!r}, labels={{"label": ["0"]}}), Images({root!r})):
     data.check(); data.fingerprint(); list(data.batches(10))
 """
     home = tmp_path / "home"
@@ -603,10 +603,10 @@ def test_the_hubs_reader_is_quiet_counts_nobody_and_caches_nothing(tmp_path: Pat
 import socket
 def refuse(*args, **kwargs): print("CALLED", args); raise OSError
 socket.socket.connect = socket.getaddrinfo = refuse
-from dpsyn.data.hub import HubImages
-from dpsyn.image_files import pixels_of
-data = HubImages({str(tmp_path / "set")!r}, labels={{"x": ["b"]}}, label_columns={{"x": "label"}})
-from dpsyn.data.hub import IMAGE
+from dpsyn.data.images import Images
+from dpsyn.data.images.files import pixels_of
+data = Images({str(tmp_path / "set")!r}, labels={{"x": ["b"]}}, label_columns={{"x": "label"}})
+from dpsyn.data.images import IMAGE
 rows = list(data._hub_rows(None))
 assert [row["label"] for row in rows] == ["b", "a", None, "b"], rows
 read = [pixels_of(row[IMAGE], "L", None, False, None) for row in rows]
@@ -629,7 +629,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line_and_check_does_not_ask_it(monk
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    data = HubImages("nobody-at-all/nothing")
+    data = Images("nobody-at-all/nothing")
     data.check()
     for ask in (data.fingerprint, lambda: next(data.batches(1))):
         with pytest.raises(UserError, match=r"^data\.path=nobody-at-all/nothing: expected [^\n]*$") as caught:
@@ -641,20 +641,20 @@ def test_the_only_column_of_images_is_found_and_two_are_asked_about(tmp_path: Pa
     pictures = pa.array([{"bytes": grey(1), "path": None}])
     pq.write_table(pa.table({"img": pictures, "id": pa.array([b"x"])}), tmp_path / "one.parquet")
     pq.write_table(pa.table({"front": pictures, "back": pictures}), tmp_path / "two.parquet")
-    assert read(HubImages(str(tmp_path / "one.parquet"))).samples.content.shape == (1, 4, 4, 3)
+    assert read(Images(str(tmp_path / "one.parquet"))).samples.content.shape == (1, 4, 4, 3)
     with pytest.raises(UserError, match=r"^data.image_column=null: .*\(front, back\)"):
-        HubImages(str(tmp_path / "two.parquet")).check()
+        Images(str(tmp_path / "two.parquet")).check()
 
 
 def test_another_split_of_local_files_stands_beside_train(tmp_path: Path) -> None:
     train = parquet(tmp_path / "train-0.parquet", [grey(1), grey(2)])
     parquet(tmp_path / "test-0.parquet", [grey(3)])
-    held_out = HubImages(train, split="test", mode="L")
+    held_out = Images(train, split="test", mode="L")
     held_out.check()
     assert len(read(held_out).samples) == 1
-    assert held_out.fingerprint() != HubImages(train).fingerprint()
+    assert held_out.fingerprint() != Images(train).fingerprint()
     with pytest.raises(UserError, match=r"^data.path=.*valid-0.parquet: expected an existing file"):
-        HubImages(train, split="valid").check()
+        Images(train, split="valid").check()
 
 
 # Configs
@@ -663,7 +663,7 @@ def test_another_split_of_local_files_stands_beside_train(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", ["digits", "hub", "mnist", "image_folder"])
 def test_a_config_lists_every_argument_and_builds(name: str) -> None:
     config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
-    part: Any = {"Digits": Digits, "HubImages": HubImages}[config.pop("_target_").rsplit(".", 1)[1]]
+    part: Any = {"Digits": Digits, "Images": Images}[config.pop("_target_").rsplit(".", 1)[1]]
     assert list(config) == [item.name for item in fields(part)]
     data: Data = part(**config)
     assert data.labels
@@ -674,7 +674,7 @@ def test_the_mnist_config_reads_a_local_file_in_its_place(tmp_path: Path) -> Non
     config.pop("_target_")
     names = [str(digit) for digit in range(10)]
     path = parquet(tmp_path / "a.parquet", [grey(1), grey(2)], names=names, label=[7, 0])
-    data = HubImages(**{**config, "path": path})
+    data = Images(**{**config, "path": path})
     data.check()
     records = read(data)
     assert records.labels.tolist() == [7, 0] and records.samples.content.shape == (2, 4, 4, 1)
@@ -684,4 +684,4 @@ def test_the_image_folder_config_asks_for_a_folder() -> None:
     config = yaml.safe_load((CONFIGS / "image_folder.yaml").read_text())
     config.pop("_target_")
     with pytest.raises(UserError, match=r"^data\.path=null: expected a folder of images\.$"):
-        HubImages(**config).check()
+        Images(**config).check()

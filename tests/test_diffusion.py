@@ -15,13 +15,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dpsyn import improved_diffusion
 from dpsyn.api import diffusion
 from dpsyn.api.diffusion import Diffusion
+from dpsyn.api.diffusion import improved as improved_diffusion
 from dpsyn.errors import UserError
 from dpsyn.files import public_cache
+from dpsyn.networks.runtime import Runtime
 from dpsyn.population import Samples, take
-from dpsyn.runtime import Runtime
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "make_tiny_models"
 CPU = Runtime(device="cpu", dtype="float32")
@@ -352,19 +352,19 @@ def test_a_row_is_the_same_in_any_batch_and_any_order(checkpoint, ddim):
 def same_in_any_batch(whole, parts, degree):
     n, labels = 7, [{}] * 7
     one, other = whole.generate(labels, seeds(n)), parts.generate(labels, seeds(n))
-    near(one, other)
+    did_you_mean(one, other)
     order = np.array([4, 2, 6, 0])
-    near(take(one, order), parts.generate(labels[:4], seeds(n)[order]))
+    did_you_mean(take(one, order), parts.generate(labels[:4], seeds(n)[order]))
     varied = whole.vary(one, labels, degree, seeds(n, 1))
-    near(varied, parts.vary(one, labels, degree, seeds(n, 1)))
-    near(take(varied, order), whole.vary(take(one, order), labels[:4], degree, seeds(n, 1)[order]))
+    did_you_mean(varied, parts.vary(one, labels, degree, seeds(n, 1)))
+    did_you_mean(take(varied, order), whole.vary(take(one, order), labels[:4], degree, seeds(n, 1)[order]))
     assert not np.array_equal(varied.content, whole.vary(one, labels, degree, seeds(n, 2)).content)
     none = whole.vary(take(one, order[:0]), [], degree, seeds(0))
     assert none.content.shape == (0, *one.content.shape[1:]) == whole.generate([], seeds(0)).content.shape
     assert none.traits.keys() == one.traits.keys()
 
 
-def near(one, other):
+def did_you_mean(one, other):
     assert one.content.dtype == np.uint8
     assert np.abs(one.content.astype(int) - other.content).max() <= 1
     assert one.traits.keys() == other.traits.keys()

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dpsyn import compose, draft, schema
+from dpsyn import compose
 from dpsyn.data.tables import Tables
-from dpsyn.schema import Schema
+from dpsyn.tables import draft, schema
+from dpsyn.tables.schema import Schema
 
 N = 60
 FILES = {

@@ -13,7 +13,7 @@ from dpsyn.compose import config_folder
 from dpsyn.errors import UserError
 from dpsyn.population import Population, Samples, take
 from dpsyn.randomness import uniform
-from dpsyn.storage import from_parquet, to_parquet
+from dpsyn.runs.storage import from_parquet, to_parquet
 
 ARGUMENTS = yaml.safe_load((config_folder() / "api/draw_text.yaml").read_text())
 ARGUMENTS.pop("_target_")

@@ -10,10 +10,10 @@ from PIL import Image
 from programme import run
 
 from dpsyn import cli
-from dpsyn.export import export
 from dpsyn.population import MISSING, Population, Samples
-from dpsyn.run import RunDirectory
-from dpsyn.storage import columns_of, from_parquet, to_parquet
+from dpsyn.runs.directory import RunDirectory
+from dpsyn.runs.export import export
+from dpsyn.runs.storage import columns_of, from_parquet, to_parquet
 
 LABELS = [{"category": "Hotels", "stars": "5"}, {"category": "Bars, pubs", "stars": "1"}]
 

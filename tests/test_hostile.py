@@ -174,7 +174,7 @@ def test_what_is_published_depends_on_no_environment_variable(here, monkeypatch)
         with pytest.raises(UserError, match="published"):
             compose.settings(["+experiment=smoke", *given])
     allowed = compose.settings(
-        ["data=hub", "data.path=${oc.env:HOME}/scans", "privacy.epsilon=1", "privacy.delta=1e-5"]
+        ["data=images", "data.path=${oc.env:HOME}/scans", "privacy.epsilon=1", "privacy.delta=1e-5"]
     )
     assert allowed["data"]["path"].endswith("/scans")
 

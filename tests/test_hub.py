@@ -10,7 +10,7 @@ from dpsyn.api.diffusion import Diffusion
 from dpsyn.embedding.sentence import Sentence
 from dpsyn.embedding.vision import Vision
 from dpsyn.errors import UserError
-from dpsyn.hub import commit_of, fetched, pinned
+from dpsyn.networks.hub import commit_of, fetched, pinned
 
 FIRST, SECOND = "a" * 40, "b" * 40
 
@@ -95,7 +95,7 @@ def test_every_part_that_names_a_model_loads_it_at_that_commit(
     from dpsyn.api import stable_diffusion
     from dpsyn.api import transformers as local
     from dpsyn.metric import text_classifier
-    from dpsyn.runtime import Runtime
+    from dpsyn.networks.runtime import Runtime
 
     asked: list[Any] = []
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dpsyn import image_files
 from dpsyn.data import Records
-from dpsyn.data.hub import HubImages
+from dpsyn.data.images import Images
+from dpsyn.data.images import files as image_files
+from dpsyn.data.images.files import pixels_of
 from dpsyn.errors import UserError
-from dpsyn.image_files import pixels_of
 
 CORNER = np.zeros((6, 8), np.uint8)
 CORNER[:3, :2] = 255  # bright at the top left
@@ -270,12 +270,12 @@ HEIC = b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf" + bytes(60)
 
 def test_heic_without_its_package_is_one_line_before_anything_is_read(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    monkeypatch.setattr("dpsyn.data.hub.find_spec", lambda name: None if name == "pillow_heif" else find_spec(name))
+    monkeypatch.setattr("dpsyn.data.images.find_spec", lambda name: None if name == "pillow_heif" else find_spec(name))
     assert rule(HEIC) == "HEIC, which needs the package pillow-heif (pip install 'dpsyn[heic]')"
     (tmp_path / "a.heic").write_bytes(HEIC)
     with pytest.raises(UserError, match=r"^data.path=[^\n]*: expected the package pillow-heif[^\n]*pip install"):
-        HubImages(str(tmp_path)).check()
-    HubImages(str(tmp_path), on_error="skip").check()
+        Images(str(tmp_path)).check()
+    Images(str(tmp_path), on_error="skip").check()
 
 
 @pytest.mark.parametrize(("turned", "corner"), [(1, (5, 5)), (6, (5, -5)), (3, (-5, -5))])
@@ -301,7 +301,7 @@ def told(event, arguments):
     if event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn"): print(event)
 sys.addaudithook(told)
 from pathlib import Path
-from dpsyn.image_files import pixels_of
+from dpsyn.data.images.files import pixels_of
 for file in Path({str(tmp_path)!r}).iterdir():
     assert isinstance(pixels_of(file, "L", None, False, None), str)
 """
@@ -316,7 +316,7 @@ def picture(value: int) -> bytes:
     return saved(np.full((4, 4), value, np.uint8), "PNG")
 
 
-def all_of(data: HubImages) -> tuple[list[int], list[Records]]:
+def all_of(data: Images) -> tuple[list[int], list[Records]]:
     found = list(data.batches(2))
     return sorted(int(image[0, 0, 0]) for batch in found for image in batch.samples.content), found
 
@@ -328,7 +328,7 @@ def test_what_is_passed_over_in_a_folder_is_counted_once_and_kept_private(tmp_pa
         (tmp_path / name).write_bytes(picture(7))
     for name in ("a.txt", "cat/b.TXT", "raw.cr2", "LICENSE", ".hidden.png", ".git/x.png"):
         (tmp_path / name).write_bytes(b"")
-    values, found = all_of(HubImages(str(tmp_path)))
+    values, found = all_of(Images(str(tmp_path)))
     assert values == [7] * 4
     assert [dict(batch.remarks) for batch in found] == [
         {
@@ -357,7 +357,7 @@ def test_linked_folders_are_read_once_without_loops_and_under_their_own_name_fir
     (data / "up").symlink_to(tmp_path)
     labels = {"animal": ["cat", "dog", "more"]}
     for path in (data, f"{data}/**/*.png"):
-        values, found = all_of(HubImages(str(path), labels=labels, label_columns={"animal": "label"}))
+        values, found = all_of(Images(str(path), labels=labels, label_columns={"animal": "label"}))
         assert values == [1, 2, 3]
         assert sorted(batch.labels.tolist() for batch in found) == [[0, 1], [2]]
         assert not any(batch.refused for batch in found)
@@ -374,7 +374,7 @@ def test_a_folder_that_cannot_be_opened_is_counted(tmp_path: Path, monkeypatch: 
         return scan(place)
 
     monkeypatch.setattr(os, "scandir", shut)
-    values, found = all_of(HubImages(str(tmp_path)))
+    values, found = all_of(Images(str(tmp_path)))
     assert values == [1] and dict(found[0].remarks) == {"folders passed over (they cannot be opened)": 1}
 
 
@@ -384,7 +384,7 @@ def test_a_folder_is_its_declared_label_however_its_name_is_encoded(tmp_path: Pa
         (tmp_path / name).mkdir()
         (tmp_path / name / "x.png").write_bytes(picture(value))
     labels = {"word": ["caf\u00e9", "nai\u0308ve", "7.0"]}
-    data = HubImages(str(tmp_path), labels=labels, label_columns={"word": "label"})
+    data = Images(str(tmp_path), labels=labels, label_columns={"word": "label"})
     found = next(data.batches(5))
     assert sorted(zip(found.samples.content[:, 0, 0, 0].tolist(), found.labels.tolist(), strict=True)) == [
         (1, 0),
@@ -393,13 +393,13 @@ def test_a_folder_is_its_declared_label_however_its_name_is_encoded(tmp_path: Pa
     ]
     assert data.labels[1] == {"word": "nai\u0308ve"}
     with pytest.raises(UserError, match=r"^data.labels.word=[^\n]*: expected every value once"):
-        HubImages(str(tmp_path), labels={"word": ["7", "7.0"]})
+        Images(str(tmp_path), labels={"word": ["7", "7.0"]})
 
 
 @pytest.mark.parametrize("wrong", [0, 8, 17, 12.0, True, "12"])
 def test_bits_are_a_whole_number_from_9_to_16(wrong: Any) -> None:
     with pytest.raises(UserError, match=r"^data.bits=[^\n]*: expected [^\n]*$"):
-        HubImages("x", bits=wrong)
+        Images("x", bits=wrong)
 
 
 def test_every_rule_is_short_and_names_no_number_of_a_file() -> None:

@@ -25,17 +25,17 @@ from programme import files, png, same_noise
 from rich.console import Console
 
 from dpsyn import cli, compose
-from dpsyn import run as run_module
 from dpsyn.api.pool import _opened
-from dpsyn.data.hub import HubImages
+from dpsyn.data.images import Images
 from dpsyn.errors import UserError
 from dpsyn.execution import carry_out
 from dpsyn.planning import facts
 from dpsyn.population import Samples
 from dpsyn.privacy import account, ledger
-from dpsyn.run import open_run
+from dpsyn.runs import directory as run_module
+from dpsyn.runs.directory import open_run
+from dpsyn.runs.verification import verified
 from dpsyn.show import Screen
-from dpsyn.verification import verified
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "make_tiny_models"
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -341,13 +341,13 @@ def test_a_run_from_a_pool_that_is_cut_off_goes_on_to_the_same_data(made, tmp_pa
 
 
 def test_without_votes_no_private_row_is_read_and_nothing_is_spent(made, tmp_path, monkeypatch, capsys):
-    private, real = str(made / "cifar/train.parquet"), HubImages.batches
+    private, real = str(made / "cifar/train.parquet"), Images.batches
 
     def guarded(self, size):
         assert self.path != private
         return real(self, size)
 
-    monkeypatch.setattr(HubImages, "batches", guarded)
+    monkeypatch.setattr(Images, "batches", guarded)
     given = from_pool(made, "schedule=none", "expand.rows=null")
     with monkeypatch.context() as patched:
         losing(patched, "dpsyn.api.pool.Pool.generate", 1)
@@ -391,7 +391,7 @@ defaults:
   - /api@api.first: {first}
   - /api@api.second: diffusion
   - {experiment}
-  - override /api: relay
+  - override /api: staged
 """
 
 
@@ -403,7 +403,7 @@ def test_a_relay_keeps_survivors_across_the_handover_and_resumes(made, tmp_path,
     if first == "avatar":
         pytest.importorskip("python_avatars")
         pytest.importorskip("cairosvg")
-        experiment = ["+experiment=celeba_relay", "data=cifar10", "runtime.workers=0"]
+        experiment = ["+experiment=celeba_staged", "data=cifar10", "runtime.workers=0"]
         degrees = "schedule.degree=[{first:0.4},{second:1}]"
     else:
         folder = tmp_path / "mine" / "experiment"
@@ -628,7 +628,7 @@ def test_private_vectors_are_made_again_when_the_public_images_behind_them_chang
 
     made_now = compose.build(compose.settings([*given, f"run_dir={tmp_path}/c"])).embed
     assert isinstance(made_now, Patches)
-    (records,) = HubImages(str(made / "cifar/train.parquet")).batches(100)
+    (records,) = Images(str(made / "cifar/train.parquet")).batches(100)
     expected = made_now(Samples(records.samples.content))[::10]
     kept = np.frombuffer((second / "0.vectors").read_bytes(), np.float32).reshape(6, -1)
     np.testing.assert_allclose(kept, expected, atol=1e-6)

@@ -10,8 +10,8 @@ from PIL import Image
 
 from dpsyn.embedding.inception import SIDE, Inception, _layers, features, names, resized
 from dpsyn.errors import UserError
+from dpsyn.networks.runtime import Runtime, exact
 from dpsyn.population import Samples
-from dpsyn.runtime import Runtime, exact
 
 
 def convolutions():

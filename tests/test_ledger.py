@@ -15,7 +15,7 @@ from dpsyn.errors import OutOfSpace, UserError
 from dpsyn.privacy import ledger as ledger_module
 from dpsyn.privacy.budget import Settings
 from dpsyn.privacy.ledger import Ledger, read_receipt
-from dpsyn.voting import Votes
+from dpsyn.privacy.votes import Votes
 
 SETTINGS = {"epsilon": 1.0, "delta": 1e-5}
 EXACT = np.array([41_000, 0, 7, 90_000])

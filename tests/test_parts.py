@@ -16,10 +16,10 @@ from dpsyn.embedding.pixels import Pixels
 from dpsyn.errors import UserError
 from dpsyn.metric.classifier import Classifier
 from dpsyn.metric.frechet import Frechet, distance, moments
-from dpsyn.picture import sample_grid
 from dpsyn.population import Population, Samples, concatenate, take
+from dpsyn.runs.picture import sample_grid
+from dpsyn.runs.storage import from_parquet, to_parquet
 from dpsyn.schedule.vital_signs import vital_signs
-from dpsyn.storage import from_parquet, to_parquet
 
 
 @dataclass(frozen=True)
@@ -278,7 +278,7 @@ def test_images_of_many_bytes_stand_in_several_groups_and_come_back(monkeypatch)
     images = noise(50, 8, 8, 3)
     before = population(images, np.arange(50) % 10, survivors=np.arange(50) < 20, traits={"n": np.arange(50)})
     whole = to_parquet(before, [{"digit": str(i)} for i in range(10)])
-    monkeypatch.setattr("dpsyn.storage.GROUP_BYTES", 7 * images[:1].nbytes)
+    monkeypatch.setattr("dpsyn.runs.storage.GROUP_BYTES", 7 * images[:1].nbytes)
     content = to_parquet(before, [{"digit": str(i)} for i in range(10)])
     assert pq.ParquetFile(io.BytesIO(content)).num_row_groups == 8
     assert pq.ParquetFile(io.BytesIO(whole)).num_row_groups == 1

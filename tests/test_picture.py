@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dpsyn.picture import sample_grid, sample_texts
 from dpsyn.population import Population, Samples
+from dpsyn.runs.picture import sample_grid, sample_texts
 
 
 def population(images, labels, survivors=None, iteration=0):

@@ -18,9 +18,9 @@ from dpsyn.api.pool import Pool
 from dpsyn.data import Records, Refusal
 from dpsyn.errors import OutOfSpace, UserError
 from dpsyn.files import public_cache
+from dpsyn.networks.runtime import Runtime
 from dpsyn.population import Population, Samples, concatenate, take
-from dpsyn.runtime import Runtime
-from dpsyn.storage import from_parquet, to_parquet
+from dpsyn.runs.storage import from_parquet, to_parquet
 
 ROWS = np.dtype([("age", "i4"), ("income", "f8"), ("sex", "U6")])
 MIXED = np.dtype([("age", "i4"), ("town", "O")])

@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from dpsyn.compose import config_folder, settings
-from dpsyn.data.hub import HubImages
+from dpsyn.data.images import Images
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 FASHION = [
@@ -40,8 +40,8 @@ def parquet(path, image_column, image, labels, names=None):
 
 def preset(name, **changes):
     arguments = yaml.safe_load((config_folder() / f"data/{name}.yaml").read_text())
-    assert arguments.pop("_target_") == "dpsyn.data.hub.HubImages"
-    return HubImages(**{**arguments, **changes})
+    assert arguments.pop("_target_") == "dpsyn.data.images.Images"
+    return Images(**{**arguments, **changes})
 
 
 def read(data):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dpsyn.compose import config_folder
 from dpsyn.errors import UserError
-from dpsyn.prompts import KEY, Prompts, read
+from dpsyn.language.prompts import KEY, Prompts, read
 
 FOLDER = config_folder() / "prompts"
 FILE = {

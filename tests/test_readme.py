@@ -25,7 +25,7 @@ SMALLER = {  # what a run is cut down to, so that the whole takes seconds
     "+experiment=smoke": ["schedule.size=20", "expand.rows=60"],
     "+experiment=photos": ["schedule.size=20"],
     "data=digits": ["schedule.size=20"],
-    "data=hub": ["schedule.size=20"],
+    "data=images": ["schedule.size=20"],
     "data=tables": ["schedule.size=200"],
 }
 

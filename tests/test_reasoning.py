@@ -2,7 +2,7 @@
 
 import pytest
 
-from dpsyn.reasoning import open_tag, without_reasoning
+from dpsyn.language.reasoning import open_tag, without_reasoning
 
 TEXT = "My parcel 12 is late. I think I want <b>an answer</b>."
 REASONED = {

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from dpsyn.errors import UserError
-from dpsyn.rows import (
+from dpsyn.reading.rows import (
     Broken,
     csv_names,
     csv_rows,
@@ -24,7 +24,7 @@ from dpsyn.rows import (
     plain_number,
     shown,
 )
-from dpsyn.sources import Source, hub_rows, hub_stream
+from dpsyn.reading.sources import Source, hub_rows, hub_stream
 
 CANARY = "CANARY-4711"
 TABLES = ("csv", "jsonl", "parquet")

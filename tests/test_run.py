@@ -13,11 +13,11 @@ import yaml
 from programme import TINY, digits, files, job, own_data, parquet, run, same_noise
 
 from dpsyn import cli
-from dpsyn import run as run_module
 from dpsyn.errors import UserError
 from dpsyn.privacy import ledger
-from dpsyn.run import RunDirectory, open_run
-from dpsyn.verification import verified
+from dpsyn.runs import directory as run_module
+from dpsyn.runs.directory import RunDirectory, open_run
+from dpsyn.runs.verification import verified
 
 
 @pytest.fixture(scope="module")

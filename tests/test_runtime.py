@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from dpsyn import runtime as module
 from dpsyn.errors import UserError
-from dpsyn.runtime import Runtime, exact, in_batches, placed, running
-from dpsyn.tensors import generators, images, normal, resized, tensor, with_channels
+from dpsyn.networks import runtime as module
+from dpsyn.networks.runtime import Runtime, exact, in_batches, placed, running
+from dpsyn.networks.tensors import generators, images, normal, resized, tensor, with_channels
 
 
 @pytest.fixture(autouse=True)

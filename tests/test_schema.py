@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import yaml
 
-from dpsyn import codec, draft, schema
-from dpsyn.columns import AS_MISSING, AS_OTHER, CLIPPED, CUT, FINE, RULES
 from dpsyn.compose import config_folder
 from dpsyn.errors import UserError
 from dpsyn.population import MISSING
-from dpsyn.schema import Schema
+from dpsyn.tables import codec, draft, schema
+from dpsyn.tables.columns import AS_MISSING, AS_OTHER, CLIPPED, CUT, FINE, RULES
+from dpsyn.tables.schema import Schema
 
 CITY = {"kind": "category", "values": ["Rome", "Oslo"]}
 WIDE: dict[str, Any] = {

@@ -10,8 +10,8 @@ import pytest
 from dpsyn.embedding import sentence
 from dpsyn.embedding.sentence import Sentence, batches
 from dpsyn.errors import UserError
+from dpsyn.networks.runtime import Runtime
 from dpsyn.population import Samples
-from dpsyn.runtime import Runtime
 
 WORDS = ["the", "soup", "was", "cold", "and", "waiter", "rude", "is", "a", "good", "place", "for", "tea", "cake"]
 RNG = np.random.default_rng(0)
@@ -209,7 +209,7 @@ def test_images_are_refused(folder):
 
 def test_texts_that_are_read_in_part_are_told_apart_and_counted_in_private(folder, tmp_path):
     from dpsyn.data.texts import Texts
-    from dpsyn.electorate import open_electorate, told_of_rows
+    from dpsyn.privacy.electorate import open_electorate, told_of_rows
 
     embed = part(folder / "plain", max_length=8)
     texts = [WORDS[0], " ".join(WORDS[:4]), " ".join(WORDS[:3] * 5)]

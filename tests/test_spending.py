@@ -9,9 +9,9 @@ import pytest
 from programme import Making
 
 from dpsyn.api import Metered, Usage, metered, together
-from dpsyn.api.relay import Relay
-from dpsyn.run import RunDirectory
-from dpsyn.spending import Spending
+from dpsyn.api.staged import Staged
+from dpsyn.runs.cost import Spending
+from dpsyn.runs.directory import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def test_both_apis_of_a_relay_are_counted_and_both_go_on_with_their_own_money(pl
     place.root.mkdir()
     for start in (1, 2, 3):
         first, second = Paid(1.0), Paid(10.0)
-        spending = Spending(Relay(first, second), [{}], place, 5, 5)  # type: ignore[arg-type]
+        spending = Spending(Staged(first, second), [{}], place, 5, 5)  # type: ignore[arg-type]
         first.state.calls += 2
         second.state.calls += 3
         spending.save()
@@ -72,7 +72,7 @@ def test_both_apis_of_a_relay_are_counted_and_both_go_on_with_their_own_money(pl
 
 
 @pytest.mark.parametrize(
-    "wrap", [lambda api: api, Wrapped, lambda api: Wrapped(Wrapped(api)), lambda api: Relay(Free(), api)]
+    "wrap", [lambda api: api, Wrapped, lambda api: Wrapped(Wrapped(api)), lambda api: Staged(Free(), api)]
 )
 def test_one_api_is_counted_wherever_it_stands_and_its_cost_json_is_flat(place: RunDirectory, wrap: Any) -> None:
     place.root.mkdir()

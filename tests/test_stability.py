@@ -4,17 +4,18 @@ import numpy as np
 import pytest
 from programme import Seeing, digits, parquet, png
 
-from dpsyn import electorate as electorate_module
-from dpsyn.data.hub import HubImages
-from dpsyn.electorate import open_electorate, survey_of
+from dpsyn.data.images import Images
 from dpsyn.embedding import Sparse
 from dpsyn.embedding.pixels import Pixels
 from dpsyn.population import Samples
+from dpsyn.privacy import electorate as electorate_module
 from dpsyn.privacy.budget import GRID
+from dpsyn.privacy.electorate import open_electorate, survey_of
 from dpsyn.privacy.marginals import Marginal
+from dpsyn.privacy.nearest import faiss_search, sparse_search, torch_search
 from dpsyn.privacy.query import CellScores, LabelCounts, Nearest
-from dpsyn.survey import check_survey
-from dpsyn.voting import faiss_search, sparse_search, torch_search, unseal
+from dpsyn.privacy.survey import check_survey
+from dpsyn.privacy.votes import unseal
 
 ROWS = digits(150)
 SEARCHES = {
@@ -69,7 +70,7 @@ def votes(folder, rows, unit="record", k=1, search=faiss_search, vectors=None, l
 
 def electorate_of(folder, rows, unit, embed=EMBED):
     folder.mkdir(exist_ok=True)
-    data = HubImages(
+    data = Images(
         path=str(parquet(folder / "data.parquet", rows)),
         labels={"digit": [str(i) for i in range(10)]},
         label_columns={"digit": "label"},
@@ -182,7 +183,7 @@ def test_a_record_is_embedded_the_same_in_any_batch(tmp_path, monkeypatch):
 def test_refused_rows_are_named_by_column_and_rule_only(tmp_path):
     from dpsyn.errors import UserError
 
-    data = HubImages(
+    data = Images(
         path=str(parquet(tmp_path / "d.parquet", [*ROWS, {**ODD, "label": "secret"}])),
         labels={"digit": [str(i) for i in range(10)]},
         label_columns={"digit": "label"},

@@ -15,8 +15,8 @@ from dpsyn import compose
 from dpsyn.api import stable_diffusion
 from dpsyn.api.stable_diffusion import StableDiffusion
 from dpsyn.errors import UserError
+from dpsyn.networks.runtime import Runtime
 from dpsyn.population import Samples, take
-from dpsyn.runtime import Runtime
 
 LABELS = [{"animal": "cat"}, {"animal": "dog"}] * 3
 SEEDS = np.random.default_rng(0).integers(0, 2**64, 6, np.uint64)

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dpsyn import codec, electorate
 from dpsyn.api.pool import Pool
 from dpsyn.api.table import Table
 from dpsyn.data import Records
@@ -14,10 +13,13 @@ from dpsyn.data.tables import Tables
 from dpsyn.embedding.table import Table as Embedding
 from dpsyn.errors import UserError
 from dpsyn.population import MISSING, Samples, take
+from dpsyn.privacy import electorate
+from dpsyn.privacy.nearest import faiss_search, sparse_search
 from dpsyn.privacy.query import Nearest
+from dpsyn.privacy.votes import unseal
 from dpsyn.schedule.cells import Codes
-from dpsyn.schema import Schema
-from dpsyn.voting import faiss_search, sparse_search, unseal
+from dpsyn.tables import codec
+from dpsyn.tables.schema import Schema
 
 COLUMNS: dict[str, Any] = {
     "age": {"kind": "integer", "bounds": [17, 90]},

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dpsyn import schema
 from dpsyn.compose import config_folder
 from dpsyn.data.breast_cancer import BreastCancer
 from dpsyn.data.tables import Tables
@@ -17,7 +16,8 @@ from dpsyn.metric.constraints import Constraints
 from dpsyn.metric.marginals import Marginals
 from dpsyn.metric.table_models import TableClassifier, TableRegressor
 from dpsyn.population import Population, Samples
-from dpsyn.schema import Schema
+from dpsyn.tables import schema
+from dpsyn.tables.schema import Schema
 
 FEW = Schema(
     {

@@ -12,13 +12,14 @@ import yaml
 from programme import files, same_noise
 from rich.console import Console
 
-from dpsyn import cli, compose, electorate
+from dpsyn import cli, compose
 from dpsyn.errors import UserError
 from dpsyn.execution import carry_out
 from dpsyn.planning import facts, show_plan
-from dpsyn.run import open_run
+from dpsyn.privacy import electorate
+from dpsyn.runs.directory import open_run
+from dpsyn.runs.verification import verified
 from dpsyn.show import Screen
-from dpsyn.verification import verified
 
 SCHEMA = {
     "columns": {
@@ -126,7 +127,7 @@ def test_given_the_receipts_neighbouring_tables_give_the_same_bytes_everywhere(n
 
 
 def test_a_run_is_the_same_whether_its_rows_are_kept_as_few_entries_or_as_dense_vectors(tmp_path, monkeypatch):
-    monkeypatch.setattr("dpsyn.run.secrets.token_hex", lambda n: "0" * 2 * n)
+    monkeypatch.setattr("dpsyn.runs.directory.secrets.token_hex", lambda n: "0" * 2 * n)
     seen = []
     for least, entries in ((1, 5), (100, 0)):
         folder = tmp_path / str(entries)

@@ -12,16 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from dpsyn import schema
-from dpsyn.columns import FINE, declared
 from dpsyn.compose import config_folder
 from dpsyn.data import Data, Records
 from dpsyn.data.breast_cancer import BreastCancer
 from dpsyn.data.tables import Tables
 from dpsyn.errors import UserError
 from dpsyn.population import MISSING, Population
-from dpsyn.schema import Schema
-from dpsyn.storage import from_parquet, to_parquet
+from dpsyn.runs.storage import from_parquet, to_parquet
+from dpsyn.tables import schema
+from dpsyn.tables.columns import FINE, declared
+from dpsyn.tables.schema import Schema
 
 CANARY = "CANARY-4711"
 COLUMNS: dict[str, Any] = {

@@ -28,8 +28,8 @@ from dpsyn.metric.mauve import Mauve
 from dpsyn.metric.overlap import Overlap, longest_common
 from dpsyn.metric.precision_recall import PrecisionRecall
 from dpsyn.metric.text_classifier import TextClassifier, columns
+from dpsyn.networks.runtime import Runtime
 from dpsyn.population import Population, Samples
-from dpsyn.runtime import Runtime
 
 EMBEDDING = Ngrams(256, [1, 1], [4, 4])
 TEST = Mails("test", None, None, "refuse")

@@ -15,10 +15,11 @@ from chat_server import FILTERED, ChatServer, Reply, failure
 from programme import files, same_noise
 from rich.console import Console
 
-from dpsyn import asking, cli, compose
+from dpsyn import cli, compose
 from dpsyn.data.mails import Mails
 from dpsyn.errors import UserError
 from dpsyn.execution import carry_out
+from dpsyn.language import asking
 from dpsyn.planning import facts
 from dpsyn.show import Screen
 
@@ -319,6 +320,6 @@ def test_a_storm_of_faults_fills_every_row(tmp_path):
         run(tmp_path, server.url, "api.retries=20", "api.attempts=10", "api.deadline=100")
         answered = [json.dumps(asked.body) for asked in server.answered]
     assert len(answered) == len(set(answered))
-    from dpsyn.run import open_run
+    from dpsyn.runs.directory import open_run
 
     assert all(text for text in open_run(tmp_path / "run").load(2).samples.content)

@@ -15,16 +15,17 @@ import pytest
 import yaml
 from rich.console import Console
 
-from dpsyn import compose, sources
+from dpsyn import compose
 from dpsyn.data import Data, Records
 from dpsyn.data.texts import Texts
-from dpsyn.electorate import open_electorate, survey_of
 from dpsyn.errors import UserError
 from dpsyn.execution import carry_out
 from dpsyn.planning import facts
-from dpsyn.rows import NOT_UTF8
+from dpsyn.privacy.electorate import open_electorate, survey_of
+from dpsyn.privacy.survey import check_survey
+from dpsyn.reading import sources
+from dpsyn.reading.rows import NOT_UTF8
 from dpsyn.show import Screen
-from dpsyn.survey import check_survey
 
 CANARY = "CANARY-4711"
 ONE_LINE = r"^data\.{}=[^\n]*: expected [^\n]*$"

@@ -13,17 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 from programme import Seeing
 
-from dpsyn import codec, times
 from dpsyn.api.table import Table
-from dpsyn.columns import CLIPPED, CUT, FINE, NO_DATE, NO_DATETIME, NO_TIME, NO_ZONE
 from dpsyn.embedding.table import Table as Vectors
 from dpsyn.errors import UserError
-from dpsyn.export import _csv, _jsonl
 from dpsyn.metric.marginals import _distances, _measured
 from dpsyn.population import Population, Samples, take
-from dpsyn.rows import parquet_batches
-from dpsyn.schema import Schema, column_told, told
-from dpsyn.storage import from_parquet, to_parquet
+from dpsyn.reading.rows import parquet_batches
+from dpsyn.runs.export import _csv, _jsonl
+from dpsyn.runs.storage import from_parquet, to_parquet
+from dpsyn.tables import codec, times
+from dpsyn.tables.columns import CLIPPED, CUT, FINE, NO_DATE, NO_DATETIME, NO_TIME, NO_ZONE
+from dpsyn.tables.schema import Schema, column_told, told
 
 MONTHS = ["2024-01-01 00:00:00", "2024-02-29 23:59:59"]
 SHOP: dict[str, Any] = {

@@ -13,12 +13,12 @@ import torch
 import transformers
 
 from dpsyn.api import transformers as part
-from dpsyn.api.transformers import LocalModel, _chosen, _context, _loaded
+from dpsyn.api.local_llm import LocalLLM, _chosen, _context, _loaded
 from dpsyn.errors import UserError
+from dpsyn.language.prompts import Prompts, Request
+from dpsyn.networks.runtime import Runtime
 from dpsyn.population import Samples
-from dpsyn.prompts import Prompts, Request
 from dpsyn.randomness import uniform
-from dpsyn.runtime import Runtime
 
 LINES = [
     "The food was good and the people were kind.",
@@ -87,7 +87,7 @@ def prompts(**changes):
 def model(path, **changes):
     settings = {"path": path, "revision": None, "trust_remote_code": False, "prompts": prompts(), "temperature": 1.0}
     settings |= {"top_k": None, "top_p": 1.0, "stop": [], "attempts": 2, "tokens_per_batch": 4096, "device_map": None}
-    return LocalModel(**{**settings, "offload": False, "runtime": Runtime(device="cpu"), **changes})
+    return LocalLLM(**{**settings, "offload": False, "runtime": Runtime(device="cpu"), **changes})
 
 
 def seeds(n, start=0):
@@ -304,7 +304,7 @@ def test_an_answer_of_no_use_is_asked_again_then_the_parent_stands_in(folder, ca
         calls.append((list(requests), own))
         return ["I'm sorry, but I cannot help with that." if seed % 2 else "a fine text" for seed in own]
 
-    monkeypatch.setattr(LocalModel, "_answers", answers)
+    monkeypatch.setattr(LocalLLM, "_answers", answers)
     parents = Samples(np.array([f"parent {i}" for i in range(24)], object))
     varied = model(folder).vary(parents, KINDS, 0.5, seeds(24))
     odd = [int(seed) % 2 for seed in seeds(24)]
@@ -323,7 +323,7 @@ def test_for_a_fresh_row_another_of_its_label_stands_in(folder, caplog, monkeypa
             for r, seed in zip(requests, own, strict=True)
         ]
 
-    monkeypatch.setattr(LocalModel, "_answers", answers)
+    monkeypatch.setattr(LocalLLM, "_answers", answers)
     fresh = model(folder, attempts=1).generate(KINDS, seeds(24))
     assert all(label["kind"] in text for label, text in zip(KINDS, fresh.content, strict=True))
     assert "are copies of others of their label" in caplog.text
@@ -332,13 +332,13 @@ def test_for_a_fresh_row_another_of_its_label_stands_in(folder, caplog, monkeypa
 
 
 def test_a_label_without_any_text_stops_with_one_line(folder, monkeypatch):
-    monkeypatch.setattr(LocalModel, "_answers", lambda self, requests, own: [""] * len(requests))
+    monkeypatch.setattr(LocalLLM, "_answers", lambda self, requests, own: [""] * len(requests))
     with pytest.raises(UserError, match=r"a model that answers with a text \(bar\)"):
         model(folder).generate(KINDS[:1], seeds(1))
 
 
 def test_degree_zero_gives_the_parents_and_asks_nothing(folder, monkeypatch):
-    monkeypatch.setattr(LocalModel, "_answers", lambda *arguments: pytest.fail("asked"))
+    monkeypatch.setattr(LocalLLM, "_answers", lambda *arguments: pytest.fail("asked"))
     parents = Samples(np.array(["one", "two"], object))
     assert (model(folder).vary(parents, KINDS[:2], 0, seeds(2)).content == parents.content).all()
     assert len(model(folder).generate([], seeds(0))) == 0
@@ -347,15 +347,15 @@ def test_degree_zero_gives_the_parents_and_asks_nothing(folder, monkeypatch):
 def test_memory_that_runs_out_costs_time_alone(folder, monkeypatch):
     requests = asked(*MANY)
     whole = model(folder)._answers(requests, seeds(24))
-    drawn = LocalModel._drawn
+    drawn = LocalLLM._drawn
 
     def scarce(self, network, words, ends, ids, limits, own):
         if len(ids) > 5:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return drawn(self, network, words, ends, ids, limits, own)
 
-    monkeypatch.setattr(LocalModel, "_drawn", scarce)
-    monkeypatch.setattr("dpsyn.runtime._fitting", {})
+    monkeypatch.setattr(LocalLLM, "_drawn", scarce)
+    monkeypatch.setattr("dpsyn.networks.runtime._fitting", {})
     assert model(folder)._answers(requests, seeds(24)) == whole
 
 

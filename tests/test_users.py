@@ -10,15 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 from programme import digits
 
-from dpsyn.data.hub import HubImages
+from dpsyn.data.images import Images
 from dpsyn.data.tables import Tables
 from dpsyn.data.texts import Texts
 from dpsyn.errors import UserError
 from dpsyn.privacy.budget import GRID
-from dpsyn.schema import Schema
-from dpsyn.spelling import unit_of
-from dpsyn.survey import Surveyor, check_survey
-from dpsyn.voting import count_by_user
+from dpsyn.privacy.survey import Surveyor, check_survey
+from dpsyn.privacy.votes import count_by_user
+from dpsyn.reading.spelling import unit_of
+from dpsyn.tables.schema import Schema
 
 SPELLINGS = [
     "7",
@@ -88,7 +88,7 @@ def test_a_user_of_images_is_one_however_the_id_is_written(tmp_path):
     rows = digits(len(SPELLINGS))
     images = pa.array([{"bytes": row["image"], "path": None} for row in rows])
     pq.write_table(pa.table({"image": images, "who": SPELLINGS}), tmp_path / "a.parquet")
-    survey, _ = met(HubImages(str(tmp_path / "a.parquet"), mode="L", unit_column="who"))
+    survey, _ = met(Images(str(tmp_path / "a.parquet"), mode="L", unit_column="who"))
     assert (survey.users, survey.without_user) == (USERS, NOBODY)
 
 

@@ -8,8 +8,8 @@ from programme import run
 
 from dpsyn import cli
 from dpsyn.privacy.statement import shown_delta
-from dpsyn.run import open_run
-from dpsyn.verification import verified
+from dpsyn.runs.directory import open_run
+from dpsyn.runs.verification import verified
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,9 @@ def test_what_is_no_statement_is_one_line(here, content, capsys):
 
 def test_an_incomplete_run_says_so_and_is_not_passed(here, capsys):
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("dpsyn.run.RunDirectory.stamp", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(
+            "dpsyn.runs.directory.RunDirectory.stamp", lambda self: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         with pytest.raises(KeyboardInterrupt):
             run(here / "cut")
     assert cli.main(["verify", str(here / "cut")]) == 1

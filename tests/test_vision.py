@@ -13,8 +13,8 @@ from PIL import Image
 
 from dpsyn.embedding.vision import CLIP, IMAGENET, Vision, _seen
 from dpsyn.errors import UserError
+from dpsyn.networks.runtime import Runtime
 from dpsyn.population import Samples
-from dpsyn.runtime import Runtime
 
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 

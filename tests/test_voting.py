@@ -10,16 +10,8 @@ from hypothesis import strategies as st
 
 from dpsyn.embedding import Sparse
 from dpsyn.privacy.budget import GRID
-from dpsyn.voting import (
-    Votes,
-    count_by_record,
-    count_by_user,
-    distinct,
-    faiss_search,
-    nearest,
-    sparse_search,
-    torch_search,
-)
+from dpsyn.privacy.nearest import distinct, faiss_search, nearest, sparse_search, torch_search
+from dpsyn.privacy.votes import Votes, count_by_record, count_by_user
 
 SEARCHES = {"faiss": faiss_search, "torch": lambda candidates: torch_search(candidates, "cpu")}
 

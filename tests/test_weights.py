@@ -7,7 +7,7 @@ import pytest
 
 from dpsyn.errors import UserError
 from dpsyn.files import public_cache
-from dpsyn.weights import check_weights, local_weights
+from dpsyn.networks.weights import check_weights, local_weights
 
 WHAT = "weights of a network"
 

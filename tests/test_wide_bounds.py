@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 from programme import answer
 
-from dpsyn import codec
 from dpsyn import embedding as embeddings
 from dpsyn.api import Unasked
 from dpsyn.api.table import Table
-from dpsyn.columns import CLIPPED, FINE, NO_INTEGER
 from dpsyn.errors import UserError
-from dpsyn.export import _csv
 from dpsyn.population import MISSING, Population, Samples
 from dpsyn.privacy.budget import Settings, multiplier
 from dpsyn.privacy.query import Answer, CellCounts, Query
+from dpsyn.runs.export import _csv
+from dpsyn.runs.storage import from_parquet, to_parquet
 from dpsyn.schedule import Facts, PublicSide
 from dpsyn.schedule.binning import denoised
 from dpsyn.schedule.cells import Cells
-from dpsyn.schema import Schema
-from dpsyn.storage import from_parquet, to_parquet
+from dpsyn.tables import codec
+from dpsyn.tables.columns import CLIPPED, FINE, NO_INTEGER
+from dpsyn.tables.schema import Schema
 
 LARGEST = 2**63 - 1
 

@@ -26,10 +26,10 @@ import numpy as np
 
 from dpsyn.api import Api, Degree
 from dpsyn.data import Data
-from dpsyn.errors import UserError, bad
+from dpsyn.errors import UserError, invalid
+from dpsyn.networks.runtime import Runtime
 from dpsyn.population import Label, Samples
 from dpsyn.randomness import uniform
-from dpsyn.runtime import Runtime
 
 PARAMETERS = {
     "style": "AvatarStyle",
@@ -77,11 +77,11 @@ class Avatar(Api):
 
     def __post_init__(self) -> None:
         if not _whole(self.image_size, 2) or min(self.image_size) < 1:
-            raise bad("api.image_size", self.image_size, "[height, width] px")
+            raise invalid("api.image_size", self.image_size, "[height, width] px")
         if self.crop is not None:
             good = _whole(self.crop, 4) and min(self.crop) >= 0
             if not good or not (self.crop[0] < self.crop[2] <= WIDTH and self.crop[1] < self.crop[3] <= HEIGHT):
-                raise bad("api.crop", self.crop, f"[left, top, right, bottom] px within {WIDTH}x{HEIGHT}, or null")
+                raise invalid("api.crop", self.crop, f"[left, top, right, bottom] px within {WIDTH}x{HEIGHT}, or null")
 
     @property
     def row_bytes(self) -> int:
@@ -92,17 +92,19 @@ class Avatar(Api):
         """Raises UserError where python_avatars, cairosvg or the library libcairo is missing."""
         for package in ("python_avatars", "cairosvg"):
             if find_spec(package) is None:
-                raise bad("api", "avatar", f"the package {package}", "Install it: pip install 'dpsyn[avatar]'")
+                raise invalid("api", "avatar", f"the package {package}", "Install it: pip install 'dpsyn[avatar]'")
         try:
             import cairosvg  # noqa: F401
         except OSError:
             do = "Install it: apt-get install libcairo2, or brew install cairo."
-            raise bad("api", "avatar", "the system's library libcairo", do) from None
+            raise invalid("api", "avatar", "the system's library libcairo", do) from None
 
     def check_degree(self, degree: Degree) -> None:
         """Raises UserError for what is no degree."""
         if isinstance(degree, bool | Mapping) or not isinstance(degree, int | float) or not 0 <= degree <= 1:
-            raise bad("schedule.degree", degree, "one number, 0 to 1: the probability that a parameter is drawn anew")
+            raise invalid(
+                "schedule.degree", degree, "one number, 0 to 1: the probability that a parameter is drawn anew"
+            )
 
     def reads(self) -> Sequence[Data]:
         return ()
@@ -170,7 +172,7 @@ def _indices(name: str, traits: np.ndarray) -> np.ndarray:
     unknown = next((value for value in traits.tolist() if value not in known), None)
     if unknown is not None:
         do = "Install the version of python_avatars that drew these samples."
-        raise bad(f"api avatar, {name}", unknown, "a value that python_avatars knows", do)
+        raise invalid(f"api avatar, {name}", unknown, "a value that python_avatars knows", do)
     return np.array([known[value] for value in traits.tolist()], np.int64)
 
 

@@ -18,16 +18,16 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from dpsyn.answers import Answers, answer_key
 from dpsyn.api import Api, Degree, Usage
-from dpsyn.asking import Answer, Limits, Question, ask, ping, tokens_of
 from dpsyn.data import Data
-from dpsyn.endpoints import DEFAULT_URL, Endpoint, check_address, key_in
-from dpsyn.errors import UserError, bad, one_of
+from dpsyn.errors import UserError, invalid, one_of
+from dpsyn.language.answers import Answers, answer_key
+from dpsyn.language.asking import Answer, Limits, Question, ask, ping, tokens_of
+from dpsyn.language.endpoints import DEFAULT_URL, Endpoint, check_address, key_in
+from dpsyn.language.prompts import Prompts, Request
+from dpsyn.language.reasoning import without_reasoning
 from dpsyn.population import Label, Samples, of_texts
-from dpsyn.prompts import Prompts, Request
 from dpsyn.randomness import retry_seed
-from dpsyn.reasoning import without_reasoning
 
 OURS = ("model", "messages", "n", "stream", "seed", "temperature", "top_p", "max_tokens", "max_completion_tokens")
 PER_MESSAGE = 16  # tokens around a message, at most
@@ -75,8 +75,9 @@ class Chat(Api):
         way counts at its worst: a token a byte, and the longest answer.
 
     answers_folder: of the cache, where answers of use are kept, under sha256 of the JSON of (digest of the address,
-        model, parameters but the seed, messages, seed of the row), all as they are first asked; see dpsyn.answers. A
-        run finds those of all addresses that it has asked, another run those of its own addresses alone.
+        model, parameters but the seed, messages, seed of the row), all as they are first asked; see
+        dpsyn.language.answers. A run finds those of all addresses that it has asked, another run those of its own
+        addresses alone.
     """
 
     model: str | None
@@ -109,42 +110,42 @@ class Chat(Api):
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, str | None):
-            raise bad("api.model", self.model, "a text, or null")
+            raise invalid("api.model", self.model, "a text, or null")
         if not isinstance(self.prompts, Prompts):
-            raise bad("api.prompts", self.prompts, "a part with _target_: dpsyn.prompts.Prompts")
+            raise invalid("api.prompts", self.prompts, "a part with _target_: dpsyn.language.prompts.Prompts")
         if self.temperature is not None and not _is_number(self.temperature):
-            raise bad("api.temperature", self.temperature, "a number, 0 or more, or null")
+            raise invalid("api.temperature", self.temperature, "a number, 0 or more, or null")
         if self.top_p is not None and not (_is_number(self.top_p) and 0 < self.top_p <= 1):
-            raise bad("api.top_p", self.top_p, "a number over 0, 1 at most, or null")
+            raise invalid("api.top_p", self.top_p, "a number over 0, 1 at most, or null")
         if not isinstance(self.extra, Mapping) or not _is_json(self.extra):
-            raise bad("api.extra", self.extra, "names and values such as {reasoning_effort: low}, or {}")
+            raise invalid("api.extra", self.extra, "names and values such as {reasoning_effort: low}, or {}")
         if taken := sorted(set(self.extra) & set(OURS)):
-            raise bad("api.extra", taken[0], "parameters that no other setting gives")
+            raise invalid("api.extra", taken[0], "parameters that no other setting gives")
         if type(self.send_seed) is not bool:
-            raise bad("api.send_seed", self.send_seed, "true or false")
+            raise invalid("api.send_seed", self.send_seed, "true or false")
         if self.max_tokens_as not in ("max_tokens", "max_completion_tokens"):
-            raise bad("api.max_tokens_as", self.max_tokens_as, one_of(["max_tokens", "max_completion_tokens"]))
+            raise invalid("api.max_tokens_as", self.max_tokens_as, one_of(["max_tokens", "max_completion_tokens"]))
         if not all(isinstance(url, str | None) for url in _several(self.base_url)):
-            raise bad("api.base_url", self.base_url, "an address, a list of them, or null")
+            raise invalid("api.base_url", self.base_url, "an address, a list of them, or null")
         for name in _several(self.api_key_env):
             if name is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", str(name)):
                 expected = "the name of an environment variable in capitals, not the key itself"
-                raise bad("api.api_key_env", "(not shown)", expected, "For instance OPENAI_API_KEY.")
+                raise invalid("api.api_key_env", "(not shown)", expected, "For instance OPENAI_API_KEY.")
         for key, least in (("concurrency", 1), ("retries", 0), ("attempts", 1)):
             if type(value := getattr(self, key)) is not int or value < least:
-                raise bad(f"api.{key}", value, f"a whole number, {least} or more")
+                raise invalid(f"api.{key}", value, f"a whole number, {least} or more")
         for key in ("requests_per_minute", "tokens_per_minute", "max_cost"):
             value = getattr(self, key)
             if value is not None and not (_is_number(value) and value > 0):
-                raise bad(f"api.{key}", value, "a number over 0, or null")
+                raise invalid(f"api.{key}", value, "a number over 0, or null")
         for key in ("timeout", "deadline", "patience"):
             if not _is_number(value := getattr(self, key)) or not value:
-                raise bad(f"api.{key}", value, "seconds, more than 0")
+                raise invalid(f"api.{key}", value, "seconds, more than 0")
         if not _is_number(self.max_stood_in) or self.max_stood_in > 1:
-            raise bad("api.max_stood_in", self.max_stood_in, "a share between 0 and 1")
+            raise invalid("api.max_stood_in", self.max_stood_in, "a share between 0 and 1")
         for model, pair in self.prices.items() if isinstance(self.prices, Mapping) else [("", self.prices)]:
             if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(map(_is_number, pair)):
-                raise bad("api.prices", f"{{{model}: {pair}}}", "model: [price of prompts, of answers], or {}")
+                raise invalid("api.prices", f"{{{model}: {pair}}}", "model: [price of prompts, of answers], or {}")
 
     @property
     def row_bytes(self) -> int:
@@ -190,16 +191,16 @@ class Chat(Api):
     def check(self) -> None:
         """Raises UserError for a missing package, model or price, what is no address, what are no prompts."""
         if importlib.util.find_spec("openai") is None:
-            raise bad("api", "chat", "the package openai", "Install it: pip install openai")
+            raise invalid("api", "chat", "the package openai", "Install it: pip install openai")
         if not self.model:
-            raise bad("api.model", "null", "the name of a model of the endpoint")
+            raise invalid("api.model", "null", "the name of a model of the endpoint")
         for url, _ in self._addresses():
             check_address(url)
         self.prompts.check()
         if self.max_cost is not None and self.model not in self.prices:
             name = re.sub(r"([:,{}()=\\ ])", r"\\\1", self.model)  # as Hydra reads it
             do = f"Give '+api.prices={{{name}: [0.15, 0.6]}}', by a million tokens, with what it costs."
-            raise bad("api.max_cost", self.max_cost, "null where api.prices lacks the model", do)
+            raise invalid("api.max_cost", self.max_cost, "null where api.prices lacks the model", do)
 
     def ping(self, what: Literal["generate", "vary"]) -> None:
         """Raises UserError for a key, a model, an address or parameters that the endpoint refuses, in seconds."""
@@ -209,11 +210,11 @@ class Chat(Api):
         body = self._body(Request(({"role": "user", "content": PING},), most), 0)
         endpoints = self._endpoints()
         if self.max_cost is not None and self._worst(body) * len(endpoints) > self.max_cost:
-            raise bad("api.max_cost", self.max_cost, f"more: a single request may cost {self._worst(body):.2g}")
+            raise invalid("api.max_cost", self.max_cost, f"more: a single request may cost {self._worst(body):.2g}")
         for answer in ping(endpoints, self._limits(), body):
             if answer.finish == "too_long" and answer.endpoint is not None:
                 do = f"{answer.endpoint.host} says: {answer.said}"
-                raise bad(key, most, "a number of tokens that the model has room for", do)
+                raise invalid(key, most, "a number of tokens that the model has room for", do)
             if answer.finish != "busy":
                 self._count(body, answer)
 
@@ -340,7 +341,7 @@ class Chat(Api):
         urls, names = _several(self.base_url), _several(self.api_key_env)
         if not urls or not names or (len(urls) != len(names) and 1 not in (len(urls), len(names))):
             expected = f"one name, or one for each of the {len(urls)} addresses"
-            raise bad("api.api_key_env", ", ".join(map(str, names)) or "[]", expected)
+            raise invalid("api.api_key_env", ", ".join(map(str, names)) or "[]", expected)
         n = max(len(urls), len(names))
         return list(zip(urls * (n // len(urls)), names * (n // len(names)), strict=True))
 
@@ -376,7 +377,7 @@ class _Asked:
 
 
 class _Call:
-    """The rows of one call, as an Asker (dpsyn.asking). addresses: digests of those whose answers it may use."""
+    """The rows of one call, as an Asker. addresses: digests of those whose answers it may use."""
 
     def __init__(
         self,
@@ -454,7 +455,7 @@ class _Call:
         if self.reserved:  # it may come cheaper than at its worst
             return False
         expected = f"more: {spent:.4g} are spent, and the next request may cost {worst:.2g}"
-        raise bad(
+        raise invalid(
             "api.max_cost", most, expected, "What was answered is kept: the same command with a higher one goes on."
         )
 

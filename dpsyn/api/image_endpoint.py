@@ -28,7 +28,9 @@ import numpy as np
 
 from dpsyn.api import Api, Degree
 from dpsyn.data import Data
-from dpsyn.endpoints import (
+from dpsyn.errors import UserError, invalid, one_of
+from dpsyn.files import answers_cache, write
+from dpsyn.language.endpoints import (
     DEFAULT_URL,
     Endpoint,
     Failed,
@@ -42,8 +44,6 @@ from dpsyn.endpoints import (
     status_of_error,
     unreachable,
 )
-from dpsyn.errors import UserError, bad, one_of
-from dpsyn.files import answers_cache, write
 from dpsyn.population import Label, Samples
 
 ATTEMPTS = 3  # prompts a fresh row is asked with before it stays grey
@@ -102,32 +102,32 @@ class ImageEndpoint(Api):
     def __post_init__(self) -> None:
         for key in ("base_url", "model", "quality", "response_format"):
             if not isinstance(getattr(self, key), str | None):
-                raise bad(f"api.{key}", getattr(self, key), "a text, or null")
+                raise invalid(f"api.{key}", getattr(self, key), "a text, or null")
         if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.api_key_env or "NONE"):
             expected = "the name of an environment variable in capitals, not the key itself"
-            raise bad("api.api_key_env", "(not shown)", expected, "For instance OPENAI_API_KEY.")
+            raise invalid("api.api_key_env", "(not shown)", expected, "For instance OPENAI_API_KEY.")
         if self.prompts is not None:
             _by_label("api.prompts", self.prompts)
         if self.vary_with not in ("edit", "variation"):
-            raise bad("api.vary_with", self.vary_with, one_of(["edit", "variation"]))
+            raise invalid("api.vary_with", self.vary_with, one_of(["edit", "variation"]))
         if self.edits is not None:
             _edits(self.edits)
         if self.size is not None and not re.fullmatch(r"[1-9]\d*x[1-9]\d*", str(self.size)):
-            raise bad("api.size", self.size, "WIDTHxHEIGHT, such as 1024x1024, or null")
+            raise invalid("api.size", self.size, "WIDTHxHEIGHT, such as 1024x1024, or null")
         pair = self.image_size
         if pair is None and self.size is None:
-            raise bad("api.image_size", "null", "[height, width] px where api.size=null")
+            raise invalid("api.image_size", "null", "[height, width] px where api.size=null")
         if pair is not None and (isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2):
-            raise bad("api.image_size", pair, "[height, width] px, or null")
+            raise invalid("api.image_size", pair, "[height, width] px, or null")
         if pair is not None and not all(type(side) is int and side > 0 for side in pair):
-            raise bad("api.image_size", list(pair), "[height, width] px, or null")
+            raise invalid("api.image_size", list(pair), "[height, width] px, or null")
         for key, least in (("concurrency", 1), ("retries", 0)):
             if type(value := getattr(self, key)) is not int or value < least:
-                raise bad(f"api.{key}", value, f"a whole number, {least} or more")
+                raise invalid(f"api.{key}", value, f"a whole number, {least} or more")
         if type(self.timeout) not in (int, float) or not 0 < self.timeout < math.inf:
-            raise bad("api.timeout", self.timeout, "seconds, more than 0")
+            raise invalid("api.timeout", self.timeout, "seconds, more than 0")
         if type(self.max_refused) not in (int, float) or not 0 <= self.max_refused <= 1:
-            raise bad("api.max_refused", self.max_refused, "a share between 0 and 1")
+            raise invalid("api.max_refused", self.max_refused, "a share between 0 and 1")
 
     @property
     def row_bytes(self) -> int:
@@ -139,14 +139,16 @@ class ImageEndpoint(Api):
         """Raises UserError for a missing package, model, prompt or edit, and for what is no address."""
         for package, name in (("openai", "openai"), ("PIL", "pillow")):
             if importlib.util.find_spec(package) is None:
-                raise bad("api", "image_endpoint", f"the package {name}", f"Install it: pip install {name}")
+                raise invalid("api", "image_endpoint", f"the package {name}", f"Install it: pip install {name}")
         if not self.model:
-            raise bad("api.model", "null", "the name of a model of the endpoint")
+            raise invalid("api.model", "null", "the name of a model of the endpoint")
         check_address(self.base_url)
         if self.prompts is None:
-            raise bad("api.prompts", "null", "a template over the label's columns, a list, or either for each label")
+            raise invalid(
+                "api.prompts", "null", "a template over the label's columns, a list, or either for each label"
+            )
         if self.vary_with == "edit" and self.edits is None:
-            raise bad("api.edits", "null", "a list of instructions, from the mildest to the strongest")
+            raise invalid("api.edits", "null", "a list of instructions, from the mildest to the strongest")
 
     def ping(self, what: Literal["generate", "vary"]) -> None:
         """Asks for one image. Raises UserError for a key, a model, an address or settings that the endpoint refuses."""
@@ -161,7 +163,9 @@ class ImageEndpoint(Api):
     def check_degree(self, degree: Degree) -> None:
         """Raises UserError for what is no degree."""
         if isinstance(degree, bool) or not isinstance(degree, int | float) or not 0 <= degree <= 1:
-            raise bad("schedule.degree", degree, "a number between 0 (the parent) and 1 (the strongest of api.edits)")
+            raise invalid(
+                "schedule.degree", degree, "a number between 0 (the parent) and 1 (the strongest of api.edits)"
+            )
 
     def reads(self) -> Sequence[Data]:
         return ()
@@ -236,7 +240,7 @@ class ImageEndpoint(Api):
             name = " | ".join(label.values()) or "all"
             templates = by_label.get(name) or by_label.get(None)
             if templates is None:
-                raise bad("api.prompts", ", ".join(map(str, by_label)), f"templates for the label {name} too")
+                raise invalid("api.prompts", ", ".join(map(str, by_label)), f"templates for the label {name} too")
             template = templates[np.random.default_rng([int(seed), 0]).integers(len(templates))]
             prompts[i] = _filled("api.prompts", template, label)
         return prompts
@@ -428,25 +432,25 @@ def _by_label(key: str, prompts: Any) -> dict[str | None, tuple[str, ...]]:
     """Label to templates; under None those for any label. Raises UserError for what are no templates."""
     named = {str(name): value for name, value in prompts.items()} if isinstance(prompts, Mapping) else {None: prompts}
     if not named:
-        raise bad(key, prompts, "templates")
+        raise invalid(key, prompts, "templates")
     return {name: _templates(key if name is None else f"{key}.{name}", value) for name, value in named.items()}
 
 
 def _edits(edits: Any) -> list[tuple[str, ...]]:
     if isinstance(edits, str) or not isinstance(edits, Sequence) or not edits:
-        raise bad("api.edits", edits, "a list of instructions, from the mildest to the strongest")
+        raise invalid("api.edits", edits, "a list of instructions, from the mildest to the strongest")
     return [_templates("api.edits", level) for level in edits]
 
 
 def _templates(key: str, value: Any) -> tuple[str, ...]:
     templates = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Sequence) else ()
     if not templates or not all(isinstance(template, str) and template.strip() for template in templates):
-        raise bad(key, "null" if value is None else value, "a template or a list of templates")
+        raise invalid(key, "null" if value is None else value, "a template or a list of templates")
     for template in templates:
         try:
             list(string.Formatter().parse(template))
         except ValueError:
-            raise bad(key, template, "a template such as 'a photo of a {digit}'") from None
+            raise invalid(key, template, "a template such as 'a photo of a {digit}'") from None
     return templates
 
 
@@ -455,7 +459,7 @@ def _filled(key: str, template: str, values: Mapping[str, str]) -> str:
         return template.format(**values)
     except (LookupError, AttributeError, TypeError, ValueError):
         columns = ", ".join(values) or "it has none"
-        raise bad(key, template, f"a template over the label's columns ({columns})") from None
+        raise invalid(key, template, f"a template over the label's columns ({columns})") from None
 
 
 def _pause(after: float | None, attempt: int) -> float:

@@ -22,11 +22,11 @@ from dpsyn import __version__
 from dpsyn.api import Api, Degree
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
-from dpsyn.errors import UserError, bad
+from dpsyn.errors import UserError, invalid
 from dpsyn.files import public_cache, room_on_disk, sync_folder
+from dpsyn.networks.runtime import Runtime, exact, in_batches, torch_device
 from dpsyn.population import Label, Samples
 from dpsyn.randomness import uniform
-from dpsyn.runtime import Runtime, exact, in_batches, torch_device
 
 BLOCK = 16384  # items that are compared at once with QUERIES of them
 QUERIES = {"cpu": 1024, "cuda": 16384}  # all items are read once for so many: a GPU has to wait for them
@@ -62,9 +62,9 @@ class Pool(Api):
 
     def __post_init__(self) -> None:
         if type(self.by_label) is not bool:
-            raise bad("api.by_label", self.by_label, "true or false")
+            raise invalid("api.by_label", self.by_label, "true or false")
         if self.neighbours is not None and (type(self.neighbours) is not int or self.neighbours < 1):
-            raise bad("api.neighbours", self.neighbours, "a whole number, 1 or more, or null")
+            raise invalid("api.neighbours", self.neighbours, "a whole number, 1 or more, or null")
 
     @property
     def row_bytes(self) -> int:
@@ -74,7 +74,7 @@ class Pool(Api):
     def check(self) -> None:
         """Raises UserError without a path, for data that are not there, and for what the embedding finds wrong."""
         if not self.path:
-            raise bad("api.path", "null", "public data: a name on the hub, parquet files, or a folder")
+            raise invalid("api.path", "null", "public data: a name on the hub, parquet files, or a folder")
         for part in (self.data, self.embedding):
             _settings(part)
         with _about_the_pool():
@@ -84,9 +84,9 @@ class Pool(Api):
     def check_degree(self, degree: Degree) -> None:
         """Raises UserError for a degree that is no number of neighbours, or more than are kept."""
         if isinstance(degree, bool) or not isinstance(degree, int | float) or degree < 0 or degree != degree // 1:
-            raise bad("schedule.degree", degree, "a whole number: how many nearest items of the pool to draw from")
+            raise invalid("schedule.degree", degree, "a whole number: how many nearest items of the pool to draw from")
         if self.neighbours is not None and degree > self.neighbours:
-            raise bad("schedule.degree", degree, f"at most api.neighbours={self.neighbours}", "Raise that one.")
+            raise invalid("schedule.degree", degree, f"at most api.neighbours={self.neighbours}", "Raise that one.")
 
     def reads(self) -> Sequence[Data]:
         return (self.data, *self.embedding.reads())
@@ -110,7 +110,7 @@ class Pool(Api):
         items = _items(samples, len(stock.content))
         for part in np.unique(stock.parts[items]).tolist():
             if stock.sizes[part] < nearest:
-                raise bad("schedule.degree", degree, f"at most {stock.sizes[part]}, {self._named(part)}")
+                raise invalid("schedule.degree", degree, f"at most {stock.sizes[part]}, {self._named(part)}")
         if nearest > 1:
             graph = self._graph(stock, nearest)
             items = graph[items, _choice(seeds, 1, np.full(len(items), nearest))].astype(np.int64)
@@ -176,7 +176,7 @@ class Pool(Api):
                 asked = dict(rows[row])
                 if asked not in declared:
                     do = "Declare the labels of the private data, or draw from all items with api.by_label=false."
-                    raise bad("api.data.labels", _shown(declared), f"{asked} among them", do)
+                    raise invalid("api.data.labels", _shown(declared), f"{asked} among them", do)
                 numbers[at] = declared.index(asked)
         if rows:
             self._check_sizes(stock.sizes, np.unique(numbers).tolist())
@@ -188,10 +188,10 @@ class Pool(Api):
         size = int(sizes[part])
         if not size:
             what = f"at least one row with the label {dict(self.data.labels[part])}"
-            raise bad("api.path", self.path, what if self.by_label else "at least one row that can be read")
+            raise invalid("api.path", self.path, what if self.by_label else "at least one row that can be read")
         if self.neighbours is not None and size < self.neighbours:
             do = "Lower it, and schedule.degree with it, or name a larger pool."
-            raise bad("api.neighbours", self.neighbours, f"at most {size}, {self._named(part)}", do)
+            raise invalid("api.neighbours", self.neighbours, f"at most {size}, {self._named(part)}", do)
 
     def _named(self, part: int) -> str:
         return "the items of the pool" + (f" with the label {dict(self.data.labels[part])}" if self.by_label else "")
@@ -216,13 +216,13 @@ class Pool(Api):
             facts, labels = _write_items(self.data, size, temporary)
             if not facts["rows"]:
                 left_out = f"{facts['left_out']} were left out"
-                raise bad("api.path", self.path, f"at least one row that can be read ({left_out})")
+                raise invalid("api.path", self.path, f"at least one row that can be read ({left_out})")
             parts = len(self.data.labels) if self.by_label else 1
             sizes = np.bincount(labels if self.by_label else np.zeros_like(labels), minlength=parts)
             self._check_sizes(sizes, range(parts))
             facts["dimension"] = _write_vectors(self.embedding, facts, labels, size, temporary)
             if (labels < 0).all():
-                raise bad("api.path", self.path, "at least one row that can be embedded")
+                raise invalid("api.path", self.path, "at least one row that can be embedded")
             (temporary / "labels").write_bytes(labels.tobytes())
             (temporary / "facts.json").write_text(json.dumps(facts))
             for file in temporary.iterdir():
@@ -314,7 +314,7 @@ def _write_items(data: Data, size: int, folder: Path) -> tuple[dict[str, Any], n
             shape["forms"] = {name: dict(form) for name, form in records.samples.forms.items()}
             facts = facts or shape
             if facts != shape:
-                raise bad("api.data", type(data).__name__, "rows of one shape and type")
+                raise invalid("api.data", type(data).__name__, "rows of one shape and type")
             if items.dtype.hasobject:
                 lines = [json.dumps(item, default=_plain).encode() for item in items.tolist()]
                 starts.write((np.cumsum([len(line) for line in lines], dtype=np.int64) + content.tell()).tobytes())
@@ -336,7 +336,7 @@ def _write_vectors(embedding: Embedding, facts: Mapping[str, Any], labels: np.nd
             found = np.asarray(embedding(Samples(np.asarray(items), forms=facts["forms"])), np.float32)
             usable = np.all(np.abs(found) < FARTHEST, axis=1)  # False for NaN too
             if start and found.shape[1] != dimension:
-                raise bad("embedding", type(embedding).__name__, "vectors of one length")
+                raise invalid("embedding", type(embedding).__name__, "vectors of one length")
             dimension = found.shape[1]
             labels[start : start + size][~usable] = -1
             vectors.write(np.where(usable[:, None], found, 0).astype(np.float32).tobytes())
@@ -465,7 +465,7 @@ def _settings(part: Any) -> str:
     if "<" not in name:
         return f"{part.__module__}.{name}"
     what = "a part that its settings describe: a dataclass, or a function of a module"
-    raise bad("api", type(part).__name__, what, "What is kept of a pool is named by them.")
+    raise invalid("api", type(part).__name__, what, "What is kept of a pool is named by them.")
 
 
 def _shown(labels: Sequence[Label]) -> str:

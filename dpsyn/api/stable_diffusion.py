@@ -23,13 +23,13 @@ from typing import Any
 
 import numpy as np
 
-from dpsyn import tensors
 from dpsyn.api import Api, Degree
 from dpsyn.data import Data
-from dpsyn.errors import UserError, bad
-from dpsyn.hub import pinned
+from dpsyn.errors import UserError, invalid
+from dpsyn.networks import tensors
+from dpsyn.networks.hub import pinned
+from dpsyn.networks.runtime import Runtime, in_batches, placed, running, torch_device, torch_dtype
 from dpsyn.population import Label, Samples
-from dpsyn.runtime import Runtime, in_batches, placed, running, torch_device, torch_dtype
 
 ATTEMPTS = 5  # images a fresh row gets before it stays black
 HUB_NAME = r"[A-Za-z0-9_-][\w.-]*/[A-Za-z0-9_-][\w.-]*"
@@ -69,24 +69,26 @@ class StableDiffusion(Api):
     def __post_init__(self) -> None:
         for key in ("path", "revision", "prompt_file", "negative_prompt"):
             if not isinstance(getattr(self, key), str | None):
-                raise bad(f"api.{key}", getattr(self, key), "a text, or null")
+                raise invalid(f"api.{key}", getattr(self, key), "a text, or null")
         if self.prompts is not None:
             _by_label("api.prompts", self.prompts)
             if self.prompt_file is not None:
-                raise bad("api.prompt_file", self.prompt_file, "null beside api.prompts", "Or give api.prompts=null.")
+                raise invalid(
+                    "api.prompt_file", self.prompt_file, "null beside api.prompts", "Or give api.prompts=null."
+                )
         _check_steps("api", self.steps, self.guidance)
         for key in ("size", "image_size"):
             pair = getattr(self, key)
             if pair is None and key == "image_size":
                 continue
             if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
-                raise bad(f"api.{key}", pair, "[height, width] px")
+                raise invalid(f"api.{key}", pair, "[height, width] px")
             if not all(type(side) is int and side > 0 for side in pair):
-                raise bad(f"api.{key}", list(pair), "[height, width] px")
+                raise invalid(f"api.{key}", list(pair), "[height, width] px")
         if any(side % 8 for side in self.size):
-            raise bad("api.size", list(self.size), "multiples of 8 px")
+            raise invalid("api.size", list(self.size), "multiples of 8 px")
         if type(self.safety_checker) is not bool:
-            raise bad("api.safety_checker", self.safety_checker, "true or false")
+            raise invalid("api.safety_checker", self.safety_checker, "true or false")
 
     @property
     def row_bytes(self) -> int:
@@ -98,15 +100,15 @@ class StableDiffusion(Api):
         """Raises UserError for a missing package, folder or prompt file, and for a checker that the model lacks."""
         for package in ("diffusers", "transformers"):
             if importlib.util.find_spec(package) is None:
-                raise bad("api", "stable_diffusion", f"the package {package}", f"Install it: pip install {package}")
+                raise invalid("api", "stable_diffusion", f"the package {package}", f"Install it: pip install {package}")
         folder = Path(self._place())
         if folder.is_dir() and self.safety_checker:
             try:
                 parts = json.loads((folder / "model_index.json").read_text())
             except ValueError:
-                raise bad("api.path", self.path, "a folder whose model_index.json can be read") from None
+                raise invalid("api.path", self.path, "a folder whose model_index.json can be read") from None
             if not any(parts.get("safety_checker") or ()):
-                raise bad("api.safety_checker", "true", "false for a model without one, as this is")
+                raise invalid("api.safety_checker", "true", "false for a model without one, as this is")
         self._by_label()
 
     def check_degree(self, degree: Degree) -> None:
@@ -153,11 +155,11 @@ class StableDiffusion(Api):
         folder = Path(self.path or "").expanduser()
         if self.path and folder.is_dir():
             if not (folder / "model_index.json").is_file():
-                raise bad("api.path", self.path, "a folder with model_index.json, as diffusers saves pipelines")
+                raise invalid("api.path", self.path, "a folder with model_index.json, as diffusers saves pipelines")
             return str(folder)
         if not re.fullmatch(HUB_NAME, self.path or ""):
             expected = "an existing folder (as diffusers saves pipelines), or a name on the hub"
-            raise bad("api.path", self.path or "null", expected)
+            raise invalid("api.path", self.path or "null", expected)
         return str(self.path)
 
     def _by_label(self) -> Mapping[str | None, tuple[str, ...]]:
@@ -166,12 +168,14 @@ class StableDiffusion(Api):
             return _by_label("api.prompts", self.prompts)
         if self.prompt_file is None:
             expected = "a template over the label's columns, a list of them, or either for each label"
-            raise bad("api.prompts", "null", expected, "Or name a file of them with api.prompt_file=.")
+            raise invalid("api.prompts", "null", expected, "Or name a file of them with api.prompt_file=.")
         path = Path(self.prompt_file).expanduser()
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, ValueError):
-            raise bad("api.prompt_file", self.prompt_file, "a text file, one template a line, or a yaml file") from None
+            raise invalid(
+                "api.prompt_file", self.prompt_file, "a text file, one template a line, or a yaml file"
+            ) from None
         if path.suffix not in (".yaml", ".yml"):
             return _by_label("api.prompt_file", [line.strip() for line in text.splitlines() if line.strip()])
         import yaml
@@ -179,7 +183,7 @@ class StableDiffusion(Api):
         try:
             prompts = yaml.safe_load(text)
         except yaml.YAMLError:
-            raise bad("api.prompt_file", self.prompt_file, "yaml: a list of templates for each label") from None
+            raise invalid("api.prompt_file", self.prompt_file, "yaml: a list of templates for each label") from None
         return _by_label("api.prompt_file", prompts)
 
     def _prompts(self, labels: Sequence[Label], seeds: np.ndarray) -> np.ndarray:
@@ -189,28 +193,28 @@ class StableDiffusion(Api):
             name = " | ".join(label.values()) or "all"
             templates = by_label.get(name) or by_label.get(None)
             if templates is None:
-                raise bad("api.prompts", ", ".join(map(str, by_label)), f"templates for the label {name} too")
+                raise invalid("api.prompts", ", ".join(map(str, by_label)), f"templates for the label {name} too")
             template = templates[np.random.default_rng([int(seed), 0]).integers(len(templates))]
             try:
                 prompts[i] = template.format(**label)
             except (LookupError, AttributeError, TypeError, ValueError):
                 columns = ", ".join(label) or "it has none"
-                raise bad("api.prompts", template, f"a template over the label's columns ({columns})") from None
+                raise invalid("api.prompts", template, f"a template over the label's columns ({columns})") from None
         return prompts
 
     def _settings(self, degree: Degree) -> tuple[float, int, float]:
         """strength, steps, guidance"""
         named: dict[str, Any] = dict(degree) if isinstance(degree, Mapping) else {"strength": degree}
         if "strength" not in named or named.keys() - {"strength", "steps", "guidance"}:
-            raise bad("schedule.degree", ", ".join(map(str, named)), "strength, and if wanted steps and guidance")
+            raise invalid("schedule.degree", ", ".join(map(str, named)), "strength, and if wanted steps and guidance")
         strength, steps = named["strength"], named.get("steps", self.steps)
         guidance = named.get("guidance", self.guidance)
         if type(strength) not in (int, float) or not 0 <= strength <= 1:
-            raise bad("schedule.degree", strength, "a strength between 0 (the parent) and 1 (nothing of it)")
+            raise invalid("schedule.degree", strength, "a strength between 0 (the parent) and 1 (nothing of it)")
         _check_steps("schedule.degree", steps, guidance)
         if strength > 0 and int(steps * strength) < 1:
             do = f"With {steps} steps the least strength is {1 / steps:.3g}; or take more steps."
-            raise bad("schedule.degree", strength, "strength * steps of 1 or more", do)
+            raise invalid("schedule.degree", strength, "strength * steps of 1 or more", do)
         return float(strength), steps, float(guidance)
 
     def _drawn(
@@ -285,26 +289,26 @@ class StableDiffusion(Api):
 
 def _check_steps(key: str, steps: Any, guidance: Any) -> None:
     if type(steps) is not int or steps < 1:
-        raise bad(f"{key}.steps", steps, "a whole number, 1 or more")
+        raise invalid(f"{key}.steps", steps, "a whole number, 1 or more")
     if type(guidance) not in (int, float) or not 0 <= guidance < math.inf:
-        raise bad(f"{key}.guidance", guidance, "a number, 0 or more")
+        raise invalid(f"{key}.guidance", guidance, "a number, 0 or more")
 
 
 def _by_label(key: str, prompts: Any) -> dict[str | None, tuple[str, ...]]:
     """Label to templates; under None those for any label. Raises UserError for what are no templates."""
     named = {str(name): value for name, value in prompts.items()} if isinstance(prompts, Mapping) else {None: prompts}
     if not named:
-        raise bad(key, prompts, "templates")
+        raise invalid(key, prompts, "templates")
     found: dict[str | None, tuple[str, ...]] = {}
     for name, value in named.items():
         templates = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Sequence) else ()
         if not templates or not all(isinstance(template, str) and template.strip() for template in templates):
-            raise bad(key if name is None else f"{key}.{name}", value, "a template or a list of templates")
+            raise invalid(key if name is None else f"{key}.{name}", value, "a template or a list of templates")
         for template in templates:
             try:
                 list(string.Formatter().parse(template))
             except ValueError:
-                raise bad(key, template, "a template such as 'a photo of a {digit}'") from None
+                raise invalid(key, template, "a template such as 'a photo of a {digit}'") from None
         found[name] = templates
     return found
 
@@ -349,10 +353,10 @@ def _pipelines(place: str, revision: str | None, safety_checker: bool, runtime: 
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError) as error:
         said = (str(error).strip() or "nothing").splitlines()[0]
         do = f"Give api.path= {FOLDER} ({type(error).__name__}: {said})"
-        raise bad("api.path", place, "a text-to-image model of diffusers that can be loaded here", do) from None
+        raise invalid("api.path", place, "a text-to-image model of diffusers that can be loaded here", do) from None
     missing = {"strength", "image"} - inspect.signature(from_image.__call__).parameters.keys()
     if missing:
-        raise bad("api.path", place, "a model that diffusers can vary images with by strength")
+        raise invalid("api.path", place, "a model that diffusers can vary images with by strength")
     for pipeline in (from_text, from_image):
         pipeline.set_progress_bar_config(disable=True)
     return from_text, from_image, checker

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from dpsyn.api import Api, Degree
-from dpsyn.columns import Column
 from dpsyn.data import Data
-from dpsyn.errors import bad
+from dpsyn.errors import invalid
 from dpsyn.population import Label, Samples
 from dpsyn.randomness import uniform
-from dpsyn.schema import Schema, check_schema
+from dpsyn.tables.columns import Column
+from dpsyn.tables.schema import Schema, check_schema
 
 STREAMS = 3  # of a row's seed, a column: whether it is drawn anew or goes missing, and its value
 
@@ -35,7 +35,7 @@ class Table(Api):
     def __post_init__(self) -> None:
         check_schema("api.schema", self.schema)
         if type(self.missing) not in (int, float) or not 0 <= self.missing <= 1:
-            raise bad("api.missing", self.missing, "a probability, 0 to 1")
+            raise invalid("api.missing", self.missing, "a probability, 0 to 1")
 
     @property
     def row_bytes(self) -> int:
@@ -47,7 +47,7 @@ class Table(Api):
             what = (
                 "a number from 0 (the parent itself) to 1: of the range of a number, and the chance of a new category"
             )
-            raise bad("schedule.degree", degree, what)
+            raise invalid("schedule.degree", degree, what)
 
     def reads(self) -> Sequence[Data]:
         return ()
@@ -61,7 +61,7 @@ class Table(Api):
         self.check_degree(degree)
         rate = float(degree)  # type: ignore[arg-type]
         if samples.content.dtype != self.schema.dtype:
-            raise bad("api.schema", "...", "the schema of the rows that are varied: other columns, or other types")
+            raise invalid("api.schema", "...", "the schema of the rows that are varied: other columns, or other types")
         cells = {}
         for at, column in self._columns:
             places = column.places(samples.content[column.name])

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from dpsyn.population import Label, Samples
-from dpsyn.schema import Schema
+from dpsyn.tables.schema import Schema
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from dpsyn.columns import REFUSED
 from dpsyn.data import Records
-from dpsyn.errors import bad, one_of
+from dpsyn.errors import invalid, one_of
 from dpsyn.population import Label, Samples
-from dpsyn.rows import check_declared
-from dpsyn.schema import Schema, check_schema
+from dpsyn.reading.rows import check_declared
+from dpsyn.tables.columns import REFUSED
+from dpsyn.tables.schema import Schema, check_schema
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class BreastCancer:
     def __post_init__(self) -> None:
         check_schema("data.schema", self.schema)
         if self.split not in ("train", "test", "all"):
-            raise bad("data.split", self.split, one_of(["train", "test", "all"]))
+            raise invalid("data.split", self.split, one_of(["train", "test", "all"]))
         check_declared(self.id, self.records, self.on_error)
 
     @property
@@ -57,9 +57,9 @@ class BreastCancer:
     def check(self) -> None:
         """Raises UserError without scikit-learn, and for a schema of other columns."""
         if find_spec("sklearn") is None:
-            raise bad("data", "breast_cancer", "the package scikit-learn", "Install it: pip install scikit-learn")
+            raise invalid("data", "breast_cancer", "the package scikit-learn", "Install it: pip install scikit-learn")
         if wrong := set(self.schema.columns) ^ set(_cells()):
-            raise bad("data.schema.file", min(wrong), "the columns of the schema breast_cancer, all and no other")
+            raise invalid("data.schema.file", min(wrong), "the columns of the schema breast_cancer, all and no other")
 
     def fingerprint(self) -> str:
         return blake2b(repr(self._content().tolist()).encode(), digest_size=32).hexdigest()

@@ -9,7 +9,7 @@ from hashlib import blake2b
 import numpy as np
 
 from dpsyn.data import Records
-from dpsyn.errors import bad, one_of
+from dpsyn.errors import invalid, one_of
 from dpsyn.population import Label, Samples
 
 
@@ -28,13 +28,13 @@ class Digits:
 
     def __post_init__(self) -> None:
         if self.split not in ("train", "test", "all"):
-            raise bad("data.split", self.split, one_of(["train", "test", "all"]))
+            raise invalid("data.split", self.split, one_of(["train", "test", "all"]))
         if self.id is not None and (not isinstance(self.id, str) or not self.id):
-            raise bad("data.id", self.id, "a name or null")
+            raise invalid("data.id", self.id, "a name or null")
         if self.records is not None and (type(self.records) is not int or self.records < 1):
-            raise bad("data.records", self.records, "a whole number, 1 or more, or null")
+            raise invalid("data.records", self.records, "a whole number, 1 or more, or null")
         if self.on_error not in ("refuse", "skip"):
-            raise bad("data.on_error", self.on_error, one_of(["refuse", "skip"]))
+            raise invalid("data.on_error", self.on_error, one_of(["refuse", "skip"]))
 
     @property
     def labels(self) -> Sequence[Label]:
@@ -56,7 +56,7 @@ class Digits:
         from importlib.util import find_spec
 
         if find_spec("sklearn") is None:
-            raise bad("data", "digits", "the package scikit-learn", "Install it: pip install scikit-learn")
+            raise invalid("data", "digits", "the package scikit-learn", "Install it: pip install scikit-learn")
 
     def fingerprint(self) -> str:
         images, digits = self._rows()

@@ -12,9 +12,9 @@ from hashlib import blake2b
 import numpy as np
 
 from dpsyn.data import Records
-from dpsyn.errors import bad, one_of
+from dpsyn.errors import invalid, one_of
 from dpsyn.population import Label, Samples
-from dpsyn.rows import check_declared, combinations
+from dpsyn.reading.rows import check_declared, combinations
 
 TOPICS = ("delivery", "refund", "account", "repair")
 MOODS = ("glad", "cross")
@@ -151,7 +151,7 @@ class Mails:
 
     def __post_init__(self) -> None:
         if self.split not in ("train", "test", "public"):
-            raise bad("data.split", self.split, one_of(["train", "test", "public"]))
+            raise invalid("data.split", self.split, one_of(["train", "test", "public"]))
         check_declared(self.id, self.records, self.on_error)
 
     @property

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dpsyn.columns import FINE, REFUSED, RULES
 from dpsyn.data import Records, Refusal
-from dpsyn.errors import bad, near, one_of
+from dpsyn.errors import did_you_mean, invalid, one_of
 from dpsyn.population import Label, Samples
-from dpsyn.rows import (
+from dpsyn.reading.rows import (
     DELIMITERS,
     GROUPING,
     NOT_UTF8,
@@ -27,9 +26,10 @@ from dpsyn.rows import (
     shown,
     spelled_otherwise,
 )
-from dpsyn.schema import Schema, check_schema, told
-from dpsyn.sources import Source
-from dpsyn.spelling import LOST_DIGITS, coded, has_lost_digits, unit_of
+from dpsyn.reading.sources import Source
+from dpsyn.reading.spelling import LOST_DIGITS, coded, has_lost_digits, unit_of
+from dpsyn.tables.columns import FINE, REFUSED, RULES
+from dpsyn.tables.schema import Schema, check_schema, told
 
 KINDS = ("csv", "jsonl", "parquet")
 HEADLESS = "Name the columns by data.header=[...] where it is a row."
@@ -74,20 +74,20 @@ class Tables:
         names = self.header
         if names is not True:
             if isinstance(names, bool | str) or not isinstance(names, Sequence) or not names:
-                raise bad("data.header", names, "true, or the names of the columns where the first line has none")
+                raise invalid("data.header", names, "true, or the names of the columns where the first line has none")
             if not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
-                raise bad("data.header", list(names), "a name of its own for every column")
+                raise invalid("data.header", list(names), "a name of its own for every column")
         if self.decimal not in (".", ","):
-            raise bad("data.decimal", repr(self.decimal), "'.' or ','")
+            raise invalid("data.decimal", repr(self.decimal), "'.' or ','")
         if self.thousands not in (None, *GROUPING) or self.thousands == self.decimal:
-            raise bad(
+            raise invalid(
                 "data.thousands", repr(self.thousands), f"null, or {one_of(map(repr, GROUPING))}, not data.decimal"
             )
         self._source.check_settings()
         check_declared(self.id, self.records, self.on_error, self.max_refused, self.max_adjusted)
         if self.unit_column in self.schema.columns:
             do = "Units are nowhere in the synthetic rows."
-            raise bad("data.unit_column", self.unit_column, "a column that the schema does not name", do)
+            raise invalid("data.unit_column", self.unit_column, "a column that the schema does not name", do)
         if self.unit_column is None:
             object.__setattr__(self, "unit_column", self.schema.unit)
 
@@ -203,17 +203,19 @@ class Tables:
         if not there.listed and 2 * len(lacking) > len(wanted):
             sign = next((sign for sign in DELIMITERS if any(sign in name for name in there.names)), None)
             do = f"Its cells seem to be parted by {sign!r}: say data.delimiter={sign!r}." if sign else HEADLESS
-            raise bad("data.path", self.path, "csv whose first line names the columns of the schema", do)
+            raise invalid("data.path", self.path, "csv whose first line names the columns of the schema", do)
         if lacking:
-            do = spelled_otherwise(lacking[0], others) or near(lacking[0], others)
+            do = spelled_otherwise(lacking[0], others) or did_you_mean(lacking[0], others)
             do = do or f"The file has {', '.join(there.names)}."
-            raise bad("data.schema.columns", lacking[0], "columns of the file", do)
+            raise invalid("data.schema.columns", lacking[0], "columns of the file", do)
         if units and units[0] not in there.names:
             if units[0] != self.schema.unit:
-                do = spelled_otherwise(units[0], there.names) or near(units[0], there.names)
-                raise bad("data.unit_column", units[0], f"a column of the file ({', '.join(there.names)})", do)
+                do = spelled_otherwise(units[0], there.names) or did_you_mean(units[0], there.names)
+                raise invalid("data.unit_column", units[0], f"a column of the file ({', '.join(there.names)})", do)
             units = []  # public rows, or held out ones, may come without
         if others and self.schema.extra == "refuse":
             do = "Declare it, or say extra: ignore in the schema."
-            raise bad("data.schema.columns", "...", f"every column of the file; '{others[0]}' is not among them", do)
+            raise invalid(
+                "data.schema.columns", "...", f"every column of the file; '{others[0]}' is not among them", do
+            )
         return [*wanted, *units]

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from dpsyn.data import Records, Refusal
-from dpsyn.errors import bad
+from dpsyn.errors import invalid
 from dpsyn.population import Samples
-from dpsyn.rows import (
+from dpsyn.reading.rows import (
     NOT_UTF8,
     Broken,
     Columns,
@@ -25,8 +25,8 @@ from dpsyn.rows import (
     labeller,
     shown,
 )
-from dpsyn.sources import Source
-from dpsyn.spelling import LOST_DIGITS, canonical, coded, has_lost_digits, unit_of
+from dpsyn.reading.sources import Source
+from dpsyn.reading.spelling import LOST_DIGITS, canonical, coded, has_lost_digits, unit_of
 
 KINDS = ("csv", "jsonl", "parquet")
 EMPTY = "no text"
@@ -43,7 +43,7 @@ class Texts:
         quotes; a quoted cell may have several lines. Raises UserError for one whose quotes do not match.
     subset, split: which part of a data set on the hub. Of local files, a split other than 'train' is what stands in the
         place of 'train' in the name of `path`: train.csv, test.csv.
-    revision: a commit, tag or branch on the hub; None: the newest at the first use, see `dpsyn.hub.commit_of`.
+    revision: a commit, tag or branch on the hub; None: the newest at the first use, see `dpsyn.networks.hub.commit_of`.
     delimiter: what parts the cells of a csv; None: a tab for .tsv, otherwise a comma. encoding: of csv files.
     text_column: None for `text`, or where there is no such column the only one of text that is neither label nor unit.
     max_words: a text of more words, parted by white space, is refused; None: none is. (How far a text is read is the
@@ -84,22 +84,22 @@ class Texts:
         label_sources(self.labels, self.label_columns)
         object.__setattr__(self, "label_values", self._meanings())
         if self.max_words is not None and (type(self.max_words) is not int or self.max_words < 1):
-            raise bad("data.max_words", self.max_words, "a whole number, 1 or more, or null")
+            raise invalid("data.max_words", self.max_words, "a whole number, 1 or more, or null")
         check_declared(self.id, self.records, self.on_error, self.max_refused, self.max_adjusted)
 
     def _meanings(self) -> dict[str, dict[str, str]]:
         meanings: dict[str, dict[str, str]] = {}
         for column, values in self.label_values.items():
             if column not in self.labels[0]:
-                raise bad("data.label_values", column, "columns that data.labels declares")
+                raise invalid("data.label_values", column, "columns that data.labels declares")
             if not isinstance(values, Mapping):
                 expected = "values in the source with the declared ones, {'5.0': '5'}"
-                raise bad(f"data.label_values.{column}", values, expected)
+                raise invalid(f"data.label_values.{column}", values, expected)
             meanings[column] = {str(value): str(meant) for value, meant in values.items()}
             known: dict[str, str] = {}
             for value, meant in meanings[column].items():
                 if known.setdefault(canonical(value), meant) != meant:
-                    raise bad(f"data.label_values.{column}", value, "one meaning for all spellings of a value")
+                    raise invalid(f"data.label_values.{column}", value, "one meaning for all spellings of a value")
         return meanings
 
     @functools.cached_property
@@ -201,8 +201,8 @@ class Texts:
             column = "text" if there.names is None or "text" in there.names or len(others) != 1 else others[0]
         if self.text_column is None and there.names is not None and column not in there.names:
             which = f" ({', '.join(there.texts)})" if there.listed and there.texts else ""
-            raise bad("data.text_column", "null", f"the name of a column of text{which}")
+            raise invalid("data.text_column", "null", f"the name of a column of text{which}")
         there.check({"data.text_column": column})
         if there.names is not None and column not in there.texts:
-            raise bad("data.text_column", column, "a column of text")
+            raise invalid("data.text_column", column, "a column of text")
         return [column, *dict.fromkeys(named.values())]

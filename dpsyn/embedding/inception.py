@@ -16,11 +16,11 @@ import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
-from dpsyn.errors import UserError, bad
+from dpsyn.errors import UserError, invalid
 from dpsyn.files import sha256
+from dpsyn.networks.runtime import Runtime, exact, in_batches, torch_device
+from dpsyn.networks.weights import check_weights, local_weights
 from dpsyn.population import Samples
-from dpsyn.runtime import Runtime, exact, in_batches, torch_device
-from dpsyn.weights import check_weights, local_weights
 
 WHAT = "the state dict of FID's Inception"
 SIDE, WIDTH = 299, 2048
@@ -189,7 +189,7 @@ def _layers(path: Path, device: str, channels_last: bool) -> dict[str, tuple[Any
     except Exception as error:
         if isinstance(error, OSError):
             raise
-        raise bad("embedding.weights", path, f"{WHAT}, as torch.save writes it", "This file holds none.") from None
+        raise invalid("embedding.weights", path, f"{WHAT}, as torch.save writes it", "This file holds none.") from None
     parts = ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
     expected = [f"{name}.{part}" for name in names() for part in parts] + ["fc.weight", "fc.bias"]
     found = [key for key in state if not key.endswith(".num_batches_tracked")] if isinstance(state, Mapping) else []
@@ -198,10 +198,10 @@ def _layers(path: Path, device: str, channels_last: bool) -> dict[str, tuple[Any
     if missing or strange:
         sides = (("lacks", missing), ("has besides", strange))
         gaps = [f"{what} {keys[0]} ({len(keys)} in all)" for what, keys in sides if keys]
-        raise bad("embedding.weights", path, WHAT, f"It {' and '.join(gaps)}.")
+        raise invalid("embedding.weights", path, WHAT, f"It {' and '.join(gaps)}.")
     if state["fc.weight"].shape != (1008, WIDTH):
         do = f"These are of another network: {len(state['fc.weight'])} classes, not 1008."
-        raise bad("embedding.weights", path, WHAT, do)
+        raise invalid("embedding.weights", path, WHAT, do)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     layers = {}
     for name in names():

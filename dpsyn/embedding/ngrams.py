@@ -9,7 +9,7 @@ import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
-from dpsyn.errors import UserError, bad
+from dpsyn.errors import UserError, invalid
 from dpsyn.population import Samples
 
 CHARACTERS = 1 << 16  # of the texts hashed at once: four times as fast as 1 << 18 on texts of 100 characters
@@ -33,14 +33,14 @@ class Ngrams(Embedding):
 
     def __post_init__(self) -> None:
         if type(self.features) is not int or self.features < 1:
-            raise bad("embedding.features", self.features, "a whole number, 1 or more")
+            raise invalid("embedding.features", self.features, "a whole number, 1 or more")
         for key in ("word_ngrams", "char_ngrams"):
             value = getattr(self, key)
             pair = isinstance(value, Sequence) and len(value) == 2 and all(type(v) is int for v in value)
             if value is not None and not (pair and 1 <= value[0] <= value[1]):
-                raise bad(f"embedding.{key}", value, "[least, most], such as [1,2], or null")
+                raise invalid(f"embedding.{key}", value, "[least, most], such as [1,2], or null")
         if self.word_ngrams is None and self.char_ngrams is None:
-            raise bad("embedding.word_ngrams", "null", "[least, most] where char_ngrams is null, too")
+            raise invalid("embedding.word_ngrams", "null", "[least, most] where char_ngrams is null, too")
 
     def fingerprint(self) -> str:
         return ""

@@ -19,11 +19,11 @@ import numpy as np
 from dpsyn import __version__
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
-from dpsyn.errors import UserError, bad
+from dpsyn.errors import UserError, invalid
 from dpsyn.files import public_cache, write
+from dpsyn.networks.runtime import Runtime, exact, torch_device
+from dpsyn.networks.tensors import tensor, with_channels
 from dpsyn.population import Samples
-from dpsyn.runtime import Runtime, exact, torch_device
-from dpsyn.tensors import tensor, with_channels
 
 PATCHES = 80_000  # that filters are learned from
 IMAGES = 10_000  # read at most: the first ones
@@ -57,14 +57,14 @@ class Patches(Embedding):
         for key, least in (("size", 2), ("filters", 1), ("stride", 1), ("dimension", 1), ("seed", 0)):
             value = getattr(self, key)
             if type(value) is not int or value < least:
-                raise bad(f"embedding.{key}", value, f"a whole number, {least} or more")
+                raise invalid(f"embedding.{key}", value, f"a whole number, {least} or more")
         if self.dimension > 4 * self.filters:
-            raise bad("embedding.dimension", self.dimension, f"at most four times embedding.filters={self.filters}")
+            raise invalid("embedding.dimension", self.dimension, f"at most four times embedding.filters={self.filters}")
 
     def check(self) -> None:
         """Raises UserError where the public images are not there."""
         if self.data is None:
-            raise bad("embedding.data", "null", "public images to learn from")
+            raise invalid("embedding.data", "null", "public images to learn from")
         self.data.check()
 
     def fingerprint(self) -> str:
@@ -79,7 +79,7 @@ class Patches(Embedding):
         if images.ndim != 4 or images.dtype != np.uint8:
             raise UserError("embedding patches: expected images. Choose an embedding for this kind of data.")
         if min(images.shape[1:3]) < self.size + self.stride:
-            raise bad("embedding.size", self.size, "px a side of a patch, two of which fit into an image")
+            raise invalid("embedding.size", self.size, "px a side of a patch, two of which fit into an image")
         learned = self._learned
         pooled = _pooled(images, learned, self.stride, torch_device(self.runtime))
         vectors = ((pooled - learned["mean"]) / learned["deviation"]) @ learned["basis"]
@@ -111,7 +111,7 @@ def _images(data: Data) -> np.ndarray:
             break
     parts = [part for part in parts if len(part)]
     if count < 2:
-        raise bad("embedding.data", "too few rows", "public images to learn from")
+        raise invalid("embedding.data", "too few rows", "public images to learn from")
     return np.concatenate(parts)[:IMAGES]
 
 
@@ -121,7 +121,9 @@ def _learn(
     rng = np.random.default_rng(seed)
     n, h, w, c = images.shape
     if min(h, w) < size + stride:
-        raise bad("embedding.size", size, f"px a side of a patch, two of which fit into the public images ({h}x{w})")
+        raise invalid(
+            "embedding.size", size, f"px a side of a patch, two of which fit into the public images ({h}x{w})"
+        )
     windows = np.lib.stride_tricks.sliding_window_view(images, (size, size), axis=(1, 2))
     places = rng.integers(n, size=PATCHES), *(rng.integers(side - size + 1, size=PATCHES) for side in (h, w))
     patches = windows[places].reshape(PATCHES, c * size * size).astype(np.float32) / np.float32(127.5) - 1

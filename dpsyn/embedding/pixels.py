@@ -11,7 +11,7 @@ import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
-from dpsyn.errors import UserError, bad
+from dpsyn.errors import UserError, invalid
 from dpsyn.population import Samples
 
 
@@ -37,13 +37,13 @@ class Pixels(Embedding):
     def __post_init__(self) -> None:
         pair = isinstance(self.size, Sequence) and len(self.size) == 2
         if self.size is not None and not (pair and all(type(v) is int and v > 0 for v in self.size)):
-            raise bad("embedding.size", self.size, "[height, width] px, or null")
+            raise invalid("embedding.size", self.size, "[height, width] px, or null")
         if type(self.blur) not in (int, float) or not 0 <= self.blur < float("inf"):
-            raise bad("embedding.blur", self.blur, "px, 0 or more")
+            raise invalid("embedding.blur", self.blur, "px, 0 or more")
         if type(self.directions) is not int or self.directions < 0:
-            raise bad("embedding.directions", self.directions, "a whole number, 0 or more")
+            raise invalid("embedding.directions", self.directions, "a whole number, 0 or more")
         if type(self.pool) is not int or self.pool < 1:
-            raise bad("embedding.pool", self.pool, "a whole number of px, 1 or more")
+            raise invalid("embedding.pool", self.pool, "a whole number of px, 1 or more")
 
     def fingerprint(self) -> str:
         return ""

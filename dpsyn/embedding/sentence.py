@@ -15,11 +15,11 @@ import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
-from dpsyn.errors import UserError, bad
+from dpsyn.errors import UserError, invalid
 from dpsyn.files import sha256
-from dpsyn.hub import check_revision, fetched
+from dpsyn.networks.hub import check_revision, fetched
+from dpsyn.networks.runtime import Runtime, exact, in_batches, torch_device
 from dpsyn.population import Samples
-from dpsyn.runtime import Runtime, exact, in_batches, torch_device
 
 EXPECTED = "a folder that is there, or a name such as sentence-transformers/all-MiniLM-L6-v2"
 SAFE = ["*.json", "*.txt", "*.model", "*.safetensors", "[0-9]_*/*.bin"]
@@ -56,21 +56,21 @@ class Sentence(Embedding):
     def __post_init__(self) -> None:
         check_revision("embedding.revision", self.revision)
         if self.prompt is not None and not isinstance(self.prompt, str):
-            raise bad("embedding.prompt", self.prompt, "a text, or null")
+            raise invalid("embedding.prompt", self.prompt, "a text, or null")
         if self.max_length is not None and (type(self.max_length) is not int or self.max_length < 1):
-            raise bad("embedding.max_length", self.max_length, "a whole number of tokens, or null")
+            raise invalid("embedding.max_length", self.max_length, "a whole number of tokens, or null")
         if type(self.normalize) is not bool:
-            raise bad("embedding.normalize", self.normalize, "true or false")
+            raise invalid("embedding.normalize", self.normalize, "true or false")
         if self.dtype not in ("float32", "bfloat16"):
-            raise bad("embedding.dtype", self.dtype, "float32 or bfloat16")
+            raise invalid("embedding.dtype", self.dtype, "float32 or bfloat16")
 
     def check(self) -> None:
         """Raises UserError where `model` is neither the folder of a network nor a name on the hub."""
         if isinstance(self.model, str) and (folder := Path(self.model).expanduser()).is_dir():
             if not any((folder / name).is_file() for name in ("config.json", "modules.json")):
-                raise bad("embedding.model", self.model, "the folder of a network", "It has no config.json.")
+                raise invalid("embedding.model", self.model, "the folder of a network", "It has no config.json.")
         elif not re.fullmatch(r"[\w.-]+/[\w.-]+", str(self.model)):
-            raise bad("embedding.model", "null" if self.model is None else self.model, EXPECTED)
+            raise invalid("embedding.model", "null" if self.model is None else self.model, EXPECTED)
 
     def fingerprint(self) -> str:
         """Of the files of the network, fetched if need be."""
@@ -112,9 +112,9 @@ class Sentence(Embedding):
     def _limit(self, most: int | None) -> int:
         """Tokens that are read of a text. most: that the network can read."""
         if self.max_length is None and most is None:
-            raise bad("embedding.max_length", "null", "a number of tokens, as this model has no limit")
+            raise invalid("embedding.max_length", "null", "a number of tokens, as this model has no limit")
         if self.max_length is not None and most is not None and self.max_length > most:
-            raise bad("embedding.max_length", self.max_length, f"null, or {most} at most, which this model reads")
+            raise invalid("embedding.max_length", self.max_length, f"null, or {most} at most, which this model reads")
         return int(self.max_length or most or 0)
 
     def _tokens(self, network: Any, content: np.ndarray, limit: int) -> list[list[int]]:
@@ -166,9 +166,9 @@ def _loaded(model: str, revision: str | None, device: str) -> tuple[Any, int]:
     except (ImportError, OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         do = f"sentence-transformers says: {reason}"
-        raise bad("embedding.model", model, "a network that it can load", do) from None
+        raise invalid("embedding.model", model, "a network that it can load", do) from None
     if not hasattr(network.tokenizer, "pad"):
-        raise bad("embedding.model", model, "a network over tokens", "This one has no tokenizer of transformers.")
+        raise invalid("embedding.model", model, "a network over tokens", "This one has no tokenizer of transformers.")
     # the second is its name in version 5 and before
     dimension: Any = getattr(network, "get_embedding_dimension", None) or network.get_sentence_embedding_dimension
     return network.eval().requires_grad_(False).float(), dimension()

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dpsyn.columns import Column
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding, Sparse
-from dpsyn.errors import UserError, bad
+from dpsyn.errors import UserError, invalid
 from dpsyn.population import Samples
-from dpsyn.schema import Schema, check_schema
+from dpsyn.tables.columns import Column
+from dpsyn.tables.schema import Schema, check_schema
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Table(Embedding):
         for key in ("number_weight", "category_weight", "missing_weight"):
             value = getattr(self, key)
             if type(value) not in (int, float) or not 0 <= value < float("inf"):
-                raise bad(f"embedding.{key}", value, "a number, 0 or more")
+                raise invalid(f"embedding.{key}", value, "a number, 0 or more")
         if not self.schema.features:
-            raise bad("schema.columns", list(self.schema.columns), "a column that is no label, or more")
+            raise invalid("schema.columns", list(self.schema.columns), "a column that is no label, or more")
 
     def fingerprint(self) -> str:
         return ""

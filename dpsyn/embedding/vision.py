@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from dpsyn import tensors
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
-from dpsyn.errors import UserError, bad, one_of
+from dpsyn.errors import UserError, invalid, one_of
 from dpsyn.files import sha256
-from dpsyn.hub import check_revision, fetched
+from dpsyn.networks import tensors
+from dpsyn.networks.hub import check_revision, fetched
+from dpsyn.networks.runtime import Runtime, exact, in_batches, torch_device
 from dpsyn.population import Samples
-from dpsyn.runtime import Runtime, exact, in_batches, torch_device
 
 # Mean and deviation of the colours that they were trained on, where no preprocessor_config.json tells.
 CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -55,9 +55,9 @@ class Vision(Embedding):
     def __post_init__(self) -> None:
         check_revision("embedding.revision", self.revision)
         if type(self.size) is not int or self.size < 1:
-            raise bad("embedding.size", self.size, "a whole number of px")
+            raise invalid("embedding.size", self.size, "a whole number of px")
         if type(self.normalize) is not bool:
-            raise bad("embedding.normalize", self.normalize, "true or false")
+            raise invalid("embedding.normalize", self.normalize, "true or false")
 
     def check(self) -> None:
         """Raises UserError where `path` is neither the folder of such a network nor a name on the hub."""
@@ -65,7 +65,9 @@ class Vision(Embedding):
             _kind(self.path, folder)
         elif not re.fullmatch(r"[\w.-]+/[\w.-]+", str(self.path)):
             path = "null" if self.path is None else self.path
-            raise bad("embedding.path", path, "a folder that is there, or a name such as openai/clip-vit-base-patch32")
+            raise invalid(
+                "embedding.path", path, "a folder that is there, or a name such as openai/clip-vit-base-patch32"
+            )
 
     def fingerprint(self) -> str:
         """Of the files of the network, fetched if need be."""
@@ -86,7 +88,7 @@ class Vision(Embedding):
         device = torch_device(self.runtime)
         network, output, colours, width, patch = _loaded(self.path, self.revision, device)
         if self.size < patch:
-            raise bad("embedding.size", self.size, f"{patch} px or more, the size of one patch of this network")
+            raise invalid("embedding.size", self.size, f"{patch} px or more, the size of one patch of this network")
 
         def embedded(rows: slice) -> np.ndarray:
             vectors = getattr(network(_seen(images[rows], self.size, colours, device)), output)
@@ -127,10 +129,12 @@ def _loaded(path: str, revision: str | None, device: str) -> tuple[Any, str, Any
             network, info = getattr(transformers, made).from_pretrained(folder, output_loading_info=True)
     except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise bad("embedding.path", path, "the weights of its config.json", f"transformers says: {reason}") from None
+        raise invalid(
+            "embedding.path", path, "the weights of its config.json", f"transformers says: {reason}"
+        ) from None
     if missing := sorted(info["missing_keys"]):
         do = f"It has no {missing[0]} ({len(missing)} in all)."
-        raise bad("embedding.path", path, "the weights of its config.json", do)
+        raise invalid("embedding.path", path, "the weights of its config.json", do)
     network = network.eval().requires_grad_(False).float().to(device)
     config = network.config
     if kind.startswith("clip"):
@@ -143,7 +147,7 @@ def _kind(path: str, folder: Path) -> str:
     kind = _read(folder / "config.json").get("model_type")
     if kind not in KINDS:
         do = f"Its config.json {'is not there' if kind is None else f'says {kind}'}."
-        raise bad("embedding.path", path, f"a network of the kind {one_of(KINDS)}", do)
+        raise invalid("embedding.path", path, f"a network of the kind {one_of(KINDS)}", do)
     return str(kind)
 
 

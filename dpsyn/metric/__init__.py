@@ -12,7 +12,7 @@ import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
-from dpsyn.errors import UserError, bad
+from dpsyn.errors import UserError, invalid
 from dpsyn.population import Population, Samples, take
 
 ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -48,10 +48,10 @@ def check_settings(metric: Any, name: str, least: Mapping[str, int]) -> None:
     for key, at_least in least.items():
         value = getattr(metric, key)
         if type(value) is not int or value < at_least:
-            raise bad(f"metric.parts.{name}.{key}", value, f"a whole number, {at_least} or more")
+            raise invalid(f"metric.parts.{name}.{key}", value, f"a whole number, {at_least} or more")
     public = getattr(metric, "public", False)  # what is always private, or always public, has no such setting
     if type(public) is not bool:
-        raise bad(f"metric.parts.{name}.public", public, "true or false")
+        raise invalid(f"metric.parts.{name}.public", public, "true or false")
 
 
 def check_real(data: Data | None) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from dpsyn.data import Data
-from dpsyn.errors import UserError, bad, one_of
+from dpsyn.errors import UserError, invalid, one_of
 from dpsyn.metric import Metric, check_real, check_settings
+from dpsyn.networks.tensors import resized, tensor
 from dpsyn.population import Population
-from dpsyn.tensors import resized, tensor
 
 PUBLISHED = {  # network: (layers beside the blocks, layers of a block and stage, depth, width)
     "resnet": (2, 6, 20, 16),
@@ -56,24 +56,24 @@ class Classifier(Metric):
         check_settings(self, "classifier", {"epochs": 1, "batch_size": 1, "seed": 0})
         rate = self.learning_rate
         if type(rate) not in (int, float) or not 0 < rate < math.inf:
-            raise bad("metric.parts.classifier.learning_rate", rate, "a number above 0")
+            raise invalid("metric.parts.classifier.learning_rate", rate, "a number above 0")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(self.device)):
-            raise bad("metric.parts.classifier.device", self.device, "auto, cpu, cuda or cuda:1")
+            raise invalid("metric.parts.classifier.device", self.device, "auto, cpu, cuda or cuda:1")
         if type(self.augment) is not bool:
-            raise bad("metric.parts.classifier.augment", self.augment, "true or false")
+            raise invalid("metric.parts.classifier.augment", self.augment, "true or false")
         if self.network != "cnn" and self.network not in PUBLISHED:
-            raise bad("metric.parts.classifier.network", self.network, one_of(["cnn", *PUBLISHED]))
+            raise invalid("metric.parts.classifier.network", self.network, one_of(["cnn", *PUBLISHED]))
         for key in ("depth", "width"):
             value = getattr(self, key)
             if value is not None and self.network == "cnn":
-                raise bad(f"metric.parts.classifier.{key}", value, "null with network=cnn")
+                raise invalid(f"metric.parts.classifier.{key}", value, "null with network=cnn")
             if value is not None and (type(value) is not int or value < 1):
-                raise bad(f"metric.parts.classifier.{key}", value, "a whole number, 1 or more, or null")
+                raise invalid(f"metric.parts.classifier.{key}", value, "a whole number, 1 or more, or null")
         if self.depth is not None:
             rest, each, *_ = PUBLISHED[self.network]
             if self.depth <= rest or (self.depth - rest) % each:
                 expected = f"{each}n+{rest} with network={self.network}, such as {each + rest} or {2 * each + rest}"
-                raise bad("metric.parts.classifier.depth", self.depth, expected)
+                raise invalid("metric.parts.classifier.depth", self.depth, expected)
 
     def check(self) -> None:
         """Raises UserError without real data."""

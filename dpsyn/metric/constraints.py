@@ -11,7 +11,7 @@ from dpsyn.data import Data
 from dpsyn.errors import UserError
 from dpsyn.metric import Metric
 from dpsyn.population import Population
-from dpsyn.schema import Schema, check_schema
+from dpsyn.tables.schema import Schema, check_schema
 
 
 @dataclass(frozen=True)

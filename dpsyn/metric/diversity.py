@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dpsyn.data import Data
-from dpsyn.errors import bad
+from dpsyn.errors import invalid
 from dpsyn.metric import Metric, Words, check_settings, texts_of, words
 from dpsyn.population import Population
 
@@ -32,7 +32,7 @@ class Diversity(Metric):
     def __post_init__(self) -> None:
         check_settings(self, "diversity", {})
         if type(self.near) not in (int, float) or not 0 < self.near <= 1:
-            raise bad("metric.parts.diversity.near", self.near, "above 0, 1 at most")
+            raise invalid("metric.parts.diversity.near", self.near, "above 0, 1 at most")
 
     @property
     def private(self) -> bool:

@@ -10,12 +10,12 @@ from math import comb
 
 import numpy as np
 
-from dpsyn.columns import Column
 from dpsyn.data import Data
-from dpsyn.errors import UserError, bad
+from dpsyn.errors import UserError, invalid
 from dpsyn.metric import Metric, check_real, check_settings, real_samples
 from dpsyn.population import Population
-from dpsyn.schema import Schema, check_schema
+from dpsyn.tables.columns import Column
+from dpsyn.tables.schema import Schema, check_schema
 
 BATCH = 4096
 DENSE = 2**20  # cells of a marginal that are counted one by one; of more, those that a row lies in
@@ -42,7 +42,7 @@ class Marginals(Metric):
         check_schema("metric.parts.marginals.schema", self.schema)
         check_settings(self, "marginals", {"bins": 2, "combinations": 1, "seed": 0})
         if isinstance(self.ways, str) or not all(type(k) is int and 1 <= k <= 5 for k in self.ways):
-            raise bad("metric.parts.marginals.ways", self.ways, "a list of whole numbers from 1 to 5")
+            raise invalid("metric.parts.marginals.ways", self.ways, "a list of whole numbers from 1 to 5")
 
     def check(self) -> None:
         """Raises UserError without real data."""

@@ -11,10 +11,10 @@ import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
-from dpsyn.errors import UserError, bad
+from dpsyn.errors import UserError, invalid
 from dpsyn.metric import Metric, batched, check_comparable, check_real, check_settings, real_samples, sampled
+from dpsyn.networks.runtime import Runtime, torch_device
 from dpsyn.population import Population
-from dpsyn.runtime import Runtime, torch_device
 
 BLOCK_BYTES = 1 << 27  # of distances held at once
 ROUNDING = 1e-12  # of squared distances taken in float64, relative to squared norms
@@ -45,7 +45,7 @@ class PrecisionRecall(Metric):
         least = {"neighbours": 1, "coverage_neighbours": 1, "rows": 1, "seed": 0, "batch_size": 1}
         check_settings(self, "precision_recall", least)
         if self.rows <= (most := max(self.neighbours, self.coverage_neighbours)):
-            raise bad("metric.parts.precision_recall.rows", self.rows, f"more than {most}, the neighbours of a row")
+            raise invalid("metric.parts.precision_recall.rows", self.rows, f"more than {most}, the neighbours of a row")
 
     def check(self) -> None:
         """Raises UserError without real data."""

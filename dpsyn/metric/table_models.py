@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dpsyn.columns import Column
 from dpsyn.data import Data
-from dpsyn.errors import UserError, bad, one_of
+from dpsyn.errors import UserError, invalid, one_of
 from dpsyn.metric import Metric, check_real, check_settings, real_samples
 from dpsyn.population import Population
-from dpsyn.schema import Schema, check_schema
+from dpsyn.tables.columns import Column
+from dpsyn.tables.schema import Schema, check_schema
 
 BATCH = 4096
 MODELS = ("boosting", "tabicl", "tabpfn")
@@ -95,12 +95,14 @@ class TableRegressor(Metric):
         _check_settings(self, "table_regressor")
         numbers = [column.name for column in self.schema.columns.values() if column.kind in ("integer", "number")]
         if self.target is not None and self.target not in numbers:
-            raise bad("metric.parts.table_regressor.target", self.target, one_of(numbers or ["a column of numbers"]))
+            raise invalid(
+                "metric.parts.table_regressor.target", self.target, one_of(numbers or ["a column of numbers"])
+            )
 
     def check(self) -> None:
         """Raises UserError without a target, real data, or the package of the model."""
         if self.target is None:
-            raise bad("metric.parts.table_regressor.target", "null", "the column of numbers that is to be told")
+            raise invalid("metric.parts.table_regressor.target", "null", "the column of numbers that is to be told")
         _check(self, "table_regressor")
 
     @property
@@ -141,7 +143,7 @@ def _check_settings(part: Part, name: str) -> None:
     check_schema(f"metric.parts.{name}.schema", part.schema)
     check_settings(part, name, {"seed": 0} | ({} if part.rows is None else {"rows": 1}))
     if part.model not in MODELS:
-        raise bad(f"metric.parts.{name}.model", part.model, one_of(MODELS))
+        raise invalid(f"metric.parts.{name}.model", part.model, one_of(MODELS))
 
 
 def _check(part: Part, name: str) -> None:
@@ -149,7 +151,7 @@ def _check(part: Part, name: str) -> None:
     package = {"boosting": "sklearn"}.get(part.model, part.model)
     if find_spec(package) is None:
         called = {"sklearn": "scikit-learn"}.get(package, package)
-        raise bad(
+        raise invalid(
             f"metric.parts.{name}.model", part.model, f"the package {called}", f"Install it: pip install {called}"
         )
 

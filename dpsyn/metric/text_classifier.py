@@ -14,11 +14,11 @@ import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
-from dpsyn.errors import UserError, bad, one_of
-from dpsyn.hub import check_revision, pinned
+from dpsyn.errors import UserError, invalid, one_of
 from dpsyn.metric import Metric, batched, check_comparable, check_real, check_settings, texts_of
+from dpsyn.networks.hub import check_revision, pinned
+from dpsyn.networks.runtime import Runtime, torch_device
 from dpsyn.population import Label, Population, Samples
-from dpsyn.runtime import Runtime, torch_device
 
 PER_BATCH = 1024  # texts read and embedded at once
 ROUNDS = 1000  # of the solver, at most
@@ -59,9 +59,9 @@ class TextClassifier(Metric):
         for key in ("inverse_penalty", "learning_rate"):
             value = getattr(self, key)
             if type(value) not in (int, float) or not 0 < value < math.inf:
-                raise bad(f"metric.parts.text_classifier.{key}", value, "a number above 0")
+                raise invalid(f"metric.parts.text_classifier.{key}", value, "a number above 0")
         if self.network not in ("logistic", "encoder"):
-            raise bad("metric.parts.text_classifier.network", self.network, one_of(["logistic", "encoder"]))
+            raise invalid("metric.parts.text_classifier.network", self.network, one_of(["logistic", "encoder"]))
 
     def check(self) -> None:
         """Raises UserError without real data, and for an encoder that is neither a folder nor a name on the hub."""
@@ -71,7 +71,7 @@ class TextClassifier(Metric):
             and (Path(self.model).expanduser().is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", self.model))
         ):
             expected = "a folder that is there, or a name such as distilbert/distilroberta-base"
-            raise bad("metric.parts.text_classifier.model", "null" if self.model is None else self.model, expected)
+            raise invalid("metric.parts.text_classifier.model", "null" if self.model is None else self.model, expected)
 
     @property
     def private(self) -> bool:
@@ -236,7 +236,7 @@ def _loaded(model: str, revision: str | None) -> tuple[Any, Any]:
     except (ImportError, OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         do = f"transformers says: {reason}"
-        raise bad("metric.parts.text_classifier.model", model, "an encoder that it can load", do) from None
+        raise invalid("metric.parts.text_classifier.model", model, "an encoder that it can load", do) from None
     finally:
         logging.set_verbosity(level)
         if bars:

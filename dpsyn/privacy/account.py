@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from dpsyn.errors import UserError, bad
+from dpsyn.errors import UserError, invalid
 from dpsyn.files import room_on_disk, state_folder, sync_folder, write
 from dpsyn.privacy.budget import Adjacency, Budget, Charge, Settings, Unit, epsilon_of, shown
 
@@ -165,10 +165,10 @@ def _check_limit(new: Entry, runs: Sequence[Entry]) -> None:
     joint = joint_epsilon(runs, new.delta)
     if joint is None:
         do = "Runs that protect different units cannot be added up."
-        raise bad("privacy.max_joint_epsilon", f"{limit:g}", "runs that protect the same unit on these data", do)
+        raise invalid("privacy.max_joint_epsilon", f"{limit:g}", "runs that protect the same unit on these data", do)
     if joint > limit:
         do = f"With this run all {len(runs)} on these data would spend it together. `dpsyn budget` lists them."
-        raise bad("privacy.max_joint_epsilon", f"{limit:g}", f"at least {shown(joint)}", do)
+        raise invalid("privacy.max_joint_epsilon", f"{limit:g}", f"at least {shown(joint)}", do)
 
 
 def _sharing(known: Entry, entries: Sequence[Entry]) -> list[Entry]:

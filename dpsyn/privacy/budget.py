@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dpsyn.errors import UserError, bad, one_of
+from dpsyn.errors import UserError, invalid, one_of
 from dpsyn.privacy.exact import epsilon as convolved
 
 GRID = 1024  # a user's votes are scaled to an L2 norm of at most one on the integers divided by this
@@ -82,40 +82,40 @@ class Settings:
             ("noise", ("system", "insecure_seeded", "none")),
         ):
             if getattr(self, key) not in allowed:
-                raise bad(f"privacy.{key}", getattr(self, key), one_of(allowed))
+                raise invalid(f"privacy.{key}", getattr(self, key), one_of(allowed))
         for key, least in (("votes_per_record", 1), ("accept_lost_draws", 0)):
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise bad(f"privacy.{key}", value, f"a whole number, {least} or more")
+                raise invalid(f"privacy.{key}", value, f"a whole number, {least} or more")
         for key in ("epsilon", "delta", "noise_multiplier", "accept_joint_epsilon", "max_joint_epsilon"):
             value = getattr(self, key)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value != value):
-                raise bad(f"privacy.{key}", value, "a number")
+                raise invalid(f"privacy.{key}", value, "a number")
         if self.budget_split is not None and (
             isinstance(self.budget_split, str)
             or not all(isinstance(share, int | float) and 0 < share < math.inf for share in self.budget_split)
             or not self.budget_split
         ):
-            raise bad("privacy.budget_split", self.budget_split, "null, or one number over 0 a release")
+            raise invalid("privacy.budget_split", self.budget_split, "null, or one number over 0 a release")
         if type(self.label_shares_budget) is not float or not 0 < self.label_shares_budget < 1:
-            raise bad("privacy.label_shares_budget", self.label_shares_budget, "a number between 0 and 1")
+            raise invalid("privacy.label_shares_budget", self.label_shares_budget, "a number between 0 and 1")
         if self.noise == "none":
             return  # whatever an experiment promises: nothing is, and all that is written says so
         if self.epsilon is None and self.noise_multiplier is None:
             do = "A run says what it promises, say privacy.epsilon=1."
-            raise bad("privacy.epsilon", "null", "a number over 0 (or privacy.noise_multiplier)", do)
+            raise invalid("privacy.epsilon", "null", "a number over 0 (or privacy.noise_multiplier)", do)
         if self.epsilon is not None and self.noise_multiplier is not None:
-            raise bad(
+            raise invalid(
                 "privacy.noise_multiplier", self.noise_multiplier, "null when privacy.epsilon is given", "Give one."
             )
         if self.epsilon is not None and not 0 < self.epsilon < math.inf:
-            raise bad("privacy.epsilon", self.epsilon, "> 0, or inf with privacy=none")
+            raise invalid("privacy.epsilon", self.epsilon, "> 0, or inf with privacy=none")
         if self.noise_multiplier is not None and not SMALLEST_SIGMA <= self.noise_multiplier <= LARGEST_SIGMA:
             expected = f"a number between {SMALLEST_SIGMA} and {LARGEST_SIGMA:g}"
-            raise bad("privacy.noise_multiplier", self.noise_multiplier, expected)
+            raise invalid("privacy.noise_multiplier", self.noise_multiplier, expected)
         if self.delta is None or not 1e-12 <= self.delta <= 1e-2:
             value = "null" if self.delta is None else self.delta
-            raise bad("privacy.delta", value, "between 1e-12 and 1e-2", "Below 1/(number of records) is usual.")
+            raise invalid("privacy.delta", value, "between 1e-12 and 1e-2", "Below 1/(number of records) is usual.")
 
     @property
     def is_private(self) -> bool:
@@ -323,7 +323,7 @@ def _least_sigma(
         low, high = high, high * 2
         if high > LARGEST_SIGMA:
             least = closed_form(charges(LARGEST_SIGMA), delta, adjacency)
-            raise bad("privacy.epsilon", f"{epsilon:g}", f"at least {least:.2g} at this delta")
+            raise invalid("privacy.epsilon", f"{epsilon:g}", f"at least {least:.2g} at this delta")
     while high - low > 1e-5 * low:
         middle = (low + high) / 2
         low, high = (middle, high) if closed_form(charges(middle), delta, adjacency) > epsilon else (low, middle)

@@ -28,7 +28,7 @@ from dpsyn.files import private_folder, room_on_disk, stamp, sync_folder
 from dpsyn.privacy.budget import Budget, Charge, Settings, epsilon_of, records_in_a_vote, shown
 from dpsyn.privacy.mechanism import discrete_gaussian, insecure_seeded
 from dpsyn.privacy.query import Answer, Query
-from dpsyn.voting import Votes, unseal
+from dpsyn.privacy.votes import Votes, unseal
 
 FORMAT = "dpsyn receipt 1"
 ALTERED = "The run was altered, or another version of dpsyn began it."
@@ -36,7 +36,7 @@ GONE = "private: the receipt of a finished iteration is missing. The run cannot 
 
 
 class Tallying(Protocol):
-    """Private records that can be asked (`dpsyn.electorate.Electorate`)."""
+    """Private records that can be asked (`dpsyn.privacy.electorate.Electorate`)."""
 
     def tallied(self, query: Query) -> Votes: ...
 
@@ -248,7 +248,7 @@ def read_receipt(path: Path) -> Receipt:
     import pyarrow.parquet as pq
 
     try:
-        # without Arrow's threads: see dpsyn/storage.py
+        # without Arrow's threads: see dpsyn/runs/storage.py
         table = pq.read_table(pa.BufferReader(path.read_bytes()), use_threads=False, pre_buffer=False)
         metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
         facts = json.loads(metadata["dpsyn"])

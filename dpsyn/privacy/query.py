@@ -17,7 +17,8 @@ import numpy as np
 
 from dpsyn.errors import UserError
 from dpsyn.privacy.marginals import Marginal, counts_of, entries_of
-from dpsyn.voting import Search, Vectors, count_by_record, distinct, faiss_search, nearest
+from dpsyn.privacy.nearest import Search, Vectors, distinct, faiss_search, nearest
+from dpsyn.privacy.votes import count_by_record
 
 LABELS = "the declared labels"  # what a receipt of their counts is about
 CELLS = "cells"  # and what that of counts of cells begins with
@@ -100,9 +101,9 @@ class Nearest(Query):
     population: the digest of the candidates' file. The run sets it: a schedule does not know the file.
     search: candidates -> a shortlist search. The run sets it to what its device is fastest with.
 
-    Guarantee: the votes of a record are a function of the record and the candidates alone (`dpsyn.voting.nearest`
-    settles every tie and every rounding by an order of its own), and are one each for at most k distinct candidates. So
-    a record that is added or removed changes at most k entries by one, and no other.
+    Guarantee: the votes of a record are a function of the record and the candidates alone (`dpsyn.privacy.nearest`
+    settles every tie and every rounding by an order of its own), and are one each for at most k distinct candidates.
+    So a record that is added or removed changes at most k entries by one, and no other.
     """
 
     vectors: np.ndarray

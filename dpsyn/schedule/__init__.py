@@ -14,11 +14,11 @@ import numpy as np
 
 from dpsyn.api import Api, Degree
 from dpsyn.embedding import Coder
-from dpsyn.errors import bad
+from dpsyn.errors import invalid
 from dpsyn.population import Label, Population, Samples
 from dpsyn.privacy.budget import Release, Settings
 from dpsyn.privacy.query import Answer, Query
-from dpsyn.schema import Schema
+from dpsyn.tables.schema import Schema
 
 Ask = Callable[[int, Query], Answer]
 """(number of the release, from 1 on; query) -> its noisy answer: the one written down, or a new one"""
@@ -125,4 +125,4 @@ class Schedule(Protocol):
         self, public: PublicSide, ask: Ask, final: Population, rows: int, degree: Degree | None, keep: Keep
     ) -> Population:
         """`rows` rows made from the final population, without a new release. keep: keeps parts that took long."""
-        raise bad("expand.rows", rows, "null with this schedule")
+        raise invalid("expand.rows", rows, "null with this schedule")

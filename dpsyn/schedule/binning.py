@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 
-from dpsyn.codec import CodedColumn
 from dpsyn.schedule.selection import project_on_simplex
+from dpsyn.tables.codec import CodedColumn
 
 ATOMS = 32  # the finest cells of one column that rows move between
 MANY = 64  # values without an order, of which more are shrunk

@@ -9,16 +9,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dpsyn.api import Api, Degree
-from dpsyn.codec import coded_columns, decode, encode, width
 from dpsyn.embedding import Coder
-from dpsyn.errors import UserError, bad
+from dpsyn.errors import UserError, invalid
 from dpsyn.population import Population, Samples
 from dpsyn.privacy.budget import Release, multiplier
 from dpsyn.randomness import generator, row_seeds
 from dpsyn.schedule import Ask, Facts, Keep, PublicSide, Schedule, gibbs
 from dpsyn.schedule.binning import CLEAR, MANY
 from dpsyn.schedule.subspaces import CellRelease, plan
-from dpsyn.schema import Schema
+from dpsyn.tables.codec import coded_columns, decode, encode, width
+from dpsyn.tables.schema import Schema
 
 ENOUGH = 20_000  # rows: of fewer, learners gain a point by more (measured on Artificial Characters: 0.530 to 0.543)
 SHOWN = 2000  # rows of a checkpoint before the last
@@ -54,9 +54,9 @@ class Cells(Schedule):
 
     def __post_init__(self) -> None:
         if self.size is not None and (type(self.size) is not int or self.size < 1):
-            raise bad("schedule.size", self.size, "a whole number, 1 or more, or null")
+            raise invalid("schedule.size", self.size, "a whole number, 1 or more, or null")
         if type(self.scores) is not bool:
-            raise bad("schedule.scores", self.scores, "true or false")
+            raise invalid("schedule.scores", self.scores, "true or false")
 
     @property
     def uses_api(self) -> bool:
@@ -65,16 +65,20 @@ class Cells(Schedule):
     def check(self, facts: Facts, api: Api) -> None:
         schema, privacy = facts.schema, facts.privacy
         if schema is None:
-            raise bad("schedule", "cells", "a table with a schema", "Name it with data=tables.")
+            raise invalid("schedule", "cells", "a table with a schema", "Name it with data=tables.")
         if not schema.features:
-            raise bad("schema.columns", list(schema.columns), "a column that is no label, or more")
+            raise invalid("schema.columns", list(schema.columns), "a column that is no label, or more")
         if facts.records is None:
-            raise bad("data.records", "null", "a declared number of rows with schedule=cells")
+            raise invalid("data.records", "null", "a declared number of rows with schedule=cells")
         if privacy.noise_multiplier is not None:
-            raise bad("privacy.noise_multiplier", privacy.noise_multiplier, "null with schedule=cells", "Give epsilon.")
+            raise invalid(
+                "privacy.noise_multiplier", privacy.noise_multiplier, "null with schedule=cells", "Give epsilon."
+            )
         if privacy.votes_per_record != 1 or privacy.budget_split is not None or np.ptp(facts.shares) > 1e-12:
             ours = "privacy.votes_per_record=1, privacy.budget_split=null and label_shares=uniform"
-            raise bad("schedule", "cells", f"{ours} with it", "It has shares of its own, and counts the labels itself.")
+            raise invalid(
+                "schedule", "cells", f"{ours} with it", "It has shares of its own, and counts the labels itself."
+            )
 
     def releases(self, facts: Facts) -> Sequence[Release]:
         return [

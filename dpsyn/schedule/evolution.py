@@ -12,7 +12,7 @@ import numpy as np
 
 from dpsyn.api import Api, Degree
 from dpsyn.embedding import Coder
-from dpsyn.errors import bad
+from dpsyn.errors import invalid
 from dpsyn.population import Population, Samples, concatenate, take
 from dpsyn.privacy.budget import Release
 from dpsyn.privacy.query import LabelCounts, Nearest
@@ -35,7 +35,7 @@ class Evolution(Schedule):
         n = len(self.steps)
         shares = facts.privacy.budget_split or [1.0] * n
         if len(shares) != n:
-            raise bad("privacy.budget_split", list(shares), f"null, or one number a release ({n})")
+            raise invalid("privacy.budget_split", list(shares), f"null, or one number a release ({n})")
         k = facts.privacy.votes_per_record
         return [
             Release(f"votes {t}", k, share, {"survivors": f"{step.size:,}"})
@@ -137,7 +137,7 @@ class WithLabelShares(Schedule):
 
     def check(self, facts: Facts, api: Api) -> None:
         if self.inner.coder(facts) is not None:
-            raise bad("label_shares", "noisy", "'uniform' with a schedule that counts the labels itself")
+            raise invalid("label_shares", "noisy", "'uniform' with a schedule that counts the labels itself")
         self.inner.check(facts, api)
 
     def coder(self, facts: Facts) -> Coder | None:
@@ -273,7 +273,7 @@ def split(size: int, shares: np.ndarray) -> np.ndarray:
 
 def _check_size(size: int, facts: Facts) -> None:
     if not split(size, facts.shares)[facts.shares > 0].all():
-        raise bad("schedule.size", size, f"enough for every one of the {len(facts.shares)} labels")
+        raise invalid("schedule.size", size, f"enough for every one of the {len(facts.shares)} labels")
 
 
 def _large_enough(shares: np.ndarray, size: int | None) -> np.ndarray:

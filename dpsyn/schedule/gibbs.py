@@ -16,11 +16,11 @@ from itertools import combinations
 
 import numpy as np
 
-from dpsyn.codec import CodedColumn
 from dpsyn.privacy.marginals import LABEL, Marginal, cell_of, count
 from dpsyn.privacy.query import Answer, CellCounts, CellScores
 from dpsyn.schedule.binning import codes_within, denoised, inverse, is_shrunk, nested_bins
 from dpsyn.schedule.subspaces import CellRelease
+from dpsyn.tables.codec import CodedColumn
 
 FAINT = 3.0  # noisy counts below this many sigma may be noise
 PRIOR = 1.0  # standard deviation of a potential; from 0.7 to 1.5 it makes no difference

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dpsyn.api import Degree
-from dpsyn.errors import bad
+from dpsyn.errors import invalid
 from dpsyn.schedule.selection import proportional, top
 
 Select = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
@@ -38,16 +38,16 @@ class Step:
 
     def __post_init__(self) -> None:
         if not callable(self.select):
-            raise bad("schedule.select", self.select, "a way to select, by its _target_")
+            raise invalid("schedule.select", self.select, "a way to select, by its _target_")
         for key, least in (("size", 1), ("variations", 0), ("lookahead", 0), ("smooth", 1)):
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise bad(f"schedule.{key}", value, f"a whole number, {least} or more")
+                raise invalid(f"schedule.{key}", value, f"a whole number, {least} or more")
         if not isinstance(self.keep_survivors, bool):
-            raise bad("schedule.keep_survivors", self.keep_survivors, "true or false")
+            raise invalid("schedule.keep_survivors", self.keep_survivors, "true or false")
         if self.variations == 0 and not self.keep_survivors:
             expected = "1 or more with schedule.keep_survivors=false"
-            raise bad("schedule.variations", 0, expected, "Nothing would be left.")
+            raise invalid("schedule.variations", 0, expected, "Nothing would be left.")
 
     @property
     def rows(self) -> int:
@@ -66,9 +66,9 @@ def tab_pe_steps(
     """
     if type(releases) is not int or type(sampled_releases) is not int or not 0 <= sampled_releases < releases:
         expected = f"a whole number below schedule.releases={releases}"
-        raise bad("schedule.sampled_releases", sampled_releases, expected)
+        raise invalid("schedule.sampled_releases", sampled_releases, expected)
     if isinstance(degrees, str) or len(degrees) != 2:
-        raise bad("schedule.degrees", degrees, "two numbers, the first and the last")
+        raise invalid("schedule.degrees", degrees, "two numbers, the first and the last")
     widest, least = degrees
     made = []
     for t in range(1, releases + 1):
@@ -97,7 +97,7 @@ def steps(
     Raises UserError for a list of another length.
     """
     if isinstance(releases, bool) or not isinstance(releases, int) or releases < 1:
-        raise bad("schedule.releases", releases, "a whole number, 1 or more")
+        raise invalid("schedule.releases", releases, "a whole number, 1 or more")
 
     def at(key: str, value: object, t: int) -> object:
         if isinstance(value, Mapping):
@@ -105,7 +105,7 @@ def steps(
         if isinstance(value, Sequence) and not isinstance(value, str):
             if len(value) != releases:
                 do = f"schedule.releases is {releases}."
-                raise bad(f"schedule.{key}", list(value), f"one value, or one a release ({releases})", do)
+                raise invalid(f"schedule.{key}", list(value), f"one value, or one a release ({releases})", do)
             return value[t]
         return value
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from dpsyn.codec import CodedColumn
+from dpsyn.tables.codec import CodedColumn
 
 # One setting for all tables. Adult and Artificial Characters at epsilon 1, three seeds or more: with MARGINALS from
 # 0.06 to 0.2, BY_LABEL 0.15 to 0.35, SCORES 0.03 to 0.1 and MASS 1 to 2 the results stay within a few thousandths of

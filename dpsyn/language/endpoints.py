@@ -1,0 +1,415 @@
+"""One endpoint of OpenAI's protocol: its address, its key, its HTTP client, and what its refusals mean."""
+
+from __future__ import annotations
+
+import email.utils
+import hashlib
+import importlib
+import json
+import os
+import re
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from html import unescape
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from dpsyn.errors import UserError, invalid
+
+DEFAULT_URL = "https://api.openai.com/v1"  # named, so that no variable of the environment sends requests elsewhere
+OF_OPENAI = ("OpenAI-Organization", "OpenAI-Project")  # taken from the environment; no other endpoint's business
+ABOUT_THIS_MACHINE = ("OS", "Arch", "Runtime", "Runtime-Version", "Lang", "Package-Version", "Async")
+PATHS = r"/+(?:chat/completions|completions|images/(?:generations|edits|variations))$"  # of a request, not of the base
+LONGEST_RETRY_AFTER = 600.0  # seconds, however long an endpoint asks for
+MOST_WORDS = 300  # characters of an endpoint's own words in a message
+CONNECT = 10.0  # seconds in which a connection must stand, however long an answer may take
+LIKE_THE_KEY = 6  # characters at the beginning or the end that a word shares with the key
+
+FILTERED = re.compile(r"content.?(policy|filter)|moderation|safety|responsible.?ai", re.IGNORECASE)
+UNKNOWN = re.compile(
+    r"(?:unknown|unrecogni[sz]ed|unexpected|extra|unsupported) (?:\w+ )?(?:param|arg|field|input|key|propert)"
+    r"|(?:is|are) not (?:enabled|supported|available|allowed)",
+    re.IGNORECASE,
+)
+TOO_LONG = re.compile(
+    r"context.?(length|size|window)|maximum context|too (long|large)|exceeds? .{0,40}\btokens", re.IGNORECASE
+)
+NO_CREDIT = re.compile(
+    r"insufficient.?(?:quota|funds|balance|credit)|billing.?(?:hard|not.?active)|exceeded your current quota"
+    r"|credit balance|out of credits?",
+    re.IGNORECASE,
+)
+PASSING = re.compile(
+    r"overload|rate.?limit|capacity|try again|temporar|time.?out|timed out|unavailable|busy|loading|too many", re.I
+)
+OF_A_KIND = {  # types and codes of errors that come with status 200, where the status belongs
+    "authentication_error": 401,
+    "invalid_api_key": 401,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "model_not_found": 404,
+    "insufficient_quota": 402,
+    "billing_error": 402,
+    "invalid_request_error": 400,
+    "badrequesterror": 400,
+    "rate_limit_error": 429,
+    "rate_limit_exceeded": 429,
+    "overloaded_error": 529,
+}
+
+
+class Failed(Exception):
+    """No answer. kind: 'limit' (429), 'down' (not reached), 'slow' (timed out), 'unread' (status 200, and no answer in
+    it) or 'broken' (all else); the last three may be the row's own fault. after: seconds until when to come back, where
+    the endpoint says so. sent: it may have been answered, and paid for."""
+
+    def __init__(self, why: str, kind: str, after: float | None = None, sent: bool = False) -> None:
+        super().__init__(why)
+        self.why, self.kind, self.after, self.sent = why, kind, after, sent
+
+
+class OutOfCredit(UserError):
+    """This key cannot pay; another may."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """url: None: OpenAI's. key: None: it needs none. key_env: the environment variable that the key is of."""
+
+    url: str | None
+    key: str | None = field(repr=False)
+    key_env: str | None
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.base).netloc.rpartition("@")[2]
+
+    @property
+    def base(self) -> str:
+        """Without a query, the path of a request, and a slash at the end."""
+        scheme, netloc, path, _, _ = urlsplit((self.url or DEFAULT_URL).strip())
+        return urlunsplit((scheme, netloc, re.sub(PATHS, "", path.rstrip("/")).rstrip("/"), "", ""))
+
+    @property
+    def query(self) -> dict[str, str]:
+        """Of every request: `?api-version=...` of the address."""
+        return dict(urllib.parse.parse_qsl(urlsplit((self.url or "").strip()).query, keep_blank_values=True))
+
+    @property
+    def digest(self) -> str:
+        """What tells it from others, and does not show it: of its address without a password, and of the query."""
+        place = json.dumps([_without_password(self.base), sorted(self.query.items())])
+        return hashlib.sha256(place.encode()).hexdigest()
+
+
+def check_address(url: str | None) -> None:
+    """Raises UserError for what is no address."""
+    if url is None:
+        return
+    expected = "an address such as http://localhost:8000/v1, or null"
+    try:
+        found = urlsplit(url.strip())
+        port, host = found.port, (found.hostname or "").encode("idna")
+    except ValueError as error:  # a port that is none, [ without ], a label of more than 63 letters
+        reason = "A port is a number from 1 to 65535." if "ort" in str(error) else ""
+        raise invalid("api.base_url", _without_password(url), expected, reason) from None
+    if found.scheme not in ("http", "https") or not host or port == 0 or re.search(r"\s", url.strip()):
+        raise invalid("api.base_url", _without_password(url), expected)
+    if found.fragment:
+        raise invalid("api.base_url", _without_password(url), "an address without #")
+
+
+def key_in(name: str | None) -> str | None:
+    """The key that an environment variable holds; None: there is no variable. Raises UserError for what is no key, and
+    never shows it."""
+    if name is None:
+        return None
+    key = os.environ.get(name, "").strip()
+    if not key:
+        do = "Set it; for an endpoint without keys give api.api_key_env=null."
+        raise invalid("api.api_key_env", name, "an environment variable that holds the key", do)
+    if key[0] in "\"'" and key[-1] == key[0]:
+        raise invalid("api.api_key_env", name, "a variable with a key", "There are quotes around it.")
+    odd = "a character that is not ASCII (a long dash or a curly quote?)"
+    for pattern, what in ((r"[\r\n]", "a line break"), (r"\s", "a space"), (r"[^\x21-\x7e]", odd)):
+        if re.search(pattern, key):
+            raise invalid("api.api_key_env", name, "a variable with a key in one line of ASCII", f"It contains {what}.")
+    return key
+
+
+def http_client(endpoint: Endpoint, timeout: float, connections: int) -> Any:
+    """The HTTP client of an openai.AsyncOpenAI, with its address, its headers and the query of the address.
+
+    Raises UserError for proxies and certificates that cannot be used. By `chat.completions.create` a call takes 0.7 ms
+    more of CPU time (1.3 for 0.6), for options that are copied and answers checked field by field.
+    """
+    client = openai_client(endpoint, timeout, connections)
+    inner = client._client
+    headers = {**client.default_headers, **client.auth_headers}
+    inner.headers.update({name: value for name, value in headers.items() if isinstance(value, str)})
+    inner.base_url, inner.params = client.base_url, endpoint.query
+    return inner
+
+
+def openai_client(endpoint: Endpoint, timeout: float, connections: int) -> Any:
+    """An openai.AsyncOpenAI that tells nothing of this machine and follows no redirect. Raises as `http_client`."""
+    import openai
+
+    elsewhere = OF_OPENAI if endpoint.base != DEFAULT_URL else ()
+    untold = [*elsewhere, *(f"X-Stainless-{name}" for name in ABOUT_THIS_MACHINE)]
+    headers: dict[str, Any] = {name: openai.Omit() for name in untold}
+    if "api-version" in endpoint.query and endpoint.key:
+        headers["api-key"] = endpoint.key  # Azure's older addresses know no other
+    try:
+        inner = openai.DefaultAsyncHttpxClient(
+            limits=http_library().Limits(max_connections=connections, max_keepalive_connections=connections),
+            timeout=http_library().Timeout(timeout, connect=min(timeout, CONNECT)),
+            follow_redirects=False,  # else prompts go to an address that nobody gave
+            verify=_trust(*(os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"))),
+        )
+    except (ImportError, ValueError) as error:
+        raise _bad_proxy(error) from None
+    return openai.AsyncOpenAI(
+        base_url=endpoint.base,
+        api_key=endpoint.key or "none",
+        default_headers=headers,
+        default_query=endpoint.query,
+        http_client=inner,
+        max_retries=0,
+        timeout=inner.timeout,
+    )
+
+
+def not_reached(endpoint: Endpoint, error: BaseException) -> Failed:
+    """What an error of the HTTP library means. Raises UserError where no retry can help."""
+    http, said = http_library(), " ".join(str(error).split())
+    words = f"{type(error).__name__}: {said}".removesuffix(": ")
+    if isinstance(error, http.InvalidURL | http.UnsupportedProtocol):
+        raise invalid("api.base_url", endpoint.host, "an address such as http://localhost:8000/v1", said) from None
+    if isinstance(error, http.LocalProtocolError):
+        raise invalid("api.api_key_env", endpoint.key_env or "null", "a key that can be sent", type(error).__name__)
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        reason = re.sub(r".*certificate verify failed:\s*|\s*\(_ssl\.c.*", "", said)
+        do = f"({reason}) SSL_CERT_FILE=FILE names a file of certificates to trust."
+        raise invalid("api.base_url", endpoint.host, "a certificate that this machine trusts", do) from None
+    if re.search(r"WRONG_VERSION_NUMBER|UNKNOWN_PROTOCOL|HTTP_REQUEST|RECORD_LAYER|PACKET_LENGTH", said):
+        do = "What listens there does not speak https: give http://."
+        raise invalid("api.base_url", endpoint.host, "an endpoint that speaks https", do) from None
+    if isinstance(error, http.TimeoutException | TimeoutError) and not isinstance(error, http.ConnectTimeout):
+        return Failed("timed out", "slow", sent=True)
+    if proxy := proxy_for(endpoint):
+        words += f", through {proxy[0]}={proxy[1]}"
+    if isinstance(error, http.ConnectError | http.ConnectTimeout | http.ProxyError):
+        return Failed(words, "down")
+    if isinstance(error, http.RemoteProtocolError) and endpoint.base.startswith("http:"):
+        words += " (does it speak https?)"
+    return Failed(words, "broken", sent=True)
+
+
+def unreachable(endpoint: Endpoint, failure: Failed) -> UserError:
+    """Of an endpoint that did not answer, in few tries."""
+    proxy = proxy_for(endpoint)
+    if proxy and failure.kind == "down":
+        name = endpoint.host.rpartition(":")[0] or endpoint.host
+        do = f"({failure.why.partition(', through')[0]}) NO_PROXY={name} goes past it."
+        return invalid(proxy[0], proxy[1], f"a proxy that leads to {endpoint.host}", do)
+    expected = "an endpoint that can be reached" if failure.kind == "down" else "an endpoint that answers"
+    return invalid("api.base_url", endpoint.host, expected, f"The last of few attempts: {failure.why}.")
+
+
+def judged(
+    endpoint: Endpoint,
+    model: Any,
+    settings: str,
+    status: int,
+    content: bytes,
+    headers: Mapping[str, str],
+    within: bool = False,
+) -> tuple[str, str]:
+    """('content_filter' or 'too_long', the endpoint's words) of an answer that is none for good, though others may be.
+
+    settings: names of those that the endpoint may not accept. within: the error came with status 200. Raises Failed
+    where asking again may help, UserError where it cannot.
+    """
+    told: Any = None
+    with suppress(ValueError):
+        told = json.loads(content)
+    heard = content.decode("utf-8", "replace") if told is None else _error_in(told) or told
+    said = shortened(said_in(heard), endpoint.key)
+    kinds = _kinds(told)
+    words, answered = f"{kinds} {said}", f"{endpoint.host} answered {'200 with the error ' * within}{status}"
+    answered += f": {said}" if said else ", without a reason."
+    key_env, no_credit = endpoint.key_env or "null", NO_CREDIT.search(words)
+    after = _retry_after(headers, content.decode("utf-8", "replace"))
+    if status in (400, 403, 422, 451) and (
+        FILTERED.search(kinds) or (FILTERED.search(said) and not UNKNOWN.search(said))
+    ):
+        return "content_filter", said
+    if status == 413 or (status in (400, 422, 429) and TOO_LONG.search(words)):
+        return "too_long", said
+    if status == 402 or (no_credit and (status in (400, 403) or (status == 429 and after is None))):
+        raise OutOfCredit(str(invalid("api.api_key_env", key_env, "a key with credit left", answered)))
+    if status == 401:
+        raise invalid("api.api_key_env", key_env, f"a key that may use the model {model}", answered)
+    if status == 407:
+        name, value = proxy_for(endpoint) or ("HTTP_PROXY", "")
+        raise invalid(name, value, "a proxy that needs no other password", answered)
+    if status in (403, 451):
+        through = f" (through {proxy[0]}={proxy[1]})" if (proxy := proxy_for(endpoint)) else ""
+        raise invalid("api.base_url", endpoint.host, f"an endpoint that allows this request{through}", answered)
+    of_the_model = re.search(r"\b(?:model|deployment)|" + re.escape(str(model)), words, re.IGNORECASE)
+    if status in (404, 410) and of_the_model:
+        raise invalid("api.model", model, "a model of the endpoint, and api.base_url its address", answered)
+    if status in (404, 405, 410, 501, 505):
+        path = urlsplit(endpoint.base).path
+        hint = "" if re.search(r"/v\d|openai", path) else " Most addresses end in /v1."
+        raise invalid(
+            "api.base_url", _without_password(endpoint.base), "the address of an endpoint", f"{answered}{hint}"
+        )
+    if 300 <= status < 400:
+        to = _without_password(headers.get("location", "")).partition("?")[0]
+        do = f"It answered {status}: it is elsewhere{f' ({shortened(to, endpoint.key)})' if to else ''}."
+        raise invalid("api.base_url", endpoint.host, "the address itself", do)
+    if 400 <= status < 500 and status not in (408, 409, 425, 429):
+        raise invalid("api.model", model, f"a model and settings that the endpoint accepts ({settings})", answered)
+    raise Failed(f"status {status}" + (f": {said}" if said else ""), "limit" if status == 429 else "broken", after)
+
+
+def status_of_error(told: Any) -> int | None:
+    """Of an error that came with status 200, the status that it should have; None: no error is in it, or an unknown."""
+    error = _error_in(told)
+    for name in ("code", "status", "status_code", "type"):
+        value = error.get(name)
+        if re.fullmatch(r"[345]\d\d", str(value)):
+            return int(str(value))
+        if str(value).lower() in OF_A_KIND:
+            return OF_A_KIND[str(value).lower()]
+    return None
+
+
+def said_in(told: Any) -> str:
+    """The words in what an endpoint answered, of any of its usual forms: JSON, a web page, plain text."""
+    if isinstance(told, str):
+        if re.match(r"\s*(?:<!doctype|<html|<head|<\?xml)", told, re.IGNORECASE):
+            titles = re.findall(r"<(?:title|h1)\b[^>]*>(.*?)</", told, re.IGNORECASE | re.DOTALL)
+            named = dict.fromkeys(" ".join(unescape(re.sub(r"<[^>]*>", " ", title)).split()) for title in titles)
+            return "a web page" + (f" ({', '.join(filter(None, named))})" if any(named) else "")
+        return told
+    if isinstance(told, list):
+        return "; ".join(filter(None, map(said_in, told[:3])))
+    if isinstance(told, Mapping):
+        for name in ("error", "errors", "message", "msg", "detail", "error_description", "fault", "faultstring"):
+            if told.get(name) and (words := said_in(told[name])):
+                behind = told.get("metadata")  # OpenRouter: what the provider behind it said
+                raw = behind.get("raw") if isinstance(behind, Mapping) else None
+                return f"{words} ({raw})" if isinstance(raw, str) and raw else str(words)
+        if told.keys() & {"message", "error", "detail"}:
+            return str(told.get("code") or told.get("type") or "")
+        return json.dumps(told, ensure_ascii=False) if told else ""
+    return ""
+
+
+def shortened(said: str, key: str | None) -> str:
+    """What an endpoint said, on one line, without the key and what looks like it."""
+    return without_key(" ".join(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", " ", said).split()), key)[:MOST_WORDS]
+
+
+def without_key(text: str, key: str | None) -> str:
+    """(key) in its place, also where it is cut off, quoted for an address, or hidden in part."""
+    if key:
+        for whole in sorted({key, urllib.parse.quote(key), urllib.parse.quote(key, safe="")}, key=len, reverse=True):
+            text = text.replace(whole, "(key)")
+        if len(key) >= LIKE_THE_KEY:
+            ends = (key[:LIKE_THE_KEY], key[-LIKE_THE_KEY:])
+            text = re.sub(
+                r"[\w.*\u2026-]{6,}", lambda word: "(key)" if any(e in word[0] for e in ends) else word[0], text
+            )
+    text = re.sub(r"(?i)\b(bearer|basic) [\w.~+/=-]{8,}", r"\1 (key)", text)
+    return re.sub(r"\b(?:sk|pk|gsk|xai|hf|nvapi|AIza)[-_][\w*.-]{8,}", "(key)", text)
+
+
+def proxy_for(endpoint: Endpoint) -> tuple[str, str] | None:
+    """(environment variable, its value without a password) of the proxy that leads to it; None: there is none."""
+    base = urlsplit(endpoint.base)
+    if urllib.request.proxy_bypass(base.netloc.rpartition("@")[2]):
+        return None
+    for name in (f"{base.scheme}_proxy", "all_proxy"):
+        for variable in (name, name.upper()):
+            if value := os.environ.get(variable):
+                return variable, _without_password(value)
+    return None
+
+
+@cache
+def http_library() -> Any:
+    """The HTTP library that openai is built on: httpx2, in older versions httpx."""
+    import openai
+
+    return importlib.import_module(type(openai.DEFAULT_CONNECTION_LIMITS).__module__.partition(".")[0])
+
+
+@cache
+def _trust(file: str | None, folder: str | None) -> Any:
+    """Which certificates are trusted, by the environment; 30 ms, so once for all clients."""
+    try:
+        return http_library().create_ssl_context()
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        name, value = ("SSL_CERT_FILE", file) if file else ("SSL_CERT_DIR", folder)
+        expected = "a file of certificates (PEM) that can be read" if file else "a folder of certificates"
+        raise invalid(name, value, expected, f"Correct it, or unset it ({type(error).__name__}).") from None
+
+
+def _bad_proxy(error: Exception) -> UserError:
+    """Of the variables that name proxies, the one that the HTTP library cannot use."""
+    names = [name for kind in ("all", "https", "http") for name in (f"{kind}_proxy", f"{kind.upper()}_PROXY")]
+    given = {name: value for name in names if (value := os.environ.get(name))}
+    known = ("http://", "https://") if isinstance(error, ImportError) else ("http://", "https://", "socks5")
+    wrong = [name for name, value in given.items() if "://" in value and not value.startswith(known)]
+    name = next(iter([*wrong, *given]), "HTTP_PROXY")
+    expected = "the address of an http proxy, such as http://proxy:3128"
+    do = f"Correct it, or unset it ({_without_password(' '.join(str(error).split()))[:120]})."
+    if isinstance(error, ImportError):
+        do = "A SOCKS proxy needs the package socksio: pip install socksio. Or unset it."
+    return invalid(name, _without_password(given.get(name, "")), expected, do)
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"(://)[^/@\s]*@", r"\1", url)
+
+
+def _error_in(told: Any) -> Mapping[str, Any]:
+    """Of an answer the error, or that of its first choice; {}: none, or a text alone."""
+    told = told[0] if isinstance(told, list) and told else told
+    if not isinstance(told, Mapping):
+        return {}
+    choices = told.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    inner = told if told.get("object") == "error" else told.get("error")
+    for error in (inner, first.get("error") if isinstance(first, Mapping) else None):
+        if isinstance(error, Mapping) and error:
+            return error
+    return {}
+
+
+def _kinds(told: Any) -> str:
+    """The codes and types of an error."""
+    error = _error_in(told) or (told if isinstance(told, Mapping) else {})
+    return " ".join(str(error[name]) for name in ("code", "type", "status", "innererror") if error.get(name))
+
+
+def _retry_after(headers: Mapping[str, str], said: str = "") -> float | None:
+    """Seconds, at most LONGEST_RETRY_AFTER, by a header or in words; None: the endpoint does not say."""
+    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
+        if re.fullmatch(r"\d+(\.\d+)?", after := headers.get(name, "").strip()):
+            return min(float(after) / unit, LONGEST_RETRY_AFTER)
+        if date := email.utils.parsedate_tz(after):
+            return min(max(email.utils.mktime_tz(date) - time.time(), 0.0), LONGEST_RETRY_AFTER)
+    in_words = re.search(
+        r"(?:try again in|retry in|\"retryDelay\":\s*\")\s*(\d{1,6}(?:\.\d+)?) ?s", said, re.IGNORECASE
+    )
+    return min(float(in_words[1]), LONGEST_RETRY_AFTER) if in_words else None

@@ -1,0 +1,596 @@
+"""Prompts for language models (Aug-PE, arXiv 2403.01749): one yaml file of templates and word lists, filled row by row.
+
+    generate:
+      system: ...                # may be absent
+      user: Write a review of a {category} business that gives {stars} of 5 stars, as {persona} would.
+    vary:
+      user: Fill in the blanks, {style}, in about {word_count} words. {masked_sample}
+    words:
+      style: [...]               # one is drawn a row
+      keyword: {Bars: [...], other: [...]}   # by a value of the label, or by its values joined by ' | '
+
+A template has the label's columns, or {labels} for a sentence that names them all, every word list, {description} and
+{word_count}, and to vary {sample} (paraphrase) or {masked_sample} (fill in the blanks). Only templates are scanned for
+{name}; {{ and }} are braces.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import re
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any, Literal
+
+import numpy as np
+
+from dpsyn.errors import did_you_mean, invalid, one_of
+from dpsyn.language.reasoning import without_reasoning
+from dpsyn.networks.hub import pinned
+from dpsyn.population import Label
+from dpsyn.randomness import uniform
+from dpsyn.reading.declarations import read_declared
+
+KEY = "api.prompts.file"
+HUB_NAME = r"[\w-][\w.-]*(/[\w-][\w.-]*)?"
+BLANK = "_"
+SAMPLE, MASKED = "sample", "masked_sample"
+PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+TRUNCATED_AT = 2.0  # deviations: of the normal number that is added to the words of a parent
+TOKENS_PER_CHARACTER, CHARACTERS_PER_WORD, TOKENS_PER_MESSAGE = 0.25, 5.4, 4  # of English, for estimates
+LENGTH, MASK = 1, 2  # streams of a row's seed; those of word lists are their names'
+MOST_BLANKS = 0.1  # an answer with a larger share of words left blank has not filled them in
+
+
+@dataclass(frozen=True)
+class Request:
+    """messages: {'role': 'system' | 'user', 'content': str} each. max_tokens: of the answer. instructions: sentences of
+    the messages that are none of a parent's, and should be none of an answer's."""
+
+    messages: tuple[Mapping[str, str], ...]
+    max_tokens: int
+    instructions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What a language model is asked, row by row, and what of its answer is kept. It never sees private data.
+
+    file: the content of a prompt file, as `read` gives it. description: one sentence for {description}.
+    typical_words: of a text, about; None: three quarters of the words that generate_tokens hold.
+    generate_tokens: most tokens of a fresh text. Its {word_count} is drawn around typical_words.
+    word_std, least_words: {word_count} is that of the parent (or typical_words) and a normal number of deviation
+        word_std, truncated at twice that; at least least_words.
+    tokens_per_word, max_tokens: a variation gets {word_count} * tokens_per_word tokens, and max_tokens at most.
+    most_words: of a parent in a prompt; the middle of a longer one is left out. None: no limit.
+    tokenizer: a folder, or a name on the hub, whose tokens are blanked; None: words are.
+    keep_lines: line breaks of an answer are kept; else they are spaces.
+
+    The degree is the probability that a token of the parent is blanked, and nothing else.
+    """
+
+    file: Any
+    description: str | None
+    typical_words: int | None
+    generate_tokens: int
+    word_std: float
+    least_words: int
+    tokens_per_word: float
+    max_tokens: int
+    most_words: int | None
+    tokenizer: str | None
+    keep_lines: bool
+
+    def __post_init__(self) -> None:
+        for key in ("description", "tokenizer"):
+            if not isinstance(getattr(self, key), str | None):
+                raise invalid(f"api.prompts.{key}", getattr(self, key), "a text, or null")
+        for key in ("generate_tokens", "least_words", "max_tokens", "typical_words", "most_words"):
+            value, may_lack = getattr(self, key), key in ("typical_words", "most_words")
+            if not (value is None and may_lack) and (type(value) is not int or value < 1):
+                raise invalid(
+                    f"api.prompts.{key}", value, "a whole number, 1 or more" + (", or null" if may_lack else "")
+                )
+        for key in ("word_std", "tokens_per_word"):
+            value = getattr(self, key)
+            if type(value) not in (int, float) or not 0 <= value < math.inf or (key != "word_std" and not value):
+                raise invalid(
+                    f"api.prompts.{key}", value, "a number, 0 or more" if key == "word_std" else "a number over 0"
+                )
+        if type(self.keep_lines) is not bool:
+            raise invalid("api.prompts.keep_lines", self.keep_lines, "true or false")
+
+    def check(self) -> None:
+        """Raises UserError for a file that is none, a description that is missing, and what is no tokenizer."""
+        file = _file(self.file)
+        described = any("description" in _names(key, text) for key, _, text in _all_templates(file))
+        if described and not (self.description or "").strip():
+            do = "Give api.prompts.description='...'."
+            raise invalid("api.prompts.description", "null", "one sentence that describes your data", do)
+        if self.description is not None and not described:
+            do = "This prompt file has no {description}; general has."
+            raise invalid("api.prompts.description", self.description, "null", do)
+        place = self.tokenizer
+        if place is not None and not Path(place).expanduser().is_dir() and not re.fullmatch(HUB_NAME, place):
+            raise invalid("api.prompts.tokenizer", place, "a folder that is there, a name on the hub, or null")
+
+    def check_degree(self, degree: Any) -> None:
+        """Raises UserError for what is no probability."""
+        if isinstance(degree, bool) or not isinstance(degree, int | float) or not 0 <= degree <= 1:
+            expected = "a number between 0 (the parent itself) and 1, the probability that a token of it is blanked"
+            raise invalid("schedule.degree", degree, expected)
+
+    def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> list[Request]:
+        """One a label. seeds uint64 [n]. Raises UserError for an unknown placeholder and a label without its words."""
+        around = np.full(len(labels), self._typical_words)
+        words = [min(count, self._words_that_fit) for count in self._word_counts(around, seeds)]
+        return self._requests("generate", labels, seeds, {"word_count": words}, [self.generate_tokens] * len(labels))
+
+    def vary(self, texts: Sequence[str], labels: Sequence[Label], degree: Any, seeds: np.ndarray) -> list[Request]:
+        """One a text. Each draws its own mask, words and length by its seed, uint64 [n]."""
+        self.check_degree(degree)
+        words = self._word_counts(np.array([len(text.split()) for text in texts], np.int64), seeds)
+        limits = [min(self.max_tokens, math.ceil(count * self.tokens_per_word)) for count in words]
+        used = {name for role, text in _templates(_file(self.file), "vary") for name in _names(role, text)}
+        texts = self._shortened(texts)
+        values: dict[str, Sequence[Any]] = {"word_count": words}
+        if SAMPLE in used:
+            values[SAMPLE] = texts
+        if MASKED in used:
+            split = _tokens_of(self.tokenizer) if self.tokenizer else _words
+            values[MASKED] = [
+                _masked(text, split(text), float(degree), int(seed)) for text, seed in zip(texts, seeds, strict=True)
+            ]
+        return self._requests("vary", labels, seeds, values, limits)
+
+    def cleaned(self, answer: str | None, request: Request | None = None, cut: bool = False) -> str | None:
+        """The text of an answer, without reasoning, quotes, preambles, Markdown and remarks on its length; None: it is
+        of no use. request: that it answers, whose own words are taken out. cut: it was cut off, and ends with its last
+        whole sentence, if it has one."""
+        return _cleaned(answer, self.keep_lines, request, cut)
+
+    def lengths(self, labels: Sequence[Label], what: Literal["generate", "vary"]) -> tuple[float, float]:
+        """Tokens of a row's prompt and of its answer, about, from the file and the declared lengths alone; mean over
+        the labels. Raises UserError as `generate` does."""
+        file = _file(self.file)
+        words = max(self._typical_words, self.least_words)
+        text = words * CHARACTERS_PER_WORD
+        if what == "vary" and self.most_words is not None:
+            text = min(text, self.most_words * CHARACTERS_PER_WORD)
+        total = 0.0
+        for label in labels:
+            known = self._known(file, what, label)
+            for key, template in _templates(file, what):
+                total += TOKENS_PER_MESSAGE
+                for name in (names := _names(key, template)):
+                    _check_known(key, name, known)
+                size: float = len(PLACEHOLDER.sub("", template))
+                for name in names:
+                    if name in (SAMPLE, MASKED):
+                        size += text
+                    elif name in label or name == "description":
+                        size += len(label.get(name, self.description or ""))
+                    elif name == "labels":
+                        size += len(_sentence(label))
+                    elif name == "word_count":
+                        size += len(str(words))
+                    else:
+                        options = _options(file, name, label)
+                        size += sum(map(len, options)) / len(options)
+                total += size * TOKENS_PER_CHARACTER
+        limit = self.generate_tokens if what == "generate" else self.max_tokens
+        return total / max(len(labels), 1), min(limit, words * CHARACTERS_PER_WORD * TOKENS_PER_CHARACTER)
+
+    @property
+    def typical_vary_tokens(self) -> int:
+        """That a variation of a text of typical length gets."""
+        return math.ceil(self._typical_words * self.tokens_per_word)
+
+    @property
+    def _typical_words(self) -> int:
+        return self.typical_words or max(1, round(0.75 * self._words_that_fit))
+
+    @property
+    def _words_that_fit(self) -> int:
+        """English words, into a fresh text."""
+        return max(1, int(self.generate_tokens / (CHARACTERS_PER_WORD * TOKENS_PER_CHARACTER)))
+
+    def _word_counts(self, around: np.ndarray, seeds: np.ndarray) -> list[int]:
+        """One a row: `around` [n] and a truncated normal number."""
+        normal = NormalDist()
+        low, high = normal.cdf(-TRUNCATED_AT), normal.cdf(TRUNCATED_AT)
+        shares = low + uniform(seeds, LENGTH) * (high - low)
+        drawn = [
+            round(count + self.word_std * normal.inv_cdf(share)) for count, share in zip(around, shares, strict=True)
+        ]
+        return [max(self.least_words, count) for count in drawn]
+
+    def _shortened(self, texts: Sequence[str]) -> Sequence[str]:
+        """Without the middle of those over most_words."""
+        if self.most_words is None:
+            return texts
+        most, cut = self.most_words, []
+        shortened = []
+        for text in texts:
+            words = list(re.finditer(r"\S+", text))
+            if len(words) > most:
+                cut.append(text)
+                head = text[: words[(most + 1) // 2 - 1].end()]
+                text = head + (" ... " + text[words[-(most // 2)].start() :] if most > 1 else " ...")
+            shortened.append(text)
+        if cut:
+            line = "prompts: of %d of %d parents the middle is left out (api.prompts.most_words=%d)"
+            logging.getLogger(__name__).warning(line, len(cut), len(texts), most)
+        return shortened
+
+    def _known(self, file: Mapping[str, Any], what: str, label: Label) -> set[str]:
+        if clash := sorted(
+            set(label) & (set(file.get("words", {})) | {"description", "labels", "word_count", SAMPLE, MASKED})
+        ):
+            raise invalid(f"{KEY}.words", clash[0], "names that are no columns of the label", "Rename this one.")
+        of_parent = {SAMPLE, MASKED} if what == "vary" else set()
+        return {*label, *file.get("words", {}), "description", "labels", "word_count"} | of_parent
+
+    def _requests(
+        self,
+        what: str,
+        labels: Sequence[Label],
+        seeds: np.ndarray,
+        values: Mapping[str, Sequence[Any]],
+        limits: Sequence[int],
+    ) -> list[Request]:
+        """values: of every name one a row; word lists, label and description are added."""
+        if not len(labels):
+            return []
+        file = _file(self.file)
+        templates = _templates(file, what)
+        known = self._known(file, what, labels[0])
+        used = {name: key for key, template in templates for name in _names(key, template)}
+        for name, key in used.items():
+            _check_known(key, name, known)
+        lists = [name for name in used if name in file.get("words", {})]
+        draws = {name: uniform(seeds, zlib.crc32(name.encode())) for name in lists}
+        requests = []
+        for i, label in enumerate(labels):
+            row = {name: str(column[i]) for name, column in values.items()}
+            row |= {"description": (self.description or "").strip(), "labels": _sentence(label)}
+            row |= {k: str(v) for k, v in label.items()}
+            for name in lists:
+                options = _options(file, name, label)
+                row[name] = options[int(draws[name][i] * len(options))]
+            messages = tuple(
+                {"role": key.rpartition(".")[2], "content": _filled(template, row)} for key, template in templates
+            )
+            fixed = {**row, SAMPLE: "\n", MASKED: "\n"}
+            instructions = _sentences("\n".join(_filled(template, fixed) for _, template in templates))
+            requests.append(Request(messages, limits[i], instructions))
+        return requests
+
+
+def read(name: str, *folders: Path) -> Mapping[str, Any]:
+    """The content of the prompt file NAME.yaml in the first of the folders that has it, or of the yaml at a path.
+
+    Raises UserError where there is no such file, and where it is no prompt file.
+    """
+    return _file(read_declared(KEY, "prompt file", name, *folders))
+
+
+def _file(content: Any) -> Mapping[str, Any]:
+    """{'generate': {...}, 'vary': {...}, 'words': {...}}, checked. Raises UserError for what is none."""
+    if not isinstance(content, Mapping):
+        value = "null" if content is None else str(content).splitlines()[0][:80] if str(content) else "''"
+        raise invalid(KEY, value, "the content of a prompt file: generate, vary and words")
+    _only(KEY, content, ("generate", "vary", "words"))
+    for what in ("generate", "vary"):
+        part = content.get(what)
+        if not isinstance(part, Mapping):
+            raise invalid(f"{KEY}.{what}", "null" if part is None else "(no mapping)", "user, and if wanted system")
+        _only(f"{KEY}.{what}", part, ("system", "user"))
+        for role in ("system", "user"):
+            text = part.get(role)
+            if not (text is None and role == "system") and (not isinstance(text, str) or not text.strip()):
+                raise invalid(f"{KEY}.{what}.{role}", "null" if text is None else text, "a template")
+            if text is not None:
+                _names(f"{KEY}.{what}.{role}", text)
+    used = {name for key, template in _templates(content, "vary") for name in _names(key, template)}
+    if not used & {SAMPLE, MASKED}:
+        expected = "a template with {sample} (paraphrase) or {masked_sample} (fill in the blanks)"
+        raise invalid(f"{KEY}.vary.user", _short(content["vary"]["user"]), expected)
+    words = content.get("words", {})
+    if not isinstance(words, Mapping):
+        raise invalid(f"{KEY}.words", "(no mapping)", "lists of words by name")
+    for name, options in words.items():
+        if name in (SAMPLE, MASKED, "word_count", "description"):
+            raise invalid(f"{KEY}.words", name, "another name: this one has a meaning of its own")
+        for part, entries in options.items() if isinstance(options, Mapping) else [(None, options)]:
+            key = f"{KEY}.words.{name}" + ("" if part is None else f".{part}")
+            whole = isinstance(entries, Sequence) and not isinstance(entries, str) and len(entries) > 0
+            if not whole or not all(isinstance(entry, str | int | float) and str(entry).strip() for entry in entries):
+                raise invalid(key, "null" if entries is None else _short(str(entries)), "a list of words")
+    return content
+
+
+def _only(key: str, content: Mapping[str, Any], known: Sequence[str]) -> None:
+    for name in content:
+        if name not in known:
+            raise invalid(key, name, one_of(known), did_you_mean(str(name), known))
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 80 else line[:77] + "..."
+
+
+def _templates(file: Mapping[str, Any], what: str) -> list[tuple[str, str]]:
+    """(key, template), system first."""
+    part = file[what]
+    roles = [role for role in ("system", "user") if part.get(role) is not None]
+    return [(f"{KEY}.{what}.{role}", part[role].strip()) for role in roles]
+
+
+def _all_templates(file: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    return [(key, what, text) for what in ("generate", "vary") for key, text in _templates(file, what)]
+
+
+def _names(key: str, template: str) -> list[str]:
+    """The placeholders, in order. Raises UserError for a brace that belongs to none."""
+    names = []
+    for match in PLACEHOLDER.finditer(template):
+        if match[0] in ("{", "}") or match[1] == "":
+            around = _short(template[max(match.start() - 20, 0) : match.end() + 20])
+            raise invalid(key, around, "{name} for what is filled in", "Write {{ and }} for braces.")
+        if match[1] is not None:
+            names.append(match[1])
+    return names
+
+
+def _check_known(key: str, name: str, known: set[str]) -> None:
+    if name not in known:
+        there = [f"{{{other}}}" for other in sorted(known)]
+        raise invalid(key, f"{{{name}}}", f"one of {one_of(there)}", did_you_mean(f"{{{name}}}", there))
+
+
+def _filled(template: str, values: Mapping[str, str]) -> str:
+    """One pass over the template: values are not looked into."""
+    return PLACEHOLDER.sub(lambda match: values[match[1]] if match[1] is not None else match[0][0], template)
+
+
+def _sentence(label: Label) -> str:
+    """'' for data without labels."""
+    return f"Its labels: {', '.join(f'{name} {value}' for name, value in label.items())}." if label else ""
+
+
+def _options(file: Mapping[str, Any], name: str, label: Label) -> list[str]:
+    """The list that is drawn from. Raises UserError where the label has none."""
+    options = file["words"][name]
+    if isinstance(options, Mapping):
+        by_name = {str(key): entries for key, entries in options.items()}
+        joined = " | ".join(map(str, label.values()))
+        keys = [key for key in (joined, *map(str, label.values()), "other") if key in by_name]
+        if not keys:
+            do = "Add it, or a list named other."
+            raise invalid(
+                f"{KEY}.words.{name}", _short(", ".join(by_name)), f"a list for the label {joined or 'all'}", do
+            )
+        options = by_name[keys[0]]
+    return [str(entry).strip() for entry in options]
+
+
+def _words(text: str) -> list[tuple[int, int]]:
+    return [match.span() for match in re.finditer(r"\S+", text)]
+
+
+@functools.lru_cache(maxsize=2)
+def _tokens_of(place: str) -> Callable[[str], list[tuple[int, int]]]:
+    """Text to the (start, end) of its tokens, in order, none empty, none overlapping.
+
+    Raises UserError where the tokenizer cannot be loaded, or does not say where its tokens stand.
+    """
+    from transformers import AutoTokenizer
+
+    folder = Path(place).expanduser()
+    name, tokenizer = str(folder) if folder.is_dir() else place, None
+    commit = pinned("api.prompts.tokenizer", place, None, "Name a folder whose tokenizer transformers can load.")
+    for local in (True, False):  # no request where the files are here
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name, revision=commit, local_files_only=local, use_fast=True)
+            break
+        except Exception as error:  # of many kinds
+            reason = f"{type(error).__name__}: {_short(str(error))}"
+    if tokenizer is None:
+        raise invalid("api.prompts.tokenizer", place, "a tokenizer that transformers can load", reason)
+    if not tokenizer.is_fast:
+        raise invalid(
+            "api.prompts.tokenizer", place, "a fast tokenizer (tokenizer.json)", "Or null: words are blanked."
+        )
+
+    def spans(text: str) -> list[tuple[int, int]]:
+        offsets = tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False
+        )["offset_mapping"]
+        found, position = [], 0
+        for start, end in offsets:  # pieces of one character share its place; some tokens begin with their space
+            start = max(start, position)
+            start += len(text[start:end]) - len(text[start:end].lstrip())
+            if start < end:
+                found.append((start, end))
+                position = end
+        return found
+
+    return spans
+
+
+def _masked(text: str, tokens: Sequence[tuple[int, int]], probability: float, seed: int) -> str:
+    """Each token by itself is a blank with this probability; what stands between tokens stays."""
+    blanked = np.random.default_rng([seed, MASK]).random(len(tokens)) < probability
+    parts, position = [], 0
+    for (start, end), blank in zip(tokens, blanked, strict=True):
+        parts += [text[position:start], BLANK if blank else text[start:end]]
+        position = end
+    return "".join([*parts, text[position:]])
+
+
+END = re.compile(
+    r"<\|(?:im_end|eot_id|endoftext|end|eom_id|end_of_text|return|eot|eom)\|>|</s>|<end_of_turn>"
+    r"|<\|im_start\|>(?!\s*assistant)"
+)
+MARKS = re.compile(r"<\|[a-z_]{2,30}\|>|<s>|<bos>|<eos>|<pad>|\[/?INST\]|<start_of_turn>")
+SENTENCE_END = re.compile(r"[.!?\u2026\u3002\uff01\uff1f][\"')\]\u201d\u2019\u00bb]*(?=\s|$)")
+KIND = r"(?:review|abstract|text|paragraph|passage|version|sample|paraphrase|rewrite|variation|answer|response|output)"
+WIDER = (
+    r"(?:e-?mail|mail|letter|message|post|story|note|complaint|request|tweet|dialogue|conversation|question|description"
+    r"|summary|article|comment|feedback|example|draft|record|report|entry|option|alternative|copy|completion|result)"
+)
+MADE = r"(?:rewritten|rephrased|paraphrased|revised|new|final|completed|filled(?:-| )?in|generated|synthetic|modified)"
+HERE = r"here(?:'s| is| are| you go| you are)\b"
+SURELY = r"(?:sure(?: thing)?|certainly|of course|absolutely|okay|ok|great|got it|understood|alright|no problem)"
+MAYBE_SURE = rf"(?:{SURELY}\b[^\n:]{{0,80}}?[,.!:]\s*)?"
+PREAMBLE = re.compile(
+    rf"\A{MAYBE_SURE}{HERE}[^\n:]{{0,160}}\b{KIND}s?\b[^\n:]{{0,160}}:\**\s*"
+    rf"|\A{MAYBE_SURE}{HERE}[^\n:]{{0,160}}\b(?:{WIDER}|one|it)s?\b[^\n:]{{0,160}}:\**[ \t]*\n\s*"
+    rf"|\A{SURELY}[,.!]+\s*{HERE}[^\n:.!]{{0,160}}:\**\s*"
+    r"|\A(?:sure(?: thing)?|certainly|of course|absolutely)\b[^\n]{0,160}[:!.][ \t]*\n\s*",
+    re.IGNORECASE,
+)
+SEVERAL = re.compile(
+    rf"\b(?:two|three|four|five|six|ten|several|some|a few|\d+)\b[^\n:]*\b(?:{KIND}|{WIDER})s\b", re.IGNORECASE
+)
+HEADING = re.compile(
+    rf"\A(?:#+ *)?\**_?(?:{MADE} )?{KIND}_?\**\s*:\**\s+|\A(?:#+ *)?\**_?{MADE} {WIDER}_?\**\s*:\**\s+"
+    rf"|\A(?:#+ *\**|\*\*)(?:(?:the|your) )?(?:{MADE} )?(?:{KIND}|{WIDER})\**[ \t]*\n\s*",
+    re.IGNORECASE,
+)
+FENCE = re.compile(r"^[ \t]*(?:`{3,}|~{3,})[ \t]*[\w+-]*[ \t]*$\n?", re.MULTILINE)
+FENCED = re.compile(
+    r"\A\s*(?:`{3,}|~{3,})[ \t]*[\w+-]*[ \t]*\n(.*?)\n?[ \t]*(?:(?:`{3,}|~{3,})\s*(?:\n.*)?)?\Z", re.DOTALL
+)
+RULE = re.compile(r"^[ \t]*(?:-{3,}|\*{3,}|_{3,}|={3,})[ \t]*$\n?", re.MULTILINE)
+HASHES = re.compile(r"^[ \t]{0,3}#{1,6}[ \t]+(?=\S)|(?<=\S)[ \t]+#{1,6}[ \t]*$", re.MULTILINE)
+BOLD = re.compile(
+    r"(?<![\w*])(\*{1,3})(?=[^\s*])([^\n*]*[^\s*])\1(?![\w*])|(?<!\w)(_{2,3})(?=[^\s_])([^\n_]*[^\s_])\3(?!\w)"
+)
+BULLET = re.compile(r"^[ \t]*[-*\u2022\u2023\u25aa\u25cf][ \t]+(?=\S)", re.MULTILINE)
+NUMBER = re.compile(r"^[ \t]*\(?\d{1,2}[.)][ \t]+(?=[^\W\d_]|[\"'\u201c])", re.MULTILINE)
+REMARK = re.compile(
+    r"[(\[]\s*(?:about|approximately|approx\.?|around|roughly|exactly|~|total:?)?\s*\d+ words?\s*[)\]]"
+    r"|[(\[]?\s*\**word count\**\s*[:=]\**\s*~?(?:about |approximately )?\d+(?: words?)?\s*[)\]]?\.?(?=\s|\Z)",
+    re.IGNORECASE,
+)
+FAREWELL = re.compile(
+    r"\n\s*(?:let me know (?:if|whether)|i hope this (?:helps|meets)|feel free to (?:ask|let me)|would you like me to)"
+    r"[^\n]*\Z",
+    re.IGNORECASE,
+)
+UNABLE = r"(?:can't|cannot|can not|won't|am unable to|'m unable to|am not able to|'m not able to|must decline to)"
+REFUSAL = re.compile(
+    rf"\A(?:(?:i'm|i am) (?:very |really )?sorry|sorry|i apologi[sz]e|my apologies|unfortunately)?[,.;]?\s*(?:but\s+)?"
+    rf"i\s?{UNABLE} (?:\w+ly )?(?:assist|help(?! but)|comply|fulfil|provide|write|create|generate|produce|continue|"
+    r"complete|fill in|paraphrase|rewrite|do that|engage|answer this|respond to this)"
+    r"|\Aas an? (?:ai|artificial intelligence|large language model|language model)(?: language)?(?: model| assistant)?"
+    r",? i\b",
+    re.IGNORECASE,
+)
+QUOTES = {'"': '"', "\u201c": "\u201d", "\u00ab": "\u00bb", "\u201e": "\u201c", "\u2018": "\u2019", "'": "'"}
+LEAST_ECHO = 5  # words of a prompt that an answer does not have by chance
+
+
+def _cleaned(answer: str | None, keep_lines: bool, request: Request | None, cut: bool) -> str | None:
+    text = (answer or "").encode("utf-8", "ignore").decode("utf-8")  # no lone surrogates
+    text = re.sub(
+        r"[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f\ufeff\ufffd]", "", text.replace("\r\n", "\n").replace("\r", "\n")
+    )
+    if (thought_out := without_reasoning(text)) is None:
+        return None
+    text = re.sub(r"\A\s*<\|im_start\|>\s*assistant\b", "", thought_out)
+    text = MARKS.sub(" ", END.split(text, maxsplit=1)[0]).strip()
+    text = _without_echo(text, request)
+    if REFUSAL.match(text.replace("\u2019", "'")):  # of the same length
+        return None
+    several = False
+    for _ in range(4):  # a preamble, a heading and quotes may stand around each other
+        before = text
+        if fenced := FENCED.match(text):
+            text = fenced[1].strip()
+        for pattern in (PREAMBLE, HEADING):
+            if found := pattern.match(text.replace("\u2019", "'")):
+                several = several or bool(SEVERAL.search(found[0]))
+                text = text[found.end() :].strip()
+        text = _unquoted(FAREWELL.sub("", REMARK.sub("", text)).strip())
+        if text == before:
+            break
+    text = _without_markdown(text, keep_lines, several)
+    if cut:
+        ends = [match.end() for match in SENTENCE_END.finditer(text)]
+        text = text[: ends[-1]] if ends else text
+    if keep_lines:
+        lines = [" ".join(line.split()) for line in text.split("\n")]
+        text = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+    else:
+        text = " ".join(text.split())
+    words = text.split()
+    blanks = sum(set(word.strip(".,;:!?")) == {BLANK} for word in words)
+    if not re.search(r"\w", text.replace(BLANK, "")) or blanks > MOST_BLANKS * len(words):
+        return None
+    return re.sub(rf"(?:^|(?<=\s)){BLANK}+[^\S\n]+|\s+{BLANK}+(?=\W*$)", "", text) if blanks else text
+
+
+def _without_echo(text: str, request: Request | None) -> str:
+    """Without the prompt before the answer, and without sentences of its instructions at the beginning and the end."""
+    if request is None:
+        return text
+    for message in request.messages:
+        for asked in (message["content"], " ".join(message["content"].split())):
+            if len(asked.split()) >= LEAST_ECHO and text.startswith(asked):
+                text = text[len(asked) :].strip()
+    for _ in range(20):
+        before = text
+        for asked in request.instructions:
+            rest, head = text[len(asked) :], text[: -len(asked)]
+            is_whole = asked[-1] in ".!?:"
+            if text[: len(asked)].casefold() == asked.casefold() and (is_whole or rest[:1] in ("", "\n")):
+                text = rest.lstrip(" \t\n:-").strip()
+            elif text[-len(asked) :].casefold() == asked.casefold() and re.search(r"(?:[.!?:\"')]\s+|\n\s*)\Z", head):
+                text = head.strip()
+        if text == before:
+            break
+    return text
+
+
+def _sentences(instructions: str) -> tuple[str, ...]:
+    """Those long enough to be known again, the longest first."""
+    parts = re.split(r"(?<=[.!?:])\s+|\n+", instructions)
+    long = {part.strip() for part in parts if len(part.split()) >= LEAST_ECHO}
+    return tuple(sorted(long, key=lambda part: (-len(part), part)))
+
+
+def _without_markdown(text: str, keep_lines: bool, several: bool) -> str:
+    """several: a preamble says that more than one text follows; the first is taken."""
+    text = HASHES.sub("", RULE.sub("", FENCE.sub("", text)))
+    for _ in range(2):  # bold in italics
+        text = BOLD.sub(lambda mark: mark[2] or mark[4], text)
+    lines = [line for line in text.split("\n") if line.strip()]
+    for item in (NUMBER, BULLET):
+        if several and len(items := item.split(text)) > 2 and not items[0].strip():
+            return items[1].strip()
+        if lines and all(item.match(line) for line in lines) and (len(lines) > 1 or len(text.split()) > LEAST_ECHO):
+            text = item.sub("", text)
+    if lines and all(line.lstrip().startswith("> ") for line in lines):
+        text = re.sub(r"^[ \t]*>[ \t]?", "", text, flags=re.MULTILINE)
+    return (text if keep_lines else BULLET.sub("", text)).strip()
+
+
+def _unquoted(text: str) -> str:
+    """Without the quotes around the whole, and without one that an answer cut off has left open."""
+    close = QUOTES.get(text[:1])
+    if close is None:
+        return text
+    whole = text.endswith(close) and len(text) > 1
+    if not whole and text[0] in "'\u2018":  # an apostrophe
+        return text
+    inner = text[1:-1] if whole else text[1:]
+    return text if text[0] in inner or close in inner else inner.strip()

@@ -1,0 +1,1 @@
+"""Networks: where they run, how their files are fetched and kept."""

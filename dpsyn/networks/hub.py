@@ -1,0 +1,98 @@
+"""Names on the Hugging Face hub. Each is made a commit once, and kept: a run that goes on, goes on with the same."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Literal
+
+from dpsyn.errors import invalid
+from dpsyn.files import folder, public_cache, write
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def check_revision(key: str, revision: str | None) -> None:
+    """Raises UserError for what cannot be a commit, a tag or a branch."""
+    if revision is not None and (not isinstance(revision, str) or not revision.strip()):
+        raise invalid(key, revision, "a commit, a tag or a branch on the hub, or null: the newest at the first use")
+
+
+@functools.cache
+def commit_of(
+    key: str, name: str, revision: str | None, kind: Literal["model", "dataset"] = "model", do: str = ""
+) -> str:
+    """The commit that `revision` (of the setting `key`) was at the first use; None: the newest then. do: what to do
+    where there is none.
+
+    It is kept in the public cache; in its place the copy in the hub's own cache counts where the hub is not reached.
+    Raises UserError where there is neither.
+    """
+    if revision is not None and COMMIT.fullmatch(revision):
+        return revision
+    from huggingface_hub import HfApi, constants, snapshot_download
+
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+    named = json.dumps([constants.ENDPOINT, kind, name, revision])
+    place = public_cache() / "hub" / f"{hashlib.sha256(named.encode()).hexdigest()[:32]}.json"
+    with suppress(OSError, ValueError, TypeError, LookupError):
+        kept = json.loads(place.read_text())["commit"]
+        if COMMIT.fullmatch(kept):
+            return str(kept)
+    failure = "no commit"
+    try:
+        found = HfApi().repo_info(name, revision=revision, repo_type=kind).sha
+    except Exception as error:
+        found, failure = None, type(error).__name__
+        with suppress(Exception):
+            found = Path(snapshot_download(name, revision=revision, repo_type=kind, local_files_only=True)).name
+    if found is None or not COMMIT.fullmatch(found):
+        which = f" and has revision={revision}" if revision is not None else ""
+        raise invalid(
+            key, name, f"an existing file or folder, or a name on the hub that can be reached{which} ({failure})", do
+        )
+    folder(place.parent)
+    write(place, json.dumps({"name": name, "revision": revision, "commit": found}).encode(), private=True)
+    return found
+
+
+def pinned(key: str, name: str, revision: str | None, do: str) -> str | None:
+    """The commit of a model, or None for a folder that is there. Raises UserError as `commit_of` does."""
+    return None if Path(name).expanduser().is_dir() else commit_of(key, name, revision, do=do)
+
+
+def fetched(
+    key: str,
+    name: str,
+    revision: str | None,
+    wanted: Sequence[str],
+    others: Sequence[str],
+    do: str,
+    ignored: Sequence[str] = (),
+) -> Path:
+    """The folder itself, or the cached copy of what the hub has under that name.
+
+    wanted: patterns of the files, safetensors among them. others: of those that are fetched where there are none.
+    do: what to do where it cannot be had. Raises UserError.
+    """
+    if (commit := pinned(key, name, revision, do)) is None:
+        return Path(name).expanduser()
+    from huggingface_hub import snapshot_download
+
+    try:
+        found = Path(
+            snapshot_download(name, revision=commit, allow_patterns=list(wanted), ignore_patterns=list(ignored))
+        )
+        there = [path.relative_to(found).as_posix() for path in found.rglob("*.safetensors")]
+        if not any(fnmatch(name, pattern) for name in there for pattern in wanted):
+            found = Path(snapshot_download(name, revision=commit, allow_patterns=[*wanted, *others]))
+        return found
+    except (OSError, ValueError) as error:
+        failure = type(error).__name__
+    raise invalid(key, name, f"an existing folder, or a name on the hub whose files can be fetched ({failure})", do)

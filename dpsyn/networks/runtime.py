@@ -1,0 +1,182 @@
+"""Where and how networks run: speed, never results beyond floating point."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from dpsyn.errors import UserError, invalid, one_of
+
+T = TypeVar("T")
+DEVICE = r"auto|cpu|cuda(:\d+)?"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+_fitting: dict[str, int] = {}  # rows of a kind of work that fit, once memory ran out
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The group `runtime`. A part that runs a network has an argument `runtime`; it is given, no yaml names it.
+
+    batch_size: rows that the api and the embedding get at once.
+    network_batch_size: rows that a network gets at once, halved whenever memory runs out.
+    workers: processes of a simulator that is slow on one core, kept while the run lasts; None: one a core; 0: none.
+    device: 'auto', 'cpu', 'cuda', 'cuda:1', ...: of the networks, and of the search for the nearest candidates.
+    devices: the api and the public side of the embedding work on each of these at once, in a process each; None: on
+        `device`, in this one.
+    dtype: of the api's networks (autocast). 'auto': bfloat16 on a GPU, float32 elsewhere. Embeddings are float32.
+    channels_last, compile: memory format and `torch.compile` of the api's networks. tf32: allow it there.
+    """
+
+    batch_size: int = 2048
+    network_batch_size: int = 256
+    workers: int | None = None
+    device: str = "auto"
+    devices: Sequence[str] | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    channels_last: bool = True
+    compile: bool = False
+    tf32: bool = False
+
+    def __post_init__(self) -> None:
+        for key in ("batch_size", "network_batch_size"):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise invalid(f"runtime.{key}", value, "a whole number, 1 or more")
+        if self.workers is not None and (type(self.workers) is not int or self.workers < 0):
+            raise invalid("runtime.workers", self.workers, "a whole number, 0 or more, or null for one a core")
+        if not re.fullmatch(DEVICE, str(self.device)):
+            raise invalid("runtime.device", self.device, "auto, cpu, cuda or cuda:1")
+        if self.devices is not None and (
+            isinstance(self.devices, str)
+            or not self.devices
+            or not all(re.fullmatch(r"cpu|cuda:\d+", str(device)) for device in self.devices)
+        ):
+            raise invalid("runtime.devices", self.devices, "null, or a list such as [cuda:0,cuda:1]")
+        if self.devices is not None and self.device != "auto":
+            raise invalid("runtime.device", self.device, "auto beside runtime.devices", "Each process sees its own.")
+        if self.dtype not in DTYPES:
+            raise invalid("runtime.dtype", self.dtype, one_of(DTYPES))
+        if self.dtype == "float16" and self.device == "cpu":
+            raise invalid("runtime.dtype", self.dtype, "float32 or bfloat16 with runtime.device=cpu", "It needs a GPU.")
+        for key in ("channels_last", "compile", "tf32"):
+            if type(getattr(self, key)) is not bool:
+                raise invalid(f"runtime.{key}", getattr(self, key), "true or false")
+
+
+def check_device(device: str) -> None:
+    """Raises UserError for one that this machine does not have. A run for another machine can be planned here."""
+    if device.startswith("cuda"):
+        import torch
+
+        if int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
+            raise invalid("runtime.device", device, "a device of this machine", "auto takes what there is.")
+
+
+def has_gpu() -> bool:
+    """Known without torch, whose import takes seconds, where no driver is there."""
+    if not any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")):
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def torch_device(runtime: Runtime) -> str:
+    """'cpu', 'cuda' or 'cuda:1': the device that `auto` stands for on this machine."""
+    import torch
+
+    if runtime.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return runtime.device
+
+
+def torch_dtype(runtime: Runtime) -> Any:
+    """The torch.dtype of the api's networks. Raises UserError for float16 without a GPU."""
+    import torch
+
+    on_gpu = torch_device(runtime) != "cpu"
+    if runtime.dtype == "float16" and not on_gpu:
+        raise invalid("runtime.dtype", runtime.dtype, "float32 or bfloat16 on a machine without a GPU")
+    name = runtime.dtype if runtime.dtype != "auto" else "bfloat16" if on_gpu else "float32"
+    return getattr(torch, name)
+
+
+def placed(network: Any, runtime: Runtime) -> Any:
+    """The network (torch.nn.Module) on the device, for inference alone."""
+    import torch
+
+    network = network.eval().requires_grad_(False).to(torch_device(runtime))
+    if runtime.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    return torch.compile(network) if runtime.compile else network
+
+
+@contextlib.contextmanager
+def running(runtime: Runtime) -> Iterator[None]:
+    """For the api's networks: no gradients, autocast to the dtype, TF32 only where asked."""
+    import torch
+
+    device, dtype = torch_device(runtime), torch_dtype(runtime)
+    autocast = torch.autocast(device.partition(":")[0], dtype, enabled=dtype != torch.float32)
+    with torch.no_grad(), _tf32(runtime.tf32), autocast:
+        yield
+
+
+@contextlib.contextmanager
+def exact() -> Iterator[None]:
+    """For embeddings: no gradients, float32, no TF32, whatever else is asked of the runtime."""
+    import torch
+
+    with torch.no_grad(), _tf32(False):
+        yield
+
+
+def in_batches(n: int, runtime: Runtime, what: str, work: Callable[[slice], T]) -> list[T]:
+    """`work` on rows 0..n in turn, network_batch_size at once; on out-of-memory the same rows again, half as many.
+
+    what: names the work, so that the next call starts with what fitted. Raises UserError where not one row fits.
+    """
+    import torch
+
+    parts: list[T] = []
+    start, size = 0, min(runtime.network_batch_size, _fitting.get(what, runtime.network_batch_size))
+    while start < n:
+        rows = slice(start, min(start + size, n))
+        part = None
+        try:
+            part = work(rows)
+        except RuntimeError as error:  # torch has several kinds
+            if "OutOfMemory" not in type(error).__name__ and not re.search(
+                "out of memory|allocate memory|ALLOC_FAILED", str(error)
+            ):
+                raise
+        if part is not None:
+            parts.append(part)
+            start = rows.stop
+            continue
+        if rows.stop - rows.start == 1:
+            raise UserError(f"{what}: one row does not fit into the memory of {torch_device(runtime)}.")
+        size = _fitting[what] = (rows.stop - rows.start) // 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return parts
+
+
+@contextlib.contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    import torch
+
+    places: tuple[Any, Any] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [place.allow_tf32 for place in places]
+    try:
+        for place in places:
+            place.allow_tf32 = allowed
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.allow_tf32 = value

@@ -1,0 +1,210 @@
+"""The run directory: what is released, what is private, resume, refusal, one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dpsyn.errors import UserError
+from dpsyn.files import folder, private_folder, room_on_disk, sha256, stamp, write, write_folder
+from dpsyn.population import Label, Population
+from dpsyn.runs.storage import from_parquet, to_parquet
+
+SHOWN_KEYS = 3  # of those in which two runs differ
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """root: its place. is_private: without noise that is fit for it, nothing is written to `release/`, and what is
+    written is for its owner alone."""
+
+    root: Path
+    is_private: bool = True
+
+    @property
+    def release(self) -> Path:
+        return self.root / ("release" if self.is_private else "not_private")
+
+    @property
+    def private(self) -> Path:
+        return self.root / "private"
+
+    @property
+    def votes(self) -> Path:
+        return self.release / "votes"
+
+    def checkpoint(self, iteration: int) -> Path:
+        return self.release / "iterations" / f"{iteration:03d}" / "samples.parquet"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes the directory if need be. Raises UserError where another process works in it."""
+        private_folder(self.private)
+        with os.fdopen(os.open(self.private / "lock", os.O_RDWR | os.O_CREAT, 0o600), "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"run_dir={self.root}: another process is working there. Wait, or name another."
+                ) from None
+            umask = os.umask(0o077)
+            if self.is_private:
+                os.umask(umask)
+            try:
+                for path in (self.votes, self.release / "iterations"):
+                    folder(path)
+                yield
+            finally:
+                os.umask(umask)
+
+    def identity(self) -> dict[str, Any] | None:
+        """What the run that is there was started as; None where there is none. Raises UserError when it was lost."""
+        path = self.private / "config.yaml"
+        if not path.exists():
+            if any(self.root.glob("*/votes/*")) or any(self.root.glob("*/iterations/*")):
+                raise UserError(
+                    f"run_dir={self.root}: its private/config.yaml is gone, so this run cannot go on. "
+                    "It can be expanded and exported; name another run_dir for a new one."
+                )
+            return None
+        import yaml
+
+        known: dict[str, Any] = yaml.safe_load(path.read_text())
+        return known
+
+    def has_begun(self) -> bool:
+        """Whether anything is there that goes with one run alone: none before its first population is."""
+        kinds = ("*/iterations/*", "*/votes/*", "private/intents/*")
+        return any(any(self.root.glob(kind)) for kind in kinds)
+
+    def begin(self, settings: Mapping[str, Any], fingerprint: str, sigma: float) -> str:
+        """Writes down what a new run is, and returns its id."""
+        import yaml
+
+        run = secrets.token_hex(16)
+        facts = {"run": run, "sigma": sigma, "fingerprint": fingerprint, "settings": dict(settings)}
+        write(self.private / "config.yaml", yaml.safe_dump(facts, sort_keys=False).encode(), private=True)
+        return run
+
+    def check_same(
+        self, known: Mapping[str, Any], settings: Mapping[str, Any], fingerprint: str, free: Collection[str] = ()
+    ) -> None:
+        """Raises UserError, with the keys that differ, unless these are the settings and the data of the run here.
+
+        free: keys, `api.base_url` say, that may differ.
+        """
+        before, now = flat(known["settings"]), flat(settings)
+        keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+        keys = [key for key in keys if not any(f"{key}.".startswith(f"{name}.") for name in free)]
+        if keys:
+            shown = [f"{key} was {before.get(key)}, now {now.get(key)}" for key in keys[:SHOWN_KEYS]]
+            more = [f"and {len(keys) - SHOWN_KEYS} more"] if len(keys) > SHOWN_KEYS else []
+            raise UserError(
+                f"run_dir={self.root}: a run with other settings is there ({', '.join([*shown, *more])}). "
+                "Give the command that began it, or name another run_dir."
+            )
+        if known["fingerprint"] != fingerprint:
+            raise UserError(f"run_dir={self.root}: data: the files changed since this run began. Name another run_dir.")
+
+    def save(self, population: Population, labels: Sequence[Label]) -> None:
+        """A checkpoint: the folder of an iteration, whole or not there."""
+        import hashlib
+
+        content = to_parquet(population, labels)
+        digest = f"{hashlib.sha256(content).hexdigest()}  samples.parquet\n"
+        write_folder(
+            self.checkpoint(population.iteration).parent, {"samples.parquet": content, "SHA256SUMS": digest.encode()}
+        )
+
+    def load(self, iteration: int, per_label: int | None = None) -> Population:
+        """per_label: only so many rows of each label, survivors first; None: all.
+
+        Raises UserError where the checkpoint is missing or is not what was written."""
+        path = self.checkpoint(iteration)
+        try:
+            expected = (path.parent / "SHA256SUMS").read_text().split()[0]
+            intact = sha256(path) == expected
+        except (OSError, IndexError, UnicodeDecodeError):
+            intact = False
+        if not intact:
+            raise UserError(
+                f"{path}: this checkpoint is damaged (wrong checksum). Restore it, or name another run_dir."
+            )
+        return from_parquet(path.read_bytes(), path, per_label)
+
+    def iterations(self) -> list[int]:
+        """The iterations that are there, rising."""
+        return sorted(int(path.name) for path in (self.release / "iterations").glob("[0-9]*"))
+
+    def add_metrics(self, numbers: Mapping[str, Any], private: bool) -> None:
+        """One line in `metrics.jsonl`, private or released, unless it is there; the last one of an iteration counts."""
+        path = (self.private if private else self.release) / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        line = json.dumps(numbers)
+        if line not in lines:
+            write(path, "".join(f"{text}\n" for text in [*lines, line]).encode(), private=private)
+
+    def read_usage(self) -> dict[str, Any]:
+        """What the api took in all starts of this run, from cost.json; {} before the first time."""
+        path = self.root / "cost.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def write_usage(self, usage: Mapping[str, Any]) -> None:
+        write(self.root / "cost.json", (json.dumps(usage, indent=1) + "\n").encode(), private=True)
+
+    def log(self, text: str) -> None:
+        """Dates and durations: private."""
+        import datetime
+
+        now = datetime.datetime.now().isoformat(timespec="milliseconds")
+        path = self.private / "log"
+        with room_on_disk(path), os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:
+            file.write(f"{now} {text}\n")
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Logs how long what is done inside took: private."""
+        start = time.perf_counter()
+        yield
+        self.log(f"{what} {time.perf_counter() - start:.3f} s")
+
+    def stamp(self) -> None:
+        stamp(self.release)
+
+    def contents(self) -> list[str]:
+        """Where things are: 'synthetic data: runs/digits/release/synthetic.parquet'."""
+        places = {
+            "synthetic data": self.release / "synthetic.parquet",
+            "pictures": self.release / "samples.png",
+            "samples to read": self.release / "samples.txt",
+            "privacy statement": self.release / "privacy.json",
+        }
+        return [f"{name}: {path}" for name, path in places.items() if path.exists()]
+
+
+def open_run(root: Path) -> RunDirectory:
+    """A run that exists. Raises UserError where there is none."""
+    for is_private in (True, False):
+        run = RunDirectory(root, is_private)
+        if (run.release / "privacy.json").exists():
+            return run
+    raise UserError(f"{root}: no run of dpsyn is there (no release/privacy.json).")
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{'a': {'b': 1}} -> {'a.b': 1}"""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found

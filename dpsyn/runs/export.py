@@ -1,0 +1,182 @@
+"""A run's data as files of one's own: csv, jsonl, parquet, a folder of images, or arrays.
+
+Reads `release/` alone; the data and `private/` may be gone. What is written is complete when it is there.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpsyn.errors import UserError, invalid, one_of
+from dpsyn.files import room_on_disk, stamp, sync_folder, write
+from dpsyn.population import Label, Population, take
+from dpsyn.runs.directory import RunDirectory
+from dpsyn.runs.storage import columns_of, from_parquet, label_name, labels_of, to_parquet
+from dpsyn.tables import times
+
+UNSAFE = re.compile(r"""[",\x00-\x1f\x7f\x85\u2028\u2029]|^\s|\s$""")  # in a cell of a csv: it stands in quotes
+FORMATS = ("csv", "jsonl", "parquet", "imagefolder", "npz")
+
+
+def export(run: RunDirectory, to: Path, form: str, iteration: int | None = None, everything: bool = False) -> int:
+    """Writes the folder `to` and returns how many rows it holds.
+
+    iteration: None for the final data set, a number for what survived that iteration's vote (of iteration 0: all).
+    everything: of an iteration also the fresh variations that nobody has voted for.
+    Besides the data the folder gets the run's privacy.json. Raises UserError for what is not there or does not fit.
+    """
+    if form not in FORMATS:
+        raise invalid("--format", form, one_of(FORMATS))
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise invalid("--to", to, "a folder that does not exist yet, or an empty one")
+    population, labels = _chosen(run, iteration, everything)
+    pictures = population.samples.content.ndim == 4
+    if pictures != (form == "imagefolder") and form not in ("parquet", "npz"):
+        raise invalid(
+            "--format", form, f"parquet, npz or {'imagefolder' if pictures else 'csv or jsonl'} for these data"
+        )
+    temporary = to.absolute().with_name(f".{to.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    with room_on_disk(to):
+        try:
+            temporary.mkdir(parents=True)
+            for name, content in WRITERS[form](population, labels):
+                place = temporary / name
+                place.parent.mkdir(exist_ok=True)
+                write(place, content)
+            write(temporary / "privacy.json", (run.release / "privacy.json").read_bytes())
+            stamp(temporary)
+            if to.exists():
+                to.rmdir()
+            temporary.rename(to)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        sync_folder(to.absolute().parent)
+    return len(population)
+
+
+def _chosen(run: RunDirectory, iteration: int | None, everything: bool) -> tuple[Population, Sequence[Label]]:
+    if iteration is None:
+        path = run.release / "synthetic.parquet"
+        if not path.exists():
+            raise UserError(f"{run.root}: the run is not finished. Finish it, or name an iteration: --iteration N.")
+        content = path.read_bytes()
+        return from_parquet(content, path), labels_of(content, path)
+    if iteration not in run.iterations():
+        raise invalid("--iteration", iteration, f"one of {', '.join(map(str, run.iterations()))}")
+    population = run.load(iteration)
+    path = run.checkpoint(iteration)
+    labels = labels_of(path.read_bytes(), path)
+    if everything or iteration == 0:
+        return population, labels
+    if not population.survivors.any():
+        do = "This schedule keeps none: give --all for their variations."
+        raise UserError(f"--iteration={iteration}: no survivors stand in it. {do}")
+    rows = np.flatnonzero(population.survivors)
+    kept = (population.labels[rows], population.parents[rows], population.survivors[rows])
+    return Population(iteration, take(population.samples, rows), *kept), labels
+
+
+Files = Iterator[tuple[str, bytes]]
+
+
+def _rows(
+    population: Population, labels: Sequence[Label], decimals: bool = False
+) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
+    """Names of columns, then the rows: the content as its cells were written, then a column for each of the label's.
+
+    decimals: numbers as texts, with all decimals that their column has.
+    """
+    samples = population.samples
+    columns = columns_of(samples.content, samples.forms)
+    for name in samples.content.dtype.names or ():
+        form = samples.forms.get(name, {})
+        if samples.content.dtype[name].kind in "mM":
+            columns[name] = [times.written(value, form) for value in columns[name]]
+        elif "true" in form:
+            columns[name] = [None if value is None else form["true" if value else "false"] for value in columns[name]]
+        elif "decimals" in form and decimals:
+            digits = int(form["decimals"])
+            columns[name] = [None if value is None else f"{value:.{digits}f}" for value in columns[name]]
+        elif form.get("decimals") == "0":
+            columns[name] = [None if value is None else int(value) for value in columns[name]]
+    named = {name: [labels[i][name] for i in population.labels] for name in labels[0] if name not in columns}
+    return [*columns, *named], zip(*columns.values(), *named.values(), strict=True)
+
+
+def _csv(population: Population, labels: Sequence[Label]) -> Files:
+    """Not by the csv module: before Python 3.11.9 and 3.12.3 it leaves a lone carriage return without quotes, and who
+    reads the file finds two rows."""
+    names, rows = _rows(population, labels, decimals=True)
+    lines = [",".join(map(_quoted, names)), *(",".join(map(_quoted, row)) for row in rows)]
+    # a line with nothing in it would be taken for no row
+    yield "data.csv", "".join(f"{line or _quoted('')}\n" for line in lines).encode()
+
+
+def _quoted(value: Any) -> str:
+    """A cell of a csv; nothing for a missing value, two quotes for an empty text."""
+    if value is None:
+        return ""
+    text = str(value)
+    return '"{}"'.format(text.replace('"', '""')) if not text or UNSAFE.search(text) else text
+
+
+def _jsonl(population: Population, labels: Sequence[Label]) -> Files:
+    names, rows = _rows(population, labels)
+    lines = (json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False, default=str) + "\n" for row in rows)
+    yield "data.jsonl", "".join(lines).encode()
+
+
+def _parquet(population: Population, labels: Sequence[Label]) -> Files:
+    yield "data.parquet", to_parquet(population, labels, lineage=False)
+
+
+def _imagefolder(population: Population, labels: Sequence[Label]) -> Files:
+    """A folder a label, which `datasets` and torchvision read as the class."""
+    from PIL import Image
+
+    folders = _folders(labels)
+    for number, (image, label) in enumerate(zip(population.samples.content, population.labels, strict=True)):
+        sink = io.BytesIO()
+        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(sink, "PNG")
+        yield f"{folders[label]}/{number:07d}.png", sink.getvalue()
+
+
+def _folders(labels: Sequence[Label]) -> list[str]:
+    names = [re.sub(r"[^\w.-]+", "_", label_name(label)).strip("._") or "label" for label in labels]
+    return names if len(set(names)) == len(names) else [f"{i}_{name}" for i, name in enumerate(names)]
+
+
+def _npz(population: Population, labels: Sequence[Label]) -> Files:
+    """Not by numpy.savez, which a column called `file` stops."""
+    content = population.samples.content
+    fields = {name: content[name] for name in content.dtype.names} if content.dtype.names else {"content": content}
+    arrays = {name: _words(values) if values.dtype.kind == "O" else values for name, values in fields.items()}
+    if not (content.dtype.names and set(labels[0]) <= set(fields)):
+        own = "row." if content.dtype.names else ""
+        names = np.array([label_name(label) for label in labels])
+        arrays |= {f"{own}label": population.labels, f"{own}label_names": names}
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, values in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asanyarray(values), allow_pickle=False)
+    yield "data.npz", sink.getvalue()
+
+
+def _words(values: np.ndarray) -> np.ndarray:
+    """Of fixed width, as arrays of objects would be pickled; '' where there is none."""
+    return np.array(["" if value is None else value for value in values], str)
+
+
+WRITERS = {"csv": _csv, "jsonl": _jsonl, "parquet": _parquet, "imagefolder": _imagefolder, "npz": _npz}

@@ -1,0 +1,227 @@
+"""The schema of a table: a yaml that declares every column, the labels, and what rows keep. It is public.
+
+    columns:
+      age:       {kind: integer, bounds: [17, 90]}
+      workclass: {kind: category, values: [Private, State-gov], missing: true, missing_values: ["?"]}
+      income:    {kind: category, values: ["<=50K", ">50K"]}
+    labels: [income]
+    unit: person           # the column that names a row's user; it is not declared above and in no synthetic row
+    constraints: [...]     # see `dpsyn.tables.constraints`
+    extra: refuse          # or ignore: columns of the file that are not named here are left out
+
+A column: kind, category | ordered | integer | number | date | datetime | time | boolean; values, of the first two;
+bounds, [lowest, highest], of numbers and times; resolution, the distance between neighbouring values (1; of a datetime
+or a time: second, minute, hour or day; of a number that says none, seven digits of it); missing: true, missing_values:
+cells that mean so, besides empty ones; outside: what becomes of other values, clip (numbers and times, unless said
+otherwise) | other (categories) | missing | refuse; weight, in the distance (1); bins, cells of equal width for a
+numeric column (256, and finer ones near 0 and at either end, so that bounds may be wide); special: values with a cell
+of their own ([0] where most are none); format, of times: as strptime spells it, or of a date iso, slashed, compact,
+dotted, day/month/year, month/day/year; timezone, of a datetime: the clock on which it is read and released.
+
+Bounds and values come from a codebook or from what everybody knows, never from the private rows: nothing here looks at
+any, and what a schema says is published.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpsyn.errors import did_you_mean, invalid, one_of
+from dpsyn.population import Label
+from dpsyn.reading.declarations import read_declared
+from dpsyn.tables import constraints
+from dpsyn.tables.columns import RULES, TIMES, Column, declared
+from dpsyn.tables.constraints import Constraint
+
+KEY = "data.schema"
+WORDS = ("columns", "labels", "unit", "constraints", "extra")
+MOST_LABELS = 10_000
+
+
+@dataclass(frozen=True)
+class Schema:
+    """file: the content of a schema yaml, as `read` gives it. Raises UserError for what is none."""
+
+    file: Any
+
+    def __post_init__(self) -> None:
+        _ = self.constraints, self.unit  # which ask for all the rest
+
+    @functools.cached_property
+    def columns(self) -> Mapping[str, Column]:
+        """By name, in order."""
+        if not isinstance(self.file, Mapping):
+            raise invalid(f"{KEY}.file", "null" if self.file is None else self.file, "a schema, columns: {...}")
+        for word in self.file:
+            if word not in WORDS:
+                raise invalid(f"schema.{word}", "...", one_of(WORDS), did_you_mean(str(word), WORDS))
+        if self.extra not in ("refuse", "ignore"):
+            raise invalid("schema.extra", self.extra, one_of(["refuse", "ignore"]))
+        said = self.file.get("columns")
+        if not isinstance(said, Mapping) or not said:
+            raise invalid("schema.columns", "null" if said is None else said, "columns by name, {age: {kind: ...}}")
+        names = self.file.get("labels") or []
+        for name in said:
+            if not isinstance(name, str) or not name.strip() or name.startswith(("trait.", "row.")):
+                what = "a name, and none that begins with 'trait.' or 'row.'"
+                raise invalid(
+                    "schema.columns", repr(name), what, "A run adds columns called so. Rename it in the file."
+                )
+        return {name: declared(f"schema.columns.{name}", name, said[name], name in names) for name in said}
+
+    @functools.cached_property
+    def label_columns(self) -> Sequence[str]:
+        columns, names = self.columns, self.file.get("labels") or []
+        if isinstance(names, str) or not isinstance(names, Sequence):
+            raise invalid("schema.labels", names, "a list of columns, [income]; [] where the table has no labels")
+        for name in names:
+            if name not in columns:
+                raise invalid("schema.labels", name, "a column of the schema", did_you_mean(str(name), list(columns)))
+            column = columns[name]
+            if column.kind in ("number", *TIMES):
+                what = "a category, ordered, boolean or integer column"
+                raise invalid("schema.labels", name, what, f"This one is a {column.kind}.")
+            if column.missing:
+                do = "Rows without a label cast no vote; or make the missing one a value."
+                raise invalid(f"schema.columns.{name}.missing", "true", "false for a label", do)
+        if len(set(names)) < len(names):
+            raise invalid("schema.labels", list(names), "every column once")
+        return tuple(names)
+
+    @functools.cached_property
+    def labels(self) -> tuple[Label, ...]:
+        """All combinations of the values of the label columns, in order; {} alone where there are none."""
+        columns = [self.columns[name] for name in self.label_columns]
+        count = int(np.prod([float(column.size) for column in columns]))
+        if count > MOST_LABELS:
+            raise invalid("schema.labels", list(self.label_columns), f"at most {MOST_LABELS} labels; these are {count}")
+        values = [_named(column) for column in columns]
+        return tuple(dict(zip(self.label_columns, chosen, strict=True)) for chosen in itertools.product(*values))
+
+    @functools.cached_property
+    def unit(self) -> str | None:
+        """The column that names a row's user, or None."""
+        name = self.file.get("unit")
+        if name is not None and (not isinstance(name, str) or not name.strip()):
+            raise invalid("schema.unit", name, "the name of a column")
+        if name in self.columns:
+            do = "Units are nowhere in the synthetic rows."
+            raise invalid("schema.unit", name, "a column that is not declared under columns", do)
+        return name
+
+    @functools.cached_property
+    def constraints(self) -> tuple[Constraint, ...]:
+        assert self.labels
+        return constraints.parsed(self.file.get("constraints") or [], self.columns, self.label_columns)
+
+    @property
+    def row_bytes(self) -> int:
+        """About: a column takes 8, or about that in the letters of a category."""
+        return 8 * len(self.columns)
+
+    @property
+    def extra(self) -> str:
+        return str(self.file.get("extra", "refuse"))
+
+    @property
+    def features(self) -> tuple[Column, ...]:
+        """The columns that are no labels."""
+        return tuple(column for column in self.columns.values() if column.name not in self.label_columns)
+
+    @functools.cached_property
+    def dtype(self) -> np.dtype:
+        """Of `Samples.content`: a field a column, labels too."""
+        return np.dtype([(column.name, column.dtype) for column in self.columns.values()])
+
+    @property
+    def forms(self) -> Mapping[str, Mapping[str, str]]:
+        """How columns of times are written, as in `Samples.forms`."""
+        return {name: column.form for name, column in self.columns.items() if column.form}
+
+    def read(self, cells: Mapping[str, Sequence[str | None]]) -> tuple[np.ndarray, np.ndarray]:
+        """Cells by column, n of each -> content [n], and int64 [n, columns]: what became of each cell, an index into
+        `dpsyn.tables.columns.RULES`. Rows with one from REFUSED on cannot be used."""
+        rows = len(next(iter(cells.values())))
+        content = np.empty(rows, self.dtype)
+        rules = np.empty((rows, len(self.columns)), np.int64)
+        for at, (name, column) in enumerate(self.columns.items()):
+            content[name], rules[:, at] = column.read(cells[name])
+        return content, rules
+
+    def labels_of(self, content: np.ndarray) -> np.ndarray:
+        """int64 [n]: index into `labels`."""
+        index = np.zeros(len(content), np.int64)
+        for name in self.label_columns:
+            column = self.columns[name]
+            index = index * column.size + column.places(content[name])
+        return index
+
+    def with_labels(self, content: np.ndarray, labels: np.ndarray) -> None:
+        """Writes the values of each row's label, int64 [n], into its label columns, in place."""
+        for name in reversed(self.label_columns):
+            labels, places = np.divmod(labels, self.columns[name].size)
+            content[name] = self.columns[name].typed(places)
+
+    def index(self, labels: Sequence[Label]) -> np.ndarray:
+        """int64 [n]: where in `labels` each one stands. Raises UserError for one that is none of them."""
+        rows = list(labels)
+        objects = np.fromiter(map(id, rows), np.int64, len(rows))  # many rows, but few labels
+        _, first, kind = np.unique(objects, return_index=True, return_inverse=True)
+        asked = [dict(rows[row]) for row in first.tolist()]
+        places = {tuple(label.values()): place for place, label in enumerate(self.labels)}
+        found = [places.get(tuple(label.get(name, "") for name in self.label_columns), -1) for label in asked]
+        if -1 in found:
+            label = asked[found.index(-1)]
+            raise invalid(
+                "data.labels", label, "labels of the schema that the api was given: api.schema is data.schema"
+            )
+        return np.array(found, np.int64)[kind]
+
+    def broken(self, content: np.ndarray) -> np.ndarray:
+        """bool [n]: rows that break a constraint."""
+        return constraints.broken(content, self.columns, self.constraints)
+
+    def repaired(self, content: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+        """The rows, none of which breaks a constraint: see `dpsyn.tables.constraints.repaired`."""
+        return constraints.repaired(content, self.columns, self.label_columns, self.constraints, seeds)
+
+
+def read(name: str, *folders: Path) -> Mapping[str, Any]:
+    """The content of the schema NAME.yaml in the first of the folders that has it, or of the yaml at a path. Raises
+    UserError where there is none."""
+    do = "`dpsyn schema FILE` drafts one."
+    content: Mapping[str, Any] = read_declared(f"{KEY}.file", "schema", name, *folders, do=do)
+    if not isinstance(content, Mapping):
+        raise invalid(f"{KEY}.file", name, "a schema, columns: {...}")
+    return content
+
+
+def check_schema(key: str, given: Any) -> None:
+    """Raises UserError for what is no schema, such as null with data that have none."""
+    if not isinstance(given, Schema):
+        do = "Choose data that have one: data=tables data.schema.file=..."
+        raise invalid(key, "null" if given is None else given, "the schema of a table", do)
+
+
+def told(column: Column, rule: int) -> str:
+    """'age: beyond the bounds, clipped to them', for what is counted in private/."""
+    return f"{column.name}: {RULES[rule]}"
+
+
+def column_told(text: str) -> str:
+    """The column of what `told` says. All that is told of a column adds up to its cells that were read as another
+    value."""
+    return text.rpartition(": ")[0]
+
+
+def _named(column: Column) -> list[str]:
+    if not column.numeric:
+        return list(column.values)
+    return [str(number) for number in column.typed(np.arange(column.size)).tolist()]

@@ -1,0 +1,109 @@
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from programme import Making
+
+from dpsyn.api.staged import Staged
+from dpsyn.errors import UserError
+from dpsyn.population import Samples, concatenate, take
+
+LABELS = [{"digit": str(i % 10)} for i in range(6)]
+SEEDS = np.arange(6, dtype=np.uint64)
+
+
+@dataclass(frozen=True)
+class Grey(Making):
+    """Grey images; its trait is their brightness."""
+
+    row_bytes = 10
+
+    def check_degree(self, degree):
+        if degree > 1:
+            raise UserError("too far")
+
+    def generate(self, labels, seeds):
+        bright = (seeds * 17 % 100).astype(np.int64)
+        return Samples(np.tile(bright.astype(np.uint8)[:, None, None, None], (1, 4, 4, 1)), {"bright": bright})
+
+    def vary(self, samples, labels, degree, seeds):
+        assert samples.traits.keys() == {"bright"}
+        bright = samples.traits["bright"] + 1
+        return Samples(samples.content + np.uint8(1), {"bright": bright})
+
+
+@dataclass(frozen=True)
+class Inverting(Making):
+    """Inverts what it is given; its trait is a class that it gives to strangers by their seed."""
+
+    row_bytes = 20
+
+    def adopt(self, samples, labels, seeds):
+        return Samples(samples.content, {"class": (seeds % 3).astype(np.int64)})
+
+    def vary(self, samples, labels, degree, seeds):
+        assert samples.traits.keys() == {"class"}
+        return Samples(255 - samples.content, dict(samples.traits))
+
+
+def relay():
+    return Staged(Grey(), Inverting())
+
+
+def test_the_degree_says_who_varies_and_the_traits_of_both_are_carried():
+    start = relay().generate(LABELS, SEEDS)
+    assert start.traits.keys() == {"first.bright", "second.class"}
+    once = relay().vary(start, LABELS, {"first": 0.5}, SEEDS)
+    np.testing.assert_array_equal(once.traits["first.bright"], start.traits["first.bright"] + 1)
+    twice = relay().vary(once, LABELS, {"second": 3}, SEEDS)
+    np.testing.assert_array_equal(twice.content, 255 - once.content)
+    np.testing.assert_array_equal(twice.traits["second.class"], SEEDS % 3)
+
+
+def test_survivors_of_the_first_and_variations_by_the_second_stand_side_by_side():
+    start = relay().generate(LABELS, SEEDS)
+    both = concatenate([start, relay().vary(start, LABELS, {"second": 3}, SEEDS)])
+    again = relay().vary(take(both, np.arange(12)), LABELS * 2, {"second": 1}, np.arange(12, dtype=np.uint64))
+    np.testing.assert_array_equal(again.content[6:], start.content)
+
+
+def test_an_api_that_needs_no_traits_adopts_anything():
+    class Plain(Making):
+        def vary(self, samples, labels, degree, seeds):
+            return Samples(samples.content)
+
+    part = Staged(Grey(), Plain())
+    made = part.generate(LABELS, SEEDS)
+    assert part.vary(made, LABELS, {"second": 0}, SEEDS).traits.keys() == {"first.bright"}
+
+
+@pytest.mark.parametrize("degree", [0.5, {"third": 1}, {"first": 1, "second": 1}, {}])
+def test_a_degree_that_names_nobody_is_refused(degree):
+    with pytest.raises(UserError, match="who varies"):
+        relay().check_degree(degree)
+
+
+def test_each_refuses_its_own_degrees():
+    with pytest.raises(UserError, match="too far"):
+        relay().check_degree({"first": 2})
+    relay().check_degree({"second": 2})
+
+
+def test_what_is_no_api_and_a_second_that_adopts_nothing_are_refused():
+    with pytest.raises(UserError, match=r"^api.second=null: expected an api"):
+        Staged(Grey(), None)
+    with pytest.raises(UserError, match=r"^api.second=Grey: expected an api that adopts"):
+        Staged(Grey(), Grey()).check()
+
+
+def test_a_ping_is_that_of_both_and_of_what_each_will_be_asked_for():
+    heard = []
+
+    class Hosted(Grey):
+        def ping(self, what):
+            heard.append(what)
+
+    Staged(Hosted(), Hosted()).ping("generate")
+    Staged(Grey(), Hosted()).ping("generate")
+    relay().ping("generate")
+    assert heard == ["generate", "vary", "vary"]
