@@ -120,12 +120,13 @@ def plan(given: list[str]) -> int:
     if {"--help", "-h"} & set(flags):
         return _show_help("plan", " [-m]")
     from dpsyn import compose
+    from dpsyn.build import build
     from dpsyn.planning import show_joint_epsilon, show_plan
 
     sweep = bool({"-m", "--multirun"} & set(flags))
     overrides = compose.with_default(compose.readable(overrides, sweep))
     members = list(compose.members(overrides, folder)) if sweep else [(overrides, [])]
-    jobs = [compose.build(compose.settings(texts, folder), swept) for texts, swept in members]
+    jobs = [build(compose.settings(texts, folder), swept) for texts, swept in members]
     for job in jobs:
         show_plan(job)
     if sweep:
@@ -139,12 +140,13 @@ def check(given: list[str]) -> int:
     if {"--help", "-h"} & set(flags):
         return _show_help("check")
     from dpsyn import compose
+    from dpsyn.build import build
     from dpsyn.checking import show_check
 
     if {"-m", "--multirun"} & set(flags):
         raise UserError("-m: expected one run. `dpsyn check` reads the data of one.")
     given = compose.with_default(compose.readable(overrides, sweep=False))
-    return 0 if show_check(compose.build(compose.settings(given, folder))) else 1
+    return 0 if show_check(build(compose.settings(given, folder))) else 1
 
 
 def expand(given: list[str]) -> int:
@@ -251,12 +253,12 @@ def _split(given: Sequence[str]) -> tuple[list[str], str | None, list[str]]:
 
 
 def _carry_out(plain, swept: Sequence[str]) -> None:  # type: ignore[no-untyped-def]
-    from dpsyn import compose
+    from dpsyn.build import build
     from dpsyn.execution import carry_out
     from dpsyn.job import check
     from dpsyn.planning import facts, show_end
 
-    job = compose.build(plain, swept)
+    job = build(plain, swept)
     check(job)
     carry_out(job, _screen(facts(job), len(job.releases)))
     show_end(job)
@@ -265,11 +267,12 @@ def _carry_out(plain, swept: Sequence[str]) -> None:  # type: ignore[no-untyped-
 def _sweep(flags: list[str], folder: str | None, overrides: list[str]) -> int:
     """All jobs are composed and checked, and their joint epsilon agreed to, before the first one starts."""
     from dpsyn import compose
+    from dpsyn.build import build
     from dpsyn.planning import agree_to_joint_epsilon, withdraw_unbegun
 
     members = list(compose.members(overrides, folder))
     jobs = {tuple(sorted(texts)): (compose.settings(texts, folder), swept) for texts, swept in members}
-    built = [compose.build(plain, swept) for plain, swept in jobs.values()]
+    built = [build(plain, swept) for plain, swept in jobs.values()]
     compose.check_launch(overrides, folder)
     agree_to_joint_epsilon(built)
 

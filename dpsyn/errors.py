@@ -30,3 +30,8 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
     """'Did you mean ...?', or nothing."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"Did you mean {close[0]}?" if close else ""
+
+
+def first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

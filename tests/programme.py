@@ -11,6 +11,7 @@ from rich.console import Console
 
 from dpsyn import compose
 from dpsyn.api import Api
+from dpsyn.build import build
 from dpsyn.data.digits import Digits
 from dpsyn.embedding import Embedding
 from dpsyn.execution import carry_out
@@ -49,7 +50,7 @@ TINY = ["+experiment=smoke", "schedule.size=20", "expand.rows=60"]
 
 
 def job(root, *overrides):
-    return compose.build(compose.settings([*TINY, f"run_dir={root}", *overrides]))
+    return build(compose.settings([*TINY, f"run_dir={root}", *overrides]))
 
 
 def run(root, *overrides):

@@ -17,9 +17,9 @@ import pytest
 import yaml
 from chat_server import FILTERED, ChatServer, Reply, completion, failure, words
 
-from dpsyn import compose
 from dpsyn.api import Usage
 from dpsyn.api.chat import Chat
+from dpsyn.build import config_folder
 from dpsyn.errors import UserError
 from dpsyn.files import answers_cache
 from dpsyn.language import asking
@@ -43,10 +43,10 @@ PROMPTS = {
     "typical_words": None,
     "generate_tokens": 64,
     "word_std": 5,
-    "least_words": 5,
+    "min_words": 5,
     "tokens_per_word": 2,
     "max_tokens": 100,
-    "most_words": None,
+    "max_parent_words": None,
     "tokenizer": None,
     "keep_lines": False,
 }
@@ -60,7 +60,7 @@ def key_and_haste(monkeypatch):
 
 
 def part(server, **settings):
-    plain = yaml.safe_load((compose.config_folder() / "api" / "chat.yaml").read_text())
+    plain = yaml.safe_load((config_folder() / "api" / "chat.yaml").read_text())
     del plain["_target_"]
     url = server.url if isinstance(server, ChatServer) else server
     given = {"model": "m", "prompts": Prompts(**PROMPTS), "base_url": url, "api_key_env": "CHAT_KEY", "concurrency": 8}
@@ -94,7 +94,7 @@ def test_every_row_gets_the_answer_to_its_own_prompt_whatever_the_order_of_arriv
 def test_a_request_holds_the_prompt_and_the_parameters_and_nothing_else():
     with ChatServer() as server:
         part(server, top_p=0.5, extra={"reasoning_effort": "low"}).generate(LABELS[:1], SEEDS[:1])
-        settings = {"temperature": None, "send_seed": False, "max_tokens_as": "max_completion_tokens"}
+        settings = {"temperature": None, "send_seed": False, "max_tokens_param": "max_completion_tokens"}
         part(server, api_key_env=None, **settings).vary(parents(1), LABELS[:1], 1, SEEDS[:1])
         first, second = server.log
     style = by_style(first)
@@ -274,7 +274,7 @@ def test_a_variation_that_is_always_refused_comes_back_as_its_parent(caplog):
         api = part(server)
         varied = api.vary(given, LABELS, 0.01, SEEDS)
         assert [i for i in range(N) if varied.content[i] == given.content[i]] == [3, 17]
-        assert len(server.log) == N + 2 * 2 and api.usage.stood_in == 2
+        assert len(server.log) == N + 2 * 2 and api.usage.fallbacks == 2
         assert "api chat: 2 of 40 rows got no answer of use (filtered), come back as their parents" in caplog.text
         assert list(part(server).vary(given, LABELS, 0.01, SEEDS).content) == list(varied.content)
         assert len(server.log) == N + 2 * 2 + 2 * 3  # a refusal is no answer: they are asked again
@@ -287,22 +287,22 @@ def test_a_fresh_row_that_is_always_refused_is_a_copy_of_another_one_of_its_labe
 
     count = {}
     with ChatServer(behave) as server, caplog.at_level(logging.WARNING):
-        fresh = part(server, attempts=1, max_stood_in=0.5).generate(LABELS, SEEDS).content
+        fresh = part(server, attempts=1, max_fallback_share=0.5).generate(LABELS, SEEDS).content
     assert len(set(fresh[3::5])) == 1 and len(set(fresh)) == N - 7
     assert "7 of 40 rows got no answer of use (filtered), are copies of others of their label" in caplog.text
 
     no_row = pytest.raises(UserError, match="no row of city4 got an answer")
     with ChatServer(lambda asked, server: FILTERED if "city4" in asked.prompt else None) as server, no_row as stopped:
-        part(server, model="n", max_stood_in=0.5).generate(LABELS, SEEDS)
+        part(server, model="n", max_fallback_share=0.5).generate(LABELS, SEEDS)
     assert "\n" not in str(stopped.value)
 
 
 def test_where_too_many_are_refused_it_stops_early():
     with ChatServer(lambda asked, server: FILTERED) as server:
         with pytest.raises(
-            UserError, match=r"5 of 40 rows got no answer of use \(filtered\): more than api.max_stood_in=0.1"
+            UserError, match=r"5 of 40 rows got no answer of use \(filtered\): more than api.max_fallback_share=0.1"
         ):
-            part(server, max_stood_in=0.1, attempts=2).vary(parents(), LABELS, 0.5, SEEDS)
+            part(server, max_fallback_share=0.1, attempts=2).vary(parents(), LABELS, 0.5, SEEDS)
         assert len(server.log) < 2 * N
 
 
@@ -473,7 +473,7 @@ WRONG = [
     ({"extra": {"n": 2}}, r"^api\.extra=n"),
     ({"extra": {"k": {1, 2}}}, r"^api\.extra="),
     ({"send_seed": 1}, r"^api\.send_seed=1"),
-    ({"max_tokens_as": "tokens"}, r"^api\.max_tokens_as=tokens"),
+    ({"max_tokens_param": "tokens"}, r"^api\.max_tokens_param=tokens"),
     ({"base_url": 7}, r"^api\.base_url=7"),
     ({"api_key_env": "sk-abc"}, r"^api\.api_key_env=\(not shown\)"),
     ({"concurrency": 0}, r"^api\.concurrency=0"),
@@ -482,7 +482,7 @@ WRONG = [
     ({"requests_per_minute": 0}, r"^api\.requests_per_minute=0"),
     ({"max_cost": "5"}, r"^api\.max_cost=5"),
     ({"timeout": float("inf")}, r"^api\.timeout=inf"),
-    ({"max_stood_in": 2}, r"^api\.max_stood_in=2"),
+    ({"max_fallback_share": 2}, r"^api\.max_fallback_share=2"),
     ({"prices": {"m": [1]}}, r"^api\.prices=\{m: \[1\]\}"),
     ({"prices": None}, r"^api\.prices="),
 ]

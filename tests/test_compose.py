@@ -13,9 +13,11 @@ from programme import png
 from rich.console import Console
 
 from dpsyn import cli, compose
+from dpsyn.build import build, constructors
 from dpsyn.errors import UserError
 from dpsyn.execution import carry_out
 from dpsyn.planning import facts
+from dpsyn.publish import NOT_PUBLISHED, marks_of, published
 from dpsyn.show import Screen
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -104,8 +106,8 @@ def test_no_metric_over_an_experiment_measures_nothing_and_does_not_fail(tmp_pat
         "expand.rows=null", "expand.degree=null", "privacy.budget_split=null", f"run_dir={tmp_path / 'run'}",
     ]  # fmt: skip
     plain = compose.settings(given)
-    assert plain["metric"] == {"every": 0, "parts": {}}
-    job = compose.build(plain)
+    assert plain["metric"] == {"every_n_releases": 0, "parts": {}}
+    job = build(plain)
     assert job.metrics == {}
     carry_out(job, Screen(Console(file=io.StringIO()), facts(job), 1))
     assert (tmp_path / "run/release/synthetic.parquet").exists()
@@ -129,12 +131,12 @@ def test_another_schedule_keeps_the_sizes_of_the_experiment(option):
 
 def test_no_schedule_is_as_many_rows_as_the_schedule_would_have_ended_with():
     for experiment in ("cifar10_pool", "mnist"):
-        with_votes = compose.build(compose.settings([f"+experiment={experiment}"]))
-        without = compose.build(compose.settings([f"+experiment={experiment}", "schedule=none"]))
+        with_votes = build(compose.settings([f"+experiment={experiment}"]))
+        without = build(compose.settings([f"+experiment={experiment}", "schedule=none"]))
         assert not without.releases
         assert without.schedule.final_size(without.facts) == with_votes.schedule.final_size(with_votes.facts)
     with pytest.raises(UserError, match="is 3"):
-        compose.build(compose.settings(["+experiment=cifar10_pool", "schedule=none", "schedule.releases=3"]))
+        build(compose.settings(["+experiment=cifar10_pool", "schedule=none", "schedule.releases=3"]))
 
 
 def test_a_sweep_over_parts_gives_each_its_own_values():
@@ -200,7 +202,7 @@ def test_the_release_names_a_network_from_the_internet_by_its_file_and_no_place(
     plain = compose.settings(
         ["+experiment=cifar10", "data.path=mine/train.parquet", "embedding.weights=/home/me/net.pth"]
     )
-    said = compose.build(plain).public
+    said = build(plain).public
     assert said["api"]["path"] == "imagenet64_cond_270M_250K.pt"
     assert said["embedding"]["weights"] == said["data"]["path"] == "(not published)"
 
@@ -208,22 +210,72 @@ def test_the_release_names_a_network_from_the_internet_by_its_file_and_no_place(
 def test_no_key_and_no_place_leaves_with_the_settings_but_declared_labels_do(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "clients/acme/encoder").mkdir(parents=True)
+    own = constructors()
     chat = {
+        "_target_": "dpsyn.api.chat.Chat",
         "model": "accounts/somebody/models/chat",
         "base_url": ["http://10.0.0.1/v1", "http://10.0.0.2/v1"],
+        "api_key_env": None,
         "extra": {"reasoning_effort": "low", "data_sources": [{"authentication": {"key": "k", "apiKey": "k"}}]},
-        "prompts": {"_target_": "yours.Prompts", "file": "/home/me/acme.yaml"},
+        "prices": {"chat": [1, 2]},
+        "prompts": {"_target_": "dpsyn.language.prompts.Prompts", "file": "/home/me/acme.yaml"},
     }
-    said = compose.published(chat, ("api",))
-    hidden = compose.NOT_PUBLISHED
-    assert said["model"] == chat["model"]
-    assert said["base_url"] == [hidden, hidden]
-    assert said["extra"]["reasoning_effort"] == "low"
-    assert said["extra"]["data_sources"] == [{"authentication": {"key": hidden, "apiKey": hidden}}]
-    assert said["prompts"]["file"] == hidden
-    assert compose.published("clients/acme/encoder", ("embedding", "model")) == hidden
-    declared = {"path": "private.csv", "labels": {"path": ["/r/one", "~two"]}, "label_columns": {"path": "url_path"}}
-    assert compose.published(declared, ("data",)) == {**declared, "path": hidden}
+    hidden = NOT_PUBLISHED
+    said = published(chat, own)
+    assert said == {
+        **chat,
+        "base_url": [hidden, hidden],
+        "extra": hidden,
+        "prompts": {**chat["prompts"], "file": hidden},
+    }
+    assert published({**chat, "model": "/models/ours"}, own)["model"] == hidden
+    encoder = {"_target_": "dpsyn.embedding.sentence.Sentence", "model": "clients/acme/encoder"}
+    assert published(encoder, own)["model"] == hidden  # it is there
+    texts = {"_target_": "dpsyn.data.texts.Texts", "path": "owner/mails", "labels": {"path": ["/r/one", "~two"]}}
+    assert published(texts, own, is_data=True) == {**texts, "path": hidden}
+    assert published(texts, own) == texts  # a pool
+
+
+def test_of_a_part_from_outside_nothing_is_published_that_is_not_marked(tmp_path, monkeypatch):
+    (tmp_path / "outside.py").write_text("""
+from dataclasses import dataclass, field
+from dpsyn.marks import PLACE, PUBLIC
+
+@dataclass
+class Part:
+    note: str
+    inner: object
+    scale: float = field(default=1.0, metadata=PUBLIC)
+    model: str = field(default="", metadata=PLACE)
+""")
+    monkeypatch.syspath_prepend(tmp_path)
+    inner = {"_target_": "dpsyn.embedding.pixels.Pixels", "size": [8, 8]}
+    part = {"_target_": "outside.Part", "note": "of Jane", "inner": inner, "scale": 2.0, "model": "owner/name"}
+    own = constructors()
+    assert published(part, own, ["outside"]) == {**part, "note": NOT_PUBLISHED}
+    untrusted = {**part, "note": NOT_PUBLISHED, "scale": NOT_PUBLISHED, "model": NOT_PUBLISHED}
+    monkeypatch.setattr("dpsyn.publish.importlib.import_module", None)  # it is not even imported
+    assert published({**part, "inner": 3}, own) == {**untrusted, "inner": NOT_PUBLISHED}
+
+
+def test_every_setting_of_a_file_an_address_or_a_key_is_marked():
+    for target in constructors():
+        for name, mark in marks_of(target).items():
+            last = name.rpartition("_")[2]
+            if last in (
+                "path",
+                "file",
+                "fonts",
+                "weights",
+                "url",
+                "key",
+                "token",
+                "folder",
+                "env",
+                "extra",
+                "tokenizer",
+            ):
+                assert "publish" in mark or name == "answers_folder", f"{target}.{name}"
 
 
 def test_a_prompt_file_is_taken_word_by_word_and_identifies_the_run(tmp_path):
@@ -231,11 +283,11 @@ def test_a_prompt_file_is_taken_word_by_word_and_identifies_the_run(tmp_path):
     mine.write_text("generate: {user: 'Write of ${price} and /etc, {description}'}\nvary: {user: 'As {sample}'}\n")
     chat = ["data=mails", "api=chat", "api.model=m", "privacy.epsilon=1", "privacy.delta=1e-5", "api.api_key_env=null"]
     chat += [f"api.prompts.file={mine}", "api.prompts.description=https://shop.example mails", "schedule.degree=0.5"]
-    job = compose.build(compose.settings(chat))
+    job = build(compose.settings(chat))
     assert job.api.prompts.file["generate"]["user"] == "Write of ${price} and /etc, {description}"
     assert job.public["api"]["prompts"]["file"] == job.identity["api"]["prompts"]["file"]
-    assert "api.base_url" in job.operational
-    assert "api.model" not in job.operational
+    assert "api.base_url" in job.free
+    assert "api.model" not in job.free
 
 
 @pytest.mark.parametrize(
@@ -249,9 +301,9 @@ def test_runs_whose_noise_protects_nobody_get_a_folder_of_their_own_for_answers(
     asks = ["data=mails", "api=chat", "api.model=m", "embedding=ngrams", *chosen]
     plain = compose.settings(asks)
     plain["api"]["answers_folder"] = "elsewhere"  # nobody may say otherwise
-    assert compose.build(plain).api.answers_folder == folder
+    assert build(plain).api.answers_folder == folder
     legs = {name: plain["api"] for name in ("first", "second")}
-    relay = compose.build({**plain, "api": {"_target_": "dpsyn.api.staged.Staged", **legs}}).api
+    relay = build({**plain, "api": {"_target_": "dpsyn.api.staged.Staged", **legs}}).api
     assert relay.first.answers_folder == relay.second.answers_folder == folder
 
 
@@ -262,8 +314,9 @@ def test_runs_whose_noise_protects_nobody_get_a_folder_of_their_own_for_answers(
         ("embedding={a:1}", "embedding={a:1}: expected the name of an option"),
         ("metric=null", "metric=null: expected the name of an option"),
         ("~seed", "seed=(deleted): expected a value"), ("~expand.rows", "expand.rows=(deleted): expected a value"),
-        ("~metric.every", "metric.every=(deleted)"), ("~run_dir", "run_dir=(deleted)"), ("~api", "api="),
-        ("~label_shares", "label_shares=(deleted)"), ("run_dir=null", "run_dir=None: expected a folder"),
+        ("~metric.every_n_releases", "metric.every_n_releases=(deleted)"),
+        ("~run_dir", "run_dir=(deleted)"), ("~api", "api="),
+        ("~label_shares", "label_shares=(deleted)"), ("run_dir=null", "run_dir=None: expected a directory"),
         ("name=[a]", "name=['a']: expected a text"), ("name=null", "name=None: expected a text"),
     ],
 )  # fmt: skip
@@ -271,3 +324,14 @@ def test_what_hydra_reads_and_a_run_cannot_use_is_one_line(override, said, in_tm
     assert cli.main(["plan", "experiment=smoke", override]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"dpsyn: {said}") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("old", compose.RENAMED)
+def test_an_old_name_of_a_setting_gets_one_line_that_names_the_new_one(old):
+    given = [old] if "=" in old else [f"{old}=1", *(["schedule=tab_pe"] if "drawn" in old else [])]
+    given += ["api=table"] if "missing" in old else ["api=chat"] if old.startswith("api.") else []
+    with pytest.raises(UserError) as refused:
+        compose.settings([*given, *([] if old.startswith("data=") else ["+experiment=digits"])])
+    assert str(refused.value).endswith(f"It is {compose.RENAMED[old]} now.")
+    new = compose.RENAMED[old].split()[0]
+    compose.settings([new if "=" in new else f"{new}=1", *given[1:], "+experiment=digits"])

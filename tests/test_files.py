@@ -7,8 +7,10 @@ import pytest
 from programme import run
 
 from dpsyn import compose
+from dpsyn.build import build, constructors
 from dpsyn.errors import UserError
 from dpsyn.files import folder, private_folder
+from dpsyn.publish import NOT_PUBLISHED, published
 
 
 def test_a_private_folder_is_for_its_owner_alone_and_is_tightened_where_others_could_look_in(tmp_path):
@@ -79,17 +81,18 @@ def test_what_is_released_keeps_the_users_own_umask(tmp_path):
 def test_a_local_path_of_one_slash_does_not_pass_for_a_name_on_the_hub(in_tmp):
     Path("clients/acme").mkdir(parents=True)
     Path("weights").mkdir()
-    for value in ("clients/acme", "weights"):
-        assert compose.published({"path": value, "model": f"{value}/"}, ("api",))["path"] == compose.NOT_PUBLISHED
-    assert compose.published("clients/acme", ("embedding", "model")) == compose.NOT_PUBLISHED
-    assert compose.published("owner/name", ("api", "path")) == "owner/name"
+    own = constructors()
+    for target, key in (("dpsyn.api.local_llm.LocalLLM", "path"), ("dpsyn.embedding.sentence.Sentence", "model")):
+        for value in ("clients/acme", "weights", "weights/"):
+            assert published({"_target_": target, key: value}, own)[key] == NOT_PUBLISHED
+        assert published({"_target_": target, key: "owner/name"}, own)[key] == "owner/name"
 
 
 def test_public_metrics_and_the_expansion_are_listed_as_assumed_public(in_tmp):
     given = ["+experiment=smoke", "expand.rows=700", "metric=frechet", "metric.parts.frechet.public=true"]
     given += ["held_out={_target_: dpsyn.data.digits.Digits, split: test, id: null, records: null, on_error: refuse}"]
-    public = compose.build(compose.settings([*given[:2], *given[2:4], "+" + given[4]])).public
+    public = build(compose.settings([*given[:2], *given[2:4], "+" + given[4]])).public
     assert public["expand"]["rows"] == 700
     assert public["metric"]["parts"]["frechet"]["data"]["split"] == "test"
-    private = compose.build(compose.settings([*given[:3], "+" + given[4]])).public
+    private = build(compose.settings([*given[:3], "+" + given[4]])).public
     assert private["metric"]["parts"] == {}

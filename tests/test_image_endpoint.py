@@ -12,6 +12,7 @@ from image_server import ImageServer, Reply, b64, drawn, failure, png
 from dpsyn import compose
 from dpsyn.api import image_endpoint
 from dpsyn.api.image_endpoint import ImageEndpoint
+from dpsyn.build import build
 from dpsyn.errors import UserError
 from dpsyn.files import answers_cache
 from dpsyn.population import Samples
@@ -492,7 +493,7 @@ def test_it_is_picklable_before_and_after_it_is_asked():
 def test_it_composes_with_what_stands_in_its_yaml():
     overrides = ["data=digits", "api=image_endpoint", "api.model=painter", "api.prompts='a {digit}'"]
     settings = compose.settings([*overrides, "api.api_key_env=IMAGE_KEY", "privacy.epsilon=1", "privacy.delta=1e-5"])
-    api = compose.build(settings).api
+    api = build(settings).api
     assert isinstance(api, ImageEndpoint)
     api.check()
     assert api.row_bytes == 2 * 1024 * 1024 + 100

@@ -26,6 +26,7 @@ from rich.console import Console
 
 from dpsyn import cli, compose
 from dpsyn.api.pool import _opened
+from dpsyn.build import build
 from dpsyn.data.images import Images
 from dpsyn.errors import UserError
 from dpsyn.execution import carry_out
@@ -134,7 +135,7 @@ def two_cats(made, *overrides):
 
 def run(root, given):
     """Carries out what was asked for on the command line; what it printed."""
-    job, out = compose.build(compose.settings([*given, f"run_dir={root}"])), io.StringIO()
+    job, out = build(compose.settings([*given, f"run_dir={root}"])), io.StringIO()
     carry_out(job, Screen(Console(file=out, width=120), facts(job), len(job.releases)))
     return out.getvalue()
 
@@ -416,7 +417,7 @@ def test_a_relay_keeps_survivors_across_the_handover_and_resumes(made, tmp_path,
 
     def carried(root):
         plain = compose.settings([*given, f"run_dir={root}"], str(tmp_path / "mine") if first == "pool" else None)
-        job = compose.build(plain)
+        job = build(plain)
         carry_out(job, Screen(Console(file=io.StringIO()), facts(job), len(job.releases)))
 
     noisy = same_noise(monkeypatch)
@@ -626,7 +627,7 @@ def test_private_vectors_are_made_again_when_the_public_images_behind_them_chang
     assert (first / "0.vectors").read_bytes() != (second / "0.vectors").read_bytes()
     from dpsyn.embedding.patches import Patches
 
-    made_now = compose.build(compose.settings([*given, f"run_dir={tmp_path}/c"])).embed
+    made_now = build(compose.settings([*given, f"run_dir={tmp_path}/c"])).embed
     assert isinstance(made_now, Patches)
     (records,) = Images(str(made / "cifar/train.parquet")).batches(100)
     expected = made_now(Samples(records.samples.content))[::10]

@@ -11,6 +11,7 @@ from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 
 from dpsyn import compose
+from dpsyn.build import build
 from dpsyn.data.mails import GRAMMAR, Mails
 from dpsyn.embedding.ngrams import Ngrams
 from dpsyn.errors import UserError
@@ -70,7 +71,7 @@ def test_votes_find_for_every_label_the_public_mails_that_are_of_it(tmp_path):
     """The whole program on texts, without any model: a classifier of real mails says what the synthetic ones are."""
     chosen = ["data=mails", "api=pool_mails", "embedding=ngrams", "embedding.features=256", "privacy.epsilon=8"]
     chosen += ["privacy.delta=1e-4", "schedule.releases=3", "schedule.size=400", "schedule.degree=30"]
-    job = compose.build(compose.settings([*chosen, f"run_dir={tmp_path / 'run'}"]))
+    job = build(compose.settings([*chosen, f"run_dir={tmp_path / 'run'}"]))
     screen = Screen(Console(file=io.StringIO(), width=100), facts(job), len(job.releases))
     release = carry_out(job, screen)
     embed, (texts, labels) = Ngrams(256, [1, 1], [4, 4]), read("train")

@@ -62,7 +62,7 @@ def classifier(data, **changed):
 def test_vital_signs_of_silent_votes_are_finite(votes, sigma):
     n = len(votes)
     signs = vital_signs(np.array(votes, np.int64), sigma, np.zeros(n, np.int64), np.arange(n))
-    assert set(signs) == {"effective", "top_tenth", "signal_to_noise", "ancestors"}
+    assert set(signs) == {"effective", "top_tenth", "signal_to_noise", "ancestors", "labels_without_votes"}
     assert all(isinstance(value, float) and np.isfinite(value) for value in signs.values())
     assert signs["signal_to_noise"] == 0
     assert 0 <= signs["effective"] <= n

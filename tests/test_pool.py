@@ -15,6 +15,7 @@ from programme import Seeing
 from dpsyn import compose
 from dpsyn.api import pool as module
 from dpsyn.api.pool import Pool
+from dpsyn.build import build, config_folder
 from dpsyn.data import Records, Refusal
 from dpsyn.errors import OutOfSpace, UserError
 from dpsyn.files import public_cache
@@ -479,13 +480,13 @@ def test_the_yaml_needs_a_path_alone_and_reads_it_wherever_it_stands(tmp_path):
     (tmp_path / "public.parquet").write_bytes(to_parquet(population, [{}], lineage=False))
     place = str(tmp_path / "public.parquet")
     budget = ["privacy.epsilon=1", "privacy.delta=1e-5"]
-    job = compose.build(compose.settings(["data=digits", "api=pool", f"api.path={place}", "api.neighbours=9", *budget]))
+    job = build(compose.settings(["data=digits", "api=pool", f"api.path={place}", "api.neighbours=9", *budget]))
     assert job.api.data.path == place and job.api.embedding == job.embed
     job.api.check()
     labels = [{"digit": "3"}] * 20
     samples = job.api.vary(job.api.generate(labels, seeds(20)), labels, 9, seeds(20))
     assert (samples.content == rows[samples.traits["item"]]).all()
     assert np.array_equal(job.api.vectors(samples), job.embed(samples))
-    text = (compose.config_folder() / "api/pool.yaml").read_text()
+    text = (config_folder() / "api/pool.yaml").read_text()
     nested = OmegaConf.create({"embedding": 1, "api": {"second": {**yaml.safe_load(text), "path": place}}})
     assert nested.api.second.data.path == place

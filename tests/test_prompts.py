@@ -32,7 +32,13 @@ BAR = {"kind": "bar", "stars": "5"}
 
 def prompts(**changes):
     settings = {"file": FILE, "description": None, "typical_words": 60, "generate_tokens": 128, "word_std": 20}
-    settings |= {"least_words": 25, "tokens_per_word": 1.2, "max_tokens": 200, "most_words": None, "tokenizer": None}
+    settings |= {
+        "min_words": 25,
+        "tokens_per_word": 1.2,
+        "max_tokens": 200,
+        "max_parent_words": None,
+        "tokenizer": None,
+    }
     return Prompts(**{**settings, "keep_lines": False, **changes})
 
 
@@ -124,13 +130,13 @@ def test_a_fresh_text_is_never_asked_to_be_longer_than_it_may_be():
 
 
 def test_a_parent_that_is_too_long_loses_its_middle_and_says_so(caplog):
-    api = prompts(file=PARAPHRASE, most_words=5)
+    api = prompts(file=PARAPHRASE, max_parent_words=5)
     asked = api.vary([words(9), words(5)], [{}, {}], 0.5, seeds(2))
     assert [user(one) for one in asked] == [
         "Say it anew: w0 w1 w2 ... w7 w8!",
         "Say it anew: w0 w1 w2 w3 w4!",
     ]
-    assert "of 1 of 2 parents the middle is left out (api.prompts.most_words=5)" in caplog.text
+    assert "of 1 of 2 parents the middle is left out (api.prompts.max_parent_words=5)" in caplog.text
 
 
 @pytest.fixture(scope="module")
@@ -364,7 +370,7 @@ def test_lengths_are_of_what_is_declared():
     assert 60 < answer < 75 and longer == 2 * answer
     assert abs((two - one) - answer) < 1
     assert prompts(typical_words=500).lengths([BAR], "generate")[1] == 128
-    assert prompts(typical_words=500, most_words=50).lengths([BAR], "vary")[0] < two
+    assert prompts(typical_words=500, max_parent_words=50).lengths([BAR], "vary")[0] < two
     with pytest.raises(UserError, match="persona"):
         prompts(file={**FILE, "words": {}}).lengths([BAR], "generate")
 
@@ -435,7 +441,7 @@ def test_rows_of_none_ask_for_nothing():
     ("key", "value"),
     [
         *[("generate_tokens", value) for value in (0, 1.5, None, True)],
-        *[("typical_words", 0), ("most_words", 0), ("least_words", 0), ("max_tokens", "many")],
+        *[("typical_words", 0), ("max_parent_words", 0), ("min_words", 0), ("max_tokens", "many")],
         *[("word_std", value) for value in (-1, None, float("nan"), float("inf"))],
         *[("tokens_per_word", 0), ("keep_lines", "no"), ("description", 3), ("tokenizer", 3)],
     ],

@@ -177,7 +177,7 @@ def test_a_record_whose_vector_is_nan_changes_nothing_that_is_released(tmp_path,
 
 
 def test_metrics_on_the_private_data_are_seen_nowhere_but_in_private(tmp_path, monkeypatch, capfd):
-    judged = ["metric=frechet", "metric.every=1", "held_out=${data}"]
+    judged = ["metric=frechet", "metric.every_n_releases=1", "held_out=${data}"]
     first, noisy = observed(tmp_path / "run", ROWS, judged, monkeypatch, capfd)
     numbers = (tmp_path / "run/run/private/metrics.jsonl").read_bytes()
     second, _ = observed(tmp_path / "run", [*ROWS, *[ODD] * 9], judged, monkeypatch, capfd, noisy)

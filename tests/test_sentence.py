@@ -214,7 +214,7 @@ def test_texts_that_are_read_in_part_are_told_apart_and_counted_in_private(folde
     embed = part(folder / "plain", max_length=8)
     texts = [WORDS[0], " ".join(WORDS[:4]), " ".join(WORDS[:3] * 5)]
     content = np.array(texts, object)
-    assert embed.cut_short(Samples(content)).tolist() == [False, False, True]
+    assert embed.truncated(Samples(content)).tolist() == [False, False, True]
     (tmp_path / "texts.csv").write_text("text\n" + "\n".join(texts) + "\n")
     electorate = open_electorate(Texts(path=str(tmp_path / "texts.csv")), embed, {}, "record", tmp_path / "cache")
     assert json.loads(told_of_rows(electorate)["adjusted.json"]) == {"longer than the embedding reads": 1}

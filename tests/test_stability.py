@@ -70,7 +70,11 @@ def votes(folder, rows, unit="record", k=1, search=faiss_search, vectors=None, l
 
 def electorate_of(folder, rows, unit, embed=EMBED):
     folder.mkdir(exist_ok=True)
-    data = Images(
+    return open_electorate(data_of(folder, rows, unit), embed, {}, unit, folder / "cache")
+
+
+def data_of(folder, rows, unit="record"):
+    return Images(
         path=str(parquet(folder / "data.parquet", rows)),
         labels={"digit": [str(i) for i in range(10)]},
         label_columns={"digit": "label"},
@@ -78,7 +82,6 @@ def electorate_of(folder, rows, unit, embed=EMBED):
         unit_column="user" if unit == "user" else None,
         on_error="skip",
     )
-    return open_electorate(data, embed, {}, unit, folder / "cache")
 
 
 ODD = {"image": png((np.arange(64).reshape(8, 8) * 3).astype(np.uint8)), "label": "3", "user": "new"}
@@ -199,3 +202,25 @@ def test_scores_of_tables_are_never_asked_of_users(tmp_path):
     scores = CellScores("scores", (Marginal((0,), (np.arange(4),)),), (np.zeros(4, np.int64),))
     with pytest.raises(RuntimeError, match="asked of records alone; nothing was read"):
         electorate_of(tmp_path, ROWS, "user").tallied(scores)
+
+
+def test_codes_beyond_what_a_float_tells_apart_are_kept_exactly(tmp_path):
+    class Wide:
+        def fingerprint(self):
+            return "wide"
+
+        def __call__(self, samples):
+            return samples.content[:, 0, :2, 0].astype(np.int32) + 2**24
+
+    seen = []
+
+    class Watched(LabelCounts):
+        def choices(self, blocks):
+            for block in blocks:
+                seen.append(np.array(block.vectors))
+                yield block.units, np.zeros((len(block.units), 1), np.int64)
+
+    electorate_of(tmp_path, ROWS, "record", Wide()).tallied(Watched(10))
+    assert all(block.dtype == np.int32 for block in seen)
+    read = next(iter(data_of(tmp_path, ROWS).batches(1000))).samples.content[:, 0, :2, 0].astype(np.int64) + 2**24
+    assert sorted(map(tuple, np.concatenate(seen).tolist())) == sorted(map(tuple, read.tolist()))

@@ -14,6 +14,7 @@ import yaml
 from dpsyn import compose
 from dpsyn.api import stable_diffusion
 from dpsyn.api.stable_diffusion import StableDiffusion
+from dpsyn.build import build
 from dpsyn.errors import UserError
 from dpsyn.networks.runtime import Runtime
 from dpsyn.population import Samples, take
@@ -526,7 +527,7 @@ def test_it_composes_with_what_stands_in_its_yaml(model):
         "privacy.epsilon=1",
         "privacy.delta=1e-5",
     ]
-    api = compose.build(compose.settings(overrides)).api
+    api = build(compose.settings(overrides)).api
     assert isinstance(api, StableDiffusion)
     api.check()
     assert api.row_bytes == 2 * 512 * 512 + 100

@@ -117,7 +117,7 @@ def test_a_degree_that_is_no_rate_is_refused(degree: Any) -> None:
 def test_wrong_settings_and_rows_of_another_schema_are_one_line() -> None:
     other = Schema({"columns": {"age": COLUMNS["age"], "rich": {"kind": "boolean"}}, "labels": ["rich"]})
     rows = Table(other, 0).generate([other.labels[0]], seeds(1))
-    with pytest.raises(UserError, match=r"^api\.missing=2: expected a probability"):
+    with pytest.raises(UserError, match=r"^api\.missing_rate=2: expected a probability"):
         Table(PEOPLE, 2)
     with pytest.raises(
         UserError, match=r"^api\.schema=adult: expected the schema of a table\. Choose data that have one: "
@@ -127,8 +127,8 @@ def test_wrong_settings_and_rows_of_another_schema_are_one_line() -> None:
         API.vary(rows, labels(1), 0.5, seeds(1))
     with pytest.raises(UserError, match=r"^data\.labels={'rich': 'true'}: expected labels of the schema"):
         API.generate([other.labels[1]], seeds(1))
-    for embedding in (Embedding(PEOPLE, 1, 1, 1), Codes(PEOPLE)):
-        with pytest.raises(UserError, match=r"expected rows of its schema"):
+    for embedding, whose in ((Embedding(PEOPLE, 1, 1, 1), "its schema"), (Codes(PEOPLE), r"data\.schema")):
+        with pytest.raises(UserError, match=f"expected rows of {whose}"):
             embedding(rows)
     with pytest.raises(UserError, match=r"^embedding\.category_weight=-1: expected a number, 0 or more"):
         Embedding(PEOPLE, 1.0, -1, 1.0)
@@ -221,7 +221,7 @@ def test_the_weight_of_a_column_in_the_schema_counts() -> None:
 def test_cells_are_the_codes_exactly() -> None:
     rows = API.generate(labels(500), seeds(500))
     found = Codes(PEOPLE)(rows)
-    assert found.dtype == np.float32 and found.shape == (500, 7)
+    assert found.dtype == np.int32 and found.shape == (500, 7)
     assert (found == codec.encode(PEOPLE, rows.content)).all()
 
 

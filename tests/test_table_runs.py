@@ -13,6 +13,7 @@ from programme import files, same_noise
 from rich.console import Console
 
 from dpsyn import cli, compose
+from dpsyn.build import build
 from dpsyn.errors import UserError
 from dpsyn.execution import carry_out
 from dpsyn.planning import facts, show_plan
@@ -55,7 +56,7 @@ def job(folder, given, *overrides):
     with (folder / "data.csv").open("w", newline="") as file:
         csv.writer(file).writerows([NAMES, *given])
     (folder / "schema.yaml").write_text(yaml.safe_dump(SCHEMA, sort_keys=False))
-    return compose.build(
+    return build(
         compose.settings(
             [
                 "data=tables",

@@ -16,6 +16,7 @@ from programme import files, same_noise
 from rich.console import Console
 
 from dpsyn import cli, compose
+from dpsyn.build import build
 from dpsyn.data.mails import Mails
 from dpsyn.errors import UserError
 from dpsyn.execution import carry_out
@@ -53,7 +54,7 @@ def private(path, given):
 
 def job(folder, url, *overrides):
     (folder / "prompts.yaml").write_text(yaml.safe_dump(PROMPTS))
-    return compose.build(
+    return build(
         compose.settings(
             [
                 "data=texts",

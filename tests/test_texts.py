@@ -16,6 +16,7 @@ import yaml
 from rich.console import Console
 
 from dpsyn import compose
+from dpsyn.build import build, config_folder
 from dpsyn.data import Data, Records
 from dpsyn.data.texts import Texts
 from dpsyn.errors import UserError
@@ -333,7 +334,7 @@ def test_reviews_with_a_rating_alone_are_read_as_openreview(tmp_path: Path) -> N
 
 
 def test_the_config_lists_every_argument_in_its_order() -> None:
-    config = yaml.safe_load((compose.config_folder() / "data/texts.yaml").read_text())
+    config = yaml.safe_load((config_folder() / "data/texts.yaml").read_text())
     assert list(config)[1:] == [item.name for item in fields(Texts)]
 
 
@@ -363,7 +364,7 @@ def test_public_texts_stand_in_for_a_model_in_a_whole_run(tmp_path: Path) -> Non
         "schedule.size=20",
         "schedule.degree=5",
     ]
-    job = compose.build(compose.settings([*chosen, f"run_dir={tmp_path / 'run'}"]))
+    job = build(compose.settings([*chosen, f"run_dir={tmp_path / 'run'}"]))
     release = carry_out(job, Screen(Console(file=io.StringIO(), width=100), facts(job), len(job.releases)))
     made = pq.read_table(release / "synthetic.parquet").to_pydict()
     assert set(made["text"]) <= {row["text"] for row in rows[1::2]}

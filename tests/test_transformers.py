@@ -12,7 +12,7 @@ import tokenizers
 import torch
 import transformers
 
-from dpsyn.api import transformers as part
+from dpsyn.api import local_llm as part
 from dpsyn.api.local_llm import LocalLLM, _chosen, _context, _loaded
 from dpsyn.errors import UserError
 from dpsyn.language.prompts import Prompts, Request
@@ -80,7 +80,7 @@ def folder(request):
 
 def prompts(**changes):
     settings = {"file": FILE, "description": None, "typical_words": 10, "generate_tokens": 12, "word_std": 4}
-    settings |= {"least_words": 3, "tokens_per_word": 1.5, "max_tokens": 40, "most_words": None, "tokenizer": None}
+    settings |= {"min_words": 3, "tokens_per_word": 1.5, "max_tokens": 40, "max_parent_words": None, "tokenizer": None}
     return Prompts(**{**settings, "keep_lines": False, **changes})
 
 

@@ -22,7 +22,7 @@ class Usage:
 
     calls: requests that were answered. cached: rows whose answer was kept from before; they cost nothing.
     prompt_tokens, answer_tokens: of the calls. money: what they cost by the price table; None where it has no price.
-    stood_in: rows that got no answer of their own. seconds: how long it takes at the limits that are set; None where
+    fallbacks: rows that got no answer of their own. seconds: how long it takes at the limits that are set; None where
     that is not known.
     """
 
@@ -31,7 +31,7 @@ class Usage:
     prompt_tokens: int = 0
     answer_tokens: int = 0
     money: float | None = 0.0
-    stood_in: int = 0
+    fallbacks: int = 0
     seconds: float | None = None
 
 
@@ -44,12 +44,9 @@ class Api(Protocol):
     parent. An api never sees private data.
 
     A part subclasses this contract and says what data it `reads`: there is no default, since the private data must not
-    be among them. An api may have, besides:
-
-    * `operational: ClassVar[frozenset[str]]`, the names of settings that say how and where it asks, not what: a run
-      goes on with others.
-    * what `Adopting`, `LooksUp`, `Queued`, `Pinged` or `Metered` ask, the last one in itself or in an api that is one
-      of its fields.
+    be among them. An api may have, besides, what `Adopting`, `LooksUp`, `Queued`, `Pinged` or `Metered` ask, the last
+    one in itself or in an api that is one of its fields. Marks on its fields (`dpsyn/marks.py`) say which settings may
+    be published, and which may change when a run resumes.
 
     It is picklable until it is first asked: with `runtime.devices` each process has a copy.
 

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from dpsyn.language.asking import Answer, Limits, Question, ask, ping, tokens_of
 from dpsyn.language.endpoints import DEFAULT_URL, Endpoint, check_address, key_in
 from dpsyn.language.prompts import Prompts, Request
 from dpsyn.language.reasoning import without_reasoning
+from dpsyn.marks import PLACE, SECRET, SPEED
 from dpsyn.population import Label, Samples, of_texts
 from dpsyn.randomness import retry_seed
 
@@ -49,7 +50,7 @@ class _State:
     cached: int = 0
     prompt_tokens: int = 0
     answer_tokens: int = 0
-    stood_in: int = 0
+    fallbacks: int = 0
     lost: float = 0.0
     advance: Callable[[int], None] | None = None
 
@@ -60,7 +61,7 @@ class Chat(Api):
 
     model: as the endpoint names it. prompts: what it is asked.
     temperature, top_p: None: not sent. extra: further parameters of the request. send_seed: the row's seed, modulo
-        2^31, is sent as `seed`. max_tokens_as: the name under which the most tokens of an answer are sent.
+        2^31, is sent as `seed`. max_tokens_param: the name under which the most tokens of an answer are sent.
     base_url: an address or several that serve the same model; None: OpenAI's. api_key_env: the environment variable
         that holds the key, one for all addresses or one for each, or several for one address. None: no key.
     concurrency, requests_per_minute, tokens_per_minute: of each endpoint; None: no limit but those that it shows.
@@ -69,7 +70,8 @@ class Chat(Api):
         run stops, to go on later.
     attempts: of a row whose answer is of no use (empty, refused, filtered), with new words and a new seed; then its
         parent stands in, or for a fresh row the text of another one of its label in the same call.
-    max_stood_in: the run stops where more than this share of the rows (and more than one) got no answer of its own.
+    max_fallback_share: the run stops where more than this share of the rows (and more than one) got no answer of its
+        own.
     prices: model -> [a million tokens of prompts, a million tokens of answers].
     max_cost: in the unit of the prices; the run stops before it is passed, to go on with a higher one. What is on its
         way counts at its worst: a token a byte, and the longest answer.
@@ -80,33 +82,28 @@ class Chat(Api):
         addresses alone.
     """
 
-    model: str | None
+    model: str | None = field(metadata=PLACE)
     prompts: Prompts
     temperature: float | None
     top_p: float | None
-    extra: Mapping[str, Any]
+    extra: Mapping[str, Any] = field(metadata=SECRET)
     send_seed: bool
-    max_tokens_as: str
-    base_url: str | Sequence[str] | None
-    api_key_env: str | Sequence[str] | None
-    concurrency: int
-    requests_per_minute: float | None
-    tokens_per_minute: float | None
-    timeout: float
-    deadline: float
-    patience: float
-    retries: int
+    max_tokens_param: str
+    base_url: str | Sequence[str] | None = field(metadata=SECRET | SPEED)
+    api_key_env: str | Sequence[str] | None = field(metadata=SECRET | SPEED)
+    concurrency: int = field(metadata=SPEED)
+    requests_per_minute: float | None = field(metadata=SPEED)
+    tokens_per_minute: float | None = field(metadata=SPEED)
+    timeout: float = field(metadata=SPEED)
+    deadline: float = field(metadata=SPEED)
+    patience: float = field(metadata=SPEED)
+    retries: int = field(metadata=SPEED)
     attempts: int
-    max_stood_in: float
-    prices: Mapping[str, Sequence[float]]
-    max_cost: float | None
+    max_fallback_share: float = field(metadata=SPEED)
+    prices: Mapping[str, Sequence[float]] = field(metadata=SPEED)
+    max_cost: float | None = field(metadata=SPEED)
     answers_folder: str = "answers"
     _state: _State = field(default_factory=_State, init=False, compare=False, repr=False)
-
-    operational: ClassVar[frozenset[str]] = frozenset(
-        {"base_url", "api_key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout", "deadline"}
-        | {"patience", "retries", "max_stood_in", "prices", "max_cost"}
-    )
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, str | None):
@@ -123,8 +120,10 @@ class Chat(Api):
             raise invalid("api.extra", taken[0], "parameters that no other setting gives")
         if type(self.send_seed) is not bool:
             raise invalid("api.send_seed", self.send_seed, "true or false")
-        if self.max_tokens_as not in ("max_tokens", "max_completion_tokens"):
-            raise invalid("api.max_tokens_as", self.max_tokens_as, one_of(["max_tokens", "max_completion_tokens"]))
+        if self.max_tokens_param not in ("max_tokens", "max_completion_tokens"):
+            raise invalid(
+                "api.max_tokens_param", self.max_tokens_param, one_of(["max_tokens", "max_completion_tokens"])
+            )
         if not all(isinstance(url, str | None) for url in _several(self.base_url)):
             raise invalid("api.base_url", self.base_url, "an address, a list of them, or null")
         for name in _several(self.api_key_env):
@@ -141,8 +140,8 @@ class Chat(Api):
         for key in ("timeout", "deadline", "patience"):
             if not _is_number(value := getattr(self, key)) or not value:
                 raise invalid(f"api.{key}", value, "seconds, more than 0")
-        if not _is_number(self.max_stood_in) or self.max_stood_in > 1:
-            raise invalid("api.max_stood_in", self.max_stood_in, "a share between 0 and 1")
+        if not _is_number(self.max_fallback_share) or self.max_fallback_share > 1:
+            raise invalid("api.max_fallback_share", self.max_fallback_share, "a share between 0 and 1")
         for model, pair in self.prices.items() if isinstance(self.prices, Mapping) else [("", self.prices)]:
             if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(map(_is_number, pair)):
                 raise invalid("api.prices", f"{{{model}: {pair}}}", "model: [price of prompts, of answers], or {}")
@@ -157,13 +156,13 @@ class Chat(Api):
         """Of this process and those before it."""
         state = self._state
         counts = {name: getattr(state, name) for name in ("calls", "cached", "prompt_tokens", "answer_tokens")}
-        return Usage(money=self._money(state.prompt_tokens, state.answer_tokens), stood_in=state.stood_in, **counts)
+        return Usage(money=self._money(state.prompt_tokens, state.answer_tokens), fallbacks=state.fallbacks, **counts)
 
     def resume(self, before: Usage, run: str | None) -> None:
         """Adds what processes before this one took. Money is counted anew, from the tokens. run: its id, by which it
         finds what it was answered at other addresses."""
         self._state.run = run
-        for name in ("calls", "cached", "prompt_tokens", "answer_tokens", "stood_in"):
+        for name in ("calls", "cached", "prompt_tokens", "answer_tokens", "fallbacks"):
             setattr(self._state, name, getattr(self._state, name) + getattr(before, name))
 
     def estimate(self, labels: Sequence[Label], generated: int, varied: int) -> Usage:
@@ -282,7 +281,7 @@ class Chat(Api):
             line = "api chat: %d of %d rows have answers that this run was given before, at another address"
             rows = sum(call.found_at[address] for address in elsewhere)
             logging.getLogger(__name__).warning(line, rows, len(call.texts))
-        self._state.stood_in += len(call.why)
+        self._state.fallbacks += len(call.why)
         return call.texts, call.why
 
     def _limits(self) -> Limits:
@@ -328,7 +327,7 @@ class Chat(Api):
     def _worst(self, body: Mapping[str, Any]) -> float:
         """Money that a request may cost, at most."""
         most = sum(PER_MESSAGE + len(message["content"].encode("utf-8", "replace")) for message in body["messages"])
-        return self._money(most + PER_MESSAGE, body[self.max_tokens_as]) or 0.0
+        return self._money(most + PER_MESSAGE, body[self.max_tokens_param]) or 0.0
 
     def _count(self, body: Mapping[str, Any], answer: Answer) -> None:
         asked, told = tokens_of(body["messages"]), len((answer.text or "").encode()) // 4
@@ -360,7 +359,7 @@ class Chat(Api):
         return {
             "model": self.model,
             "messages": messages,
-            self.max_tokens_as: request.max_tokens,
+            self.max_tokens_param: request.max_tokens,
             **given,
             **self.extra,
         }
@@ -494,16 +493,16 @@ class _Call:
         """said: by the endpoint. Raises UserError where it is one too many."""
         self.why[row] = why
         self.chat._advance(1)
-        share, n = self.chat.max_stood_in, len(self.seeds)
+        share, n = self.chat.max_fallback_share, len(self.seeds)
         if len(self.why) > max(1.0, share * n):
             what = f"api chat: {len(self.why)} of {n} rows got no answer of use ({why})"
             do = f"The endpoint says: {said}. " if said else ""
             if why == WHY["too_long"]:
-                do += "Lower api.prompts." + ("generate_tokens. " if self.what == "generate" else "most_words. ")
+                do += "Lower api.prompts." + ("generate_tokens. " if self.what == "generate" else "max_parent_words. ")
             if why == WHY["reasoning"]:
                 do += "Turn reasoning off (api.extra=..., or at the endpoint), or allow more tokens (api.prompts). "
             do += "What was answered is kept: the same command asks again for the rest; see api.prompts."
-            raise UserError(f"{what}: more than api.max_stood_in={share:g}. {do}")
+            raise UserError(f"{what}: more than api.max_fallback_share={share:g}. {do}")
 
 
 def _why(answer: Answer) -> str:

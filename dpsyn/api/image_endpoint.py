@@ -19,7 +19,7 @@ import string
 import urllib.request
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +44,7 @@ from dpsyn.language.endpoints import (
     status_of_error,
     unreachable,
 )
+from dpsyn.marks import PLACE, SECRET
 from dpsyn.population import Label, Samples
 
 ATTEMPTS = 3  # prompts a fresh row is asked with before it stays grey
@@ -83,9 +84,9 @@ class ImageEndpoint(Api):
     answers_folder: of the cache, where they lie.
     """
 
-    base_url: str | None
-    model: str | None
-    api_key_env: str | None
+    base_url: str | None = field(metadata=SECRET)
+    model: str | None = field(metadata=PLACE)
+    api_key_env: str | None = field(metadata=SECRET)
     prompts: Any
     vary_with: str
     edits: Any

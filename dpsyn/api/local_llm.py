@@ -15,9 +15,9 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from dpsyn.data import Data
 from dpsyn.errors import UserError, invalid
 from dpsyn.language.prompts import Prompts, Request
 from dpsyn.language.reasoning import open_tag, without_reasoning
+from dpsyn.marks import PLACE, SPEED
 from dpsyn.networks.hub import pinned
 from dpsyn.networks.runtime import Runtime, in_batches, placed, running, torch_device, torch_dtype
 from dpsyn.population import Label, Samples, of_texts
@@ -61,7 +62,7 @@ class LocalLLM(Api):
     context at most. The weights are loaded in the dtype of the runtime, when first asked.
     """
 
-    path: str | None
+    path: str | None = field(metadata=PLACE)
     revision: str | None
     trust_remote_code: bool
     prompts: Prompts
@@ -70,12 +71,10 @@ class LocalLLM(Api):
     top_p: float
     stop: Sequence[str]
     attempts: int
-    tokens_per_batch: int
-    device_map: str | None
-    offload: bool
+    tokens_per_batch: int = field(metadata=SPEED)
+    device_map: str | None = field(metadata=SPEED)
+    offload: bool = field(metadata=SPEED)
     runtime: Runtime = Runtime()
-
-    operational: ClassVar[frozenset[str]] = frozenset({"tokens_per_batch", "device_map", "offload"})
 
     def __post_init__(self) -> None:
         for key in ("path", "revision", "device_map"):

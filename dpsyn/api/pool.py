@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, invalid
 from dpsyn.files import public_cache, room_on_disk, sync_folder
+from dpsyn.marks import PLACE
 from dpsyn.networks.runtime import Runtime, exact, in_batches, torch_device
 from dpsyn.population import Label, Samples
 from dpsyn.randomness import uniform
@@ -55,7 +56,7 @@ class Pool(Api):
 
     data: Data
     embedding: Embedding
-    path: str | None
+    path: str | None = field(metadata=PLACE)
     by_label: bool
     neighbours: int | None
     runtime: Runtime = Runtime()

@@ -17,7 +17,7 @@ import re
 import string
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import numpy as np
 from dpsyn.api import Api, Degree
 from dpsyn.data import Data
 from dpsyn.errors import UserError, invalid
+from dpsyn.marks import PLACE
 from dpsyn.networks import tensors
 from dpsyn.networks.hub import pinned
 from dpsyn.networks.runtime import Runtime, in_batches, placed, running, torch_device, torch_dtype
@@ -54,10 +55,10 @@ class StableDiffusion(Api):
     The weights are loaded in the dtype of the runtime, once for both pipelines.
     """
 
-    path: str | None
+    path: str | None = field(metadata=PLACE)
     revision: str | None
     prompts: Any
-    prompt_file: str | None
+    prompt_file: str | None = field(metadata=PLACE)
     negative_prompt: str | None
     guidance: float
     steps: int

@@ -30,12 +30,12 @@ class Table(Api):
     """
 
     schema: Schema
-    missing: float
+    missing_rate: float
 
     def __post_init__(self) -> None:
         check_schema("api.schema", self.schema)
-        if type(self.missing) not in (int, float) or not 0 <= self.missing <= 1:
-            raise invalid("api.missing", self.missing, "a probability, 0 to 1")
+        if type(self.missing_rate) not in (int, float) or not 0 <= self.missing_rate <= 1:
+            raise invalid("api.missing_rate", self.missing_rate, "a probability, 0 to 1")
 
     @property
     def row_bytes(self) -> int:
@@ -110,7 +110,7 @@ class Table(Api):
         return np.where(anew & ((fresh < 0) | (places < 0)), fresh, moved)
 
     def _goes_missing(self, column: Column, at: int, seeds: np.ndarray) -> np.ndarray:
-        return (uniform(seeds, STREAMS * at + 1) < self.missing) & column.missing
+        return (uniform(seeds, STREAMS * at + 1) < self.missing_rate) & column.missing
 
 
 def _scaled(value: np.ndarray, last: int) -> np.ndarray:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from dpsyn.data import Records, Refusal
 from dpsyn.errors import did_you_mean, invalid, one_of
+from dpsyn.marks import PLACE
 from dpsyn.population import Label, Samples
 from dpsyn.reading.rows import (
     DELIMITERS,
@@ -51,7 +52,7 @@ class Tables:
     columns, or one that is no JSON object.
     """
 
-    path: str | None
+    path: str | None = field(metadata=PLACE)
     schema: Schema
     builder: str | None = None
     subset: str | None = None

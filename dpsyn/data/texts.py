@@ -11,6 +11,7 @@ import numpy as np
 
 from dpsyn.data import Records, Refusal
 from dpsyn.errors import invalid
+from dpsyn.marks import PLACE
 from dpsyn.population import Samples
 from dpsyn.reading.rows import (
     NOT_UTF8,
@@ -59,7 +60,7 @@ class Texts:
     refused, as is a line of another number of cells than the first or one that is no JSON object.
     """
 
-    path: str | None
+    path: str | None = field(metadata=PLACE)
     builder: str | None = None
     subset: str | None = None
     split: str = "train"

@@ -32,7 +32,7 @@ class Coder(Protocol):
 class Embedding(Coder, Protocol):
     """Keeps no state across rows, and nothing in it (mean, projection, bounds) is fitted on private rows.
 
-    A part subclasses this contract. It may have what `CutsShort` and `SparseEmbedding` ask, besides.
+    A part subclasses this contract. It may have what `Truncating` and `SparseEmbedding` ask, besides.
     """
 
     @abstractmethod
@@ -65,10 +65,10 @@ class Unasked(Embedding):
 
 
 @runtime_checkable
-class CutsShort(Protocol):
+class Truncating(Protocol):
     """An embedding that may see only the beginning of a sample."""
 
-    def cut_short(self, samples: Samples) -> np.ndarray:
+    def truncated(self, samples: Samples) -> np.ndarray:
         """bool [n]: of which."""
         ...
 

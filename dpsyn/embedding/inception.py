@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, invalid
 from dpsyn.files import sha256
+from dpsyn.marks import PLACE
 from dpsyn.networks.runtime import Runtime, exact, in_batches, torch_device
 from dpsyn.networks.weights import check_weights, local_weights
 from dpsyn.population import Samples
@@ -47,7 +48,7 @@ class Inception(Embedding):
     clipped to 0..255. Grey is repeated.
     """
 
-    weights: str
+    weights: str = field(metadata=PLACE)
     runtime: Runtime = Runtime()
 
     def check(self) -> None:

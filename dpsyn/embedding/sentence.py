@@ -7,7 +7,7 @@ import functools
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, invalid
 from dpsyn.files import sha256
+from dpsyn.marks import PLACE
 from dpsyn.networks.hub import check_revision, fetched
 from dpsyn.networks.runtime import Runtime, exact, in_batches, torch_device
 from dpsyn.population import Samples
@@ -45,7 +46,7 @@ class Sentence(Embedding):
     vectors of a MiniLM by 1e-7; this, on a CPU, moves no bit, and costs no time: scripts/bench_sentence.)
     """
 
-    model: str
+    model: str = field(metadata=PLACE)
     revision: str | None
     prompt: str | None
     max_length: int | None
@@ -103,7 +104,7 @@ class Sentence(Embedding):
                 vectors[rows] = self._encoded(network, some, length, device)[: len(rows)]
         return vectors
 
-    def cut_short(self, samples: Samples) -> np.ndarray:
+    def truncated(self, samples: Samples) -> np.ndarray:
         """bool [n]: texts that have as many tokens as are read, or more."""
         network, _ = _loaded(self.model, self.revision, torch_device(self.runtime))
         limit = self._limit(network.max_seq_length)

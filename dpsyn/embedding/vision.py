@@ -7,7 +7,7 @@ import functools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, invalid, one_of
 from dpsyn.files import sha256
+from dpsyn.marks import PLACE
 from dpsyn.networks import tensors
 from dpsyn.networks.hub import check_revision, fetched
 from dpsyn.networks.runtime import Runtime, exact, in_batches, torch_device
@@ -46,7 +47,7 @@ class Vision(Embedding):
     The shorter side is resized to `size` (bicubic, antialiased), the middle is cut out, grey is repeated.
     """
 
-    path: str
+    path: str = field(metadata=PLACE)
     size: int
     normalize: bool
     revision: str | None = None

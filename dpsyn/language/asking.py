@@ -53,7 +53,7 @@ CONNECTIONS = 16  # a client: the pool of the HTTP library looks at each for eve
 PINGS = 4  # attempts before an endpoint is taken not to answer: 3.5 seconds
 SILENCE = 5.0  # seconds without an answer, after which a line says so
 UNREAD_PATIENCE = 8.0  # seconds in which an endpoint says 200 and gives no answer, again and again
-SETTINGS = "temperature, top_p, max_tokens_as, send_seed, extra"
+SETTINGS = "temperature, top_p, max_tokens_param, send_seed, extra"
 
 # why an answer ends (finish_reason, of OpenAI, vLLM, llama.cpp, TGI, Anthropic, Cohere, Gemini, Mistral, ...)
 WHOLE = {"stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete"}

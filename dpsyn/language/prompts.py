@@ -22,7 +22,7 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any, Literal
@@ -31,6 +31,7 @@ import numpy as np
 
 from dpsyn.errors import did_you_mean, invalid, one_of
 from dpsyn.language.reasoning import without_reasoning
+from dpsyn.marks import PLACE
 from dpsyn.networks.hub import pinned
 from dpsyn.population import Label
 from dpsyn.randomness import uniform
@@ -64,34 +65,34 @@ class Prompts:
     file: the content of a prompt file, as `read` gives it. description: one sentence for {description}.
     typical_words: of a text, about; None: three quarters of the words that generate_tokens hold.
     generate_tokens: most tokens of a fresh text. Its {word_count} is drawn around typical_words.
-    word_std, least_words: {word_count} is that of the parent (or typical_words) and a normal number of deviation
-        word_std, truncated at twice that; at least least_words.
+    word_std, min_words: {word_count} is that of the parent (or typical_words) and a normal number of deviation
+        word_std, truncated at twice that; at least min_words.
     tokens_per_word, max_tokens: a variation gets {word_count} * tokens_per_word tokens, and max_tokens at most.
-    most_words: of a parent in a prompt; the middle of a longer one is left out. None: no limit.
+    max_parent_words: of a parent in a prompt; the middle of a longer one is left out. None: no limit.
     tokenizer: a folder, or a name on the hub, whose tokens are blanked; None: words are.
     keep_lines: line breaks of an answer are kept; else they are spaces.
 
     The degree is the probability that a token of the parent is blanked, and nothing else.
     """
 
-    file: Any
+    file: Any = field(metadata=PLACE)
     description: str | None
     typical_words: int | None
     generate_tokens: int
     word_std: float
-    least_words: int
+    min_words: int
     tokens_per_word: float
     max_tokens: int
-    most_words: int | None
-    tokenizer: str | None
+    max_parent_words: int | None
+    tokenizer: str | None = field(metadata=PLACE)
     keep_lines: bool
 
     def __post_init__(self) -> None:
         for key in ("description", "tokenizer"):
             if not isinstance(getattr(self, key), str | None):
                 raise invalid(f"api.prompts.{key}", getattr(self, key), "a text, or null")
-        for key in ("generate_tokens", "least_words", "max_tokens", "typical_words", "most_words"):
-            value, may_lack = getattr(self, key), key in ("typical_words", "most_words")
+        for key in ("generate_tokens", "min_words", "max_tokens", "typical_words", "max_parent_words"):
+            value, may_lack = getattr(self, key), key in ("typical_words", "max_parent_words")
             if not (value is None and may_lack) and (type(value) is not int or value < 1):
                 raise invalid(
                     f"api.prompts.{key}", value, "a whole number, 1 or more" + (", or null" if may_lack else "")
@@ -158,10 +159,10 @@ class Prompts:
         """Tokens of a row's prompt and of its answer, about, from the file and the declared lengths alone; mean over
         the labels. Raises UserError as `generate` does."""
         file = _file(self.file)
-        words = max(self._typical_words, self.least_words)
+        words = max(self._typical_words, self.min_words)
         text = words * CHARACTERS_PER_WORD
-        if what == "vary" and self.most_words is not None:
-            text = min(text, self.most_words * CHARACTERS_PER_WORD)
+        if what == "vary" and self.max_parent_words is not None:
+            text = min(text, self.max_parent_words * CHARACTERS_PER_WORD)
         total = 0.0
         for label in labels:
             known = self._known(file, what, label)
@@ -208,13 +209,13 @@ class Prompts:
         drawn = [
             round(count + self.word_std * normal.inv_cdf(share)) for count, share in zip(around, shares, strict=True)
         ]
-        return [max(self.least_words, count) for count in drawn]
+        return [max(self.min_words, count) for count in drawn]
 
     def _shortened(self, texts: Sequence[str]) -> Sequence[str]:
-        """Without the middle of those over most_words."""
-        if self.most_words is None:
+        """Without the middle of those over max_parent_words."""
+        if self.max_parent_words is None:
             return texts
-        most, cut = self.most_words, []
+        most, cut = self.max_parent_words, []
         shortened = []
         for text in texts:
             words = list(re.finditer(r"\S+", text))
@@ -224,7 +225,7 @@ class Prompts:
                 text = head + (" ... " + text[words[-(most // 2)].start() :] if most > 1 else " ...")
             shortened.append(text)
         if cut:
-            line = "prompts: of %d of %d parents the middle is left out (api.prompts.most_words=%d)"
+            line = "prompts: of %d of %d parents the middle is left out (api.prompts.max_parent_words=%d)"
             logging.getLogger(__name__).warning(line, len(cut), len(texts), most)
         return shortened
 

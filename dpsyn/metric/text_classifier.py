@@ -6,7 +6,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ import numpy as np
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, invalid, one_of
+from dpsyn.marks import PLACE
 from dpsyn.metric import Metric, batched, check_comparable, check_real, check_settings, texts_of
 from dpsyn.networks.hub import check_revision, pinned
 from dpsyn.networks.runtime import Runtime, torch_device
@@ -44,7 +45,7 @@ class TextClassifier(Metric):
     public: bool
     network: Literal["logistic", "encoder"]
     inverse_penalty: float
-    model: str | None
+    model: str | None = field(metadata=PLACE)
     max_length: int
     epochs: int
     batch_size: int

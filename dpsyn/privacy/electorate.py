@@ -20,7 +20,7 @@ import numpy as np
 
 from dpsyn import __version__
 from dpsyn.data import Data
-from dpsyn.embedding import Coder, CutsShort, Sparse, SparseEmbedding
+from dpsyn.embedding import Coder, Sparse, SparseEmbedding, Truncating
 from dpsyn.errors import invalid
 from dpsyn.files import private_folder, room_on_disk, write
 from dpsyn.population import Samples
@@ -159,8 +159,8 @@ def _write_vectors(data: Data, embed: Coder, folder: Path) -> tuple[dict[str, An
             vectors = _embed_padded(look, records.samples)[:n]
             if isinstance(vectors, Sparse) and SPARSE * vectors.places.shape[1] > vectors.dimension:
                 look, vectors = embed, vectors.dense()
-            if isinstance(embed, CutsShort):
-                met.remark("longer than the embedding reads", int(embed.cut_short(records.samples).sum()))
+            if isinstance(embed, Truncating):
+                met.remark("longer than the embedding reads", int(embed.truncated(records.samples).sum()))
             units = np.full(n, -1) if records.units is None else records.units
             before, (dimension, entries) = (dimension, entries), _lengths(vectors)
             if before not in ((0, 0), (dimension, entries)):

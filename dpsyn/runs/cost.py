@@ -69,7 +69,7 @@ def format_usage(usage: Usage) -> str:
     if usage.seconds is not None:
         words.append(f"about {duration(usage.seconds)}")
     rest = [f"{usage.cached:,} rows from the cache"] if usage.cached else []
-    rest += [f"{usage.stood_in:,} rows without an answer of their own"] if usage.stood_in else []
+    rest += [f"{usage.fallbacks:,} rows without an answer of their own"] if usage.fallbacks else []
     return ", ".join(words) + (f" ({', '.join(rest)})" if rest else "")
 
 

@@ -27,13 +27,14 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dpsyn.errors import did_you_mean, invalid, one_of
+from dpsyn.marks import PLACE
 from dpsyn.population import Label
 from dpsyn.reading.declarations import read_declared
 from dpsyn.tables import constraints
@@ -49,7 +50,7 @@ MOST_LABELS = 10_000
 class Schema:
     """file: the content of a schema yaml, as `read` gives it. Raises UserError for what is none."""
 
-    file: Any
+    file: Any = field(metadata=PLACE)
 
     def __post_init__(self) -> None:
         _ = self.constraints, self.unit  # which ask for all the rest

@@ -14,7 +14,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from dpsyn.api.diffusion import improved as improved_diffusion
 from dpsyn.api.diffusion.improved import Process
 from dpsyn.data import Data
 from dpsyn.errors import UserError, invalid, one_of
+from dpsyn.marks import PLACE
 from dpsyn.networks.hub import check_revision, fetched
 from dpsyn.networks.runtime import Runtime, in_batches, placed, running, torch_device
 from dpsyn.networks.tensors import generators, images, resized, tensor, with_channels
@@ -68,7 +69,7 @@ class Diffusion(Api):
     calls are made from there.
     """
 
-    path: str
+    path: str = field(metadata=PLACE)
     image_size: Sequence[int] | None
     classes: Sequence[int] | None
     resolution: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from dpsyn.api import Api, Degree
 from dpsyn.api.draw_text.fonts import FINEST, Masters, font_files
 from dpsyn.data import Data
 from dpsyn.errors import UserError, invalid
+from dpsyn.marks import PLACE
 from dpsyn.population import Label, Samples, take
 from dpsyn.randomness import uniform
 
@@ -53,7 +54,7 @@ class DrawText(Api):
     """
 
     texts: Sequence[str]
-    fonts: str | None
+    fonts: str | None = field(metadata=PLACE)
     size: Sequence[int]
     stroke: Sequence[int]
     rotation: Sequence[int]

@@ -15,6 +15,7 @@ import numpy as np
 from dpsyn.data import Records, Refusal
 from dpsyn.data.images.files import HEIF, ONLY_A_PATH, pixels_of
 from dpsyn.errors import invalid
+from dpsyn.marks import PLACE
 from dpsyn.population import Label, Samples
 from dpsyn.reading.rows import (
     Broken,
@@ -63,7 +64,7 @@ class Images:
     formats, and a path without bytes: what it points to is in no fingerprint.
     """
 
-    path: str | None
+    path: str | None = field(metadata=PLACE)
     builder: str | None = None
     subset: str | None = None
     split: str = "train"

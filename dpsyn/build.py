@@ -1,0 +1,275 @@
+"""From plain settings to the parts of a run: trusted constructors only, the runtime handed in."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpsyn import api as apis
+from dpsyn import embedding as embeddings
+from dpsyn.api import Api
+from dpsyn.data import Data, TableData
+from dpsyn.embedding import Embedding
+from dpsyn.errors import UserError, did_you_mean, first_line, invalid
+from dpsyn.job import Job
+from dpsyn.privacy.budget import Settings
+from dpsyn.publish import found, published, resumable
+from dpsyn.schedule import Schedule
+from dpsyn.schedule.evolution import WithLabelShares
+
+IDENTITY = ("seed", "data", "api", "embedding", "privacy", "schedule", "label_shares")
+AGREED = ("accept_lost_draws", "accept_joint_epsilon", "max_joint_epsilon")  # they may change while a run goes on
+LIMITS = ("max_refused", "max_adjusted")  # of a data set: they change no vector
+NEEDED = ("name", "seed", "run_dir", "label_shares", "expand.rows", "expand.degree", "metric.every_n_releases")
+NAME_LENGTH = 120  # characters of what is added to the name of a run of a sweep
+ANSWERS, BARE_ANSWERS = "answers", "answers_not_private"  # folders of the cache
+
+
+def config_folder() -> Path:
+    """The yamls: inside the package when it is installed, beside it in a checkout."""
+    here = Path(__file__).parent
+    return next(path for path in (here / "configs", here.parent / "configs") if (path / "config.yaml").exists())
+
+
+def _folder_name(swept: Sequence[str]) -> str:
+    """What tells a member of a sweep from the others, in a name for its folder: 'privacy.epsilon-1-seed-2'.
+
+    Where a value has characters that a shell, DuckDB or a file system takes for something, or is long, a hash of what
+    was given keeps two of them apart.
+    """
+    given = "-".join(text.lstrip("+").replace("=", "-", 1) for text in sorted(swept))
+    name = re.sub(r"[^\w.+-]+", "_", given)[:NAME_LENGTH].strip("_.-")
+    return name if name == given else f"{name}-{hashlib.sha256(given.encode()).hexdigest()[:8]}"
+
+
+def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
+    """The parts. swept: what tells this run from the others of a multirun; it goes into the name of its directory.
+
+    Raises UserError for settings that a part refuses.
+    """
+    trusted = plain.get("trusted_packages") or []
+    if not isinstance(trusted, list):
+        raise invalid("trusted_packages", trusted, "a list of package names")
+    for name in ("data", "privacy", "schedule", "runtime", "metric", "expand"):
+        _check_part(name, plain)
+    privacy: Settings = _part("privacy", plain["privacy"], trusted, {})
+    for key in NEEDED:
+        group, _, name = key.rpartition(".")
+        if name not in (plain[group] if group else plain):
+            raise invalid(key, "(deleted)", "a value", f"Leave ~{key} out.")
+    # what a run without protection asked was chosen by exact votes: a private run that skips it would tell them
+    answers = ANSWERS if privacy.is_private else BARE_ANSWERS
+    given = {"runtime": plain["runtime"], "answers_folder": answers}
+    runtime = _part("runtime", plain["runtime"], trusted, {})
+    schedule: Schedule = _contracted("schedule", Schedule, plain, trusted, given)
+    data: Data = _contracted("data", Data, plain, trusted, given)
+    if schedule.uses_api:
+        for name in ("api", "embedding"):
+            _check_part(name, plain)
+        api: Api = _contracted("api", Api, plain, trusted, given)
+        embed: Embedding = _contracted("embedding", Embedding, plain, trusted, given)
+    else:
+        plain = {**plain, "api": None, "embedding": None}
+        api = apis.Unasked(data.schema.row_bytes if isinstance(data, TableData) else 0)
+        embed = embeddings.Unasked()
+    if plain["label_shares"] == "noisy":
+        schedule = WithLabelShares(schedule)
+    measured = plain["metric"].get("parts") or {}
+    if not isinstance(measured, dict):
+        raise invalid("metric.parts", measured, "parts by their names")
+    for name, part in measured.items():
+        if part is not None and not (isinstance(part, dict) and "_target_" in part):
+            raise invalid(f"metric.parts.{name}", part, "a part", "`dpsyn run --help` lists the options of metric.")
+    metrics = {
+        name: _part(f"metric.parts.{name}", part, trusted, given)
+        for name, part in measured.items()
+        if part is not None  # taken off a group of metrics
+    }
+    identity = {key: plain[key] for key in IDENTITY}
+    identity["privacy"] = {key: value for key, value in plain["privacy"].items() if key not in AGREED}
+    root = str(plain["run_dir"])
+    if not root or isinstance(plain["run_dir"], dict | list | None):
+        raise invalid("run_dir", plain["run_dir"], "a directory that can be created")
+    if not plain["name"] or isinstance(plain["name"], dict | list):
+        raise invalid("name", plain["name"], "a text")
+    if swept:
+        root += f"-{_folder_name(swept)}"
+    rows = plain["expand"]["rows"]
+    if rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or rows < 1):
+        raise invalid("expand.rows", rows, "null, or a whole number")
+    seed, every = plain["seed"], plain["metric"]["every_n_releases"]
+    for key, value in (("seed", seed), ("metric.every_n_releases", every)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise invalid(key, value, "a whole number, 0 or more")
+    return Job(
+        name=str(plain["name"]),
+        root=Path(root),
+        seed=seed,
+        data=data,
+        api=api,
+        embed=embed,
+        privacy=privacy,
+        schedule=schedule,
+        shares=_shares(plain["label_shares"], len(data.labels)),
+        metrics=metrics,
+        every=every,
+        expand_rows=rows,
+        expand_degree=plain["expand"]["degree"],
+        runtime=runtime,
+        identity=identity,
+        cache_identity={
+            "data": {key: value for key, value in plain["data"].items() if key not in LIMITS},
+            "embedding": plain["embedding"],
+        },
+        public=_public(plain, identity, [name for name, metric in metrics.items() if not metric.private], trusted),
+        free=frozenset(resumable(identity)),
+    )
+
+
+def _public(
+    plain: Mapping[str, Any], identity: Mapping[str, Any], metrics: Sequence[str], trusted: Sequence[str]
+) -> dict[str, Any]:
+    """What is assumed public, and published: all that has a part in a file under `release/`.
+
+    metrics: names of those whose numbers stand there.
+    """
+    said = {**identity, "expand": plain["expand"]}
+    said["metric"] = {
+        "every_n_releases": plain["metric"]["every_n_releases"],
+        "parts": {name: plain["metric"]["parts"][name] for name in metrics},
+    }
+    return {"name": str(plain["name"]), **{key: public_part(key, value, trusted) for key, value in said.items()}}
+
+
+def public_part(key: str, value: Any, trusted: Sequence[str] = ()) -> Any:
+    return published(value, constructors(), trusted, is_data=key == "data")
+
+
+def _check_part(name: str, plain: Mapping[str, Any]) -> None:
+    part = plain.get(name)
+    if not isinstance(part, dict) or ("_target_" not in part and name not in ("metric", "expand")):
+        raise invalid(name, part or "(deleted)", "a part", f"`dpsyn run --help` lists the options of {name}.")
+
+
+def _contracted(
+    name: str, contract: type[Any], plain: Mapping[str, Any], trusted: Sequence[str], given: Mapping[str, Any]
+) -> Any:
+    """A part of a group. Raises UserError where it lacks what its contract asks for."""
+    part = _part(name, plain[name], trusted, given)
+    if not isinstance(part, contract):
+        lacks = ", ".join(m for m in vars(contract) if m[0] != "_" and not hasattr(part, m))
+        do = f"It has no {lacks}: see dpsyn.{name}.{contract.__name__}."
+        raise invalid(name, plain[name]["_target_"], f"a part of the group {name}", do)
+    return part
+
+
+def _part(key: str, config: Any, trusted: Sequence[str], given: Mapping[str, Any]) -> Any:
+    for target in _targets(config):
+        _check_target(key, target, trusted)
+    return _built(key, _with_given(config, given))
+
+
+def _built(key: str, config: Any) -> Any:
+    """Every mapping with a `_target_` is what that makes of the rest.
+
+    Not hydra's `instantiate`: it would take a "${" in a prompt for an interpolation, after all of them were resolved.
+    """
+    if isinstance(config, list):
+        return [_built(f"{key}.{at}", part) for at, part in enumerate(config)]
+    if not isinstance(config, Mapping):
+        return config
+    inner = {
+        name: _built(f"{key}.{name}", part) for name, part in config.items() if name not in ("_target_", "_partial_")
+    }
+    if "_target_" not in config:
+        return inner
+    target = found(str(config["_target_"]))
+    try:
+        return functools.partial(target, **inner) if config.get("_partial_") else target(**inner)
+    except UserError:
+        raise
+    except Exception as error:
+        if unknown := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
+            name = unknown.group(1)
+            raise invalid(f"{key}.{name}", inner.get(name), f"a setting of {config['_target_']}") from None
+        raise UserError(f"{key}: {first_line(error)}") from None
+
+
+def _with_given(config: Any, given: Mapping[str, Any]) -> Any:
+    """Hands the runtime, and the folder for answers, to every part that takes one: they stand in no part's yaml, so
+    they identify no run."""
+    if isinstance(config, list):
+        return [_with_given(part, given) for part in config]
+    if not isinstance(config, Mapping):
+        return config
+    whole = {key: _with_given(part, given) for key, part in config.items()}
+    try:
+        takes = set(inspect.signature(found(str(config["_target_"]))).parameters) if "_target_" in config else set()
+    except (TypeError, ValueError):  # it does not say
+        takes = set()
+    return {**whole, **{name: value for name, value in given.items() if name in takes}}
+
+
+def _targets(config: Any) -> Iterator[str]:
+    if isinstance(config, Mapping):
+        if "_target_" in config:
+            yield str(config["_target_"])
+        for part in config.values():
+            yield from _targets(part)
+    elif isinstance(config, list):
+        for part in config:
+            yield from _targets(part)
+
+
+@functools.cache
+def constructors() -> frozenset[str]:
+    """All that may be a `_target_` of dpsyn: what its own yamls name. Nothing else of it can be called by a config."""
+    yamls = config_folder().glob("*/*.yaml")
+    return frozenset(name for path in yamls for name in re.findall(r"_target_: ([\w.]+)", path.read_text("utf-8")))
+
+
+def _check_target(key: str, target: str, trusted: Sequence[str]) -> None:
+    """A part of a trusted package is what that package itself defines: `mine.os.remove` is none."""
+    package = target.split(".")[0]
+    if target in constructors():
+        return
+    if package == "dpsyn":
+        raise invalid(f"{key}._target_", target, "a part of dpsyn", did_you_mean(target, sorted(constructors())))
+    if package not in trusted:
+        do = "Name its package in trusted_packages=[...] on the command line if you trust it."
+        raise invalid(f"{key}._target_", target, "a part of dpsyn", do)
+    if importlib.util.find_spec(package) is None and any(Path(f"{package}{end}").exists() for end in ("", ".py")):
+        sys.path.append(str(Path.cwd()))  # last, so that a folder's files stand in for nothing that is installed
+    try:
+        part = found(target)
+    except (ImportError, AttributeError) as error:
+        missing = f" ({error.name} is not installed)" if isinstance(error, ImportError) and error.name else ""
+        raise UserError(f"{key}._target_={target}: there is no such part{missing}.") from None
+    if str(getattr(part, "__module__", "")).split(".")[0] != package:
+        raise invalid(f"{key}._target_", target, f"a part that {package} defines")
+
+
+def _shares(declared: Any, n: int) -> np.ndarray:
+    if declared in ("uniform", "noisy"):
+        return np.full(n, 1 / n)
+    good = (
+        isinstance(declared, list)
+        and len(declared) == n
+        and all(isinstance(s, int | float) and s >= 0 for s in declared)
+    )
+    if not good or sum(declared) <= 0:
+        raise invalid(
+            "label_shares",
+            declared,
+            f"'uniform', one number a label ({n}), declared without the private data, or 'noisy'",
+        )
+    return np.asarray(declared, np.float64) / sum(declared)
