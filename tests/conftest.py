@@ -1,3 +1,4 @@
+import logging
 import os
 
 import pytest
@@ -9,7 +10,10 @@ def own_state(tmp_path_factory, monkeypatch):
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
-    return home
+    yield home
+    off = [name for name, logger in logging.root.manager.loggerDict.items() if getattr(logger, "disabled", False)]
+    assert not [name for name in off if name.startswith("dpsyn")], "a test disabled the loggers of those that follow"
+    assert logging.root.level <= logging.WARNING and not logging.root.manager.disable and not logging.root.disabled
 
 
 @pytest.fixture

@@ -136,7 +136,7 @@ BAD = [
     ({"epsilon": 1, "delta": 1e-5, "noise_multiplier": 2}, "privacy.noise_multiplier=2"),
     ({"noise_multiplier": 0.0, "delta": 1e-5}, "privacy.noise_multiplier=0.0"),
     ({"epsilon": 1, "delta": 1e-5, "unit": "person"}, "privacy.unit=person: expected record or user"),
-    ({"epsilon": 1, "delta": 1e-5, "nearest": 0}, "privacy.votes_per_record=0"),
+    ({"epsilon": 1, "delta": 1e-5, "votes_per_record": 0}, "privacy.votes_per_record=0"),
     ({"epsilon": 1, "delta": 1e-5, "accept_lost_draws": -1}, "privacy.accept_lost_draws=-1"),
 ]
 

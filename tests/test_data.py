@@ -660,7 +660,7 @@ def test_another_split_of_local_files_stands_beside_train(tmp_path: Path) -> Non
 # Configs
 
 
-@pytest.mark.parametrize("name", ["digits", "hub", "mnist", "image_folder"])
+@pytest.mark.parametrize("name", ["digits", "images", "mnist", "image_folder"])
 def test_a_config_lists_every_argument_and_builds(name: str) -> None:
     config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
     part: Any = {"Digits": Digits, "Images": Images}[config.pop("_target_").rsplit(".", 1)[1]]

@@ -92,8 +92,8 @@ def test_every_part_that_names_a_model_loads_it_at_that_commit(
     import huggingface_hub
     import transformers
 
+    from dpsyn.api import local_llm as local
     from dpsyn.api import stable_diffusion
-    from dpsyn.api import transformers as local
     from dpsyn.metric import text_classifier
     from dpsyn.networks.runtime import Runtime
 

@@ -209,7 +209,7 @@ def test_images_are_refused(folder):
 
 def test_texts_that_are_read_in_part_are_told_apart_and_counted_in_private(folder, tmp_path):
     from dpsyn.data.texts import Texts
-    from dpsyn.privacy.electorate import open_electorate, told_of_rows
+    from dpsyn.privacy.electorate import open_electorate, row_reports
 
     embed = part(folder / "plain", max_length=8)
     texts = [WORDS[0], " ".join(WORDS[:4]), " ".join(WORDS[:3] * 5)]
@@ -217,4 +217,4 @@ def test_texts_that_are_read_in_part_are_told_apart_and_counted_in_private(folde
     assert embed.truncated(Samples(content)).tolist() == [False, False, True]
     (tmp_path / "texts.csv").write_text("text\n" + "\n".join(texts) + "\n")
     electorate = open_electorate(Texts(path=str(tmp_path / "texts.csv")), embed, {}, "record", tmp_path / "cache")
-    assert json.loads(told_of_rows(electorate)["adjusted.json"]) == {"longer than the embedding reads": 1}
+    assert json.loads(row_reports(electorate)["adjusted.json"]) == {"longer than the embedding reads": 1}

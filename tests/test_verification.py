@@ -99,9 +99,7 @@ def test_what_is_no_statement_is_one_line(here, content, capsys):
 
 def test_an_incomplete_run_says_so_and_is_not_passed(here, capsys):
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(
-            "dpsyn.runs.directory.RunDirectory.stamp", lambda self: (_ for _ in ()).throw(KeyboardInterrupt)
-        )
+        patched.setattr("dpsyn.execution.vital_signs", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(here / "cut")
     assert cli.main(["verify", str(here / "cut")]) == 1
