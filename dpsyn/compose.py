@@ -339,7 +339,7 @@ def launch(arguments: Sequence[str], job: Callable[[list[str]], None]) -> None:
     held: list[BaseException] = []
 
     def task(_: DictConfig) -> None:
-        _enable_loggers()
+        _restore_logging()
         try:
             job(list(HydraConfig.get().overrides.task))
         except BaseException as error:  # Hydra would print it in its own way
@@ -354,11 +354,12 @@ def launch(arguments: Sequence[str], job: Callable[[list[str]], None]) -> None:
             raise held[0] from None
         raise
     finally:
-        _enable_loggers()
+        _restore_logging()
 
 
-def _enable_loggers() -> None:
-    """Hydra's `job_logging: disabled` disables every logger that exists, and with them dpsyn's warnings."""
+def _restore_logging() -> None:
+    """Hydra's `job_logging: disabled` silences every logger that exists, and with them dpsyn's warnings."""
+    logging.root.setLevel(logging.WARNING)
     for name in list(logging.root.manager.loggerDict):
         logging.getLogger(name).disabled = False
 

@@ -1,3 +1,4 @@
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -176,3 +177,9 @@ def test_a_cache_that_cannot_be_made_is_named_though_it_is_private_data_that_go_
     assert cli.main(["run", "experiment=smoke"]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("dpsyn: ") and "file" in said and "may be private" not in said
+
+
+def test_a_sweep_leaves_warnings_as_they_are(in_tmp, capsys):
+    given = ["run", "-m", *TINY, "seed=1,2", "metric=none", "privacy.epsilon=1", "privacy.accept_joint_epsilon=9"]
+    assert cli.main(given) == 0
+    assert logging.getLogger("dpsyn.language.prompts").isEnabledFor(logging.WARNING)
