@@ -5,10 +5,18 @@ They never quote private data: a message about a private row names the column an
 
 import difflib
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+
+INSTALLED_AS = {
+    "PIL": "pillow",
+    "python_avatars": "python-avatars",
+    "sentence_transformers": "sentence-transformers",
+    "sklearn": "scikit-learn",
+}
 
 
 class UserError(Exception):
-    """A mistake that the user can mend. The command line shows its text as one line and ends with status 2."""
+    """An error that the user can fix. The command line shows its text as one line and ends with status 2."""
 
 
 class OutOfSpace(UserError):
@@ -18,6 +26,14 @@ class OutOfSpace(UserError):
 def invalid(key: str, value: object, expected: str, do: str = "") -> UserError:
     """`key=value: expected ... do`, the form of every complaint about a setting."""
     return UserError(f"{key}={value}: expected {expected}." + (f" {do}" if do else ""))
+
+
+def check_packages(key: str, value: object, *packages: str, do: str = "") -> None:
+    """Raises UserError for the first package, by the name of its import, that is not installed. do: how to get it."""
+    for package in packages:
+        if find_spec(package) is None:
+            name = INSTALLED_AS.get(package, package)
+            raise invalid(key, value, f"the package {name}", do or f"Install it: pip install {name}")
 
 
 def one_of(values: Iterable[object]) -> str:

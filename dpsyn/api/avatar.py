@@ -19,14 +19,13 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
 from dpsyn.api import Api, Degree
 from dpsyn.data import Data
-from dpsyn.errors import UserError, invalid
+from dpsyn.errors import UserError, check_packages, invalid
 from dpsyn.networks.runtime import Runtime
 from dpsyn.population import Label, Samples
 from dpsyn.randomness import uniform
@@ -90,9 +89,8 @@ class Avatar(Api):
 
     def check(self) -> None:
         """Raises UserError where python_avatars, cairosvg or the library libcairo is missing."""
-        for package in ("python_avatars", "cairosvg"):
-            if find_spec(package) is None:
-                raise invalid("api", "avatar", f"the package {package}", "Install it: pip install 'dpsyn[avatar]'")
+        do = "Install it: pip install 'dpsyn[avatar]'"
+        check_packages("api", "avatar", "python_avatars", "cairosvg", do=do)
         try:
             import cairosvg  # noqa: F401
         except OSError:

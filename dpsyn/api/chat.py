@@ -5,7 +5,6 @@ Every answer is kept on disk as it comes, so that a run that was cut off asks, a
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import math
@@ -20,7 +19,7 @@ import numpy as np
 
 from dpsyn.api import Api, Degree, Usage
 from dpsyn.data import Data
-from dpsyn.errors import UserError, invalid, one_of
+from dpsyn.errors import UserError, check_packages, invalid, one_of
 from dpsyn.language.answers import Answers, answer_key
 from dpsyn.language.asking import Answer, Limits, Question, ask, ping, tokens_of
 from dpsyn.language.endpoints import DEFAULT_URL, Endpoint, check_address, key_in
@@ -189,8 +188,7 @@ class Chat(Api):
 
     def check(self) -> None:
         """Raises UserError for a missing package, model or price, what is no address, what are no prompts."""
-        if importlib.util.find_spec("openai") is None:
-            raise invalid("api", "chat", "the package openai", "Install it: pip install openai")
+        check_packages("api", "chat", "openai")
         if not self.model:
             raise invalid("api.model", "null", "the name of a model of the endpoint")
         for url, _ in self._addresses():

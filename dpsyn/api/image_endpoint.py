@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import importlib.util
 import io
 import json
 import logging
@@ -28,7 +27,7 @@ import numpy as np
 
 from dpsyn.api import Api, Degree
 from dpsyn.data import Data
-from dpsyn.errors import UserError, invalid, one_of
+from dpsyn.errors import UserError, check_packages, invalid, one_of
 from dpsyn.files import answers_cache, write
 from dpsyn.language.endpoints import (
     DEFAULT_URL,
@@ -138,9 +137,7 @@ class ImageEndpoint(Api):
 
     def check(self) -> None:
         """Raises UserError for a missing package, model, prompt or edit, and for what is no address."""
-        for package, name in (("openai", "openai"), ("PIL", "pillow")):
-            if importlib.util.find_spec(package) is None:
-                raise invalid("api", "image_endpoint", f"the package {name}", f"Install it: pip install {name}")
+        check_packages("api", "image_endpoint", "openai", "PIL")
         if not self.model:
             raise invalid("api.model", "null", "the name of a model of the endpoint")
         check_address(self.base_url)

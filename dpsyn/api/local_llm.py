@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 import inspect
 import logging
 import math
@@ -23,7 +22,7 @@ import numpy as np
 
 from dpsyn.api import Api, Degree
 from dpsyn.data import Data
-from dpsyn.errors import UserError, invalid
+from dpsyn.errors import UserError, check_packages, invalid
 from dpsyn.language.prompts import Prompts, Request
 from dpsyn.language.reasoning import open_tag, without_reasoning
 from dpsyn.marks import PLACE, SPEED
@@ -105,9 +104,7 @@ class LocalLLM(Api):
 
     def check(self) -> None:
         """Raises UserError for what is no model, a missing package, and settings that exclude each other."""
-        for package in ("transformers", *(["accelerate"] if self.device_map else [])):
-            if importlib.util.find_spec(package) is None:
-                raise invalid("api", "transformers", f"the package {package}", f"Install it: pip install {package}")
+        check_packages("api", "transformers", "torch", "transformers", *(["accelerate"] if self.device_map else []))
         if self.device_map is not None:
             if self.offload:
                 raise invalid("api.offload", "true", "false beside api.device_map")

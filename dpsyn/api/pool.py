@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property, lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -400,10 +401,12 @@ def _nearest(
     which is left out, m > k. In float32: items whose distances differ by less may change places.
     A distance and the place of its item are one int64, so that the order is total and does not depend on k.
     """
+    centre = vectors[members[:BLOCK]].mean(0)  # differences stay; the squares that cancel get small
+    if find_spec("torch") is None:
+        return _nearest_numpy(queries - centre, vectors, centre, members, k, own)
     import torch
 
     with exact():
-        centre = vectors[members[:BLOCK]].mean(0)  # differences stay; the squares that cancel get small
         mine = torch.from_numpy(queries - centre).to(device)
         norms = (mine * mine).sum(1, keepdim=True)
         best = torch.empty((len(queries), 0), dtype=torch.int64, device=device)
@@ -423,6 +426,25 @@ def _nearest(
             best = torch.cat([best, found], 1)
             best = torch.topk(best, min(k, best.shape[1]), largest=False).values
         return members[(best & 0xFFFFFFFF).cpu().numpy()]
+
+
+def _nearest_numpy(
+    queries: np.ndarray, vectors: np.ndarray, centre: np.ndarray, members: np.ndarray, k: int, own: int | None
+) -> np.ndarray:
+    """The same without torch, in more time. queries: less the centre."""
+    norms = np.einsum("ij,ij->i", queries, queries)[:, None]
+    best = np.empty((len(queries), 0), np.int64)
+    for start in range(0, len(members), BLOCK):
+        theirs = vectors[members[start : start + BLOCK]] - centre
+        squares = np.maximum(norms - 2 * (queries @ theirs.T) + np.einsum("ij,ij->i", theirs, theirs), 0)
+        if own is not None:
+            mine = np.arange(len(queries)) + own - start
+            inside = (mine >= 0) & (mine < len(theirs))
+            squares[np.flatnonzero(inside), mine[inside]] = np.inf
+        places = np.arange(start, start + len(theirs))
+        keys = np.concatenate([best, (squares.astype(np.float32).view(np.int32).astype(np.int64) << 32) | places], 1)
+        best = np.partition(keys, min(k, keys.shape[1]) - 1, axis=1)[:, :k]
+    return members[np.sort(best, axis=1) & 0xFFFFFFFF]
 
 
 def _keys(partial: Any, norms: Any, places: Any) -> Any:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 import inspect
 import json
 import logging
@@ -25,7 +24,7 @@ import numpy as np
 
 from dpsyn.api import Api, Degree
 from dpsyn.data import Data
-from dpsyn.errors import UserError, invalid
+from dpsyn.errors import UserError, check_packages, invalid
 from dpsyn.marks import PLACE
 from dpsyn.networks import tensors
 from dpsyn.networks.hub import pinned
@@ -99,9 +98,7 @@ class StableDiffusion(Api):
 
     def check(self) -> None:
         """Raises UserError for a missing package, folder or prompt file, and for a checker that the model lacks."""
-        for package in ("diffusers", "transformers"):
-            if importlib.util.find_spec(package) is None:
-                raise invalid("api", "stable_diffusion", f"the package {package}", f"Install it: pip install {package}")
+        check_packages("api", "stable_diffusion", "torch", "diffusers", "transformers")
         folder = Path(self._place())
         if folder.is_dir() and self.safety_checker:
             try:

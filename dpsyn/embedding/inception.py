@@ -16,7 +16,7 @@ import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
-from dpsyn.errors import UserError, invalid
+from dpsyn.errors import UserError, check_packages, invalid
 from dpsyn.files import sha256
 from dpsyn.marks import PLACE
 from dpsyn.networks.runtime import Runtime, exact, in_batches, torch_device
@@ -53,6 +53,7 @@ class Inception(Embedding):
 
     def check(self) -> None:
         """Raises UserError where the weights are neither a file nor an address."""
+        check_packages("embedding", "inception", "torch")
         check_weights("embedding.weights", self.weights, WHAT)
 
     def fingerprint(self) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from dpsyn import __version__
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
-from dpsyn.errors import UserError, invalid
+from dpsyn.errors import UserError, check_packages, invalid
 from dpsyn.files import public_cache, write
 from dpsyn.networks.runtime import Runtime, exact, torch_device
 from dpsyn.networks.tensors import tensor, with_channels
@@ -63,6 +63,7 @@ class Patches(Embedding):
 
     def check(self) -> None:
         """Raises UserError where the public images are not there."""
+        check_packages("embedding", "patches", "torch")
         if self.data is None:
             raise invalid("embedding.data", "null", "public images to learn from")
         self.data.check()

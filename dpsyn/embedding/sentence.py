@@ -15,7 +15,7 @@ import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
-from dpsyn.errors import UserError, invalid
+from dpsyn.errors import UserError, check_packages, invalid
 from dpsyn.files import sha256
 from dpsyn.marks import PLACE
 from dpsyn.networks.hub import check_revision, fetched
@@ -67,6 +67,7 @@ class Sentence(Embedding):
 
     def check(self) -> None:
         """Raises UserError where `model` is neither the folder of a network nor a name on the hub."""
+        check_packages("embedding", "sentence", "torch", "sentence_transformers")
         if isinstance(self.model, str) and (folder := Path(self.model).expanduser()).is_dir():
             if not any((folder / name).is_file() for name in ("config.json", "modules.json")):
                 raise invalid("embedding.model", self.model, "the folder of a network", "It has no config.json.")

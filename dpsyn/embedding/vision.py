@@ -15,7 +15,7 @@ import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
-from dpsyn.errors import UserError, invalid, one_of
+from dpsyn.errors import UserError, check_packages, invalid, one_of
 from dpsyn.files import sha256
 from dpsyn.marks import PLACE
 from dpsyn.networks import tensors
@@ -62,6 +62,7 @@ class Vision(Embedding):
 
     def check(self) -> None:
         """Raises UserError where `path` is neither the folder of such a network nor a name on the hub."""
+        check_packages("embedding", "vision", "torch", "transformers")
         if isinstance(self.path, str) and (folder := Path(self.path).expanduser()).is_dir():
             _kind(self.path, folder)
         elif not re.fullmatch(r"[\w.-]+/[\w.-]+", str(self.path)):

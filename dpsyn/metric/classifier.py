@@ -1,4 +1,4 @@
-"""Train on synthetic, test on real: a small convolutional network, plain on purpose, or a residual one."""
+"""Train on synthetic, test on real: a small convolutional network, plain on purpose, a residual one, or none."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from dpsyn.data import Data
-from dpsyn.errors import UserError, invalid, one_of
+from dpsyn.errors import UserError, check_packages, invalid, one_of
 from dpsyn.metric import Metric, check_real, check_settings
 from dpsyn.networks.tensors import resized, tensor
 from dpsyn.population import Population
 
+LIGHT = ("logistic", "nearest")  # of scikit-learn, without torch
 PUBLISHED = {  # network: (layers beside the blocks, layers of a block and stage, depth, width)
     "resnet": (2, 6, 20, 16),
     "wrn": (4, 6, 40, 64),
@@ -31,10 +32,11 @@ class Classifier(Metric):
 
     data: the real data. epochs, batch_size, learning_rate (the peak of one cycle of AdamW), seed: of the training.
     device: 'auto', 'cpu' or 'cuda'. public: the real data are public; otherwise the accuracy is private.
-    network: 'cnn': two 3x3 convolutions (24, 48), max pooling, 128 hidden units. Or one of those that DPImageBench
-        (2503.14681) trains, three stages each, as made for CIFAR: 'resnet' (He et al. 2016, section 4.2; its
-        ResNet-110 is depth=110), 'wrn' (Zagoruyko and Komodakis 2016: WRN-40-4, dropout 0.3), 'resnext' (Xie et al.
-        2017, section 5.3: 8 groups of width channels). Under bfloat16 autocast on a GPU.
+    network: 'logistic' (regression on pixels) or 'nearest' (the label of the synthetic image with the nearest pixels),
+        in seconds and without torch. 'cnn': two 3x3 convolutions (24, 48), max pooling, 128 hidden units. Or one of
+        those that DPImageBench (2503.14681) trains, three stages each, as made for CIFAR: 'resnet' (He et al. 2016,
+        section 4.2; its ResNet-110 is depth=110), 'wrn' (Zagoruyko and Komodakis 2016: WRN-40-4, dropout 0.3),
+        'resnext' (Xie et al. 2017, section 5.3: 8 groups of width channels). Under bfloat16 autocast on a GPU.
     depth: layers, 6n+2, 6n+4 and 9n+2; width: channels of the first stage. None: 20 and 16, 40 and 64, 29 and 64.
     augment: every image anew moved by up to an eighth of its side (4 px of 32), half of them mirrored: for pictures of
         things, not for letters and digits.
@@ -61,12 +63,13 @@ class Classifier(Metric):
             raise invalid("metric.parts.classifier.device", self.device, "auto, cpu, cuda or cuda:1")
         if type(self.augment) is not bool:
             raise invalid("metric.parts.classifier.augment", self.augment, "true or false")
-        if self.network != "cnn" and self.network not in PUBLISHED:
-            raise invalid("metric.parts.classifier.network", self.network, one_of(["cnn", *PUBLISHED]))
+        plain = ("cnn", *LIGHT)
+        if self.network not in (*plain, *PUBLISHED):
+            raise invalid("metric.parts.classifier.network", self.network, one_of([*plain, *PUBLISHED]))
         for key in ("depth", "width"):
             value = getattr(self, key)
-            if value is not None and self.network == "cnn":
-                raise invalid(f"metric.parts.classifier.{key}", value, "null with network=cnn")
+            if value is not None and self.network in plain:
+                raise invalid(f"metric.parts.classifier.{key}", value, f"null with network={self.network}")
             if value is not None and (type(value) is not int or value < 1):
                 raise invalid(f"metric.parts.classifier.{key}", value, "a whole number, 1 or more, or null")
         if self.depth is not None:
@@ -77,6 +80,8 @@ class Classifier(Metric):
 
     def check(self) -> None:
         """Raises UserError without real data."""
+        if self.network not in LIGHT:
+            check_packages("metric.parts.classifier.network", self.network, "torch")
         check_real(self.data)
 
     @property
@@ -90,6 +95,8 @@ class Classifier(Metric):
         """{'accuracy': share of real images whose label is found}. Raises UserError for what are no images."""
         if population.samples.content.ndim != 4:
             raise UserError("metric classifier: expected images. Leave this metric out for this kind of data.")
+        if self.network in LIGHT:
+            return {"accuracy": _accuracy_without_torch(self, population)}
         import torch
 
         device = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
@@ -112,6 +119,33 @@ class Classifier(Metric):
                         guess = network(resized(real, shape, "bilinear")).argmax(1).cpu().numpy()
                     right, total = right + int((guess == records.labels).sum()), total + len(guess)
         return {"accuracy": right / max(total, 1)}
+
+
+def _accuracy_without_torch(part: Classifier, population: Population) -> float:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+
+    made = population.samples.content
+    is_logistic = part.network == "logistic"
+    model = LogisticRegression(max_iter=100 * part.epochs) if is_logistic else KNeighborsClassifier(1)
+    model.fit(made.reshape(len(made), -1) / np.float32(255), population.labels)
+    right = total = 0
+    for records in part.data.batches(1024):
+        if len(records.samples):
+            pixels = [_resized(image, made.shape[1:]) for image in records.samples.content]
+            guess = model.predict(np.stack(pixels) / np.float32(255))
+            right, total = right + int((guess == records.labels).sum()), total + len(guess)
+    return right / max(total, 1)
+
+
+def _resized(image: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """uint8 [h, w, c] -> uint8 [pixels]. Raises UserError for another number of channels."""
+    from PIL import Image
+
+    if image.shape[2] != shape[2]:
+        raise UserError(f"held_out: expected images of {shape[2]} channel(s), as the synthetic ones have.")
+    picture = Image.fromarray(image[..., 0] if shape[2] == 1 else image)
+    return np.asarray(picture.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)).reshape(-1)
 
 
 def _precision(part: Classifier, device: str) -> Any:

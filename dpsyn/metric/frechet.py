@@ -33,6 +33,7 @@ class Frechet(Metric):
     def check(self) -> None:
         """Raises UserError without real data."""
         check_real(self.data)
+        self.embedding.check()
 
     @property
     def private(self) -> bool:

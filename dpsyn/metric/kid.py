@@ -41,6 +41,7 @@ class Kid(Metric):
     def check(self) -> None:
         """Raises UserError without real data."""
         check_real(self.data)
+        self.embedding.check()
 
     @property
     def private(self) -> bool:

@@ -46,6 +46,7 @@ class Mauve(Metric):
         if find_spec("mauve") is None:
             raise UserError("metric mauve: the package is not installed. pip install mauve-text, or leave it out.")
         check_real(self.data)
+        self.embedding.check()
 
     @property
     def private(self) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
-from dpsyn.errors import UserError, invalid
+from dpsyn.errors import UserError, check_packages, invalid
 from dpsyn.metric import Metric, batched, check_comparable, check_real, check_settings, real_samples, sampled
 from dpsyn.networks.runtime import Runtime, torch_device
 from dpsyn.population import Population
@@ -49,7 +49,9 @@ class PrecisionRecall(Metric):
 
     def check(self) -> None:
         """Raises UserError without real data."""
+        check_packages("metric.parts", "precision_recall", "torch")
         check_real(self.data)
+        self.embedding.check()
 
     @property
     def private(self) -> bool:

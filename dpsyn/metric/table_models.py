@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any, Literal
 
 import numpy as np
 
 from dpsyn.data import Data
-from dpsyn.errors import UserError, invalid, one_of
+from dpsyn.errors import UserError, check_packages, invalid, one_of
 from dpsyn.metric import Metric, check_real, check_settings, real_samples
 from dpsyn.population import Population
 from dpsyn.tables.columns import Column
@@ -148,12 +147,7 @@ def _check_settings(part: Part, name: str) -> None:
 
 def _check(part: Part, name: str) -> None:
     check_real(part.data)
-    package = {"boosting": "sklearn"}.get(part.model, part.model)
-    if find_spec(package) is None:
-        called = {"sklearn": "scikit-learn"}.get(package, package)
-        raise invalid(
-            f"metric.parts.{name}.model", part.model, f"the package {called}", f"Install it: pip install {called}"
-        )
+    check_packages(f"metric.parts.{name}.model", part.model, {"boosting": "sklearn"}.get(part.model, part.model))
 
 
 def _synthetic(population: Population, part: Part) -> np.ndarray:

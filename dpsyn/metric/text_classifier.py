@@ -14,7 +14,7 @@ import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
-from dpsyn.errors import UserError, invalid, one_of
+from dpsyn.errors import UserError, check_packages, invalid, one_of
 from dpsyn.marks import PLACE
 from dpsyn.metric import Metric, batched, check_comparable, check_real, check_settings, texts_of
 from dpsyn.networks.hub import check_revision, pinned
@@ -67,6 +67,8 @@ class TextClassifier(Metric):
     def check(self) -> None:
         """Raises UserError without real data, and for an encoder that is neither a folder nor a name on the hub."""
         check_real(self.data)
+        if self.network == "encoder":
+            check_packages("metric.parts.text_classifier.network", self.network, "torch", "transformers")
         if self.network == "encoder" and not (
             isinstance(self.model, str)
             and (Path(self.model).expanduser().is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", self.model))

@@ -6,6 +6,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -79,7 +80,7 @@ def check_device(device: str) -> None:
 
 def has_gpu() -> bool:
     """Known without torch, whose import takes seconds, where no driver is there."""
-    if not any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")):
+    if not any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")) or not find_spec("torch"):
         return False
     import torch
 
@@ -88,10 +89,8 @@ def has_gpu() -> bool:
 
 def torch_device(runtime: Runtime) -> str:
     """'cpu', 'cuda' or 'cuda:1': the device that `auto` stands for on this machine."""
-    import torch
-
     if runtime.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if has_gpu() else "cpu"
     return runtime.device
 
 
@@ -141,8 +140,6 @@ def in_batches(n: int, runtime: Runtime, what: str, work: Callable[[slice], T]) 
 
     what: names the work, so that the next call starts with what fitted. Raises UserError where not one row fits.
     """
-    import torch
-
     parts: list[T] = []
     start, size = 0, min(runtime.network_batch_size, _fitting.get(what, runtime.network_batch_size))
     while start < n:
@@ -162,7 +159,9 @@ def in_batches(n: int, runtime: Runtime, what: str, work: Callable[[slice], T]) 
         if rows.stop - rows.start == 1:
             raise UserError(f"{what}: one row does not fit into the memory of {torch_device(runtime)}.")
         size = _fitting[what] = (rows.stop - rows.start) // 2
-        if torch.cuda.is_available():
+        if has_gpu():
+            import torch
+
             torch.cuda.empty_cache()
     return parts
 

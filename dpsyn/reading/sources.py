@@ -20,11 +20,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from dpsyn.errors import invalid, one_of
+from dpsyn.errors import check_packages, invalid, one_of
 from dpsyn.networks.hub import check_revision, commit_of
 from dpsyn.reading.rows import (
     Broken,
@@ -111,10 +110,8 @@ class Source:
         packages: those that are needed whatever the kind.
         """
         kind = self.kind()
-        for package in [*packages, *{"parquet": ["pyarrow"], "hub": ["datasets", "huggingface_hub"]}.get(kind, [])]:
-            if find_spec(package) is None:
-                name = {"PIL": "pillow"}.get(package, package)
-                raise invalid("data.path", self.path, f"the package {name}", f"Install it: pip install {name}")
+        needed = {"parquet": ["pyarrow"], "hub": ["datasets", "huggingface_hub"]}.get(kind, [])
+        check_packages("data.path", self.path, *packages, *needed)
         if kind == "hub":
             return None
         if self.subset is not None:

@@ -24,7 +24,7 @@ from dpsyn.api import Api, Degree
 from dpsyn.api.diffusion import improved as improved_diffusion
 from dpsyn.api.diffusion.improved import Process
 from dpsyn.data import Data
-from dpsyn.errors import UserError, invalid, one_of
+from dpsyn.errors import UserError, check_packages, invalid, one_of
 from dpsyn.marks import PLACE
 from dpsyn.networks.hub import check_revision, fetched
 from dpsyn.networks.runtime import Runtime, in_batches, placed, running, torch_device
@@ -112,6 +112,7 @@ class Diffusion(Api):
     def check(self) -> None:
         """Raises UserError where the path is nothing, or what can be seen of the network without its weights does not
         fit."""
+        check_packages("api", "diffusion", "torch", "diffusers")
         if self._is_checkpoint:
             check_weights("api.path", self.path, "an improved-diffusion checkpoint")
             if "://" not in self.path:
