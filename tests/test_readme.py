@@ -1,4 +1,4 @@
-"""README's commands, as they stand there, one after the other in one folder."""
+"""The commands of README and of the pages it names, as they stand there, one after the other in one folder."""
 
 import re
 import shlex
@@ -14,10 +14,13 @@ from sklearn.datasets import load_sample_images
 
 from dpsyn import cli
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+PAGES = ["README.md", "docs/tables.md", "docs/images.md", "docs/texts.md", "CONTRIBUTING.md"]
+README = "\n\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
+FOUND = re.findall(r"^    (dpsyn [^\\\n]*(?:\\\n[^\\\n]*)*)", README, re.MULTILINE)
 COMMANDS = [
     shlex.split(found.replace("\\\n", " "), comments=True)[1:]
-    for found in re.findall(r"^    (dpsyn [^\\\n]*(?:\\\n[^\\\n]*)*)", README, re.MULTILINE)
+    for found in dict.fromkeys(re.sub(r" +", " ", found) for found in FOUND)
     if "RUN" not in found
 ]
 SMALLER = {  # what a run is cut down to, so that the whole takes seconds
@@ -110,3 +113,21 @@ def test_readmes_commands_work_one_after_the_other_in_one_folder(what_readme_nee
     assert {"digits", "two", "none", "stays", "photos", "users", "noise"} <= there
     assert {"smoke-privacy.epsilon-1", "smoke-privacy.epsilon-2"} <= there
     assert "dpsyn" not in there
+
+
+def test_no_page_names_a_file_or_a_module_that_is_not_there():
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+        text = page.read_text(encoding="utf-8")
+        for name in re.findall(r"\]\(([^)#]+)\)", text):
+            assert "://" in name or (page.parent / name).exists(), f"{page.name}: {name}"
+        for name in re.findall(r"`((?:dpsyn|configs|scripts|tests)/[\w/.-]+)`", text):
+            assert (ROOT / name).exists() or name == "dpsyn/api/noise.py", f"{page.name}: {name}"
+
+
+def test_the_drawing_of_the_house_names_every_module():
+    drawn = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    for path in (ROOT / "dpsyn").rglob("*.py"):
+        inside = path.relative_to(ROOT / "dpsyn").parts
+        if path.stem.startswith("__") or inside[0] in ("api", "data", "embedding", "metric"):
+            continue
+        assert re.search(rf"\b{path.stem}\b", drawn), path

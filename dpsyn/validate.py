@@ -1,0 +1,58 @@
+"""Checks of settings, a line each. All raise UserError: `key=value: expected ...`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from dpsyn.errors import invalid, one_of
+
+
+def flag(key: str, value: Any) -> None:
+    if type(value) is not bool:
+        raise invalid(key, value, "true or false")
+
+
+def text(key: str, value: Any) -> None:
+    """A text or None."""
+    if not isinstance(value, str | None):
+        raise invalid(key, value, "a text, or null")
+
+
+def choice(key: str, value: Any, allowed: Sequence[Any]) -> None:
+    if value not in allowed:
+        raise invalid(key, value, one_of(allowed))
+
+
+def whole(key: str, value: Any, least: int = 0, optional: bool = False) -> None:
+    """An int that is no bool. optional: or None."""
+    if not (optional and value is None) and (type(value) is not int or value < least):
+        raise invalid(key, value, f"a whole number, {least} or more" + (", or null" if optional else ""))
+
+
+def number(
+    key: str,
+    value: Any,
+    expected: str,
+    least: float = -math.inf,
+    most: float = math.inf,
+    above: float = -math.inf,
+    optional: bool = False,
+) -> None:
+    """A finite int or float, `least` to `most` and over `above`. expected: in words. optional: or None."""
+    if optional and value is None:
+        return
+    if type(value) not in (int, float) or not (least <= value <= most and above < value < math.inf):
+        raise invalid(key, value, expected)
+
+
+def side_lengths(key: str, value: Any, optional: bool = False) -> None:
+    """[height, width] px. optional: or None."""
+    expected = "[height, width] px" + (", or null" if optional else "")
+    if optional and value is None:
+        return
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
+        raise invalid(key, value, expected)
+    if not all(type(side) is int and side > 0 for side in value):
+        raise invalid(key, list(value), expected)
