@@ -52,7 +52,7 @@ PASSED_TO_HYDRA = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 1 something is wrong inside, 2 something that the user can mend, 130 interrupted."""
+    """Exit status: 0 done, 1 something is wrong inside, 2 something that the user can fix, 130 interrupted."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 stops nothing
@@ -189,7 +189,7 @@ def export(given: list[str]) -> int:
 
 
 def schema(given: list[str]) -> int:
-    """`dpsyn schema FILE`: a draft on standard output, to be mended by hand."""
+    """`dpsyn schema FILE`: a draft on standard output, to be edited by hand."""
     parser = argparse.ArgumentParser("dpsyn schema", description="Drafts a schema. FILE must be public.")
     parser.add_argument("file", help="a codebook, or a public sample: csv or parquet; also .csv.gz")
     parser.add_argument("--delimiter", help="what parts the cells of a csv, ';' say; else as its first lines look")

@@ -30,7 +30,7 @@ def room_on_disk(path: Path) -> Iterator[None]:
 
 
 def write(path: Path, content: bytes, private: bool = False) -> None:
-    """Replaces `path` in one step. A private file is for its owner alone; a released one bears the one date."""
+    """Replaces `path` in one step. A private file is for its owner alone; released files get one fixed mtime."""
     temporary = path.with_name(f".{path.name}.part")
     with room_on_disk(path):
         try:

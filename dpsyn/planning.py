@@ -12,8 +12,8 @@ from dpsyn.api import metered
 from dpsyn.errors import invalid
 from dpsyn.job import Job, check
 from dpsyn.privacy import account
-from dpsyn.privacy.budget import WEAK, Budget, Charge, epsilon_of, records_in_a_vote, shown
-from dpsyn.privacy.statement import shown_delta
+from dpsyn.privacy.budget import WEAK, Budget, Charge, epsilon_of, format_epsilon, records_in_a_vote
+from dpsyn.privacy.statement import format_delta
 from dpsyn.runs.cost import at_most, format_usage
 from dpsyn.runs.directory import RunDirectory
 from dpsyn.runs.storage import label_name
@@ -32,9 +32,8 @@ def promise(job: Job, budget: Budget) -> str:
     epsilon = epsilon_of(budget.charges, budget.delta, budget.adjacency)
     change = "replaced" if budget.adjacency == "replace" else "added or removed"
     weak = " WEAK" if epsilon > WEAK else ""
-    return (
-        f"({shown(epsilon)}, {shown_delta(budget.delta)})-differentially private, one {job.privacy.unit} {change}{weak}"
-    )
+    pair = f"({format_epsilon(epsilon)}, {format_delta(budget.delta)})"
+    return f"{pair}-differentially private, one {job.privacy.unit} {change}{weak}"
 
 
 def noise(job: Job, budget: Budget) -> str:
@@ -104,7 +103,7 @@ def _table(job: Job, budget: Budget) -> Table:
 
 def _warnings(job: Job, budget: Budget) -> Iterator[str]:
     if job.data.records and job.privacy.is_private and budget.delta >= 1 / job.data.records:
-        yield f"delta {shown_delta(budget.delta)} is not below one over the declared number of records"
+        yield f"delta {format_delta(budget.delta)} is not below 1/data.records"
     if job.data.unit_column is not None and job.privacy.unit == "record":
         name = job.data.unit_column
         yield f"column '{name}' names users, but privacy.unit=record protects a row, not all rows of a user"
@@ -133,7 +132,11 @@ def joint_of(runs: Sequence[account.Entry]) -> str:
         return ""
     delta = max(run.delta for run in runs)
     joint = account.joint_epsilon(runs, delta)
-    text = "unknown: they protect different units" if joint is None else f"{shown(joint)} at delta {shown_delta(delta)}"
+    text = (
+        "unknown: they protect different units"
+        if joint is None
+        else f"{format_epsilon(joint)} at delta {format_delta(delta)}"
+    )
     return f"all {len(runs)} runs on these data together: epsilon {text}"
 
 
@@ -147,14 +150,14 @@ def show_budget() -> None:
     table = Table("data set", "run", "epsilon", "delta", "unit", "releases", box=None)
     for runs in everything:
         for run in runs:
-            epsilon = shown(epsilon_of(run.charges, run.delta, run.neighbours))
+            epsilon = format_epsilon(epsilon_of(run.charges, run.delta, run.neighbours))
             place = run.directory + (" (declared, not begun)" if run.run.startswith(account.PLANNED) else "")
-            table.add_row(run.data, place, epsilon, shown_delta(run.delta), run.unit, str(len(run.charges)))
+            table.add_row(run.data, place, epsilon, format_delta(run.delta), run.unit, str(len(run.charges)))
         delta = max(run.delta for run in runs)
         joint = account.joint_epsilon(runs, delta)
-        text = "different units" if joint is None else shown(joint)
+        text = "different units" if joint is None else format_epsilon(joint)
         table.add_row(
-            runs[0].data, f"all {len(runs)} together", text, shown_delta(delta), runs[-1].unit, "", style="bold"
+            runs[0].data, f"all {len(runs)} together", text, format_delta(delta), runs[-1].unit, "", style="bold"
         )
     console.print(table)
 
@@ -175,7 +178,8 @@ def show_joint_epsilon(jobs: Sequence[Job], read: bool) -> list[float]:
             )
         charges: list[Charge] = [charge for budget in budgets for charge in budget.charges]
         found.append(epsilon_of(charges, delta, runs[0].privacy.adjacency))
-        print(f"{len(runs)} runs on one data set: together epsilon {shown(found[-1])} at delta {shown_delta(delta)}")
+        together = f"epsilon {format_epsilon(found[-1])} at delta {format_delta(delta)}"
+        print(f"{len(runs)} runs on one data set: together {together}")
     return found
 
 
@@ -228,7 +232,7 @@ def _epsilon(job: Job, charges: Sequence[Charge]) -> str:
     if not job.privacy.is_private:
         return "-"
     assert job.privacy.delta is not None
-    return shown(epsilon_of(charges, job.privacy.delta, job.privacy.adjacency))
+    return format_epsilon(epsilon_of(charges, job.privacy.delta, job.privacy.adjacency))
 
 
 def _shortened(names: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """What a run shows while it works: a live panel on a terminal, plain lines elsewhere.
 
 Phases that read private data show that they go on, and no number, rate or time: how many records there are is private.
-Plain lines bear no times at all.
+Plain output has no timestamps.
 """
 
 from __future__ import annotations

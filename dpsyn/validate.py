@@ -14,7 +14,7 @@ def flag(key: str, value: Any) -> None:
         raise invalid(key, value, "true or false")
 
 
-def text(key: str, value: Any) -> None:
+def text_or_null(key: str, value: Any) -> None:
     """A text or None."""
     if not isinstance(value, str | None):
         raise invalid(key, value, "a text, or null")

@@ -30,7 +30,7 @@ Ask = Callable[..., Any]
 Dispatch = Callable[[str, Sequence[Callable[[], tuple[Any, ...]]]], Iterator[Any]]
 """(what, for each batch what gives its arguments) -> the answers, in order"""
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""(what is done, for how many rows) -> a context that is told the number of rows done"""
+"""(what is done, for how many rows) -> a context that gets the number of rows done"""
 
 _ask_here: Ask | None = None  # of a worker process
 

@@ -15,9 +15,10 @@ from chat_server import FILTERED, ChatServer, Reply, Window, completion, failure
 from image_server import ImageServer
 
 from dpsyn.errors import UserError
-from dpsyn.language import asking, endpoints
-from dpsyn.language.asking import Limits, Question, ask, ping, tokens_of
+from dpsyn.language import asking, endpoints, pace
+from dpsyn.language.asking import Question, ask, ping, tokens_of
 from dpsyn.language.endpoints import Endpoint
+from dpsyn.language.pace import Limits
 
 KEY = "sk-a-key-that-nobody-may-see"
 N = 40
@@ -186,7 +187,7 @@ def test_retry_after_is_obeyed_by_all_requests_in_seconds_and_as_a_date(monkeypa
     assert endpoints._retry_after({}, "Please try again in 1.5s.") == 1.5
     monkeypatch.setattr(asking, "PAUSE", 0.5)
     monkeypatch.setattr(asking, "LONGEST_PAUSE", 60)
-    assert 3 <= asking._backoff(3) <= 4 and 45 <= asking._backoff(5000) <= 60
+    assert 3 <= pace.backoff(3) <= 4 and 45 <= pace.backoff(5000) <= 60
 
 
 def test_a_limit_that_is_told_is_kept_and_used():
@@ -299,15 +300,15 @@ def test_several_keys_at_one_address_have_a_pace_of_their_own(caplog):
 
 
 def test_fewer_are_asked_at_once_when_answers_take_much_longer_than_they_did():
-    line = asking._Line(Endpoint(None, None, None), limits(concurrency=32), None)
+    line = pace.Pacer(Endpoint(None, None, None), limits(concurrency=32), None)
     for i in range(500):
-        line.well(0.01 * i, 0.01 * i - 0.1)
+        line.on_success(0.01 * i, 0.01 * i - 0.1)
     assert line.window == 32
     for i in range(500, 1000):
-        line.well(0.01 * i, 0.01 * i - 0.5)
+        line.on_success(0.01 * i, 0.01 * i - 0.5)
     assert 4 <= line.window < 32
     for i in range(1000, 3000):
-        line.well(0.01 * i, 0.01 * i - 0.1)
+        line.on_success(0.01 * i, 0.01 * i - 0.1)
     assert line.window == 32
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from programme import vote_budget
 
 from dpsyn.errors import UserError
-from dpsyn.privacy.budget import GRID, Budget, Charge, Settings, closed_form, epsilon_of, shown
+from dpsyn.privacy.budget import GRID, Budget, Charge, Settings, closed_form, epsilon_of, format_epsilon
 
 
 def votes(sigma, releases, moves=1, grid=1):
@@ -117,9 +117,9 @@ def test_a_budget_that_spends_more_than_it_states_cannot_be_made():
 
 
 def test_what_is_shown_is_never_less_than_what_was_spent():
-    assert shown(1.00001) == "1.0001"
-    assert shown(0.5) == "0.5"
-    assert shown(math.inf) == "inf"
+    assert format_epsilon(1.00001) == "1.0001"
+    assert format_epsilon(0.5) == "0.5"
+    assert format_epsilon(math.inf) == "inf"
 
 
 BAD = [

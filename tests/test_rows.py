@@ -16,13 +16,13 @@ from dpsyn.reading.rows import (
     csv_names,
     csv_rows,
     encoding_of,
+    excerpt,
     guarded,
     is_utf8,
     jsonl_rows,
     labeller,
     parquet_rows,
     plain_number,
-    shown,
 )
 from dpsyn.reading.sources import Source, hub_rows, hub_stream
 
@@ -81,7 +81,7 @@ def test_a_line_of_other_cells_is_one_broken_row(tmp_path: Path) -> None:
 def test_bytes_that_are_no_utf8_are_told_from_all_text(tmp_path: Path) -> None:
     path = file(tmp_path / "a.csv", b"a,b\n\xff\xfe,1\n\xed\xa0\x80,2\n" + "né😀,3\n".encode())
     assert [(is_utf8(a), b) for a, b in read(path, "a", "b")] == [(False, "1"), (False, "2"), (True, "3")]
-    json.dumps(shown(read(path, "a")[0][0]), ensure_ascii=False).encode("utf-8")
+    json.dumps(excerpt(read(path, "a")[0][0]), ensure_ascii=False).encode("utf-8")
 
 
 def test_a_tsv_is_parted_by_tabs_and_another_sign_can_be_named(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from programme import run
 
 from dpsyn import cli
-from dpsyn.privacy.statement import shown_delta
+from dpsyn.privacy.statement import format_delta
 from dpsyn.runs.directory import open_run
 from dpsyn.runs.verification import verified
 
@@ -112,5 +112,5 @@ def test_an_incomplete_run_says_so_and_is_not_passed(here, capsys):
     [(1e-5, "1e-05"), (1.5151515e-6, "1.51516e-06"), (0.01, "0.01"), (1e-12, "1e-12"), (3.3333333e-7, "3.33334e-07")],
 )
 def test_a_shown_delta_is_never_less_than_what_is_promised(delta, shown):
-    assert shown_delta(delta) == shown
-    assert float(shown_delta(delta)) >= delta
+    assert format_delta(delta) == shown
+    assert float(format_delta(delta)) >= delta

@@ -115,7 +115,7 @@ class Metered(Protocol):
         ...
 
     def estimate(self, labels: Sequence[Label], generated: int, varied: int) -> Usage:
-        """What so many rows, evenly over the labels, will take, from declared lengths."""
+        """Estimated usage of these numbers of rows, evenly over the labels, from declared lengths."""
         ...
 
 

@@ -1,6 +1,6 @@
 """Chat models behind an endpoint that speaks OpenAI's protocol, hosted or local: generate, then paraphrase or fill in.
 
-Every answer is kept on disk as it comes, so that a run that was cut off asks, and pays, for nothing twice.
+Every answer is stored on disk as it arrives, so an interrupted run pays for nothing twice.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ import numpy as np
 
 from dpsyn.api import Api, Degree, Usage
 from dpsyn.data import Data
-from dpsyn.errors import UserError, check_packages, invalid, one_of
+from dpsyn.errors import UserError, check_packages, invalid
 from dpsyn.language.answers import Answers, answer_key
-from dpsyn.language.asking import Answer, Limits, Question, ask, ping, tokens_of
+from dpsyn.language.asking import Answer, Question, ask, ping, tokens_of
 from dpsyn.language.endpoints import DEFAULT_URL, Endpoint, check_address, key_in
+from dpsyn.language.pace import Limits
 from dpsyn.language.prompts import Prompts, Request
 from dpsyn.language.reasoning import without_reasoning
 from dpsyn.marks import PLACE, SECRET, SPEED
 from dpsyn.population import Label, Samples, of_texts
 from dpsyn.randomness import retry_seed
+from dpsyn.validate import choice, flag, text_or_null, whole
 
 OURS = ("model", "messages", "n", "stream", "seed", "temperature", "top_p", "max_tokens", "max_completion_tokens")
 PER_MESSAGE = 16  # tokens around a message, at most
@@ -67,13 +69,13 @@ class Chat(Api):
     timeout: seconds, of one request. retries: of a row after 5xx, timeouts, lost connections and broken answers;
         deadline: seconds that they may take together. patience: seconds in which no endpoint answers, after which the
         run stops, to go on later.
-    attempts: of a row whose answer is of no use (empty, refused, filtered), with new words and a new seed; then its
+    attempts: of a row whose answer is not usable (empty, refused, filtered), with new words and a new seed; then its
         parent stands in, or for a fresh row the text of another one of its label in the same call.
     max_fallback_share: the run stops where more than this share of the rows (and more than one) got no answer of its
         own.
     prices: model -> [a million tokens of prompts, a million tokens of answers].
-    max_cost: in the unit of the prices; the run stops before it is passed, to go on with a higher one. What is on its
-        way counts at its worst: a token a byte, and the longest answer.
+    max_cost: in the unit of the prices; the run stops before it is passed, to go on with a higher one. In-flight
+        requests are budgeted at their upper bound: one token per byte, max_tokens of output.
 
     answers_folder: of the cache, where answers of use are kept, under sha256 of the JSON of (digest of the address,
         model, parameters but the seed, messages, seed of the row), all as they are first asked; see
@@ -105,8 +107,7 @@ class Chat(Api):
     _state: _State = field(default_factory=_State, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model, str | None):
-            raise invalid("api.model", self.model, "a text, or null")
+        text_or_null("api.model", self.model)
         if not isinstance(self.prompts, Prompts):
             raise invalid("api.prompts", self.prompts, "a part with _target_: dpsyn.language.prompts.Prompts")
         if self.temperature is not None and not _is_number(self.temperature):
@@ -117,12 +118,8 @@ class Chat(Api):
             raise invalid("api.extra", self.extra, "names and values such as {reasoning_effort: low}, or {}")
         if taken := sorted(set(self.extra) & set(OURS)):
             raise invalid("api.extra", taken[0], "parameters that no other setting gives")
-        if type(self.send_seed) is not bool:
-            raise invalid("api.send_seed", self.send_seed, "true or false")
-        if self.max_tokens_param not in ("max_tokens", "max_completion_tokens"):
-            raise invalid(
-                "api.max_tokens_param", self.max_tokens_param, one_of(["max_tokens", "max_completion_tokens"])
-            )
+        flag("api.send_seed", self.send_seed)
+        choice("api.max_tokens_param", self.max_tokens_param, ("max_tokens", "max_completion_tokens"))
         if not all(isinstance(url, str | None) for url in _several(self.base_url)):
             raise invalid("api.base_url", self.base_url, "an address, a list of them, or null")
         for name in _several(self.api_key_env):
@@ -130,8 +127,7 @@ class Chat(Api):
                 expected = "the name of an environment variable in capitals, not the key itself"
                 raise invalid("api.api_key_env", "(not shown)", expected, "For instance OPENAI_API_KEY.")
         for key, least in (("concurrency", 1), ("retries", 0), ("attempts", 1)):
-            if type(value := getattr(self, key)) is not int or value < least:
-                raise invalid(f"api.{key}", value, f"a whole number, {least} or more")
+            whole(f"api.{key}", getattr(self, key), least)
         for key in ("requests_per_minute", "tokens_per_minute", "max_cost"):
             value = getattr(self, key)
             if value is not None and not (_is_number(value) and value > 0):
@@ -165,7 +161,7 @@ class Chat(Api):
             setattr(self._state, name, getattr(self._state, name) + getattr(before, name))
 
     def estimate(self, labels: Sequence[Label], generated: int, varied: int) -> Usage:
-        """What so many rows will take, each asked once; seconds by the limits that are set."""
+        """Estimated usage, each row asked once; seconds by the limits that are set."""
         prompts, answers = 0.0, 0.0
         for what, rows in (("generate", generated), ("vary", varied)):
             if rows:
@@ -390,7 +386,7 @@ class _Call:
         self.texts: list[str | None] = [None] * len(seeds)
         self.why: dict[int, str] = {}
         self.found_at: Counter[str] = Counter()  # rows from the cache, by the address that answered
-        self.reserved: dict[int, float] = {}  # by row: money for what is on its way, at its worst
+        self.reserved: dict[int, float] = {}  # by row: money for in-flight requests, at their upper bound
 
     def blocks(self) -> Iterator[list[Question]]:
         """What is not in the cache."""
@@ -449,7 +445,7 @@ class _Call:
         if spent + sum(self.reserved.values()) + worst <= most:
             self.reserved[question.key.row] = worst
             return True
-        if self.reserved:  # it may come cheaper than at its worst
+        if self.reserved:  # it may cost less than its upper bound
             return False
         expected = f"more: {spent:.4g} are spent, and the next request may cost {worst:.2g}"
         raise invalid(
@@ -462,7 +458,7 @@ class _Call:
         self.chat._count(question.body, answer)
         if (text := self.text_of(question, answer)) is not None:
             assert answer.endpoint is not None
-            # what is of no use is not kept: another start of the server may answer better
+            # unusable answers are not kept: another start of the server may answer better
             value = {"text": answer.text, "finish": answer.finish, "attempt": attempt}
             self.answers.put(question.key.keys[answer.endpoint.digest], value)
             self.place(row, text)
@@ -480,7 +476,7 @@ class _Call:
         self.without(question.key.row, reason)
 
     def text_of(self, question: Question, answer: Answer) -> str | None:
-        """None: it is of no use."""
+        """None: not usable."""
         return self.chat.prompts.cleaned(answer.text, question.key.request, answer.finish == "length")
 
     def place(self, row: int, text: str) -> None:

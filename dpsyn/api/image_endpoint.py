@@ -1,6 +1,6 @@
 """Hosted image models behind an OpenAI-compatible endpoint: generate, then edit or vary the parent.
 
-Every answer is kept on disk as it comes, so that a run that was cut off asks, and pays, for nothing twice.
+Every answer is stored on disk as it arrives, so an interrupted run pays for nothing twice.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy as np
 
 from dpsyn.api import Api, Degree
 from dpsyn.data import Data
-from dpsyn.errors import UserError, check_packages, invalid, one_of
+from dpsyn.errors import UserError, check_packages, invalid
 from dpsyn.files import answers_cache, write
 from dpsyn.language.endpoints import (
     DEFAULT_URL,
@@ -45,6 +45,7 @@ from dpsyn.language.endpoints import (
 )
 from dpsyn.marks import PLACE, SECRET
 from dpsyn.population import Label, Samples
+from dpsyn.validate import choice, number, text_or_null, whole
 
 ATTEMPTS = 3  # prompts a fresh row is asked with before it stays grey
 PAUSE, LONGEST_PAUSE = 1.0, 600.0  # seconds before the first retry, doubled each time; at most
@@ -101,15 +102,13 @@ class ImageEndpoint(Api):
 
     def __post_init__(self) -> None:
         for key in ("base_url", "model", "quality", "response_format"):
-            if not isinstance(getattr(self, key), str | None):
-                raise invalid(f"api.{key}", getattr(self, key), "a text, or null")
+            text_or_null(f"api.{key}", getattr(self, key))
         if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.api_key_env or "NONE"):
             expected = "the name of an environment variable in capitals, not the key itself"
             raise invalid("api.api_key_env", "(not shown)", expected, "For instance OPENAI_API_KEY.")
         if self.prompts is not None:
             _by_label("api.prompts", self.prompts)
-        if self.vary_with not in ("edit", "variation"):
-            raise invalid("api.vary_with", self.vary_with, one_of(["edit", "variation"]))
+        choice("api.vary_with", self.vary_with, ("edit", "variation"))
         if self.edits is not None:
             _edits(self.edits)
         if self.size is not None and not re.fullmatch(r"[1-9]\d*x[1-9]\d*", str(self.size)):
@@ -122,12 +121,9 @@ class ImageEndpoint(Api):
         if pair is not None and not all(type(side) is int and side > 0 for side in pair):
             raise invalid("api.image_size", list(pair), "[height, width] px, or null")
         for key, least in (("concurrency", 1), ("retries", 0)):
-            if type(value := getattr(self, key)) is not int or value < least:
-                raise invalid(f"api.{key}", value, f"a whole number, {least} or more")
-        if type(self.timeout) not in (int, float) or not 0 < self.timeout < math.inf:
-            raise invalid("api.timeout", self.timeout, "seconds, more than 0")
-        if type(self.max_refused) not in (int, float) or not 0 <= self.max_refused <= 1:
-            raise invalid("api.max_refused", self.max_refused, "a share between 0 and 1")
+            whole(f"api.{key}", getattr(self, key), least)
+        number("api.timeout", self.timeout, "seconds, more than 0", above=0)
+        number("api.max_refused", self.max_refused, "a share between 0 and 1", least=0, most=1)
 
     @property
     def row_bytes(self) -> int:

@@ -30,10 +30,13 @@ from dpsyn.networks.hub import pinned
 from dpsyn.networks.runtime import Runtime, in_batches, placed, running, torch_device, torch_dtype
 from dpsyn.population import Label, Samples, of_texts
 from dpsyn.randomness import retry_seed, uniform
+from dpsyn.validate import flag, number, text_or_null, whole
 
 HUB_NAME = r"[A-Za-z0-9_-][\w.-]*(/[A-Za-z0-9_-][\w.-]*)?"
 AT_ONCE = 4  # tokens between two looks at which rows have ended; a look waits for the device
-LEAVING = 8  # a batch is made smaller once one in so many of its rows has ended: it copies what the network remembers
+LEAVING = (
+    8  # a batch shrinks once one in this many of its rows has ended: shrinking copies the cache of keys and values
+)
 MOST_LIKELY = 1024  # tokens that mostly hold top_p: of 50,257 they are found in 1/8 of the time that a sort takes
 LAST_RESORT = 10  # times `attempts`, for one row of a label of which no row at all got a text
 TOKENS = 2**32  # the streams of a row's seed from here on are its tokens'; those below are the prompts'
@@ -51,7 +54,7 @@ class LocalLLM(Api):
     temperature, top_k, top_p: of the drawing of tokens; tokens as likely as the last one that is kept are kept too.
         top_k None: all.
     stop: an answer ends before the first of these texts.
-    attempts: of a row whose answer is of no use, with new words, blanks and tokens; then its parent stands in, or for a
+    attempts: of a row whose answer is not usable, with new words, blanks and tokens; then its parent stands in, or for a
         fresh row another text of its label. How many is said on standard error.
     tokens_per_batch: prompt and answer, over the rows of a batch; fewer rows where memory runs out.
     device_map: as accelerate has it ('auto': over all GPUs, then the CPU); None: on the device of the runtime.
@@ -77,22 +80,16 @@ class LocalLLM(Api):
 
     def __post_init__(self) -> None:
         for key in ("path", "revision", "device_map"):
-            if not isinstance(getattr(self, key), str | None):
-                raise invalid(f"api.{key}", getattr(self, key), "a text, or null")
+            text_or_null(f"api.{key}", getattr(self, key))
         for key in ("trust_remote_code", "offload"):
-            if type(getattr(self, key)) is not bool:
-                raise invalid(f"api.{key}", getattr(self, key), "true or false")
+            flag(f"api.{key}", getattr(self, key))
         if not isinstance(self.prompts, Prompts):
             raise invalid("api.prompts", self.prompts, "a part with _target_: dpsyn.language.prompts.Prompts")
-        if type(self.temperature) not in (int, float) or not 0 < self.temperature < math.inf:
-            raise invalid("api.temperature", self.temperature, "a number over 0")
-        if type(self.top_p) not in (int, float) or not 0 < self.top_p <= 1:
-            raise invalid("api.top_p", self.top_p, "a number over 0, 1 at most")
-        if self.top_k is not None and (type(self.top_k) is not int or self.top_k < 1):
-            raise invalid("api.top_k", self.top_k, "a whole number, 1 or more, or null")
+        number("api.temperature", self.temperature, "a number over 0", above=0)
+        number("api.top_p", self.top_p, "a number over 0, 1 at most", above=0, most=1)
+        whole("api.top_k", self.top_k, 1, optional=True)
         for key in ("attempts", "tokens_per_batch"):
-            if type(getattr(self, key)) is not int or getattr(self, key) < 1:
-                raise invalid(f"api.{key}", getattr(self, key), "a whole number, 1 or more")
+            whole(f"api.{key}", getattr(self, key), 1)
         stop = self.stop
         if isinstance(stop, str) or not isinstance(stop, Sequence) or not all(isinstance(s, str) and s for s in stop):
             raise invalid("api.stop", stop, "a list of texts, or []")
@@ -293,7 +290,7 @@ class LocalLLM(Api):
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         accepted = inspect.signature(network.forward).parameters
         memory = "cache" if "cache" in accepted else "past_key_values"  # its name before
-        last = (_context(network) or math.inf) - 1  # rows that have ended go on for a while
+        last = (_context(network) or math.inf) - 1  # finished rows stay in the batch until it shrinks
         only_last = {name: 1 for name in ("logits_to_keep", "num_logits_to_keep") if name in accepted}
         answers: list[list[int]] = [[] for _ in ids]
         ended = np.zeros(len(ids), bool)

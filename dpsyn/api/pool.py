@@ -29,9 +29,10 @@ from dpsyn.marks import PLACE
 from dpsyn.networks.runtime import Runtime, exact, in_batches, torch_device
 from dpsyn.population import Label, Samples
 from dpsyn.randomness import uniform
+from dpsyn.validate import flag, whole
 
 BLOCK = 16384  # items that are compared at once with QUERIES of them
-QUERIES = {"cpu": 1024, "cuda": 16384}  # all items are read once for so many: a GPU has to wait for them
+QUERIES = {"cpu": 1024, "cuda": 16384}  # queries a pass over all items: a GPU has to wait for them
 LAYOUT = 3  # of the files in the cache
 FARTHEST = 1e15  # distances between such vectors, squared and summed, leave float32
 
@@ -41,12 +42,12 @@ class Pool(Api):
     """Samples are items of the pool: images, texts or table rows. Their trait `item`, int64, is the place in the pool.
 
     data: the public rows, read once; those that are refused, or have no finite vector, are left out.
-    embedding: where neighbours are nearest. It is asked once for each item; after that its vectors are looked up.
+    embedding: the space in which neighbours are found. It is asked once for each item; later its vectors are looked up.
     path: where the data are (`data` reads there); a pool without one is refused.
     by_label: a row draws from the items with its label alone, which the data must declare; otherwise from all.
-    neighbours: the largest degree there will be: so many neighbours are kept of each item, and a smaller pool is
+    neighbours: the largest degree there will be: that many neighbours of each item are kept, and a smaller pool is
         refused when it is opened, before anything is spent. None: the graph is made when a degree is first asked for,
-        again for each larger one, and that a pool is too small is found out then.
+        again for each larger one, a pool that is too small fails only then.
 
     A degree is the number of nearest items that a variation is drawn from, by Euclidean distance, the item itself
     among them and first (in the published code too: its distance to itself is 0). So 1 leaves it as it is; so does 0.
@@ -63,10 +64,8 @@ class Pool(Api):
     runtime: Runtime = Runtime()
 
     def __post_init__(self) -> None:
-        if type(self.by_label) is not bool:
-            raise invalid("api.by_label", self.by_label, "true or false")
-        if self.neighbours is not None and (type(self.neighbours) is not int or self.neighbours < 1):
-            raise invalid("api.neighbours", self.neighbours, "a whole number, 1 or more, or null")
+        flag("api.by_label", self.by_label)
+        whole("api.neighbours", self.neighbours, 1, optional=True)
 
     @property
     def row_bytes(self) -> int:

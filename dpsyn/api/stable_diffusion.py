@@ -30,6 +30,7 @@ from dpsyn.networks import tensors
 from dpsyn.networks.hub import pinned
 from dpsyn.networks.runtime import Runtime, in_batches, placed, running, torch_device, torch_dtype
 from dpsyn.population import Label, Samples
+from dpsyn.validate import flag, side_lengths, text_or_null
 
 ATTEMPTS = 5  # images a fresh row gets before it stays black
 HUB_NAME = r"[A-Za-z0-9_-][\w.-]*/[A-Za-z0-9_-][\w.-]*"
@@ -68,8 +69,7 @@ class StableDiffusion(Api):
 
     def __post_init__(self) -> None:
         for key in ("path", "revision", "prompt_file", "negative_prompt"):
-            if not isinstance(getattr(self, key), str | None):
-                raise invalid(f"api.{key}", getattr(self, key), "a text, or null")
+            text_or_null(f"api.{key}", getattr(self, key))
         if self.prompts is not None:
             _by_label("api.prompts", self.prompts)
             if self.prompt_file is not None:
@@ -78,17 +78,11 @@ class StableDiffusion(Api):
                 )
         _check_steps("api", self.steps, self.guidance)
         for key in ("size", "image_size"):
-            pair = getattr(self, key)
-            if pair is None and key == "image_size":
-                continue
-            if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
-                raise invalid(f"api.{key}", pair, "[height, width] px")
-            if not all(type(side) is int and side > 0 for side in pair):
-                raise invalid(f"api.{key}", list(pair), "[height, width] px")
+            if getattr(self, key) is not None or key == "size":
+                side_lengths(f"api.{key}", getattr(self, key))
         if any(side % 8 for side in self.size):
             raise invalid("api.size", list(self.size), "multiples of 8 px")
-        if type(self.safety_checker) is not bool:
-            raise invalid("api.safety_checker", self.safety_checker, "true or false")
+        flag("api.safety_checker", self.safety_checker)
 
     @property
     def row_bytes(self) -> int:

@@ -14,6 +14,7 @@ from dpsyn.population import Label, Samples
 from dpsyn.randomness import uniform
 from dpsyn.tables.columns import Column
 from dpsyn.tables.schema import Schema, check_schema
+from dpsyn.validate import number
 
 STREAMS = 3  # of a row's seed, a column: whether it is drawn anew or goes missing, and its value
 
@@ -34,8 +35,7 @@ class Table(Api):
 
     def __post_init__(self) -> None:
         check_schema("api.schema", self.schema)
-        if type(self.missing_rate) not in (int, float) or not 0 <= self.missing_rate <= 1:
-            raise invalid("api.missing_rate", self.missing_rate, "a probability, 0 to 1")
+        number("api.missing_rate", self.missing_rate, "a probability, 0 to 1", least=0, most=1)
 
     @property
     def row_bytes(self) -> int:

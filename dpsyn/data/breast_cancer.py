@@ -10,11 +10,12 @@ from importlib.util import find_spec
 import numpy as np
 
 from dpsyn.data import Records
-from dpsyn.errors import invalid, one_of
+from dpsyn.errors import invalid
 from dpsyn.population import Label, Samples
 from dpsyn.reading.rows import check_declared
 from dpsyn.tables.columns import REFUSED
 from dpsyn.tables.schema import Schema, check_schema
+from dpsyn.validate import choice
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,7 @@ class BreastCancer:
 
     def __post_init__(self) -> None:
         check_schema("data.schema", self.schema)
-        if self.split not in ("train", "test", "all"):
-            raise invalid("data.split", self.split, one_of(["train", "test", "all"]))
+        choice("data.split", self.split, ("train", "test", "all"))
         check_declared(self.id, self.records, self.on_error)
 
     @property

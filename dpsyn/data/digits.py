@@ -9,8 +9,9 @@ from hashlib import blake2b
 import numpy as np
 
 from dpsyn.data import Records
-from dpsyn.errors import invalid, one_of
+from dpsyn.errors import invalid
 from dpsyn.population import Label, Samples
+from dpsyn.validate import choice, whole
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,11 @@ class Digits:
     on_error: str = "refuse"
 
     def __post_init__(self) -> None:
-        if self.split not in ("train", "test", "all"):
-            raise invalid("data.split", self.split, one_of(["train", "test", "all"]))
+        choice("data.split", self.split, ("train", "test", "all"))
         if self.id is not None and (not isinstance(self.id, str) or not self.id):
             raise invalid("data.id", self.id, "a name or null")
-        if self.records is not None and (type(self.records) is not int or self.records < 1):
-            raise invalid("data.records", self.records, "a whole number, 1 or more, or null")
-        if self.on_error not in ("refuse", "skip"):
-            raise invalid("data.on_error", self.on_error, one_of(["refuse", "skip"]))
+        whole("data.records", self.records, 1, optional=True)
+        choice("data.on_error", self.on_error, ("refuse", "skip"))
 
     @property
     def labels(self) -> Sequence[Label]:

@@ -12,9 +12,9 @@ from hashlib import blake2b
 import numpy as np
 
 from dpsyn.data import Records
-from dpsyn.errors import invalid, one_of
 from dpsyn.population import Label, Samples
 from dpsyn.reading.rows import check_declared, combinations
+from dpsyn.validate import choice
 
 TOPICS = ("delivery", "refund", "account", "repair")
 MOODS = ("glad", "cross")
@@ -150,8 +150,7 @@ class Mails:
     on_error: str = "refuse"
 
     def __post_init__(self) -> None:
-        if self.split not in ("train", "test", "public"):
-            raise invalid("data.split", self.split, one_of(["train", "test", "public"]))
+        choice("data.split", self.split, ("train", "test", "public"))
         check_declared(self.id, self.records, self.on_error)
 
     @property

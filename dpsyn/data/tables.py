@@ -21,10 +21,10 @@ from dpsyn.reading.rows import (
     Columns,
     Row,
     check_declared,
+    excerpt,
     guarded,
     is_utf8,
     plain_number,
-    shown,
     spelled_otherwise,
 )
 from dpsyn.reading.sources import Source
@@ -147,7 +147,7 @@ class Tables:
 
         def refuse(row: int, column: str, rule: str) -> None:
             number, file, line = places[row]
-            refused.append(Refusal(number, column, rule, shown(whole[row][column]), file, line))
+            refused.append(Refusal(number, column, rule, excerpt(whole[row][column]), file, line))
 
         cells = {name: [row[name] for row in whole] for name in self.schema.columns}
         if (self.decimal, self.thousands) != (".", None):

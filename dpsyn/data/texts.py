@@ -20,14 +20,15 @@ from dpsyn.reading.rows import (
     Row,
     check_declared,
     combinations,
+    excerpt,
     guarded,
     is_utf8,
     label_sources,
     labeller,
-    shown,
 )
 from dpsyn.reading.sources import Source
 from dpsyn.reading.spelling import LOST_DIGITS, canonical, coded, has_lost_digits, unit_of
+from dpsyn.validate import whole
 
 KINDS = ("csv", "jsonl", "parquet")
 EMPTY = "no text"
@@ -84,8 +85,7 @@ class Texts:
         object.__setattr__(self, "labels", combinations(self.labels))
         label_sources(self.labels, self.label_columns)
         object.__setattr__(self, "label_values", self._meanings())
-        if self.max_words is not None and (type(self.max_words) is not int or self.max_words < 1):
-            raise invalid("data.max_words", self.max_words, "a whole number, 1 or more, or null")
+        whole("data.max_words", self.max_words, 1, optional=True)
         check_declared(self.id, self.records, self.on_error, self.max_refused, self.max_adjusted)
 
     def _meanings(self) -> dict[str, dict[str, str]]:
@@ -168,12 +168,12 @@ class Texts:
         if not text:
             return Broken(column, EMPTY, "")
         if not is_utf8(text):
-            return Broken(column, NOT_UTF8, shown(text))
+            return Broken(column, NOT_UTF8, excerpt(text))
         if self.max_words is not None and len(text.split()) > self.max_words:
-            return Broken(column, LONG, shown(text))
+            return Broken(column, LONG, excerpt(text))
         user = row[self.unit_column] if self.unit_column is not None else None
         if has_lost_digits(user):
-            return Broken(str(self.unit_column), LOST_DIGITS, shown(user))
+            return Broken(str(self.unit_column), LOST_DIGITS, excerpt(user))
         return text, label, unit_of(user)
 
     def _records(self, texts: list[str], labels: list[int], units: list[int], refused: list[Refusal]) -> Records:

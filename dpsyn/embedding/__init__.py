@@ -1,4 +1,4 @@
-"""The contract of an embedding: where nearest is decided."""
+"""Embedding contract: samples to vectors. A record votes for the candidate with the nearest vector."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, invalid
 from dpsyn.population import Samples
+from dpsyn.validate import whole
 
 CHARACTERS = 1 << 16  # of the texts hashed at once: four times as fast as 1 << 18 on texts of 100 characters
 BASE = np.uint64(0x9E3779B97F4A7C15)
@@ -32,8 +33,7 @@ class Ngrams(Embedding):
     char_ngrams: Sequence[int] | None
 
     def __post_init__(self) -> None:
-        if type(self.features) is not int or self.features < 1:
-            raise invalid("embedding.features", self.features, "a whole number, 1 or more")
+        whole("embedding.features", self.features, 1)
         for key in ("word_ngrams", "char_ngrams"):
             value = getattr(self, key)
             pair = isinstance(value, Sequence) and len(value) == 2 and all(type(v) is int for v in value)

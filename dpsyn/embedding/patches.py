@@ -24,6 +24,7 @@ from dpsyn.files import public_cache, write
 from dpsyn.networks.runtime import Runtime, exact, torch_device
 from dpsyn.networks.tensors import tensor, with_channels
 from dpsyn.population import Samples
+from dpsyn.validate import whole
 
 PATCHES = 80_000  # that filters are learned from
 IMAGES = 10_000  # read at most: the first ones
@@ -56,8 +57,7 @@ class Patches(Embedding):
     def __post_init__(self) -> None:
         for key, least in (("size", 2), ("filters", 1), ("stride", 1), ("dimension", 1), ("seed", 0)):
             value = getattr(self, key)
-            if type(value) is not int or value < least:
-                raise invalid(f"embedding.{key}", value, f"a whole number, {least} or more")
+            whole(f"embedding.{key}", value, least)
         if self.dimension > 4 * self.filters:
             raise invalid("embedding.dimension", self.dimension, f"at most four times embedding.filters={self.filters}")
 

@@ -13,6 +13,7 @@ from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, invalid
 from dpsyn.population import Samples
+from dpsyn.validate import number, whole
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,8 @@ class Pixels(Embedding):
         pair = isinstance(self.size, Sequence) and len(self.size) == 2
         if self.size is not None and not (pair and all(type(v) is int and v > 0 for v in self.size)):
             raise invalid("embedding.size", self.size, "[height, width] px, or null")
-        if type(self.blur) not in (int, float) or not 0 <= self.blur < float("inf"):
-            raise invalid("embedding.blur", self.blur, "px, 0 or more")
-        if type(self.directions) is not int or self.directions < 0:
-            raise invalid("embedding.directions", self.directions, "a whole number, 0 or more")
+        number("embedding.blur", self.blur, "px, 0 or more", least=0)
+        whole("embedding.directions", self.directions, 0)
         if type(self.pool) is not int or self.pool < 1:
             raise invalid("embedding.pool", self.pool, "a whole number of px, 1 or more")
 

@@ -21,14 +21,15 @@ from dpsyn.marks import PLACE
 from dpsyn.networks.hub import check_revision, fetched
 from dpsyn.networks.runtime import Runtime, exact, in_batches, torch_device
 from dpsyn.population import Samples
+from dpsyn.validate import flag
 
 EXPECTED = "a folder that is there, or a name such as sentence-transformers/all-MiniLM-L6-v2"
 SAFE = ["*.json", "*.txt", "*.model", "*.safetensors", "[0-9]_*/*.bin"]
 IGNORED = ["onnx/*", "openvino/*"]
 SUFFIXES = (".json", ".txt", ".model", ".safetensors", ".bin")
 
-STEP = 16  # a text is padded to a multiple of so many tokens
-TOKENS = {"cpu": 256, "cuda": 4096}  # about so many in a batch: on a core, more are no faster
+STEP = 16  # texts are padded to a multiple of this many tokens
+TOKENS = {"cpu": 256, "cuda": 4096}  # about, in a batch: on a core, more are no faster
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,7 @@ class Sentence(Embedding):
             raise invalid("embedding.prompt", self.prompt, "a text, or null")
         if self.max_length is not None and (type(self.max_length) is not int or self.max_length < 1):
             raise invalid("embedding.max_length", self.max_length, "a whole number of tokens, or null")
-        if type(self.normalize) is not bool:
-            raise invalid("embedding.normalize", self.normalize, "true or false")
+        flag("embedding.normalize", self.normalize)
         if self.dtype not in ("float32", "bfloat16"):
             raise invalid("embedding.dtype", self.dtype, "float32 or bfloat16")
 

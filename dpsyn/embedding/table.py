@@ -14,6 +14,7 @@ from dpsyn.errors import UserError, invalid
 from dpsyn.population import Samples
 from dpsyn.tables.columns import Column
 from dpsyn.tables.schema import Schema, check_schema
+from dpsyn.validate import number
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,7 @@ class Table(Embedding):
         check_schema("embedding.schema", self.schema)
         for key in ("number_weight", "category_weight", "missing_weight"):
             value = getattr(self, key)
-            if type(value) not in (int, float) or not 0 <= value < float("inf"):
-                raise invalid(f"embedding.{key}", value, "a number, 0 or more")
+            number(f"embedding.{key}", value, "a number, 0 or more", least=0)
         if not self.schema.features:
             raise invalid("schema.columns", list(self.schema.columns), "a column that is no label, or more")
 

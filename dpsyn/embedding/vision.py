@@ -22,6 +22,7 @@ from dpsyn.networks import tensors
 from dpsyn.networks.hub import check_revision, fetched
 from dpsyn.networks.runtime import Runtime, exact, in_batches, torch_device
 from dpsyn.population import Samples
+from dpsyn.validate import flag
 
 # Mean and deviation of the colours that they were trained on, where no preprocessor_config.json tells.
 CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -57,8 +58,7 @@ class Vision(Embedding):
         check_revision("embedding.revision", self.revision)
         if type(self.size) is not int or self.size < 1:
             raise invalid("embedding.size", self.size, "a whole number of px")
-        if type(self.normalize) is not bool:
-            raise invalid("embedding.normalize", self.normalize, "true or false")
+        flag("embedding.normalize", self.normalize)
 
     def check(self) -> None:
         """Raises UserError where `path` is neither the folder of such a network nor a name on the hub."""

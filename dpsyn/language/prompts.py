@@ -36,6 +36,7 @@ from dpsyn.networks.hub import pinned
 from dpsyn.population import Label
 from dpsyn.randomness import uniform
 from dpsyn.reading.declarations import read_declared
+from dpsyn.validate import flag, text_or_null
 
 KEY = "api.prompts.file"
 HUB_NAME = r"[\w-][\w.-]*(/[\w-][\w.-]*)?"
@@ -89,8 +90,7 @@ class Prompts:
 
     def __post_init__(self) -> None:
         for key in ("description", "tokenizer"):
-            if not isinstance(getattr(self, key), str | None):
-                raise invalid(f"api.prompts.{key}", getattr(self, key), "a text, or null")
+            text_or_null(f"api.prompts.{key}", getattr(self, key))
         for key in ("generate_tokens", "min_words", "max_tokens", "typical_words", "max_parent_words"):
             value, may_lack = getattr(self, key), key in ("typical_words", "max_parent_words")
             if not (value is None and may_lack) and (type(value) is not int or value < 1):
@@ -103,8 +103,7 @@ class Prompts:
                 raise invalid(
                     f"api.prompts.{key}", value, "a number, 0 or more" if key == "word_std" else "a number over 0"
                 )
-        if type(self.keep_lines) is not bool:
-            raise invalid("api.prompts.keep_lines", self.keep_lines, "true or false")
+        flag("api.prompts.keep_lines", self.keep_lines)
 
     def check(self) -> None:
         """Raises UserError for a file that is none, a description that is missing, and what is no tokenizer."""

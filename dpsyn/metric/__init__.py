@@ -14,6 +14,7 @@ from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, invalid
 from dpsyn.population import Population, Samples, take
+from dpsyn.validate import whole
 
 ODD = np.uint64(0x9E3779B97F4A7C15)
 
@@ -46,9 +47,7 @@ def check_settings(metric: Any, name: str, least: Mapping[str, int]) -> None:
     """least: for each setting that is a whole number, the least that it can be. Raises UserError, also for a `public`
     that is not true or false: a word such as "no" would count as true, and publish a private number."""
     for key, at_least in least.items():
-        value = getattr(metric, key)
-        if type(value) is not int or value < at_least:
-            raise invalid(f"metric.parts.{name}.{key}", value, f"a whole number, {at_least} or more")
+        whole(f"metric.parts.{name}.{key}", getattr(metric, key), at_least)
     public = getattr(metric, "public", False)  # what is always private, or always public, has no such setting
     if type(public) is not bool:
         raise invalid(f"metric.parts.{name}.public", public, "true or false")

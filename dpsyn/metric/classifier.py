@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from dpsyn.data import Data
-from dpsyn.errors import UserError, check_packages, invalid, one_of
+from dpsyn.errors import UserError, check_packages, invalid
 from dpsyn.metric import Metric, check_real, check_settings
 from dpsyn.networks.tensors import resized, tensor
 from dpsyn.population import Population
+from dpsyn.validate import choice, flag, whole
 
 LIGHT = ("logistic", "nearest")  # of scikit-learn, without torch
 PUBLISHED = {  # network: (layers beside the blocks, layers of a block and stage, depth, width)
@@ -61,17 +62,14 @@ class Classifier(Metric):
             raise invalid("metric.parts.classifier.learning_rate", rate, "a number above 0")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(self.device)):
             raise invalid("metric.parts.classifier.device", self.device, "auto, cpu, cuda or cuda:1")
-        if type(self.augment) is not bool:
-            raise invalid("metric.parts.classifier.augment", self.augment, "true or false")
+        flag("metric.parts.classifier.augment", self.augment)
         plain = ("cnn", *LIGHT)
-        if self.network not in (*plain, *PUBLISHED):
-            raise invalid("metric.parts.classifier.network", self.network, one_of([*plain, *PUBLISHED]))
+        choice("metric.parts.classifier.network", self.network, (*plain, *PUBLISHED))
         for key in ("depth", "width"):
             value = getattr(self, key)
             if value is not None and self.network in plain:
                 raise invalid(f"metric.parts.classifier.{key}", value, f"null with network={self.network}")
-            if value is not None and (type(value) is not int or value < 1):
-                raise invalid(f"metric.parts.classifier.{key}", value, "a whole number, 1 or more, or null")
+            whole(f"metric.parts.classifier.{key}", value, 1, optional=True)
         if self.depth is not None:
             rest, each, *_ = PUBLISHED[self.network]
             if self.depth <= rest or (self.depth - rest) % each:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from dpsyn.data import Data
-from dpsyn.errors import invalid
 from dpsyn.metric import Metric, Words, check_settings, texts_of, words
 from dpsyn.population import Population
+from dpsyn.validate import number
 
 SHINGLE = 3  # words
 REPEATED = 4  # words
-PAIRS = 200  # about so many others a text is compared with, at most
+PAIRS = 200  # others that a text is compared with, about, at most
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,7 @@ class Diversity(Metric):
 
     def __post_init__(self) -> None:
         check_settings(self, "diversity", {})
-        if type(self.near) not in (int, float) or not 0 < self.near <= 1:
-            raise invalid("metric.parts.diversity.near", self.near, "above 0, 1 at most")
+        number("metric.parts.diversity.near", self.near, "above 0, 1 at most", above=0, most=1)
 
     @property
     def private(self) -> bool:

@@ -53,7 +53,7 @@ class Frechet(Metric):
         return moments(map(self.embedding, real_samples(self.data, self.batch_size)))
 
     def __getstate__(self) -> dict[str, object]:
-        """The settings: what is known of real data stays in this process."""
+        """Pickles the settings only, never statistics of real data."""
         return {key: value for key, value in vars(self).items() if key != "_real"}
 
 

@@ -62,7 +62,7 @@ class Lengths(Metric):
         return np.concatenate([np.zeros(0, np.int64), *parts])
 
     def __getstate__(self) -> dict[str, object]:
-        """The settings: what is known of real data stays in this process."""
+        """Pickles the settings only, never statistics of real data."""
         return {key: value for key, value in vars(self).items() if key != "_real"}
 
 

@@ -85,7 +85,7 @@ class Marginals(Metric):
         return np.concatenate(cells), np.concatenate(numbers)
 
     def __getstate__(self) -> dict[str, object]:
-        """The settings: what is known of real data stays in this process."""
+        """Pickles the settings only, never statistics of real data."""
         return {key: value for key, value in vars(self).items() if key != "_real"}
 
 

@@ -80,7 +80,7 @@ class PrecisionRecall(Metric):
         return sampled(real_samples(self.data, self.batch_size), self.embedding, self.rows, self.seed)
 
     def __getstate__(self) -> dict[str, object]:
-        """The settings: what is known of real data stays in this process."""
+        """Pickles the settings only, never statistics of real data."""
         return {key: value for key, value in vars(self).items() if key != "_real"}
 
 

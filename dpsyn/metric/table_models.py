@@ -15,6 +15,7 @@ from dpsyn.metric import Metric, check_real, check_settings, real_samples
 from dpsyn.population import Population
 from dpsyn.tables.columns import Column
 from dpsyn.tables.schema import Schema, check_schema
+from dpsyn.validate import choice
 
 BATCH = 4096
 MODELS = ("boosting", "tabicl", "tabpfn")
@@ -26,7 +27,7 @@ class TableClassifier(Metric):
     """Accuracy, macro F1 and area under the ROC curve on real rows, of every label column.
 
     data: the real rows. schema: theirs. public: they are public; otherwise the numbers are private.
-    model: 'boosting': scikit-learn's histogram gradient boosting as it comes, categories as such; 'tabicl', 'tabpfn':
+    model: 'boosting': scikit-learn's histogram gradient boosting with its defaults, categories as such; 'tabicl', 'tabpfn':
         those packages, with the weights that they find or fetch. rows: synthetic ones to learn from, at most (the first
         of a random order); None: all. seed: of that order, and of the model.
     """
@@ -76,7 +77,7 @@ class TableClassifier(Metric):
 
 @dataclass(frozen=True)
 class TableRegressor(Metric):
-    """R2 and mean absolute error on real rows of a number that all other columns, labels too, are to tell.
+    """R2 and mean absolute error on real rows of a regressor that predicts one numeric column from all others.
 
     target: the column, of kind integer or number. Rows without a value in it are left out. All else: as in
     TableClassifier.
@@ -141,8 +142,7 @@ class _Matrix:
 def _check_settings(part: Part, name: str) -> None:
     check_schema(f"metric.parts.{name}.schema", part.schema)
     check_settings(part, name, {"seed": 0} | ({} if part.rows is None else {"rows": 1}))
-    if part.model not in MODELS:
-        raise invalid(f"metric.parts.{name}.model", part.model, one_of(MODELS))
+    choice(f"metric.parts.{name}.model", part.model, MODELS)
 
 
 def _check(part: Part, name: str) -> None:

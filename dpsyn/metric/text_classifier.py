@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,12 +13,13 @@ import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
-from dpsyn.errors import UserError, check_packages, invalid, one_of
+from dpsyn.errors import UserError, check_packages, invalid
 from dpsyn.marks import PLACE
 from dpsyn.metric import Metric, batched, check_comparable, check_real, check_settings, texts_of
 from dpsyn.networks.hub import check_revision, pinned
 from dpsyn.networks.runtime import Runtime, torch_device
 from dpsyn.population import Label, Population, Samples
+from dpsyn.validate import choice, number
 
 PER_BATCH = 1024  # texts read and embedded at once
 ROUNDS = 1000  # of the solver, at most
@@ -59,10 +59,8 @@ class TextClassifier(Metric):
         check_settings(self, "text_classifier", {"max_length": 1, "epochs": 1, "batch_size": 1, "seed": 0})
         for key in ("inverse_penalty", "learning_rate"):
             value = getattr(self, key)
-            if type(value) not in (int, float) or not 0 < value < math.inf:
-                raise invalid(f"metric.parts.text_classifier.{key}", value, "a number above 0")
-        if self.network not in ("logistic", "encoder"):
-            raise invalid("metric.parts.text_classifier.network", self.network, one_of(["logistic", "encoder"]))
+            number(f"metric.parts.text_classifier.{key}", value, "a number above 0", above=0)
+        choice("metric.parts.text_classifier.network", self.network, ("logistic", "encoder"))
 
     def check(self) -> None:
         """Raises UserError without real data, and for an encoder that is neither a folder nor a name on the hub."""

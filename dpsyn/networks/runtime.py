@@ -10,7 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from dpsyn.errors import UserError, invalid, one_of
+from dpsyn.errors import UserError, invalid
+from dpsyn.validate import choice, flag, whole
 
 T = TypeVar("T")
 DEVICE = r"auto|cpu|cuda(:\d+)?"
@@ -45,9 +46,7 @@ class Runtime:
 
     def __post_init__(self) -> None:
         for key in ("batch_size", "network_batch_size"):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise invalid(f"runtime.{key}", value, "a whole number, 1 or more")
+            whole(f"runtime.{key}", getattr(self, key), 1)
         if self.workers is not None and (type(self.workers) is not int or self.workers < 0):
             raise invalid("runtime.workers", self.workers, "a whole number, 0 or more, or null for one a core")
         if not re.fullmatch(DEVICE, str(self.device)):
@@ -60,13 +59,11 @@ class Runtime:
             raise invalid("runtime.devices", self.devices, "null, or a list such as [cuda:0,cuda:1]")
         if self.devices is not None and self.device != "auto":
             raise invalid("runtime.device", self.device, "auto beside runtime.devices", "Each process sees its own.")
-        if self.dtype not in DTYPES:
-            raise invalid("runtime.dtype", self.dtype, one_of(DTYPES))
+        choice("runtime.dtype", self.dtype, DTYPES)
         if self.dtype == "float16" and self.device == "cpu":
             raise invalid("runtime.dtype", self.dtype, "float32 or bfloat16 with runtime.device=cpu", "It needs a GPU.")
         for key in ("channels_last", "compile", "tf32"):
-            if type(getattr(self, key)) is not bool:
-                raise invalid(f"runtime.{key}", getattr(self, key), "true or false")
+            flag(f"runtime.{key}", getattr(self, key))
 
 
 def check_device(device: str) -> None:

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from dpsyn.errors import UserError, invalid
 from dpsyn.files import room_on_disk, state_folder, sync_folder, write
-from dpsyn.privacy.budget import Adjacency, Budget, Charge, Settings, Unit, epsilon_of, shown
+from dpsyn.privacy.budget import Adjacency, Budget, Charge, Settings, Unit, epsilon_of, format_epsilon
 
-PLANNED = "planned "  # before the directory, in the place of the id of a run that has not begun
+PLANNED = "planned "  # before the directory, instead of the id of a run that has not begun
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def _check_limit(new: Entry, runs: Sequence[Entry]) -> None:
         raise invalid("privacy.max_joint_epsilon", f"{limit:g}", "runs that protect the same unit on these data", do)
     if joint > limit:
         do = f"With this run all {len(runs)} on these data would spend it together. `dpsyn budget` lists them."
-        raise invalid("privacy.max_joint_epsilon", f"{limit:g}", f"at least {shown(joint)}", do)
+        raise invalid("privacy.max_joint_epsilon", f"{limit:g}", f"at least {format_epsilon(joint)}", do)
 
 
 def _sharing(known: Entry, entries: Sequence[Entry]) -> list[Entry]:

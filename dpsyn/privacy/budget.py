@@ -16,6 +16,7 @@ from typing import Literal
 
 from dpsyn.errors import UserError, invalid, one_of
 from dpsyn.privacy.exact import epsilon as convolved
+from dpsyn.validate import whole
 
 GRID = 1024  # a user's votes are scaled to an L2 norm of at most one on the integers divided by this
 SMALLEST_SIGMA = 0.3  # below it the sampler's and the accountant's numbers stop meaning anything useful
@@ -84,9 +85,7 @@ class Settings:
             if getattr(self, key) not in allowed:
                 raise invalid(f"privacy.{key}", getattr(self, key), one_of(allowed))
         for key, least in (("votes_per_record", 1), ("accept_lost_draws", 0)):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise invalid(f"privacy.{key}", value, f"a whole number, {least} or more")
+            whole(f"privacy.{key}", getattr(self, key), least)
         for key in ("epsilon", "delta", "noise_multiplier", "accept_joint_epsilon", "max_joint_epsilon"):
             value = getattr(self, key)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value != value):
@@ -137,7 +136,7 @@ class Budget:
             spent = epsilon_of(self.charges, self.delta, self.adjacency)
             if spent > self.epsilon:
                 raise UserError(
-                    f"privacy: the noise gives epsilon {shown(spent)}, over the {self.epsilon} that is stated."
+                    f"privacy: the noise gives epsilon {format_epsilon(spent)}, over the {self.epsilon} that is stated."
                 )
 
     @property
@@ -271,7 +270,7 @@ def closed_form(charges: Sequence[Charge], delta: float, adjacency: Adjacency) -
     return float(brentq(lambda e: log_delta(e) - math.log(delta), 1e-12, upper, xtol=1e-12, rtol=1e-12))
 
 
-def shown(epsilon: float) -> str:
+def format_epsilon(epsilon: float) -> str:
     """Rounded up to four digits after the point: what is shown is never less than what was spent."""
     if not math.isfinite(epsilon):
         return "inf"

@@ -25,7 +25,7 @@ import numpy as np
 
 from dpsyn.errors import UserError
 from dpsyn.files import private_folder, room_on_disk, stamp, sync_folder
-from dpsyn.privacy.budget import Budget, Charge, Settings, epsilon_of, records_in_a_vote, shown
+from dpsyn.privacy.budget import Budget, Charge, Settings, epsilon_of, format_epsilon, records_in_a_vote
 from dpsyn.privacy.mechanism import discrete_gaussian, insecure_seeded
 from dpsyn.privacy.query import Answer, Query
 from dpsyn.privacy.votes import Votes, unseal
@@ -148,7 +148,8 @@ class Ledger:
             epsilon = epsilon_of((*self.budget.charges, *lost), self.budget.delta, self.budget.adjacency)
             raise UserError(
                 f"privacy.accept_lost_draws={accepted}: {len(lost)} noisy release(s) were started and lost. "
-                f"They count as spent: epsilon becomes {shown(epsilon)} instead of {shown(self.budget.epsilon)}. "
+                f"They count as spent: epsilon becomes {format_epsilon(epsilon)} "
+                f"instead of {format_epsilon(self.budget.epsilon)}. "
                 f"To go on with that, add privacy.accept_lost_draws={len(lost)}."
             )
         return tuple(lost)

@@ -29,7 +29,7 @@ GROUP = 8  # candidates of which the nearest is found first
 FARTHEST = 1e15  # the square of a larger entry, summed, leaves float32
 
 Vectors = np.ndarray | Sparse
-"""Of records: float32 [b, d], or the same told by the entries that are not 0."""
+"""Of records: float32 [b, d], or the same in sparse form."""
 
 Search = Callable[[Any, int], tuple[np.ndarray, np.ndarray]]
 """(records, Vectors, k) -> squared distances float32 [b, k] rising, rows int64 [b, k]; -1 where there is none"""

@@ -152,7 +152,7 @@ class Nearest(Query):
 
 @dataclass(frozen=True)
 class LabelCounts(Query):
-    """How many records each of so many declared labels has.
+    """How many records each declared label has. labels: how many are declared.
 
     Guarantee: a record has one label, so one that is added or removed changes one entry by one.
     """

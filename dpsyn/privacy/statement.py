@@ -12,7 +12,17 @@ from typing import Any
 
 from dpsyn.files import sha256
 from dpsyn.privacy.account import Entry, joint_epsilon
-from dpsyn.privacy.budget import WEAK, Adjacency, Budget, Charge, Settings, Unit, epsilon_of, exact_epsilon, shown
+from dpsyn.privacy.budget import (
+    WEAK,
+    Adjacency,
+    Budget,
+    Charge,
+    Settings,
+    Unit,
+    epsilon_of,
+    exact_epsilon,
+    format_epsilon,
+)
 
 FORMAT = "dpsyn privacy 2"
 
@@ -70,8 +80,8 @@ def statement(
     epsilon = epsilon_of((*budget.charges, *lost), budget.delta, budget.adjacency)
     joint = joint_epsilon(runs, budget.delta) if runs else epsilon
     facts = Facts(
-        epsilon=float(shown(epsilon)),
-        declared=float(shown(epsilon_of(budget.charges, budget.delta, budget.adjacency))),
+        epsilon=float(format_epsilon(epsilon)),
+        declared=float(format_epsilon(epsilon_of(budget.charges, budget.delta, budget.adjacency))),
         delta=budget.delta,
         unit=settings.unit,
         neighbours=budget.adjacency,
@@ -82,7 +92,7 @@ def statement(
         records=records,
         data_id=data_id,
         runs=max(1, len(runs)),
-        joint=None if joint is None else float(shown(joint)),
+        joint=None if joint is None else float(format_epsilon(joint)),
         opendp=importlib.metadata.version("opendp"),
         accounting=importlib.metadata.version("dp-accounting"),
     )
@@ -94,7 +104,7 @@ def as_json(document: Mapping[str, Any]) -> bytes:
 
 
 def unprotected(noise: str, charges: Sequence[Charge], receipts: Mapping[int, str]) -> dict[str, Any]:
-    """What stands in the place of a statement where the noise is not the system's."""
+    """Written instead of a statement where the noise is not the system's."""
     return {
         "format": FORMAT,
         "status": "NOT PRIVATE" if noise == "none" else "INSECURE NOISE",
@@ -139,7 +149,7 @@ def document(facts: Facts) -> dict[str, Any]:
     }
 
 
-def shown_delta(delta: float) -> str:
+def format_delta(delta: float) -> str:
     """Six digits, rounded up: what is shown is never less than what is promised."""
     rounded = Context(prec=6, rounding=ROUND_CEILING).create_decimal(Decimal(repr(delta)))
     return f"{float(rounded):g}"
@@ -152,22 +162,23 @@ def _charges(charges: Sequence[Charge], receipts: Mapping[int, str]) -> list[dic
 def _limits(facts: Facts) -> list[str]:
     limits = []
     if facts.epsilon > WEAK:
-        limits.append(f"epsilon {shown(facts.epsilon)} is over {WEAK:g}: a weak guarantee")
+        limits.append(f"epsilon {format_epsilon(facts.epsilon)} is over {WEAK:g}: a weak guarantee")
     if facts.records and facts.delta >= 1 / facts.records:
         least = f"1/{facts.records}, one over the declared number of records"
-        limits.append(f"delta {shown_delta(facts.delta)} is not below {least}")
+        limits.append(f"delta {format_delta(facts.delta)} is not below {least}")
     return limits
 
 
 def _sentences(facts: Facts) -> str:
     unit = "record" if facts.unit == "record" else USERS
     change = "replacing" if facts.neighbours == "replace" else "adding or removing"
-    together = shown(facts.joint) if facts.joint else "unknown"
+    together = format_epsilon(facts.joint) if facts.joint else "unknown"
     known = "none" if facts.runs < 2 else f"{facts.runs} runs with this one, together epsilon {together}"
     group = " A person with m records has only the weaker guarantee of a group of m." if facts.unit == "record" else ""
     return (
         "Everything under release/, and every request sent to the generating model, is together (epsilon, delta)-"
-        f"differentially private with epsilon = {shown(facts.epsilon)}, delta = {shown_delta(facts.delta)}, for data "
+        f"differentially private with epsilon = {format_epsilon(facts.epsilon)}, "
+        f"delta = {format_delta(facts.delta)}, for data "
         f"sets that differ by {change} one {unit}. Private data was used only in the {len(facts.charges)} noisy "
         'releases listed under "charges" (discrete Gaussian noise from a cryptographic generator seeded by the '
         f"operating system, never from the published seed) and {len(facts.lost)} lost draws, also counted. All else is "

@@ -1,4 +1,4 @@
-"""Yaml files that declare something public, by name or path: the schemas of tables, prompts."""
+"""Loads public yaml files (schemas, prompts) by name or path: the schemas of tables, prompts."""
 
 from __future__ import annotations
 

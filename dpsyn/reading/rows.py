@@ -26,7 +26,7 @@ Row = Mapping[str, str | None]
 """Column to cell; None for a missing one. Bytes that are no UTF-8 are lone surrogates, see `is_utf8`."""
 
 BOM = b"\xef\xbb\xbf"
-SNIFFED = 2**16  # bytes of a file by which its delimiter is told
+SNIFFED = 2**16  # bytes of a file from which its delimiter is guessed
 DELIMITERS = (",", ";", "\t", "|")
 GROUPING = (".", ",", " ", "'", "\u2019", "\u00a0", "\u202f")  # signs between groups of three digits
 WIDE: Mapping[str, Sequence[Sequence[int | None]]] = {  # how files of more bytes a letter begin; None: any but zero
@@ -49,7 +49,7 @@ LINE = "(line)"  # the column of what is wrong with a whole line
 
 @dataclass(frozen=True)
 class Broken:
-    """What stands in the place of a row that cannot be used. `value` is private; `column` and `rule` may be shown."""
+    """Stands for a row that cannot be used. `value` is private; `column` and `rule` may be shown."""
 
     column: str
     rule: str
@@ -58,7 +58,7 @@ class Broken:
 
 @dataclass(frozen=True)
 class Columns:
-    """Those of a file, which are public.
+    """The columns of a file; their names are public.
 
     names: None where every line brings its own (jsonl).
     texts: those of strings, or of bytes that can be.
@@ -204,7 +204,7 @@ def csv_rows(
                 if len(cells) == width:
                     yield first, {column: cells[place] for column, place in places}
                 elif cells:
-                    yield first, Broken(LINE, CELLS, shown(delimiter.join(cells)))
+                    yield first, Broken(LINE, CELLS, excerpt(delimiter.join(cells)))
                 first = lines.line_num + 1
             return
     except csv.Error:
@@ -246,14 +246,14 @@ def jsonl_rows(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, Row | 
             except (ValueError, RecursionError):
                 found = None
             if not isinstance(found, dict):
-                yield number, Broken(LINE, NO_OBJECT, shown(text))
+                yield number, Broken(LINE, NO_OBJECT, excerpt(text))
                 continue
             row: dict[str, Any] = {column: found.get(column) for column in columns}
             for column, value in row.items():
                 if isinstance(value, bool):
                     row[column] = "true" if value else "false"
                 elif value is not None and not isinstance(value, str):
-                    yield number, Broken(column, NESTED, shown(text))
+                    yield number, Broken(column, NESTED, excerpt(text))
                     break
             else:
                 yield number, row
@@ -376,7 +376,7 @@ def is_utf8(text: str) -> bool:
     return True
 
 
-def shown(value: str | None) -> str:
+def excerpt(value: str | None) -> str:
     """A value for private/refused.jsonl: bounded, and writable as UTF-8."""
     return (value or "")[:200].encode("utf-8", "backslashreplace").decode("utf-8")
 
@@ -431,7 +431,7 @@ def labeller(
         if None not in found:
             return indices[found]  # type: ignore[index]
         wrong = next(source for (source, _), value in zip(pairs, found, strict=True) if value is None)
-        return Broken(wrong, UNDECLARED, shown(row[wrong]))
+        return Broken(wrong, UNDECLARED, excerpt(row[wrong]))
 
     return label_of
 

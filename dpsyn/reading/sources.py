@@ -40,6 +40,7 @@ from dpsyn.reading.rows import (
     parquet_rows,
     parquet_schema,
 )
+from dpsyn.validate import choice
 
 SUFFIXES = {
     "csv": (".csv", ".tsv", ".csv.gz", ".tsv.gz"),
@@ -93,8 +94,7 @@ class Source:
     def check_settings(self) -> None:
         """Raises UserError for a wrong builder, split, revision or delimiter."""
         check_revision("data.revision", self.revision)
-        if self.builder not in (None, *self.builders):
-            raise invalid("data.builder", self.builder, one_of(["null", *self.builders]))
+        choice("data.builder", self.builder, (None, *self.builders))
         if not re.fullmatch(r"[\w.-]+", str(self.split)):
             do = "Parts by position (train[:10%]) are refused: they would depend on other rows."
             raise invalid("data.split", self.split, "the name of a split", do)

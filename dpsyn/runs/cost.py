@@ -1,4 +1,4 @@
-"""What asking the api took, over all starts of a run, and what is to come: for the panel, and kept in cost.json."""
+"""API usage of a run across restarts, and an estimate of the rest: for the panel, and kept in cost.json."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Spending:
 
 
 def at_most(apis: Mapping[str, Metered], labels: Sequence[Label], generated: int, varied: int) -> Usage:
-    """What so many rows take, each of them asked of every one of these."""
+    """Estimated usage of these rows, each asked of every api."""
     return together(each.estimate(labels, generated, varied) for each in apis.values())
 
 

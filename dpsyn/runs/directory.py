@@ -99,7 +99,7 @@ class RunDirectory:
     ) -> None:
         """Raises UserError, with the keys that differ, unless these are the settings and the data of the run here.
 
-        free: keys, `api.base_url` say, that may differ.
+        free: keys that may differ, such as `api.base_url`.
         """
         before, now = flat(known["settings"]), flat(settings)
         keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
@@ -125,7 +125,7 @@ class RunDirectory:
         )
 
     def load(self, iteration: int, per_label: int | None = None) -> Population:
-        """per_label: only so many rows of each label, survivors first; None: all.
+        """per_label: at most this many rows of each label, survivors first; None: all.
 
         Raises UserError where the checkpoint is missing or is not what was written."""
         path = self.checkpoint(iteration)

@@ -73,7 +73,7 @@ def from_parquet(content: bytes, where: object, per_label: int | None = None) ->
     """The inverse of `to_parquet`. Raises UserError, naming `where`, for what it did not write. Without lineage there
     are no traits, no parents (-1), and every row is a survivor.
 
-    per_label: decode only so many rows of each label, survivors first, evenly spaced; None: all.
+    per_label: decode at most this many rows of each label, survivors first, evenly spaced; None: all.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

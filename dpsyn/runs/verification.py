@@ -16,10 +16,10 @@ from typing import Any
 from dpsyn.errors import UserError
 from dpsyn.files import sha256
 from dpsyn.privacy import account
-from dpsyn.privacy.budget import GRID, SMALLEST_SIGMA, Charge, exact_epsilon, shown
+from dpsyn.privacy.budget import GRID, SMALLEST_SIGMA, Charge, exact_epsilon, format_epsilon
 from dpsyn.privacy.ledger import Receipt, read_receipt
 from dpsyn.privacy.query import CELLS, LABELS
-from dpsyn.privacy.statement import Facts, document, shown_delta, unprotected
+from dpsyn.privacy.statement import Facts, document, format_delta, unprotected
 from dpsyn.runs.directory import RunDirectory
 
 ROUNDING = 1e-5  # how far, relatively, a stated epsilon may lie below exact convolution
@@ -160,12 +160,12 @@ def _check_epsilon(facts: Facts, lines: list[str], faults: list[str]) -> None:
         return
     exact = exact_epsilon((*facts.charges, *facts.lost), facts.delta, facts.neighbours)
     declared = exact_epsilon(facts.charges, facts.delta, facts.neighbours)
-    lines.append(f"stated: epsilon {shown(facts.epsilon)} at delta {shown_delta(facts.delta)}")
-    lines.append(f"exact convolution: epsilon {shown(exact)}")
+    lines.append(f"stated: epsilon {format_epsilon(facts.epsilon)} at delta {format_delta(facts.delta)}")
+    lines.append(f"exact convolution: epsilon {format_epsilon(exact)}")
     if facts.epsilon < exact * (1 - ROUNDING):
-        faults.append(f"the stated epsilon {facts.epsilon:g} is below {shown(exact)}, that of the charges")
+        faults.append(f"the stated epsilon {facts.epsilon:g} is below {format_epsilon(exact)}, that of the charges")
     if facts.declared < declared * (1 - ROUNDING):
-        faults.append(f"the epsilon of the declared schedule is {shown(declared)}, not {facts.declared:g}")
+        faults.append(f"the epsilon of the declared schedule is {format_epsilon(declared)}, not {facts.declared:g}")
 
 
 def _differences(said: Mapping[str, Any], made_again: Mapping[str, Any]) -> list[str]:
@@ -202,5 +202,5 @@ def _check_joint(facts: Facts, runs: set[str], lines: list[str], faults: list[st
         lines.append("the account of this user does not know this run: other runs on its data are not added up here")
         return
     joint = account.joint_epsilon(known, facts.delta)
-    text = "unknown, since they protect different units" if joint is None else shown(joint)
+    text = "unknown, since they protect different units" if joint is None else format_epsilon(joint)
     lines.append(f"today, all {len(known)} runs on these data that are known here: epsilon {text}")

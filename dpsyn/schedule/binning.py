@@ -1,4 +1,4 @@
-"""A column's noisy counts, code by code: what is left of them without the noise, and which codes make up a cell."""
+"""Denoises a column's noisy counts and bins its codes into nested cells."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from dpsyn.schedule.binning import CLEAR, MANY
 from dpsyn.schedule.subspaces import CellRelease, plan
 from dpsyn.tables.codec import coded_columns, decode, encode, width
 from dpsyn.tables.schema import Schema
+from dpsyn.validate import flag, whole
 
 ENOUGH = 20_000  # rows: of fewer, learners gain a point by more (measured on Artificial Characters: 0.530 to 0.543)
 SHOWN = 2000  # rows of a checkpoint before the last
@@ -53,10 +54,8 @@ class Cells(Schedule):
     scores: bool
 
     def __post_init__(self) -> None:
-        if self.size is not None and (type(self.size) is not int or self.size < 1):
-            raise invalid("schedule.size", self.size, "a whole number, 1 or more, or null")
-        if type(self.scores) is not bool:
-            raise invalid("schedule.scores", self.scores, "true or false")
+        whole("schedule.size", self.size, 1, optional=True)
+        flag("schedule.scores", self.scores)
 
     @property
     def uses_api(self) -> bool:

@@ -208,7 +208,7 @@ def _populate(state: State, rng: np.random.Generator) -> State:
 
 
 def _within_work(state: State) -> State:
-    """Fewer rows, evenly spaced, where there are so many tables that a sweep would take long."""
+    """Fewer rows, evenly spaced, where many tables would make a sweep slow."""
     cells = sum(len(state.bins[j]) for m in state.measurements for j in _without_label(m.marginal.columns))
     size = max(2048, int(WORK / max(cells, 1)))
     if size >= len(state.rows):

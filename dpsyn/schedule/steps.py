@@ -10,6 +10,7 @@ import numpy as np
 from dpsyn.api import Degree
 from dpsyn.errors import invalid
 from dpsyn.schedule.selection import proportional, top
+from dpsyn.validate import flag, whole
 
 Select = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
 """(noisy votes of one label's candidates int64 [m], how many, generator) -> rows int64 [how many] in [0, m)"""
@@ -40,11 +41,8 @@ class Step:
         if not callable(self.select):
             raise invalid("schedule.select", self.select, "a way to select, by its _target_")
         for key, least in (("size", 1), ("variations", 0), ("lookahead", 0), ("smooth", 1)):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise invalid(f"schedule.{key}", value, f"a whole number, {least} or more")
-        if not isinstance(self.keep_survivors, bool):
-            raise invalid("schedule.keep_survivors", self.keep_survivors, "true or false")
+            whole(f"schedule.{key}", getattr(self, key), least)
+        flag("schedule.keep_survivors", self.keep_survivors)
         if self.variations == 0 and not self.keep_survivors:
             expected = "1 or more with schedule.keep_survivors=false"
             raise invalid("schedule.variations", 0, expected, "Nothing would be left.")

@@ -19,7 +19,7 @@ from dpsyn.tables.codec import CodedColumn
 # 0.06 to 0.2, BY_LABEL 0.15 to 0.35, SCORES 0.03 to 0.1 and MASS 1 to 2 the results stay within a few thousandths of
 # AUC and of total variation, and a hundredth of accuracy.
 MARGINALS, BY_LABEL, SCORES = 0.12, 0.25, 0.05  # shares of the budget; tables get the rest
-MASS = 1.5  # a cell of a table expects this many times its noise
+MASS = 1.5  # expected count of a cell, in standard deviations of its noise
 FEW = 10  # tables that are all asked; of more pairs, half or four a column, whichever is less
 MANY = 1000  # triples that are looked at, at most
 ROUND = 0.6  # of the tables are chosen first; the others after these were learnt
@@ -67,7 +67,7 @@ def plan(
         triples = 0
     everything = pairs + triples
     limit = everything if everything <= FEW else min(max(FEW, pairs // 2), 4 * d)
-    # the noise of so many tables leaves room for four cells in each label, or four in all
+    # the noise of that many tables leaves room for four cells in each label, or four in all
     with_label, without = (tables * (room / n) ** 2 for n in (4 * labels, 4))
     labelled = labels > 1 and with_label >= (min(limit, d) if scores else pairs)
     count = int(min(limit, with_label if labelled else without))

@@ -29,9 +29,9 @@ from dpsyn.tables.constraints import Order, lowest_above
 from dpsyn.tables.schema import Schema
 
 BINS = 256  # runs of equal length
-NEAR = 32  # runs an octave, where that is shorter: a number, or a distance, is told to 2 % of itself
+NEAR = 32  # runs an octave, where that is shorter: a number, or a distance, is resolved to 2 % of itself
 AT_ENDS = 3  # runs an octave of the distance from a bound, where that is shorter
-CLOSE = 10  # a distance is told below this part of the range
+CLOSE = 10  # distances are coded below this part of the range
 FARTHEST = 40  # octaves of distances, where there is no resolution
 STREAM = 2**21  # of a row's seed, from here on one a column
 STREAMS = 2**20  # and for what is drawn otherwise
@@ -68,7 +68,7 @@ class Below:
 
 
 def width(column: Column) -> float:
-    """Of the cells of equal width, in steps: what lies in one is told only near zero, or at one end."""
+    """Of the cells of equal width, in steps. Within one, values are resolved only near zero or at one end."""
     return float(np.diff(_starts(column)).max(initial=1))
 
 

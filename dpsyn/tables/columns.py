@@ -47,7 +47,7 @@ MAX_FLOAT = float(np.finfo(np.float64).max)
 MOST = 2**63 - 2  # places: what int64 holds beside a missing one
 TRUTH = {"false": 0, "true": 1, "0": 0, "1": 1, "no": 0, "yes": 1, "f": 0, "t": 1, "n": 0, "y": 1}
 
-# What became of a cell. Those from REFUSED on cannot be used.
+# How a cell was parsed. Those from REFUSED on cannot be used.
 FINE, CLIPPED, AS_OTHER, AS_MISSING, CUT, REFUSED = range(6)
 RULES = (
     "",

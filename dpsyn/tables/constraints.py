@@ -86,31 +86,31 @@ def repaired(
     constraints: Sequence[Constraint],
     seeds: np.ndarray,
 ) -> np.ndarray:
-    """The rows, those that break a constraint mended; row i by itself and seeds[i] alone (uint64 [n]).
+    """Repairs rows that break a constraint. Row i depends on itself and seeds[i] (uint64 [n]) only.
 
-    Of a comparison that fails one side gives way, by a coin of the row: the higher column rises above the lower one as
-    far as it was below (less where a bound is near), or the lower falls: just past it, every second one of two
-    random columns would equal the other. A value that must be missing goes. Labels stay. What is mended is within the
+    When a comparison fails, a coin flip per row decides which side moves: the higher column rises above the lower one
+    as far as it was below (less where a bound is near), or the lower falls: just past it, every second one of two
+    random columns would equal the other. A value that must be missing goes. Labels stay. What is repaired is within the
     schema, and breaks none.
     """
     rows = np.flatnonzero(broken(content, columns, constraints))
     if not len(rows):
         return content
-    mended = content[rows]
+    repaired_rows = content[rows]
     orders = _sorted([each for each in constraints if isinstance(each, Order)])
     named = list(dict.fromkeys(name for each in orders for name in (each.low, each.high)))
-    places = {name: columns[name].places(mended[name]) for name in named}
+    places = {name: columns[name].places(repaired_rows[name]) for name in named}
     _put_in_order(places, columns, labels, orders, uniform(seeds[rows], COIN) < 0.5)
     for name in named:
-        mended[name] = columns[name].typed(places[name])
+        repaired_rows[name] = columns[name].typed(places[name])
     nulls = [each for each in constraints if isinstance(each, Null)]
     for _ in nulls:  # one that goes may take others with it, and so on along a chain of all of them at most
         for each in nulls:
-            gone = ~_met(each, columns[each.unless].places(mended[each.unless]), columns)
+            gone = ~_met(each, columns[each.unless].places(repaired_rows[each.unless]), columns)
             none = columns[each.x].typed(np.full(int(gone.sum()), -1))
-            mended[each.x][gone] = none
+            repaired_rows[each.x][gone] = none
     whole = content.copy()
-    whole[rows] = mended
+    whole[rows] = repaired_rows
     return whole
 
 

@@ -1,4 +1,4 @@
-"""A schema drafted from a codebook or a public sample, to be mended by hand.
+"""A schema drafted from a codebook or a public sample, to be edited by hand.
 
 A codebook is a csv whose columns are name, kind, and as they apply values (parted by |), low, high, resolution, missing
 (the cells that mean so, parted by |). Any other csv, jsonl or parquet file is a sample: kinds are guessed from its

@@ -1,4 +1,4 @@
-"""The schema of a table: a yaml that declares every column, the labels, and what rows keep. It is public.
+"""The schema of a table: a yaml that declares every column, the labels, and the constraints rows satisfy. It is public.
 
     columns:
       age:       {kind: integer, bounds: [17, 90]}
@@ -40,6 +40,7 @@ from dpsyn.reading.declarations import read_declared
 from dpsyn.tables import constraints
 from dpsyn.tables.columns import RULES, TIMES, Column, declared
 from dpsyn.tables.constraints import Constraint
+from dpsyn.validate import choice
 
 KEY = "data.schema"
 WORDS = ("columns", "labels", "unit", "constraints", "extra")
@@ -63,8 +64,7 @@ class Schema:
         for word in self.file:
             if word not in WORDS:
                 raise invalid(f"schema.{word}", "...", one_of(WORDS), did_you_mean(str(word), WORDS))
-        if self.extra not in ("refuse", "ignore"):
-            raise invalid("schema.extra", self.extra, one_of(["refuse", "ignore"]))
+        choice("schema.extra", self.extra, ("refuse", "ignore"))
         said = self.file.get("columns")
         if not isinstance(said, Mapping) or not said:
             raise invalid("schema.columns", "null" if said is None else said, "columns by name, {age: {kind: ...}}")

@@ -24,13 +24,14 @@ from dpsyn.api import Api, Degree
 from dpsyn.api.diffusion import improved as improved_diffusion
 from dpsyn.api.diffusion.improved import Process
 from dpsyn.data import Data
-from dpsyn.errors import UserError, check_packages, invalid, one_of
+from dpsyn.errors import UserError, check_packages, invalid
 from dpsyn.marks import PLACE
 from dpsyn.networks.hub import check_revision, fetched
 from dpsyn.networks.runtime import Runtime, in_batches, placed, running, torch_device
 from dpsyn.networks.tensors import generators, images, resized, tensor, with_channels
 from dpsyn.networks.weights import check_weights
 from dpsyn.population import Label, Samples
+from dpsyn.validate import choice, flag, whole
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 WHERE = "a .pt of improved-diffusion or its address, or a folder of diffusers or its name on the hub"
@@ -91,12 +92,9 @@ class Diffusion(Api):
         if self.classes is not None and not (listed and self.classes and all(_whole(k, 0) for k in self.classes)):
             raise invalid("api.classes", self.classes, "a list of class ids of the network, or null for all")
         for key in ("resolution", "heads", "diffusion_steps", "steps"):
-            if not _whole(getattr(self, key), 1):
-                raise invalid(f"api.{key}", getattr(self, key), "a whole number, 1 or more")
-        if self.noise_schedule not in SCHEDULES:
-            raise invalid("api.noise_schedule", self.noise_schedule, one_of(SCHEDULES))
-        if type(self.ddim) is not bool:
-            raise invalid("api.ddim", self.ddim, "true or false")
+            whole(f"api.{key}", getattr(self, key), 1)
+        choice("api.noise_schedule", self.noise_schedule, SCHEDULES)
+        flag("api.ddim", self.ddim)
         if not isinstance(self.path, str) or not self.path:
             raise invalid("api.path", "null" if self.path is None else self.path, WHERE)
         if self._is_checkpoint:

@@ -23,6 +23,7 @@ from dpsyn.errors import UserError, invalid
 from dpsyn.marks import PLACE
 from dpsyn.population import Label, Samples, take
 from dpsyn.randomness import uniform
+from dpsyn.validate import number
 
 CHUNK = 512  # rows drawn at once
 SMALL = 0.7  # of its size is a text drawn to be measured, so that what sticks out is seen
@@ -47,7 +48,7 @@ class DrawText(Api):
     pressure: the most that is added to the weight, or taken off, at each point of such a grid, px: lines that swell,
         thin out and break.
     flourish: the share of texts that have a stroke of a pen beside, a quadratic Bezier curve somewhere in the image, 1
-        to 4 px wide: the bar of a 7, the loop of a 2. Who has one is settled when a text is first drawn.
+        to 4 px wide: the bar of a 7, the loop of a 2. Decided once, when a sample is first generated.
     box: the text is drawn so that the longer side of its ink has about this many px, with its centre of mass in the
         middle, as MNIST is made (LeCun et al. 1998): size and shift mean nothing then. 0: not so.
     image_size: [h, w] px. background, foreground: grey 0..255, or [red, green, blue].
@@ -88,8 +89,7 @@ class DrawText(Api):
         for name in ("shift", "warp", "pressure"):
             if type(getattr(self, name)) not in (int, float) or not 0 <= getattr(self, name) < np.inf:
                 raise invalid(f"api.{name}", getattr(self, name), "px, 0 or more")
-        if type(self.flourish) not in (int, float) or not 0 <= self.flourish <= 1:
-            raise invalid("api.flourish", self.flourish, "a share, 0 to 1")
+        number("api.flourish", self.flourish, "a share, 0 to 1", least=0, most=1)
         sides = self.image_size
         if (
             not isinstance(sides, Sequence)
@@ -98,7 +98,7 @@ class DrawText(Api):
         ):
             raise invalid("api.image_size", self.image_size, "[height, width] px")
         if type(self.box) is not int or not 0 <= self.box <= min(self.image_size):
-            raise invalid("api.box", self.box, "px, a whole number, at most as many as the image has; 0: as it comes")
+            raise invalid("api.box", self.box, "px, a whole number, at most the size of the image; 0: no box")
         if np.shape(self.background) != np.shape(self.foreground) or np.shape(self.background) not in ((), (3,)):
             raise invalid("api.foreground", self.foreground, "like api.background a grey value, or [red, green, blue]")
         if not all(0 <= value <= 255 for value in np.ravel([self.background, self.foreground])):

@@ -23,12 +23,12 @@ from dpsyn.reading.rows import (
     as_text,
     check_declared,
     combinations,
+    excerpt,
     guarded,
     label_sources,
     labeller,
     parquet_batches,
     parquet_schema,
-    shown,
 )
 from dpsyn.reading.sources import Source, class_names, commit, floating, hub_stream, name_below, root
 from dpsyn.reading.spelling import LOST_DIGITS, canonical, coded, has_lost_digits, unit_of
@@ -155,7 +155,7 @@ class Images:
             if isinstance(label, Broken):
                 image = label
             elif has_lost_digits(user):
-                image = Broken(str(self.unit_column), LOST_DIGITS, shown(user))
+                image = Broken(str(self.unit_column), LOST_DIGITS, excerpt(user))
             elif not isinstance(image, Broken):
                 image = pixels_of(image, self.mode, self.size, self.center_crop, self.bits)
             if isinstance(image, str):
@@ -284,7 +284,7 @@ class Images:
     def _bytes_of(self, found: bytes | None, place: str | None) -> bytes | Broken | None:
         """A path without bytes is never followed: what it points to is in no fingerprint."""
         if found is None and place:
-            return Broken(self.image_column or "image", ONLY_A_PATH, shown(place))
+            return Broken(self.image_column or "image", ONLY_A_PATH, excerpt(place))
         return found
 
 
