@@ -15,6 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from dpsyn import errors
 from dpsyn.api import avatar as module
 from dpsyn.api.avatar import Avatar
 from dpsyn.compose import config_folder
@@ -291,7 +292,7 @@ def test_what_is_no_degree_is_one_line(degree):
 
 @pytest.mark.parametrize("package", ["python_avatars", "cairosvg"])
 def test_a_missing_package_is_one_line(package, monkeypatch):
-    monkeypatch.setattr(module, "find_spec", lambda name: None if name == package else "here")
+    monkeypatch.setattr(errors, "find_spec", lambda name: None if name == package else "here")
     for ask in (PUBLISHED.check, lambda: generated(PUBLISHED, 1)):
         with pytest.raises(UserError, match=rf"^api=avatar: expected the package {package}\. .*dpsyn\[avatar\]"):
             ask()
@@ -304,7 +305,7 @@ class NoCairo(importlib.abc.MetaPathFinder):
 
 
 def test_a_missing_libcairo_is_one_line(monkeypatch):
-    monkeypatch.setattr(module, "find_spec", lambda name: "here")
+    monkeypatch.setattr(errors, "find_spec", lambda name: "here")
     monkeypatch.delitem(sys.modules, "cairosvg", raising=False)
     monkeypatch.setattr(sys, "meta_path", [NoCairo(), *sys.meta_path])
     with pytest.raises(UserError, match=r"^api=avatar: expected the system's library libcairo.*libcairo2") as refused:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy.stats import wasserstein_distance
 
-from dpsyn import compose
+from dpsyn import build, compose
 from dpsyn.data import Records
 from dpsyn.data.mails import Mails
 from dpsyn.embedding.ngrams import Ngrams
@@ -354,7 +354,7 @@ def test_text_quality_is_composed_of_all_its_parts_and_measures_texts():
     plain = compose.settings(
         ["data=mails", "embedding=ngrams", "metric=text_quality", "privacy.epsilon=1", "privacy.delta=1e-5", *held_out]
     )
-    metrics = {name: compose._part(name, part, [], plain["runtime"]) for name, part in plain["metric"]["parts"].items()}
+    metrics = {name: build._part(name, part, [], plain["runtime"]) for name, part in plain["metric"]["parts"].items()}
     assert set(metrics) == {"lengths", "diversity", "text_classifier", "frechet", "precision_recall"}
     assert [name for name, metric in metrics.items() if not metric.private] == ["diversity"]
     made = mails("train", 200)

@@ -423,10 +423,10 @@ def test_settings_that_mean_nothing_are_refused(key, value):
 
 
 def test_what_cannot_be_combined_is_refused(gpt2, monkeypatch):
-    monkeypatch.setattr(part.importlib.util, "find_spec", lambda name: name == "transformers" or None)
+    monkeypatch.setattr("dpsyn.errors.find_spec", lambda name: True if name in ("torch", "transformers") else None)
     with pytest.raises(UserError, match="the package accelerate"):
         model(gpt2, device_map="auto").check()
-    monkeypatch.setattr(part.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr("dpsyn.errors.find_spec", lambda name: name)
     with pytest.raises(UserError, match=r"api\.offload=true"):
         model(gpt2, device_map="auto", offload=True).check()
     with pytest.raises(UserError, match=r"runtime\.devices"):

@@ -54,8 +54,8 @@ class LocalLLM(Api):
     temperature, top_k, top_p: of the drawing of tokens; tokens as likely as the last one that is kept are kept too.
         top_k None: all.
     stop: an answer ends before the first of these texts.
-    attempts: of a row whose answer is not usable, with new words, blanks and tokens; then its parent stands in, or for a
-        fresh row another text of its label. How many is said on standard error.
+    attempts: of a row whose answer is not usable, with new words, blanks and tokens; then its parent stands in, or for
+        a fresh row another text of its label. How many is said on standard error.
     tokens_per_batch: prompt and answer, over the rows of a batch; fewer rows where memory runs out.
     device_map: as accelerate has it ('auto': over all GPUs, then the CPU); None: on the device of the runtime.
     offload: the weights wait in the memory of the CPU while others, such as the embedding, are on the device.

@@ -44,7 +44,7 @@ class Sentence(Embedding):
 
     A row has the same vector alone and in any batch: a text is padded to its own length rounded up, and all batches of
     that length have one fixed number of rows, the last one filled up. (Padding to the longest text of a batch moves
-    vectors of a MiniLM by 1e-7; this, on a CPU, moves no bit, and costs no time: scripts/bench_sentence.)
+    vectors of a MiniLM by 1e-7; this, on a CPU, moves no bit, and costs no time: scripts/bench_sentence.py.)
     """
 
     model: str = field(metadata=PLACE)

@@ -27,9 +27,10 @@ class TableClassifier(Metric):
     """Accuracy, macro F1 and area under the ROC curve on real rows, of every label column.
 
     data: the real rows. schema: theirs. public: they are public; otherwise the numbers are private.
-    model: 'boosting': scikit-learn's histogram gradient boosting with its defaults, categories as such; 'tabicl', 'tabpfn':
-        those packages, with the weights that they find or fetch. rows: synthetic ones to learn from, at most (the first
-        of a random order); None: all. seed: of that order, and of the model.
+    model: 'boosting': scikit-learn's histogram gradient boosting with its defaults, categories as such; 'tabicl',
+        'tabpfn': those packages, with the weights that they find or fetch.
+    rows: synthetic ones to learn from, at most (the first of a random order); None: all.
+    seed: of that order, and of the model.
     """
 
     data: Data

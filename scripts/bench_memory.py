@@ -3,7 +3,7 @@
 
 Peak memory does not depend on the number of records.
 
-    .venv/bin/python scripts/bench_memory [--sizes 500000 2000000]
+    .venv/bin/python scripts/bench_memory.py [--sizes 500000 2000000]
 """
 
 import argparse
@@ -13,16 +13,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from dpsyn.data import Records
-from dpsyn.privacy.electorate import open_electorate
-from dpsyn.privacy.query import Nearest
 from dpsyn.population import Samples
+from dpsyn.privacy.electorate import open_electorate
 from dpsyn.privacy.nearest import faiss_search
+from dpsyn.privacy.query import Nearest
 
 DIMENSION = 384
 
@@ -61,17 +62,24 @@ def one(n, folder):
     electorate.tallied(Nearest(candidates, np.zeros(200, np.int64), 1, search=faiss_search))
     voted = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{n:>10,} records: embedded in {embedded:.1f} s, voted in {voted:.1f} s, peak memory {peak:.0f} MiB", flush=True)
+    print(
+        f"{n:>10,} records: embedded in {embedded:.1f} s, voted in {voted:.1f} s, peak memory {peak:.0f} MiB",
+        flush=True,
+    )
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--sizes", type=int, nargs="+", default=[500_000, 2_000_000])
     parser.add_argument("--one", type=int)
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:
         if chosen.one:
             one(chosen.one, folder)
         else:
             for size in chosen.sizes:
                 subprocess.run([sys.executable, __file__, "--one", str(size)], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -3,7 +3,7 @@
 
 Peak memory does not depend on how many there are.
 
-    .venv/bin/python scripts/bench_texts [--sizes 200000 2000000] [--formats csv jsonl parquet]
+    .venv/bin/python scripts/bench_texts.py [--sizes 200000 2000000] [--formats csv jsonl parquet]
 """
 
 import argparse
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 
@@ -23,10 +24,10 @@ import numpy as np
 
 from dpsyn.api.pool import Pool
 from dpsyn.data.texts import Texts
-from dpsyn.privacy.electorate import open_electorate
-from dpsyn.privacy.query import Nearest
 from dpsyn.networks.runtime import Runtime
+from dpsyn.privacy.electorate import open_electorate
 from dpsyn.privacy.nearest import faiss_search
+from dpsyn.privacy.query import Nearest
 
 LABELS = {"category": [f"category {i}" for i in range(10)], "stars": ["1", "2", "3", "4", "5"]}
 GROUP = 10_000
@@ -114,14 +115,14 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--sizes", type=int, nargs="+", default=[200_000, 2_000_000])
     parser.add_argument(
         "--formats", nargs="+", choices=["csv", "jsonl", "parquet"], default=["csv", "jsonl", "parquet"]
     )
     parser.add_argument("--one", nargs=3, metavar=("WHAT", "FILE", "SIZE"))
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     if chosen.one:
         what, file, size = chosen.one
         {"write": write, "private": private, "pool": pool}[what](Path(file), int(size))
@@ -134,3 +135,7 @@ if __name__ == "__main__":
                 for what in ("write", "private", "pool", "pool"):  # the second time the pool is only opened
                     command = [sys.executable, __file__, "--one", what, str(path), str(size)]
                     subprocess.run(command, check=True, env=own)
+
+
+if __name__ == "__main__":
+    main()

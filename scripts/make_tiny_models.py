@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Tiny networks with random weights in the layouts of the published ones, for trials by hand without a download.
 
-    .venv/bin/python scripts/make_tiny_models DIR
+    .venv/bin/python scripts/make_tiny_models.py DIR
 
 Writes DIR/improved_diffusion.pt (the layout of OpenAI's ImageNet-64 checkpoint), DIR/consistency (a consistency model)
 and DIR/stable_diffusion (with its text encoder and tokenizer). What they draw means nothing.
@@ -12,6 +12,7 @@ and DIR/stable_diffusion (with its text encoder and tokenizer). What they draw m
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -96,8 +97,8 @@ def consistency(folder, size=16, classes=10):
         attention_head_dim=16,
         num_class_embeds=classes,
     )
-    network.save_pretrained(Path(folder) / "unet")
-    CMStochasticIterativeScheduler(
+    network.save_pretrained(Path(folder) / "unet")  # type: ignore[attr-defined]
+    CMStochasticIterativeScheduler(  # type: ignore[attr-defined]
         num_train_timesteps=40, sigma_min=0.002, sigma_max=80.0, sigma_data=0.5
     ).save_pretrained(Path(folder) / "scheduler")
 
@@ -143,7 +144,7 @@ def stable_diffusion(folder, size=32):
     scheduler = PNDMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
     )
-    StableDiffusionPipeline(
+    StableDiffusionPipeline(  # type: ignore[attr-defined]
         vae=pictures,
         text_encoder=CLIPTextModel(text),
         tokenizer=words,
@@ -170,7 +171,7 @@ def tokenizer():
         return CLIPTokenizer(str(names[0]), str(names[1]), model_max_length=77)
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str] | None = None) -> None:
     if len(sys.argv) != 2:
         sys.exit("usage: make_tiny_models DIR")
     place = Path(sys.argv[1])
@@ -181,3 +182,7 @@ if __name__ == "__main__":
     for made in sorted(place.iterdir()):
         files = [made] if made.is_file() else [file for file in made.rglob("*") if file.is_file()]
         print(f"{made}: {sum(file.stat().st_size for file in files) / 2**20:.1f} MiB")
+
+
+if __name__ == "__main__":
+    main()

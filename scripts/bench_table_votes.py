@@ -4,7 +4,7 @@ keeps them, told by an entry a column, and beside it as dense one-hot vectors th
 
 Time goes with rows and falls with threads; peak memory does not depend on the number of rows.
 
-    .venv/bin/python scripts/bench_table_votes [--rows 250000 1000000] [--threads 1 2] [--wide]
+    .venv/bin/python scripts/bench_table_votes.py [--rows 250000 1000000] [--threads 1 2] [--wide]
 
 --wide: with one more column, of 2,000 categories.
 """
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,14 +28,14 @@ def one(rows, threads, dense, wide, folder):
     import faiss
     import numpy as np
 
-    from dpsyn.tables import schema
     from dpsyn.api.table import Table as Api
     from dpsyn.compose import config_folder
     from dpsyn.data import Records
-    from dpsyn.privacy.electorate import open_electorate
-    from dpsyn.privacy.query import Nearest
     from dpsyn.embedding.table import Table
+    from dpsyn.privacy.electorate import open_electorate
     from dpsyn.privacy.nearest import faiss_search, sparse_search
+    from dpsyn.privacy.query import Nearest
+    from dpsyn.tables import schema
 
     faiss.omp_set_num_threads(threads)
     adult = schema.read("adult", config_folder() / "schemas")
@@ -76,27 +77,34 @@ def one(rows, threads, dense, wide, folder):
     print(json.dumps({"embedded": made, "voted": voted, "peak": peak, "bytes": bytes_a_row, "d": candidates.shape[1]}))
 
 
-parser = argparse.ArgumentParser()
-parser.add_argument("--rows", type=int, nargs="+", default=[250_000, 1_000_000])
-parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-parser.add_argument("--wide", action="store_true")
-parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
-chosen = parser.parse_args()
-if chosen.one:
-    rows, threads, dense, folder = chosen.one
-    one(int(rows), int(threads), dense == "dense", chosen.wide, folder)
-    sys.exit()
-for rows in chosen.rows:
-    for threads in chosen.threads:
-        found = {}
-        for kept in ("sparse", "dense"):  # a process each, so that a peak is its own
-            with tempfile.TemporaryDirectory() as folder:
-                command = [sys.executable, __file__, "--one", str(rows), str(threads), kept, folder]
-                command += ["--wide"] * chosen.wide
-                environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-                ended = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True)
-            found[kept] = json.loads(ended.stdout)
-            told = "{embedded:.1f} s made and embedded, {voted:.1f} s voted, {peak:,.0f} MiB, {bytes:,.0f} bytes a row"
-            size = f"{rows:,} rows of {found[kept]['d']} entries, {CANDIDATES:,} candidates, {threads} threads"
-            print(f"{size}, {kept}: {told.format(**found[kept])}", flush=True)
-        print(f"  votes: {found['sparse']['voted'] / found['dense']['voted']:.2f} of the time of dense vectors")
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", type=int, nargs="+", default=[250_000, 1_000_000])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--wide", action="store_true")
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
+    chosen = parser.parse_args(arguments)
+    if chosen.one:
+        rows, threads, dense, folder = chosen.one
+        one(int(rows), int(threads), dense == "dense", chosen.wide, folder)
+        sys.exit()
+    for rows in chosen.rows:
+        for threads in chosen.threads:
+            found = {}
+            for kept in ("sparse", "dense"):  # a process each, so that a peak is its own
+                with tempfile.TemporaryDirectory() as folder:
+                    command = [sys.executable, __file__, "--one", str(rows), str(threads), kept, folder]
+                    command += ["--wide"] * chosen.wide
+                    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+                    ended = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True)
+                found[kept] = json.loads(ended.stdout)
+                told = (
+                    "{embedded:.1f} s made and embedded, {voted:.1f} s voted, {peak:,.0f} MiB, {bytes:,.0f} bytes a row"
+                )
+                size = f"{rows:,} rows of {found[kept]['d']} entries, {CANDIDATES:,} candidates, {threads} threads"
+                print(f"{size}, {kept}: {told.format(**found[kept])}", flush=True)
+            print(f"  votes: {found['sparse']['voted'] / found['dense']['voted']:.2f} of the time of dense vectors")
+
+
+if __name__ == "__main__":
+    main()

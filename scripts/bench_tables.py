@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Synthetic tables against real ones: dpsyn's votes in cells, published Tab-PE in dpsyn, AIM beside them, real rows.
 
-    .venv/bin/python scripts/bench_tables FOLDER [--tables adult artificial_characters] [--epsilon 1 4] [--seeds 3]
+    .venv/bin/python scripts/bench_tables.py FOLDER [--tables adult artificial_characters] [--epsilon 1 4] [--seeds 3]
         [--aim PYTHON]
 
 FOLDER holds a folder a table, named as its experiment, with train.csv and test.csv; what is absent is left out, and
@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,16 +59,16 @@ class Table:
     """A table with its real rows, and how synthetic ones compare."""
 
     def __init__(self, name, folder):
-        from dpsyn.build import build
         from dpsyn import compose
+        from dpsyn.build import build
         from dpsyn.metric.marginals import Marginals
         from dpsyn.metric.table_models import TableClassifier, TableRegressor
 
         place = [] if name == "breast_cancer" else [f"data.path={folder / name / 'train.csv'}"]
         self.name, self.overrides = name, place
         job = build(compose.settings([f"+experiment={name}", *place]))
-        self.data, self.schema, self.delta = job.data, job.data.schema, job.privacy.delta
-        held_out = job.metrics["marginals"].data
+        self.data, self.schema, self.delta = job.data, job.data.schema, job.privacy.delta  # type: ignore[attr-defined]
+        held_out = job.metrics["marginals"].data  # type: ignore[attr-defined]
         self.content = content_of(self.data)
         common = {"schema": self.schema, "public": False, "seed": 0}
         sides = {"train": self.data, "test": held_out}
@@ -100,8 +101,8 @@ class Table:
         made = Tables(path=str(folder / "run" / "release" / "synthetic.parquet"), schema=self.schema)
         return used | self.judged(content_of(made))
 
-    def by_aim(self, python, epsilon, seed, folder):
-        from dpsyn.tables.codec import coded, codes, decoded
+    def by_aim(self, how, epsilon, seed, folder):
+        from dpsyn.tables.codec import coded_columns, decode, encode
         from dpsyn.tables.schema import Schema
 
         columns = dict(self.schema.file["columns"])
@@ -109,15 +110,16 @@ class Table:
             if column.numeric:
                 columns[column.name] = {**columns[column.name], "bins": AIM_BINS}
         schema = Schema({**self.schema.file, "columns": columns})
-        table = np.column_stack([codes(schema, self.content), schema.labels_of(self.content)])
-        sizes = [*(column.codes for column in coded(schema)), len(schema.labels)]
+        table = np.column_stack([encode(schema, self.content), schema.labels_of(self.content)])
+        sizes = [*(column.codes for column in coded_columns(schema)), len(schema.labels)]
         np.savez(folder / "in.npz", table=table, sizes=sizes, delta=self.delta)
-        settings = map(str, (folder, epsilon, seed, chosen.aim_rounds, chosen.aim_size))
+        python, rounds, size = how
+        settings = map(str, (folder, epsilon, seed, rounds, size))
         command = [python, __file__, "--aim-itself", *settings]
         used = measured(command, folder)
         made = np.load(folder / "out.npz")["table"]
         seeds = np.random.SeedSequence(seed).generate_state(len(made), np.uint64)
-        return used | self.judged(decoded(schema, made[:, :-1], made[:, -1].astype(np.int64), seeds))
+        return used | self.judged(decode(schema, made[:, :-1], made[:, -1].astype(np.int64), seeds))
 
     def by_nature(self, rows, seed):
         chosen = np.random.default_rng(seed).permutation(len(self.content))[:rows]
@@ -182,8 +184,8 @@ def show(name, results):
         print(f"| {system} | {epsilon} | {len(runs)} | {' | '.join(cells)} |", flush=True)
 
 
-def main():
-    from dpsyn.compose import config_folder
+def compare(chosen):
+    from dpsyn.build import config_folder
 
     for name in chosen.tables:
         if name != "breast_cancer" and not (chosen.folder / name / "train.csv").exists():
@@ -194,7 +196,7 @@ def main():
         if (config_folder() / "experiment" / f"{name}_tab_pe.yaml").exists():
             systems["Tab-PE in dpsyn"] = (table.by_dpsyn, f"{name}_tab_pe", chosen.seeds)
         if chosen.aim:
-            systems["AIM"] = (table.by_aim, chosen.aim, chosen.aim_seeds)
+            systems["AIM"] = (table.by_aim, (chosen.aim, chosen.aim_rounds, chosen.aim_size), chosen.aim_seeds)
         for epsilon, (system, (make, how, seeds)) in itertools.product(chosen.epsilon, systems.items()):
             for seed in range(seeds):
                 with tempfile.TemporaryDirectory() as folder:
@@ -206,23 +208,28 @@ def main():
         show(name, results)
 
 
-if sys.argv[1:2] == ["--measure"]:
-    measure(*sys.argv[2:])
-parser = argparse.ArgumentParser()
-parser.add_argument("folder", type=Path, nargs="?")
-parser.add_argument("--tables", nargs="+", default=TABLES, choices=TABLES)
-parser.add_argument("--epsilon", type=float, nargs="+", default=[1, 4])
-parser.add_argument("--seeds", type=int, default=3)
-parser.add_argument("--aim", metavar="PYTHON")
-parser.add_argument("--aim-seeds", type=int, default=1, help="it takes minutes")
-parser.add_argument("--aim-rounds", type=int, default=0, help="at most; 0: its own default, 16 a column")
-parser.add_argument("--aim-size", type=float, default=80, help="MB of its model at most; 80 is its own default")
-parser.add_argument("--aim-itself", nargs=5, help=argparse.SUPPRESS)
-chosen = parser.parse_args()
-if chosen.aim_itself:
-    at, epsilon, seed, rounds, size = chosen.aim_itself
-    aim(Path(at), float(epsilon), int(seed), int(rounds), float(size))
-elif chosen.folder is None:
-    parser.error("FOLDER: where the tables are")
-else:
+def main(arguments: Sequence[str] | None = None) -> None:
+    if sys.argv[1:2] == ["--measure"]:
+        measure(*sys.argv[2:])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--tables", nargs="+", default=TABLES, choices=TABLES)
+    parser.add_argument("--epsilon", type=float, nargs="+", default=[1, 4])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--aim", metavar="PYTHON")
+    parser.add_argument("--aim-seeds", type=int, default=1, help="it takes minutes")
+    parser.add_argument("--aim-rounds", type=int, default=0, help="at most; 0: its own default, 16 a column")
+    parser.add_argument("--aim-size", type=float, default=80, help="MB of its model at most; 80 is its own default")
+    parser.add_argument("--aim-itself", nargs=5, help=argparse.SUPPRESS)
+    chosen = parser.parse_args(arguments)
+    if chosen.aim_itself:
+        at, epsilon, seed, rounds, size = chosen.aim_itself
+        aim(Path(at), float(epsilon), int(seed), int(rounds), float(size))
+    elif chosen.folder is None:
+        parser.error("FOLDER: where the tables are")
+    else:
+        compare(chosen)
+
+
+if __name__ == "__main__":
     main()

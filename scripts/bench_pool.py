@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """The graph of a pool, and variations drawn from it, against faiss's flat search of everything at once.
 
-.venv/bin/python scripts/bench_pool [--rows 50000] [--dimension 384] [--neighbours 50] [--threads 2]
+.venv/bin/python scripts/bench_pool.py [--rows 50000] [--dimension 384] [--neighbours 50] [--threads 2]
 """
 
 import argparse
@@ -11,23 +11,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-parser = argparse.ArgumentParser()
-parser.add_argument("--rows", type=int, default=50_000)
-parser.add_argument("--dimension", type=int, default=384)
-parser.add_argument("--neighbours", type=int, default=50)
-parser.add_argument("--threads", type=int, default=2)
-parser.add_argument("--one", choices=["pool", "faiss"])
-chosen = parser.parse_args()
-os.environ["OMP_NUM_THREADS"] = str(chosen.threads)
+import numpy as np
 
-import numpy as np  # noqa: E402
-
-from dpsyn.api.pool import Pool  # noqa: E402
-from dpsyn.data import Records  # noqa: E402
-from dpsyn.population import Samples  # noqa: E402
-from dpsyn.networks.runtime import Runtime  # noqa: E402
+from dpsyn.api.pool import Pool
+from dpsyn.data import Records
+from dpsyn.networks.runtime import Runtime
+from dpsyn.population import Samples
 
 BATCH = 2000
 VARIED = 1_000_000
@@ -57,7 +49,7 @@ def values(samples):
     return samples.content["values"]
 
 
-def pool():
+def pool(chosen):
     import torch
 
     torch.set_num_threads(chosen.threads)
@@ -76,7 +68,7 @@ def pool():
     print(searched, memory, read, VARIED / (time.perf_counter() - start))
 
 
-def plain():
+def plain(chosen):
     import faiss
 
     faiss.omp_set_num_threads(chosen.threads)
@@ -96,10 +88,18 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", type=int, default=50_000)
+    parser.add_argument("--dimension", type=int, default=384)
+    parser.add_argument("--neighbours", type=int, default=50)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--one", choices=["pool", "faiss"])
+    chosen = parser.parse_args(arguments)
     if chosen.one:
-        {"pool": pool, "faiss": plain}[chosen.one]()
+        {"pool": pool, "faiss": plain}[chosen.one](chosen)
         raise SystemExit
+    os.environ["OMP_NUM_THREADS"] = str(chosen.threads)  # of the processes below
     numbers = {}
     for what in ("faiss", "pool"):
         with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as cache:
@@ -113,3 +113,7 @@ if __name__ == "__main__":
     print(f"graph of the pool: {searched:.1f} s, {own_peak:.0f} MiB, with the reading ({read:.1f} s) before it")
     print(f"ratio of time {searched / naive:.2f}, of memory {own_peak / naive_peak:.2f}")
     print(f"variations: {rows:,.0f} rows/s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+#!/usr/bin/env python
+"""Faces a second and core: dpsyn's `avatar` against plain python_avatars and cairosvg in the same run; then all cores.
+
+    .venv/bin/python scripts/bench_avatar.py [--images 1000] [--rounds 3]
+
+Both draw the same random faces, 32 px, as published. Cold: the first faces of a process, which meet each part anew.
+"""
+
+import os
+from collections.abc import Sequence
+
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[name] = "1"
+
+import argparse
+import io
+import time
+
+import cairosvg
+import numpy as np
+import python_avatars
+from PIL import Image
+
+from dpsyn.api import avatar
+from dpsyn.networks.runtime import Runtime
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=3)
+    chosen = parser.parse_args(arguments)
+
+    SIZE, CROP = [32, 32], [40, 40, 224, 224]
+    seeds = np.random.SeedSequence(0).generate_state(chosen.images, np.uint64)
+    rows = avatar._random(seeds, 0)
+
+    def plain(rows):
+        images = []
+        for row in rows.tolist():
+            values = {name: avatar._values(name)[value] for name, value in zip(avatar.PARAMETERS, row, strict=True)}
+            png = cairosvg.svg2png(bytestring=python_avatars.Avatar(**values, shirt_text=None).render())
+            images.append(np.asarray(Image.open(io.BytesIO(png)).convert("RGB").crop(CROP).resize(SIZE)))
+        return np.stack(images)
+
+    def drawn(workers):
+        return avatar.Avatar(SIZE, CROP, Runtime(workers=workers)).generate([{}] * chosen.images, seeds).content
+
+    def timed(work, *arguments):
+        start = time.perf_counter()
+        images = work(*arguments)
+        return time.perf_counter() - start, images
+
+    cold, ours = timed(drawn, 0)
+    print(f"cold, this process: {chosen.images / cold:.0f} images/s")
+    some = rows[: max(1, chosen.images // 5)]
+    one, theirs = [], []
+    for _ in range(chosen.rounds):  # in turn, so that a busy machine slows both
+        seconds, images = timed(plain, some)
+        assert (images == ours[: len(some)]).all(), "the pictures differ"
+        theirs.append(seconds / len(some))
+        one.append(timed(drawn, 0)[0] / chosen.images)
+    print(f"plain, one core:    {1 / min(theirs):.0f} images/s")
+    print(f"dpsyn, one core:    {1 / min(one):.0f} images/s, {min(theirs) / min(one):.1f} times as many")
+    drawn(None)
+    all_cores = min(timed(drawn, None)[0] for _ in range(chosen.rounds)) / chosen.images
+    print(
+        f"dpsyn, {avatar._cores()} workers:   {1 / all_cores:.0f} images/s, {min(one) / all_cores:.2f} times one core"
+    )
+
+
+if __name__ == "__main__":
+    main()
