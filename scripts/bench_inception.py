@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ready = []
         for image in images:
             planes = [Image.fromarray(image[..., k].astype(np.float32)) for k in range(3)]
-            planes = [np.asarray(p.resize((299, 299), Image.Resampling.BICUBIC)).clip(0, 255) for p in planes]
+            planes = [np.asarray(p.resize((299, 299), Image.Resampling.BICUBIC)).clip(0, 255) for p in planes]  # type: ignore[misc]
             ready.append(torch.from_numpy(np.stack(planes, 2)).permute(2, 0, 1))
         return (torch.stack(ready) - 128) / 128
 

@@ -10,8 +10,8 @@ and DIR/stable_diffusion (with its text encoder and tokenizer). What they draw m
     dpsyn run +experiment=... api=consistency api.path=DIR/consistency
 """
 
+import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -172,9 +172,9 @@ def tokenizer():
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    if len(sys.argv) != 2:
-        sys.exit("usage: make_tiny_models DIR")
-    place = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description="Tiny networks with random weights, for trials by hand.")
+    parser.add_argument("folder", type=Path)
+    place = parser.parse_args(arguments).folder
     place.mkdir(parents=True, exist_ok=True)
     torch.save(improved_diffusion(), place / "improved_diffusion.pt")
     consistency(place / "consistency")

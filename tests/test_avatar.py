@@ -294,7 +294,9 @@ def test_what_is_no_degree_is_one_line(degree):
 def test_a_missing_package_is_one_line(package, monkeypatch):
     monkeypatch.setattr(errors, "find_spec", lambda name: None if name == package else "here")
     for ask in (PUBLISHED.check, lambda: generated(PUBLISHED, 1)):
-        with pytest.raises(UserError, match=rf"^api=avatar: expected the package {package}\. .*dpsyn\[avatar\]"):
+        with pytest.raises(
+            UserError, match=rf"^api=avatar: expected the package {package.replace('_', '-')}\. .*dpsyn\[avatar\]"
+        ):
             ask()
 
 
