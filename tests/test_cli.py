@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from programme import TINY
+from harness import TINY
 
 from dpsyn import cli
 

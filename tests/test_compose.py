@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from programme import png
+from harness import png
 from rich.console import Console
 
 from dpsyn import cli, compose

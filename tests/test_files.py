@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from programme import run
+from harness import run
 
 from dpsyn import compose
 from dpsyn.build import build, constructors

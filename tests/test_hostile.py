@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from programme import TINY
+from harness import TINY
 
 from dpsyn import cli, compose
 from dpsyn.build import constructors

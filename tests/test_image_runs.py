@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from harness import files, png, same_noise
 from PIL import Image
-from programme import files, png, same_noise
 from rich.console import Console
 
 from dpsyn import cli, compose
@@ -38,7 +38,7 @@ from dpsyn.runs.directory import open_run
 from dpsyn.runs.verification import verified
 from dpsyn.show import Screen
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "make_tiny_models"
+SCRIPT = Path(__file__).parent.parent / "scripts" / "make_tiny_models.py"
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 COARSE = ["embedding=pixels", "embedding.size=[8,8]"]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from harness import digits, parquet
 from PIL import Image
-from programme import digits, parquet
 from sklearn.datasets import load_sample_images
 
 from dpsyn import cli

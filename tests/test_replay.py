@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from fakes import Seeing
+from harness import digits, files, own_data, parquet, png, run, same_noise
 from image_server import ImageServer
 from PIL import Image
-from programme import Seeing, digits, files, own_data, parquet, png, run, same_noise
 
 from dpsyn import compose
 from dpsyn.api.draw_text import DrawText

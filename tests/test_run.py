@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from programme import TINY, digits, files, job, own_data, parquet, run, same_noise
+from harness import TINY, digits, files, job, own_data, parquet, run, same_noise
 
 from dpsyn import cli
 from dpsyn.errors import UserError

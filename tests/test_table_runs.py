@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from programme import files, same_noise
+from harness import files, same_noise
 from rich.console import Console
 
 from dpsyn import cli, compose

@@ -12,7 +12,7 @@ import time
 import pytest
 import yaml
 from chat_server import FILTERED, ChatServer, Reply, failure
-from programme import files, same_noise
+from harness import files, same_noise
 from rich.console import Console
 
 from dpsyn import cli, compose

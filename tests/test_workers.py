@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from programme import files, job, run
+from harness import files, job, run
 
 from dpsyn.errors import UserError
 from dpsyn.population import take

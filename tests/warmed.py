@@ -2,7 +2,7 @@
 
 import tempfile
 
-from programme import job
+from harness import job
 
 with tempfile.TemporaryDirectory() as folder:
     made = job(folder, "data.id=null")

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import re
+import tempfile
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from dpsyn import __version__
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, invalid
+from dpsyn.files import cache_folder, room_on_disk
 from dpsyn.population import Population, Samples, take
 from dpsyn.validate import whole
 
 ODD = np.uint64(0x9E3779B97F4A7C15)
+
+_last: tuple[np.ndarray, Embedding, np.ndarray] | None = None  # of `synthetic_vectors`
 
 
 class Metric(Protocol):
@@ -73,24 +82,60 @@ def batched(samples: Samples, size: int) -> Iterator[Samples]:
     return (take(samples, np.arange(k, min(k + size, len(samples)))) for k in range(0, len(samples), size))
 
 
-def sampled(batches: Iterable[Samples], embedding: Embedding, rows: int, seed: int) -> np.ndarray:
-    """Vectors float32 [rows or fewer, d] of a uniform sample of a stream whose length is not known, in random order.
+def real_vectors(data: Data, embedding: Embedding, size: int) -> np.ndarray:
+    """Vectors float32 [n, d] of all real rows that can be read, in order, `size` rows embedded at once.
 
-    Every row draws a key from `seed` and its place in the stream, not from its batch; the lowest keys stay. A row that
-    cannot stay is not embedded: of n rows about rows * (1 + log(n / rows)) are.
+    They are embedded once for all metrics, all runs of a sweep, and later runs: they lie in the private cache, by the
+    content of the data, and the settings of data and embedding. Parts that are no dataclasses have settings that
+    cannot be told, so theirs are embedded anew.
     """
-    rng = np.random.default_rng(seed)
-    keys, vectors = np.empty(0), np.empty((0, 0), np.float32)
-    for samples in batches:
-        fresh = rng.random(len(samples))
-        chosen = fresh < (keys[-1] if len(keys) == rows else 1.0)
-        if not chosen.any():
-            continue
-        found = embedding(take(samples, chosen))
-        keys = np.concatenate([keys, fresh[chosen]])
-        order = np.argsort(keys, kind="stable")[:rows]
-        keys, vectors = keys[order], np.concatenate([vectors, found] if len(vectors) else [found])[order]
-    return vectors
+    batches = map(embedding, real_samples(data, size))
+    if not (is_dataclass(data) and is_dataclass(embedding)):
+        return _stored(batches, None)
+    named = [__version__, data.fingerprint(), repr(data), repr(embedding), embedding.fingerprint()]
+    key = hashlib.sha256(json.dumps(named).encode()).hexdigest()[:32]
+    path = cache_folder() / f"real-{key}.npy"
+    return np.load(path, mmap_mode="r") if path.exists() else _stored(batches, path)
+
+
+def synthetic_vectors(samples: Samples, embedding: Embedding, size: int) -> np.ndarray:
+    """The same of synthetic samples. Those of the last ones are kept for the next metric."""
+    global _last
+    if _last is None or _last[0] is not samples.content or _last[1] != embedding:
+        _last = None  # before the next ones: their file is gone then
+        _last = (samples.content, embedding, _stored(map(embedding, batched(samples, size)), None))
+    return _last[2]
+
+
+def _stored(batches: Iterable[np.ndarray], path: Path | None) -> np.ndarray:
+    """In a file that appears whole, or, without a path, in one that is gone with the array."""
+    folder, n, d = cache_folder(), 0, 0
+    with tempfile.TemporaryFile(dir=folder) as file, room_on_disk(folder):
+        for batch in batches:
+            rows = np.ascontiguousarray(batch, np.float32)
+            if n and rows.shape[1] != d:
+                raise RuntimeError("embedding: vectors of several lengths")
+            n, d = n + len(rows), rows.shape[1]
+            file.write(rows.tobytes())
+        file.flush()
+        found = np.memmap(file, np.float32, "r", shape=(n, d)) if n else np.zeros((0, d), np.float32)
+        if path is not None:
+            temporary = path.with_suffix(f".{os.getpid()}.part")
+            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as kept:
+                np.lib.format.write_array(kept, found, allow_pickle=False)
+            os.replace(temporary, path)
+    return found
+
+
+def blocks(vectors: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """`size` rows at a time."""
+    return (np.asarray(vectors[k : k + size]) for k in range(0, len(vectors), size))
+
+
+def sampled(vectors: np.ndarray, rows: int, seed: int) -> np.ndarray:
+    """A uniform sample float32 [rows or fewer, d], in random order: that of another `rows` begins alike."""
+    keys = np.random.default_rng(seed).random(len(vectors))
+    return np.asarray(vectors[np.argsort(keys, kind="stable")[:rows]])
 
 
 def check_comparable(ours: np.ndarray, real: np.ndarray) -> None:

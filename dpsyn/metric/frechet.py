@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
-from dpsyn.metric import Metric, batched, check_comparable, check_real, check_settings, real_samples
+from dpsyn.metric import Metric, blocks, check_comparable, check_real, check_settings, real_vectors, synthetic_vectors
 from dpsyn.population import Population
 
 
@@ -44,17 +43,10 @@ class Frechet(Metric):
 
     def __call__(self, population: Population) -> Mapping[str, float]:
         """{'frechet': distance, 0 or more}. Raises UserError where real samples have vectors of another length."""
-        ours = moments(map(self.embedding, batched(population.samples, self.batch_size)))
-        check_comparable(ours[0], self._real[0])
-        return {"frechet": distance(ours, self._real)}
-
-    @cached_property
-    def _real(self) -> tuple[np.ndarray, np.ndarray]:
-        return moments(map(self.embedding, real_samples(self.data, self.batch_size)))
-
-    def __getstate__(self) -> dict[str, object]:
-        """Pickles the settings only, never statistics of real data."""
-        return {key: value for key, value in vars(self).items() if key != "_real"}
+        ours = synthetic_vectors(population.samples, self.embedding, self.batch_size)
+        real = real_vectors(self.data, self.embedding, self.batch_size)
+        check_comparable(ours, real)
+        return {"frechet": distance(*(moments(blocks(side, self.batch_size)) for side in (ours, real)))}
 
 
 def moments(batches: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError
-from dpsyn.metric import Metric, batched, check_comparable, check_real, check_settings, real_samples, sampled
+from dpsyn.metric import Metric, check_comparable, check_real, check_settings, real_vectors, sampled, synthetic_vectors
 from dpsyn.population import Population
 
 
@@ -55,25 +54,19 @@ class Kid(Metric):
 
         Raises UserError where a side has fewer than two rows, or vectors of another length than the other.
         """
-        ours = sampled(batched(population.samples, self.batch_size), self.embedding, self.rows, self.seed)
-        size = min(len(ours), len(self._real), self.subset_size)
+        real = sampled(real_vectors(self.data, self.embedding, self.batch_size), self.rows, self.seed)
+        ours = synthetic_vectors(population.samples, self.embedding, self.batch_size)
+        ours = sampled(ours, self.rows, self.seed)
+        size = min(len(ours), len(real), self.subset_size)
         if size < 2:
             raise UserError("metric kid: expected two synthetic and two real rows, or more.")
-        check_comparable(ours, self._real)
+        check_comparable(ours, real)
         rng = np.random.default_rng(self.seed)
         found = [
-            discrepancy(*(side[rng.choice(len(side), size, replace=False)] for side in (ours, self._real)))
+            discrepancy(*(side[rng.choice(len(side), size, replace=False)] for side in (ours, real)))
             for _ in range(self.subsets)
         ]
         return {"kid": float(np.mean(found)), "kid_std": float(np.std(found))}
-
-    @cached_property
-    def _real(self) -> np.ndarray:
-        return sampled(real_samples(self.data, self.batch_size), self.embedding, self.rows, self.seed)
-
-    def __getstate__(self) -> dict[str, object]:
-        """Pickles the settings only, never statistics of real data."""
-        return {key: value for key, value in vars(self).items() if key != "_real"}
 
 
 def discrepancy(one: np.ndarray, two: np.ndarray) -> float:

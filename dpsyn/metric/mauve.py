@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.util import find_spec
-
-import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError
-from dpsyn.metric import Metric, batched, check_comparable, check_real, check_settings, real_samples, sampled
+from dpsyn.metric import Metric, check_comparable, check_real, check_settings, real_vectors, sampled, synthetic_vectors
 from dpsyn.population import Population
 
 
@@ -57,15 +54,17 @@ class Mauve(Metric):
 
     def __call__(self, population: Population) -> Mapping[str, float]:
         """{'mauve': from 0 to 1}. Raises UserError where a side has fewer than two rows, or fewer than buckets."""
-        ours = sampled(batched(population.samples, self.batch_size), self.embedding, self.rows, self.seed)
-        rows = min(len(ours), len(self._real))
+        real = sampled(real_vectors(self.data, self.embedding, self.batch_size), self.rows, self.seed)
+        ours = synthetic_vectors(population.samples, self.embedding, self.batch_size)
+        ours = sampled(ours, self.rows, self.seed)
+        rows = min(len(ours), len(real))
         if rows < (least := max(2, self.buckets or 2)):
             raise UserError(f"metric mauve: expected {least} synthetic and real rows, or more.")
-        check_comparable(ours, self._real)
+        check_comparable(ours, real)
         from mauve import compute_mauve
 
         found = compute_mauve(
-            p_features=self._real[:rows],
+            p_features=real[:rows],
             q_features=ours[:rows],
             num_buckets=self.buckets or "auto",
             mauve_scaling_factor=self.scaling,
@@ -73,11 +72,3 @@ class Mauve(Metric):
             verbose=False,
         )
         return {"mauve": float(found.mauve)}
-
-    @cached_property
-    def _real(self) -> np.ndarray:
-        return sampled(real_samples(self.data, self.batch_size), self.embedding, self.rows, self.seed)
-
-    def __getstate__(self) -> dict[str, object]:
-        """Pickles the settings only, never statistics of real data."""
-        return {key: value for key, value in vars(self).items() if key != "_real"}

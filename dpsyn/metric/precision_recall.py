@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, check_packages, invalid
-from dpsyn.metric import Metric, batched, check_comparable, check_real, check_settings, real_samples, sampled
+from dpsyn.metric import Metric, check_comparable, check_real, check_settings, real_vectors, sampled, synthetic_vectors
 from dpsyn.networks.runtime import Runtime, torch_device
 from dpsyn.population import Population
 
@@ -65,23 +64,17 @@ class PrecisionRecall(Metric):
 
         Raises UserError where a side has no more rows than neighbours, or vectors of another length than the other.
         """
-        ours = sampled(batched(population.samples, self.batch_size), self.embedding, self.rows, self.seed)
-        rows = min(len(ours), len(self._real))
+        real = sampled(real_vectors(self.data, self.embedding, self.batch_size), self.rows, self.seed)
+        ours = synthetic_vectors(population.samples, self.embedding, self.batch_size)
+        ours = sampled(ours, self.rows, self.seed)
+        rows = min(len(ours), len(real))
         if rows <= (most := max(self.neighbours, self.coverage_neighbours)):
             raise UserError(f"metric precision_recall: expected more than {most} synthetic and as many real rows.")
-        check_comparable(ours, self._real)
+        check_comparable(ours, real)
         numbers = manifolds(
-            ours[:rows], self._real[:rows], self.neighbours, self.coverage_neighbours, torch_device(self.runtime)
+            ours[:rows], real[:rows], self.neighbours, self.coverage_neighbours, torch_device(self.runtime)
         )
         return dict(zip(("precision", "recall", "density", "coverage"), numbers, strict=True))
-
-    @cached_property
-    def _real(self) -> np.ndarray:
-        return sampled(real_samples(self.data, self.batch_size), self.embedding, self.rows, self.seed)
-
-    def __getstate__(self) -> dict[str, object]:
-        """Pickles the settings only, never statistics of real data."""
-        return {key: value for key, value in vars(self).items() if key != "_real"}
 
 
 def manifolds(

@@ -15,7 +15,16 @@ from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, check_packages, invalid
 from dpsyn.marks import PLACE
-from dpsyn.metric import Metric, batched, check_comparable, check_real, check_settings, texts_of
+from dpsyn.metric import (
+    Metric,
+    batched,
+    check_comparable,
+    check_real,
+    check_settings,
+    real_vectors,
+    synthetic_vectors,
+    texts_of,
+)
 from dpsyn.networks.hub import check_revision, pinned
 from dpsyn.networks.runtime import Runtime, torch_device
 from dpsyn.population import Label, Population, Samples
@@ -112,7 +121,9 @@ class TextClassifier(Metric):
     def _logistic(self, population: Population, tasks: Mapping[str, np.ndarray]) -> Guess:
         from sklearn.linear_model import LogisticRegression
 
-        vectors = np.concatenate(list(map(self.embedding, batched(population.samples, PER_BATCH))))
+        vectors = np.asarray(synthetic_vectors(population.samples, self.embedding, PER_BATCH))
+        real = real_vectors(self.data, self.embedding, PER_BATCH)
+        check_comparable(vectors, real)
         mean = vectors.mean(0)
         scale = float(np.sqrt(np.square(vectors - mean).sum(1).mean())) or 1.0
         fitted = {}
@@ -124,9 +135,11 @@ class TextClassifier(Metric):
             else:
                 fitted[name] = functools.partial(_always, wanted[0])
 
+        done = 0  # of the real rows, which come in the order of their vectors
+
         def guess(samples: Samples) -> dict[str, np.ndarray]:
-            found = self.embedding(samples)
-            check_comparable(vectors, found)
+            nonlocal done
+            found, done = np.asarray(real[done : done + len(samples)]), done + len(samples)
             return {name: predict((found - mean) / scale) for name, predict in fitted.items()}
 
         return guess

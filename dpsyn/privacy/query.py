@@ -2,7 +2,7 @@
 
 A query is made of noisy answers and public facts alone. The electorate tallies it, the ledger compares what it moves
 with what is charged for it and adds the noise. A new kind of query is an edit of this file, with its guarantee argued
-in the docstring and shown in `tests/test_stability.py`.
+in the docstring and shown in `tests/privacy/test_stability.py`.
 """
 
 from __future__ import annotations

@@ -423,7 +423,7 @@ def test_a_run_that_is_cut_off_asks_for_nothing_twice(how):
         return Reply(after=60) if len(server.log) > 15 else None
 
     with ChatServer(behave) as server:
-        code = RUN.format(tests=str(Path(__file__).parent), url=server.url)
+        code = RUN.format(tests=str(Path(__file__).parents[1]), url=server.url)
         options = {"env": {**os.environ, "CHAT_KEY": KEY}, "stderr": subprocess.PIPE, "text": True}
         restore = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
         with subprocess.Popen(

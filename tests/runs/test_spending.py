@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from programme import Making
+from fakes import Making
 
 from dpsyn.api import Metered, Usage, metered, together
 from dpsyn.api.staged import Staged

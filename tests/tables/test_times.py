@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from programme import Seeing
+from fakes import Seeing
 
 from dpsyn.api.table import Table
 from dpsyn.embedding.table import Table as Vectors

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from programme import vote_budget
+from harness import vote_budget
 
 from dpsyn import files
 from dpsyn.errors import OutOfSpace, UserError
@@ -223,7 +223,7 @@ ledger.release(1, Asked("p0"), vote)
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("at", range(1, 10))
 def test_killed_at_any_step_there_are_never_two_receipts_or_an_uncharged_draw(tmp_path, at, after):
-    script = SCRIPT.format(tests=str(Path(__file__).parent), root=str(tmp_path), at=at, after=after)
+    script = SCRIPT.format(tests=str(Path(__file__).parents[1]), root=str(tmp_path), at=at, after=after)
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     drawn = tmp_path / "drawn"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from programme import vote_budget
+from harness import vote_budget
 
 from dpsyn.errors import UserError
 from dpsyn.privacy import budget, exact

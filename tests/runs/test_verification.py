@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from programme import run
+from harness import run
 
 from dpsyn import cli
 from dpsyn.privacy.statement import format_delta

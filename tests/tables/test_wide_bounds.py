@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from programme import answer
+from harness import answer
 
 from dpsyn import embedding as embeddings
 from dpsyn.api import Unasked

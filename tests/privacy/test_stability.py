@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from programme import Seeing, digits, parquet, png
+from fakes import Seeing
+from harness import digits, parquet, png
 
 from dpsyn.data.images import Images
 from dpsyn.embedding import Sparse

@@ -10,10 +10,8 @@ from PIL import Image
 from rich.console import Console
 
 from dpsyn import compose
-from dpsyn.api import Api
 from dpsyn.build import build
 from dpsyn.data.digits import Digits
-from dpsyn.embedding import Embedding
 from dpsyn.execution import carry_out
 from dpsyn.planning import facts
 from dpsyn.privacy import ledger
@@ -22,29 +20,6 @@ from dpsyn.schedule import Facts
 from dpsyn.schedule.evolution import WithLabelShares, private_evolution
 from dpsyn.schedule.selection import balanced
 from dpsyn.show import Screen
-
-
-class Seeing(Embedding):
-    """An embedding for tests, which learns from nothing; they say what it sees."""
-
-    def fingerprint(self):
-        return ""
-
-    def reads(self):
-        return ()
-
-
-class Making(Api):
-    """An api for tests, which reads nothing."""
-
-    row_bytes = 1
-
-    def generate(self, labels, seeds):
-        raise NotImplementedError
-
-    def reads(self):
-        return ()
-
 
 TINY = ["+experiment=smoke", "schedule.size=20", "expand.rows=60"]
 

@@ -26,7 +26,7 @@ from dpsyn.errors import UserError
 from dpsyn.reading.rows import guarded
 
 CANARY = "CANARY-4711"
-CONFIGS = Path(__file__).parent.parent / "configs" / "data"
+CONFIGS = Path(__file__).parents[2] / "configs" / "data"
 
 
 def encoded(pixels: Any, form: str = "PNG", **options: Any) -> bytes:

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from programme import digits
+from harness import digits
 
 from dpsyn.data.images import Images
 from dpsyn.data.tables import Tables

@@ -2,7 +2,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from programme import Making
+from fakes import Making
 
 from dpsyn.api.staged import Staged
 from dpsyn.errors import UserError

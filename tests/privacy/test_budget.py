@@ -1,10 +1,10 @@
 import math
 
 import pytest
+from harness import vote_budget
 from hypothesis import given
 from hypothesis import settings as budgeted
 from hypothesis import strategies as st
-from programme import vote_budget
 
 from dpsyn.errors import UserError
 from dpsyn.privacy.budget import GRID, Budget, Charge, Settings, closed_form, epsilon_of, format_epsilon

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from harness import run
 from PIL import Image
-from programme import run
 
 from dpsyn import cli
 from dpsyn.population import MISSING, Population, Samples

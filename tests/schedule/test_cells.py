@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
-from programme import answer
+from harness import answer
 
 from dpsyn.privacy.marginals import LABEL, Marginal
 from dpsyn.privacy.query import Answer, CellCounts, CellScores

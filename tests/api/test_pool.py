@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import yaml
+from fakes import Seeing
 from omegaconf import OmegaConf
-from programme import Seeing
 
 from dpsyn import compose
 from dpsyn.api import pool as module
@@ -457,7 +457,7 @@ print(api.generate([{{}}] * 9, test_pool.seeds(9)).traits["item"].tolist(), sum(
 
 
 def test_of_two_processes_at_once_one_reads_and_both_have_the_pool():
-    code = SLOW.format(tests=os.path.dirname(__file__))
+    code = SLOW.format(tests=os.path.dirname(os.path.dirname(__file__)))
     both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     outs = [process.communicate(timeout=60)[0].split("\n") for process in both]
     assert sorted(len(out) for out in outs) == [2, 3]  # one says that it reads

@@ -23,7 +23,7 @@ from dpsyn.files import public_cache
 from dpsyn.networks.runtime import Runtime
 from dpsyn.population import Samples, take
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "make_tiny_models"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "make_tiny_models.py"
 CPU = Runtime(device="cpu", dtype="float32")
 SETTINGS = dict(
     image_size=None,
