@@ -22,7 +22,7 @@ def text_or_null(key: str, value: Any) -> None:
 
 def choice(key: str, value: Any, allowed: Sequence[Any]) -> None:
     if value not in allowed:
-        raise invalid(key, value, one_of(allowed))
+        raise invalid(key, value, one_of("null" if each is None else each for each in allowed))
 
 
 def whole(key: str, value: Any, least: int = 0, optional: bool = False) -> None:

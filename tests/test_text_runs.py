@@ -35,8 +35,8 @@ CANARY = "zanzibar marmalade quartz trombone"
 
 @pytest.fixture(autouse=True)
 def haste(monkeypatch):
-    monkeypatch.setattr(asking, "PAUSE", 0.02)
-    monkeypatch.setattr(asking, "LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr("dpsyn.language.pace.PAUSE", 0.02)
+    monkeypatch.setattr("dpsyn.language.pace.LONGEST_PAUSE", 0.1)
 
 
 def rows(n=60):

@@ -8,8 +8,9 @@ import os
 import re
 import tempfile
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,7 +26,8 @@ from dpsyn.validate import whole
 
 ODD = np.uint64(0x9E3779B97F4A7C15)
 
-_last: tuple[np.ndarray, Embedding, np.ndarray] | None = None  # of `synthetic_vectors`
+_real: deque[tuple[Data, Embedding, np.ndarray]] = deque(maxlen=4)  # vectors that a metric asked for last
+_synthetic: deque[tuple[np.ndarray, Embedding, np.ndarray]] = deque(maxlen=1)
 
 
 class Metric(Protocol):
@@ -86,25 +88,43 @@ def real_vectors(data: Data, embedding: Embedding, size: int) -> np.ndarray:
     """Vectors float32 [n, d] of all real rows that can be read, in order, `size` rows embedded at once.
 
     They are embedded once for all metrics, all runs of a sweep, and later runs: they lie in the private cache, by the
-    content of the data, and the settings of data and embedding. Parts that are no dataclasses have settings that
-    cannot be told, so theirs are embedded anew.
+    content of the data, and the settings of data and embedding. Of parts that are no dataclasses the settings are not
+    known: their vectors are kept for this process alone.
     """
-    batches = map(embedding, real_samples(data, size))
-    if not (is_dataclass(data) and is_dataclass(embedding)):
-        return _stored(batches, None)
-    named = [__version__, data.fingerprint(), repr(data), repr(embedding), embedding.fingerprint()]
-    key = hashlib.sha256(json.dumps(named).encode()).hexdigest()[:32]
-    path = cache_folder() / f"real-{key}.npy"
-    return np.load(path, mmap_mode="r") if path.exists() else _stored(batches, path)
+    for known in _real:
+        if known[0] is data and known[1] is embedding:
+            return known[2]
+    batches, path = map(embedding, real_samples(data, size)), None
+    if is_dataclass(data) and is_dataclass(embedding):
+        named = [__version__, data.fingerprint(), embedding.fingerprint(), settings_of(data), settings_of(embedding)]
+        path = cache_folder() / f"real-{hashlib.sha256(json.dumps(named).encode()).hexdigest()[:32]}.npy"
+    found = np.load(path, mmap_mode="r") if path is not None and path.exists() else _stored(batches, path)
+    _real.append((data, embedding, found))
+    return found
+
+
+def settings_of(part: Any) -> Any:
+    """The fields of a dataclass, and of those inside, as JSON."""
+    if is_dataclass(part):
+        return [
+            type(part).__qualname__,
+            {f.name: settings_of(getattr(part, f.name)) for f in fields(part) if f.compare},
+        ]
+    if isinstance(part, Mapping):
+        return {str(key): settings_of(value) for key, value in part.items()}
+    if isinstance(part, list | tuple):
+        return [settings_of(each) for each in part]
+    return repr(part)
 
 
 def synthetic_vectors(samples: Samples, embedding: Embedding, size: int) -> np.ndarray:
     """The same of synthetic samples. Those of the last ones are kept for the next metric."""
-    global _last
-    if _last is None or _last[0] is not samples.content or _last[1] != embedding:
-        _last = None  # before the next ones: their file is gone then
-        _last = (samples.content, embedding, _stored(map(embedding, batched(samples, size)), None))
-    return _last[2]
+    for known in _synthetic:
+        if known[0] is samples.content and known[1] == embedding:
+            return known[2]
+    _synthetic.clear()  # before the next ones: their file is gone then
+    _synthetic.append((samples.content, embedding, _stored(map(embedding, batched(samples, size)), None)))
+    return _synthetic[0][2]
 
 
 def _stored(batches: Iterable[np.ndarray], path: Path | None) -> np.ndarray:

@@ -55,8 +55,8 @@ PROMPTS = {
 @pytest.fixture(autouse=True)
 def key_and_haste(monkeypatch):
     monkeypatch.setenv("CHAT_KEY", KEY)
-    monkeypatch.setattr(asking, "PAUSE", 0.02)
-    monkeypatch.setattr(asking, "LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr("dpsyn.language.pace.PAUSE", 0.02)
+    monkeypatch.setattr("dpsyn.language.pace.LONGEST_PAUSE", 0.1)
 
 
 def part(server, **settings):
@@ -410,7 +410,7 @@ def test_it_works_in_a_thread_and_in_a_copy_of_the_part():
 RUN = """
 import sys
 import numpy as np
-sys.path[:0] = [{tests!r}]
+sys.path[:0] = [{tests!r}, {tests!r} + "/api"]
 from test_chat import LABELS, SEEDS, part
 print("asks", flush=True)
 part({url!r}, concurrency=8).generate(LABELS, SEEDS)

@@ -26,8 +26,8 @@ N = 40
 
 @pytest.fixture(autouse=True)
 def haste(monkeypatch):
-    monkeypatch.setattr(asking, "PAUSE", 0.02)
-    monkeypatch.setattr(asking, "LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr("dpsyn.language.pace.PAUSE", 0.02)
+    monkeypatch.setattr("dpsyn.language.pace.LONGEST_PAUSE", 0.1)
 
 
 def limits(**settings):
@@ -185,8 +185,8 @@ def test_retry_after_is_obeyed_by_all_requests_in_seconds_and_as_a_date(monkeypa
     assert endpoints._retry_after({"retry-after": "soon"}) is None and endpoints._retry_after({}) is None
     assert endpoints._retry_after({}, '{"retryDelay": "32s"}') == 32
     assert endpoints._retry_after({}, "Please try again in 1.5s.") == 1.5
-    monkeypatch.setattr(asking, "PAUSE", 0.5)
-    monkeypatch.setattr(asking, "LONGEST_PAUSE", 60)
+    monkeypatch.setattr("dpsyn.language.pace.PAUSE", 0.5)
+    monkeypatch.setattr("dpsyn.language.pace.LONGEST_PAUSE", 60)
     assert 3 <= pace.backoff(3) <= 4 and 45 <= pace.backoff(5000) <= 60
 
 
@@ -254,7 +254,7 @@ def test_an_endpoint_that_fails_again_and_again_gets_a_single_request_at_once():
         asker = asked_of(server, retries=3)
         assert is_whole(asker, server)
         down = [asked for asked in server.log if asked.at <= server.down_until]
-    assert len(down) < 8 + asking.FAILURES + 25  # those of the first moment, then a probe every 0.1 s
+    assert len(down) < 8 + pace.FAILURES + 25  # those of the first moment, then a probe every 0.1 s
 
 
 def test_with_all_endpoints_down_for_good_it_stops_with_one_line():
@@ -549,7 +549,7 @@ ALWAYS = {
 
 @pytest.mark.parametrize(("reply", "words"), ALWAYS.values(), ids=ALWAYS)
 def test_an_endpoint_that_says_200_and_never_answers_is_given_up_in_seconds_with_its_words(reply, words, monkeypatch):
-    monkeypatch.setattr(asking, "UNREAD_PATIENCE", 0.3)
+    monkeypatch.setattr("dpsyn.language.pace.UNREAD_PATIENCE", 0.3)
     with ChatServer(lambda *_: reply) as server:
         with pytest.raises(UserError, match=rf"^api\.base_url=127.*{words}.*says 200 to every request") as stopped:
             asked_of(server, patience=600, retries=100)
@@ -559,7 +559,7 @@ def test_an_endpoint_that_says_200_and_never_answers_is_given_up_in_seconds_with
 
 
 def test_a_long_silence_is_said_once_with_the_last_words_of_the_endpoint(monkeypatch, caplog):
-    monkeypatch.setattr(asking, "SILENCE", 0.1)
+    monkeypatch.setattr("dpsyn.language.pace.SILENCE", 0.1)
     line = pytest.raises(UserError, match=r"status 503: the model is loading.*api\.patience=1 s")
     with ChatServer(lambda *_: failure(503, "the model is loading")) as server, caplog.at_level("WARNING"), line:
         asked_of(server, patience=1, retries=100)

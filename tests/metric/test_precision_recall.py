@@ -1,15 +1,19 @@
 """Precision, recall, density and coverage: against the formulas written out, known cases, samples of a stream."""
 
+import dataclasses
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import sha256
 
 import numpy as np
 import pytest
+from fakes import Seeing
 
 from dpsyn.data import Records
 from dpsyn.errors import UserError
-from dpsyn.metric import batched, sampled
 from dpsyn.metric import precision_recall as module
+from dpsyn.metric import sampled
+from dpsyn.metric.frechet import Frechet
 from dpsyn.metric.precision_recall import PrecisionRecall, manifolds
 from dpsyn.population import Population, Samples
 
@@ -21,10 +25,13 @@ class Given:
     """Real rows as they are given; how often they were read is counted."""
 
     rows: np.ndarray
-    read: int = 0
+    read: int = field(default=0, compare=False)
 
     def check(self):
         pass
+
+    def fingerprint(self):
+        return sha256(self.rows.tobytes()).hexdigest()
 
     def batches(self, size):
         self.read += 1
@@ -33,8 +40,12 @@ class Given:
             yield Records(Samples(rows), np.zeros(len(rows), np.int64))
 
 
-def as_it_is(samples):
-    return samples.content.astype(np.float32)
+class AsItIs(Seeing):
+    def __call__(self, samples):
+        return samples.content.astype(np.float32)
+
+
+as_it_is = AsItIs()
 
 
 def population(rows):
@@ -44,7 +55,8 @@ def population(rows):
 
 def metric(real, **changed):
     settings = {"neighbours": 3, "coverage_neighbours": 5, "rows": 1000, "seed": 0, "batch_size": 64, "public": False}
-    return PrecisionRecall(Given(real), as_it_is, **{**settings, **changed})
+    data, embedding = real if isinstance(real, Given) else Given(real), changed.pop("embedding", as_it_is)
+    return PrecisionRecall(data, embedding, **{**settings, **changed})
 
 
 def plainly(ours, real, k, coverage_k):
@@ -128,35 +140,49 @@ def test_one_outlier_among_the_real_rows_makes_anything_precise_but_not_dense():
     assert numbers["coverage"] < 0.01
 
 
-@pytest.mark.parametrize("size", [1, 7, 64, 5000])
-def test_a_sample_depends_on_the_seed_and_not_on_the_batches(size):
-    rows = np.arange(900.0)[:, None]
-    drawn = sampled(batched(Samples(rows), size), as_it_is, 50, 3)
-    assert np.array_equal(drawn, sampled(batched(Samples(rows), 100), as_it_is, 50, 3))
+def test_a_sample_depends_on_the_seed_and_is_of_all_rows():
+    rows = np.arange(900.0, dtype=np.float32)[:, None]
+    drawn = sampled(rows, 50, 3)
+    assert np.array_equal(drawn, sampled(rows, 60, 3)[:50])
     assert len(np.unique(drawn)) == 50
-    assert not np.array_equal(drawn, sampled(batched(Samples(rows), 100), as_it_is, 50, 4))
-    assert np.array_equal(np.sort(sampled(batched(Samples(rows), size), as_it_is, 900, 3), 0), rows)
+    assert not np.array_equal(drawn, sampled(rows, 50, 4))
+    assert np.array_equal(np.sort(sampled(rows, 900, 3), 0), rows)
 
 
-def test_a_sample_of_a_stream_is_uniform_and_so_is_its_head():
+def test_a_sample_is_uniform_and_so_is_its_head():
     rows, counts = np.arange(60)[:, None], np.zeros((2, 60))
     for seed in range(2000):
-        drawn = sampled(batched(Samples(rows), 9), as_it_is, 20, seed).astype(int).ravel()
+        drawn = sampled(rows, 20, seed).ravel()
         counts[0][drawn] += 1
         counts[1][drawn[:5]] += 1
     for row, share in zip(counts, (20 / 60, 5 / 60), strict=True):
         assert np.abs(row - 2000 * share).max() < 5 * np.sqrt(2000 * share * (1 - share))
 
 
-def test_few_rows_of_a_long_stream_are_embedded():
-    asked = []
+def test_metrics_that_ask_for_the_same_vectors_embed_them_once_and_the_next_process_finds_them(own_state):
+    """The real side in the private cache, for its owner alone; the synthetic side while it is the last one."""
+    rng, asked = np.random.default_rng(0), []
 
-    def embed(samples):
-        asked.append(len(samples))
-        return as_it_is(samples)
+    class Counting(AsItIs):
+        def __call__(self, samples):
+            asked.append(len(samples))
+            return super().__call__(samples)
 
-    sampled(batched(Samples(np.zeros((20_000, 2))), 100), embed, 500, 0)
-    assert 500 * (1 + np.log(20_000 / 500)) == pytest.approx(sum(asked), rel=0.15)
+    @dataclass(frozen=True)
+    class Named(Counting):
+        scale: float = 1.0
+
+    data, made = Given(rng.normal(0, 1, (300, 4))), population(rng.normal(0, 1, (100, 4)))
+    first = [part(made) for part in (Frechet(data, Named(), 64, False), metric(data, embedding=Named()))]
+    assert sum(asked) == 400
+    again = dataclasses.replace(data)  # as another process has it
+    assert [part(made) for part in (Frechet(again, Named(), 64, False), metric(again, embedding=Named()))] == first
+    assert sum(asked) == 400
+    (kept,) = (own_state / "cache/dpsyn/private").glob("real-*")
+    assert kept.stat().st_mode & 0o777 == 0o600
+    Frechet(data, Named(2.0), 64, False)(made)
+    Frechet(Given(data.rows + 1), Named(), 64, False)(made)
+    assert sum(asked) == 400 + 400 + 400
 
 
 def test_as_many_rows_of_each_side_count_so_that_swapped_sides_swap_precision_and_recall():

@@ -189,7 +189,7 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-sys.path.insert(0, {tests!r})
+sys.path[:0] = [{tests!r}, {tests!r} + "/privacy"]
 from test_ledger import Asked, make, vote
 from dpsyn.privacy import ledger as module
 
