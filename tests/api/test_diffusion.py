@@ -15,7 +15,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dpsyn.api import diffusion
 from dpsyn.api.diffusion import Diffusion
 from dpsyn.api.diffusion import improved as improved_diffusion
 from dpsyn.errors import UserError
@@ -593,4 +592,4 @@ def test_a_part_is_plain_values_until_it_is_asked(checkpoint, consistency):
         part.generate([{}], seeds(1))
         assert pickle.loads(pickle.dumps(part)) == part
         assert part.row_bytes == 16 * 16 * 3 * 0.8 // 1 + 160
-    assert diffusion._checkpoint.cache_info().maxsize == 2
+    assert improved_diffusion._checkpoint.cache_info().maxsize == 2

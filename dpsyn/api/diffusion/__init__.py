@@ -8,34 +8,25 @@ made with a random one, whatever its label, and keeps it as the trait `class`. V
 from __future__ import annotations
 
 import dataclasses
-import functools
-import inspect
-import json
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from dpsyn.api import Api, Degree
-from dpsyn.api.diffusion import improved as improved_diffusion
-from dpsyn.api.diffusion.improved import Process
+from dpsyn.api.diffusion.common import Loaded, Sampler, pair
+from dpsyn.api.diffusion.diffusers_model import WHERE, DiffusersModel
+from dpsyn.api.diffusion.improved import ImprovedDiffusion
 from dpsyn.data import Data
 from dpsyn.errors import UserError, check_packages, invalid
 from dpsyn.marks import PLACE
-from dpsyn.networks.hub import check_revision, fetched
-from dpsyn.networks.runtime import Runtime, in_batches, placed, running, torch_device
+from dpsyn.networks.hub import check_revision
+from dpsyn.networks.runtime import Runtime, in_batches, running, torch_device
 from dpsyn.networks.tensors import generators, images, resized, tensor, with_channels
-from dpsyn.networks.weights import check_weights
 from dpsyn.population import Label, Samples
-from dpsyn.validate import choice, flag, whole
+from dpsyn.validate import choice, flag, side_lengths, whole
 
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-WHERE = "a .pt of improved-diffusion or its address, or a folder of diffusers or its name on the hub"
-NETWORK, SCHEDULER = ("unet", "config.json"), ("scheduler", "scheduler_config.json")  # in a folder of diffusers
 SCHEDULES = ("cosine", "linear")
 
 
@@ -85,52 +76,36 @@ class Diffusion(Api):
 
     def __post_init__(self) -> None:
         check_revision("api.revision", self.revision)
-        pair = isinstance(self.image_size, Sequence) and len(self.image_size) == 2
-        if self.image_size is not None and not (pair and all(_whole(side, 1) for side in self.image_size)):
-            raise invalid("api.image_size", self.image_size, "[height, width] px, or null")
-        listed = isinstance(self.classes, Sequence) and not isinstance(self.classes, str)
-        if self.classes is not None and not (listed and self.classes and all(_whole(k, 0) for k in self.classes)):
-            raise invalid("api.classes", self.classes, "a list of class ids of the network, or null for all")
+        side_lengths("api.image_size", self.image_size, optional=True)
+        classes = self.classes
+        listed = isinstance(classes, Sequence) and not isinstance(classes, str) and len(classes) > 0
+        if classes is not None and not (listed and all(type(each) is int and each >= 0 for each in classes)):
+            raise invalid("api.classes", classes, "a list of class ids of the network, or null for all")
         for key in ("resolution", "heads", "diffusion_steps", "steps"):
             whole(f"api.{key}", getattr(self, key), 1)
         choice("api.noise_schedule", self.noise_schedule, SCHEDULES)
         flag("api.ddim", self.ddim)
         if not isinstance(self.path, str) or not self.path:
             raise invalid("api.path", "null" if self.path is None else self.path, WHERE)
-        if self._is_checkpoint:
-            self._process(self.respacing, "api.respacing")
+        if isinstance(self._model, ImprovedDiffusion):
+            self._model.process(self.respacing, "api.respacing")
 
     @property
     def row_bytes(self) -> int:
         """About what a row takes on disk: a small picture in colour."""
-        config = {} if self._is_checkpoint else _local_config(self.path, NETWORK) or {}
-        size = self.image_size or _pair(config.get("sample_size") or self.resolution)
+        size = self.image_size or pair(self._model.side)
         return int(math.prod(size) * 3 * 0.8) + 160
 
     def check(self) -> None:
         """Raises UserError where the path is nothing, or what can be seen of the network without its weights does not
         fit."""
         check_packages("api", "diffusion", "torch", "diffusers")
-        if self._is_checkpoint:
-            check_weights("api.path", self.path, "an improved-diffusion checkpoint")
-            if "://" not in self.path:
-                config = improved_diffusion.check_file("api.path", self.path, self.heads)
-                _check_side(self.resolution, config)
-                self._check_classes(config["num_class_embeds"])
-        elif Path(self.path).expanduser().is_dir():
-            config, scheduler = _configs(self.path, self.path)
-            _check_steps("api.steps", self.steps, scheduler)
+        if (config := self._model.check()) is not None:
             self._check_classes(config.get("num_class_embeds"))
-        elif not HUB_NAME.fullmatch(self.path):
-            raise invalid("api.path", self.path, WHERE)
 
     def check_degree(self, degree: Degree) -> None:
         """Raises UserError for what is no degree."""
-        if self._is_checkpoint:
-            self._skipped(degree)
-        else:
-            _, steps = self._strength(degree)
-            _check_steps("schedule.degree.steps", steps, _local_config(self.path, SCHEDULER) or {})
+        self._model.check_degree(degree)
 
     def reads(self) -> Sequence[Data]:
         return ()
@@ -138,12 +113,8 @@ class Diffusion(Api):
     def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
         """Fresh samples of random classes. Raises UserError for a network that cannot be had or does not fit."""
         traits = self._classes(seeds)
-        if self._is_checkpoint:
-            process = self._process(self.respacing, "api.respacing")
-            make = functools.partial(_respaced, self._loaded, process, len(process.timesteps) - 1, self.ddim)
-        else:
-            _check_steps("api.steps", self.steps, self._loaded.scheduler.config)
-            make = functools.partial(_scheduled, self._loaded, self.steps, 1.0)
+        make = self._model.sampler(self._loaded, None)
+        assert make is not None
         return Samples(self._made(make, None, traits, seeds), traits)
 
     def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: np.ndarray) -> Samples:
@@ -152,15 +123,9 @@ class Diffusion(Api):
         if parents.ndim != 4 or parents.dtype != np.uint8:
             raise UserError("api diffusion: expected images as parents. Choose an api for this kind of data.")
         traits = self._own(samples.traits)
-        if self._is_checkpoint:
-            process, skip = self._skipped(degree)
-            make = functools.partial(_respaced, self._loaded, process, len(process.timesteps) - 1 - skip, self.ddim)
-        else:
-            strength, steps = self._strength(degree)
-            if not strength:
-                return Samples(parents, traits)
-            _check_steps("schedule.degree.steps", steps, self._loaded.scheduler.config)
-            make = functools.partial(_scheduled, self._loaded, steps, strength)
+        make = self._model.sampler(self._loaded, degree)
+        if make is None:
+            return Samples(parents, traits)
         return Samples(self._made(make, parents, traits, seeds), traits)
 
     def adopt(self, samples: Samples, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
@@ -168,9 +133,9 @@ class Diffusion(Api):
         return Samples(samples.content, {**samples.traits, **self._classes(seeds)})
 
     def _made(
-        self, make: Callable[..., Any], parents: np.ndarray | None, traits: Mapping[str, np.ndarray], seeds: np.ndarray
+        self, make: Sampler, parents: np.ndarray | None, traits: Mapping[str, np.ndarray], seeds: np.ndarray
     ) -> np.ndarray:
-        """uint8 [n, h, w, c]. make: (noise generators, parents or None, classes or None) -> float [n, c, h, w]"""
+        """uint8 [n, h, w, c]."""
         import torch
 
         loaded, device = self._loaded, torch_device(self.runtime)
@@ -208,30 +173,6 @@ class Diffusion(Api):
             raise UserError(f"api diffusion: the trait class does not fit the network, which has {known} classes.")
         return {"class": ids.astype(np.int64)}
 
-    def _process(self, respacing: Any, key: str) -> Process:
-        if not isinstance(respacing, str | int) or isinstance(respacing, bool):
-            raise invalid(key, respacing, "'100', '10,20' or 'ddim10', say")
-        return improved_diffusion.respaced(self.noise_schedule, self.diffusion_steps, str(respacing), key)
-
-    def _skipped(self, degree: Degree) -> tuple[Process, int]:
-        given = _named(degree, "skip", "respacing")
-        process = self._process(given.get("respacing", self.respacing), "schedule.degree.respacing")
-        skip, last = given["skip"], len(process.timesteps) - 1
-        number = isinstance(skip, int | float) and not isinstance(skip, bool)
-        if not number or not 0 <= skip <= last or skip != int(skip):
-            do = "It is how many of the respaced steps are skipped."
-            raise invalid("schedule.degree", skip, f"a whole number from 0 to {last}", do)
-        return process, int(skip)
-
-    def _strength(self, degree: Degree) -> tuple[float, int]:
-        given = _named(degree, "strength", "steps")
-        strength, steps = given["strength"], given.get("steps", self.steps)
-        if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 <= strength <= 1:
-            raise invalid("schedule.degree", strength, "a number from 0 to 1", "It is the share of a whole sample.")
-        if not _whole(steps, 1):
-            raise invalid("schedule.degree.steps", steps, "a whole number, 1 or more")
-        return float(strength), steps
-
     def _check_classes(self, known: int | None) -> None:
         if self.classes is None:
             return
@@ -242,209 +183,14 @@ class Diffusion(Api):
             raise invalid("api.classes", list(self.classes), f"ids from 0 to {known - 1}", do)
 
     @property
-    def _is_checkpoint(self) -> bool:
-        return "://" in self.path or self.path.endswith((".pt", ".pth"))
+    def _model(self) -> ImprovedDiffusion | DiffusersModel:
+        if "://" in self.path or self.path.endswith((".pt", ".pth")):
+            process = self.diffusion_steps, self.noise_schedule, self.respacing, self.ddim
+            return ImprovedDiffusion(self.path, self.resolution, self.heads, *process)
+        return DiffusersModel(self.path, self.revision, self.resolution, self.steps)
 
     @property
-    def _loaded(self) -> _Loaded:
-        runtime = dataclasses.replace(self.runtime, devices=None)  # a list is no key
-        if self._is_checkpoint:
-            loaded = _checkpoint(self.path, self.heads, runtime)
-        else:
-            loaded = _folder(self.path, self.revision, runtime)
+    def _loaded(self) -> Loaded:
+        loaded = self._model.load(dataclasses.replace(self.runtime, devices=None))  # a list is no key
         self._check_classes(loaded.classes)
-        if loaded.size is None:
-            _check_side(self.resolution, loaded.network.config)
-            return loaded._replace(size=_pair(self.resolution))
         return loaded
-
-
-class _Loaded(NamedTuple):
-    """size: [h, w] px; None: not known. scheduler: of diffusers, copied for every batch; None for a `.pt`."""
-
-    network: Any
-    channels: int
-    classes: int | None
-    size: Any
-    scheduler: Any
-
-
-@functools.lru_cache(maxsize=2)
-def _checkpoint(path: str, heads: int, runtime: Runtime) -> _Loaded:
-    network = improved_diffusion.network("api.path", path, heads)
-    return _Loaded(placed(network, runtime), network.config.in_channels, network.config.num_class_embeds, None, None)
-
-
-@functools.lru_cache(maxsize=2)
-def _folder(path: str, revision: str | None, runtime: Runtime) -> _Loaded:
-    import diffusers
-
-    folder = _fetched(path, revision)
-    config, schedule = _configs(path, str(folder))
-    made: Any = getattr(diffusers, str(schedule.get("_class_name")), None)
-    if not all(hasattr(made, name) for name in ("from_config", "set_timesteps", "add_noise", "step")):
-        do = f"It has {schedule.get('_class_name')}."
-        raise invalid("api.path", path, "a scheduler of diffusers that adds noise and takes steps", do)
-    inner = folder / NETWORK[0]
-    try:
-        network, info = diffusers.UNet2DModel.from_pretrained(
-            str(inner if (inner / NETWORK[1]).is_file() else folder), low_cpu_mem_usage=False, output_loading_info=True
-        )
-    except (OSError, RuntimeError, ValueError, TypeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise invalid("api.path", path, "the weights of its config.json", f"diffusers says: {reason}") from None
-    if missing := info["missing_keys"]:
-        raise invalid("api.path", path, "the weights of its config.json", f"Missing: {', '.join(sorted(missing)[:3])}.")
-    size = _pair(config["sample_size"]) if config.get("sample_size") else None
-    scheduler = made.from_config(schedule)
-    network = placed(network, runtime)
-    return _Loaded(network, config.get("in_channels", 3), config.get("num_class_embeds"), size, scheduler)
-
-
-def _fetched(path: str, revision: str | None) -> Path:
-    """The folder itself, or the cached copy of what the hub has under that name. Raises UserError."""
-    weights = "diffusion_pytorch_model"
-    names = [*(f"{weights}{end}" for end in (".safetensors", "-*.safetensors", ".safetensors.index.json"))]
-    wanted = ["/".join(NETWORK), "/".join(SCHEDULER), NETWORK[1], SCHEDULER[1]]
-    wanted += [f"{folder}{name}" for folder in (f"{NETWORK[0]}/", "") for name in names]
-    files = f"unet/config.json, unet/{weights}.safetensors and scheduler/scheduler_config.json"
-    do = f"Put {files} into a folder and name it with api.path=."
-    return fetched("api.path", path, revision, wanted, [f"{weights}.bin", f"{NETWORK[0]}/{weights}.bin"], do)
-
-
-def _configs(path: str, folder: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a folder says of its network and its scheduler. Raises UserError where they are none that serve."""
-    config, schedule = _local_config(folder, NETWORK), _local_config(folder, SCHEDULER)
-    for found, (inner, name) in ((config, NETWORK), (schedule, SCHEDULER)):
-        if found is None:
-            raise invalid("api.path", path, f"a folder of diffusers that holds {inner}/{name} or {name}")
-    assert config is not None and schedule is not None
-    if (kind := config.get("_class_name")) != "UNet2DModel":
-        raise invalid("api.path", path, "a UNet2DModel", f"It holds {kind}.")
-    if config.get("class_embed_type") is not None:
-        raise invalid(
-            "api.path", path, "classes as an embedding", f"It has class_embed_type {config['class_embed_type']}."
-        )
-    _check_channels(path, config)
-    return config, schedule
-
-
-def _local_config(folder: str, place: tuple[str, str]) -> dict[str, Any] | None:
-    inner, name = place
-    for file in (Path(folder).expanduser() / inner / name, Path(folder).expanduser() / name):
-        if file.is_file():
-            try:
-                found = json.loads(file.read_text())
-            except ValueError:
-                found = None
-            if not isinstance(found, dict):
-                raise invalid("api.path", folder, f"a {name} in json")
-            return found
-    return None
-
-
-def _check_channels(path: str, config: Mapping[str, Any]) -> None:
-    channels = config.get("in_channels", 3)
-    if channels not in (1, 3) or config.get("out_channels", 3) not in (channels, 2 * channels):
-        do = f"It takes {channels} and gives {config.get('out_channels', 3)}."
-        raise invalid("api.path", path, "a network of grey or colour images: 1 or 3 channels", do)
-
-
-def _check_side(side: int, config: Mapping[str, Any]) -> None:
-    halved = 2 ** (len(config["block_out_channels"]) - 1)
-    if side % halved:
-        raise invalid("api.resolution", side, f"a multiple of {halved}, since the network halves it so often")
-
-
-def _check_steps(key: str, steps: int, schedule: Mapping[str, Any]) -> None:
-    most = schedule.get("num_train_timesteps") or math.inf
-    if steps > most:
-        raise invalid(key, steps, f"at most {most}, the steps of the network's process")
-
-
-def _respaced(
-    loaded: _Loaded, process: Process, first: int, ddim: bool, noise: list[Any], parents: Any, classes: Any
-) -> Any:
-    """float32 [n, c, h, w]: from respaced step `first`, pure noise or the parents noised to it, down to 0.
-
-    DDIM with eta 0 (Song et al. 2020, equation 12), or steps of the posterior with the learned variance between its
-    bounds (Nichol and Dhariwal, equation 15); x0 is clipped to [-1, 1] and the noise derived from it again.
-    """
-    import torch
-
-    x = _normal(loaded, noise)
-    alphas, timesteps = process.alphas, torch.tensor(process.timesteps, device=x.device)
-    if parents is not None:
-        x = math.sqrt(alphas[first]) * parents + math.sqrt(1 - alphas[first]) * x
-    for i in range(first, -1, -1):
-        alpha, before = float(alphas[i]), float(alphas[i - 1]) if i else 1.0
-        said = loaded.network(x, timesteps[i], classes).sample.float()
-        eps, variance = said[:, : loaded.channels], said[:, loaded.channels :]
-        start = (x / math.sqrt(alpha) - math.sqrt(1 / alpha - 1) * eps).clamp(-1, 1)
-        if ddim:
-            eps = (x / math.sqrt(alpha) - start) / math.sqrt(1 / alpha - 1)
-            x = math.sqrt(before) * start + math.sqrt(1 - before) * eps
-            continue
-        beta = 1 - alpha / before
-        x = (math.sqrt(before) * beta * start + math.sqrt(1 - beta) * (1 - before) * x) / (1 - alpha)
-        if i:
-            most, least = math.log(beta), math.log(beta * (1 - before) / (1 - alpha))
-            share = (variance + 1) / 2 if variance.shape[1] else torch.ones_like(x)  # not learned: the larger bound
-            x = x + (0.5 * (share * most + (1 - share) * least)).exp() * _normal(loaded, noise)
-    return x
-
-
-def _scheduled(loaded: _Loaded, steps: int, strength: float, noise: list[Any], parents: Any, classes: Any) -> Any:
-    """float [n, c, h, w]: the last share `strength` of a whole sample, with a scheduler of diffusers."""
-    import diffusers
-
-    schedule = loaded.scheduler.config
-    scheduler: Any = loaded.scheduler.from_config(schedule)  # it keeps a state
-    begin = 0
-    if isinstance(loaded.scheduler, diffusers.CMStochasticIterativeScheduler):
-        levels = schedule.num_train_timesteps
-        level = round((1 - strength) * (levels - 1))
-        places = {level + i * (levels - level) // steps for i in range(steps)}
-        scheduler.set_timesteps(timesteps=sorted(places, reverse=True))
-    else:
-        scheduler.set_timesteps(steps)
-        begin = (steps - max(1, round(steps * strength))) * scheduler.order
-    timesteps = scheduler.timesteps[begin:]
-    if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(begin)
-    x = _normal(loaded, noise)
-    if parents is None:
-        x = x * scheduler.init_noise_sigma
-    else:
-        x = scheduler.add_noise(parents, x, timesteps[:1].repeat(len(x)))
-    drawn = {"generator": noise} if "generator" in inspect.signature(scheduler.step).parameters else {}
-    splits = str(schedule.get("variance_type")).startswith("learned")
-    for t in timesteps:
-        said = loaded.network(scheduler.scale_model_input(x, t), t.to(x.device), classes).sample.float()
-        x = scheduler.step(said if splits else said[:, : loaded.channels], t, x, **drawn).prev_sample
-    return x
-
-
-def _normal(loaded: _Loaded, noise: list[Any]) -> Any:
-    """float32 [n, c, h, w] on the network's device; row i drawn by noise[i]."""
-    from diffusers.utils.torch_utils import randn_tensor
-
-    shape = (len(noise), loaded.channels, *loaded.size)
-    return randn_tensor(shape, generator=noise, device=loaded.network.device)
-
-
-def _pair(size: Any) -> tuple[int, int]:
-    height, width = size if isinstance(size, Sequence) else (size, size)
-    return height, width
-
-
-def _whole(value: object, least: int) -> bool:
-    return type(value) is int and value >= least
-
-
-def _named(degree: Degree, main: str, other: str) -> Mapping[str, Any]:
-    """{main: value} or {main: value, other: value}"""
-    given = degree if isinstance(degree, Mapping) else {main: degree}
-    if main not in given or given.keys() - {main, other}:
-        raise invalid("schedule.degree", dict(given), f"a number, or {{{main}: ..., {other}: ...}}")
-    return given

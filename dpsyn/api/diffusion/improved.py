@@ -4,20 +4,25 @@ its respaced process. One of them is the ImageNet-64 model of Private Evolution 
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from dpsyn.api import Degree
+from dpsyn.api.diffusion.common import Loaded, Sampler, check_side, named, normal, pair
 from dpsyn.errors import UserError, invalid
 from dpsyn.files import public_cache, room_on_disk, sha256
-from dpsyn.networks.weights import local_weights
+from dpsyn.networks.runtime import Runtime, placed
+from dpsyn.networks.weights import check_weights, local_weights
 
 NAMED = 3  # keys that an error lists
 
@@ -30,6 +35,62 @@ class Process(NamedTuple):
 
     timesteps: tuple[int, ...]
     alphas: np.ndarray
+
+
+@dataclass(frozen=True)
+class ImprovedDiffusion:
+    """A checkpoint, sampled as published. Its settings are those of `dpsyn.api.diffusion.Diffusion`."""
+
+    path: str
+    resolution: int
+    heads: int
+    diffusion_steps: int
+    noise_schedule: str
+    respacing: str | int
+    ddim: bool
+
+    @property
+    def side(self) -> Any:
+        """px of a sample, about, before it is loaded."""
+        return self.resolution
+
+    def check(self) -> Mapping[str, Any] | None:
+        """The network's config, where it is known without its weights. Raises UserError where the path is nothing, or
+        where what is known does not fit."""
+        check_weights("api.path", self.path, "an improved-diffusion checkpoint")
+        if "://" in self.path:
+            return None
+        config = check_file("api.path", self.path, self.heads)
+        check_side(self.resolution, config)
+        return config
+
+    def check_degree(self, degree: Degree) -> None:
+        self._skipped(degree)
+
+    def load(self, runtime: Runtime) -> Loaded:
+        loaded = _checkpoint(self.path, self.heads, runtime)
+        check_side(self.resolution, loaded.network.config)
+        return loaded._replace(size=pair(self.resolution))
+
+    def sampler(self, loaded: Loaded, degree: Degree | None) -> Sampler | None:
+        """degree: None for fresh samples. Returns None where it leaves parents as they are."""
+        process, skip = (self.process(self.respacing, "api.respacing"), 0) if degree is None else self._skipped(degree)
+        return functools.partial(_respaced, loaded, process, len(process.timesteps) - 1 - skip, self.ddim)
+
+    def process(self, respacing: Any, key: str) -> Process:
+        if not isinstance(respacing, str | int) or isinstance(respacing, bool):
+            raise invalid(key, respacing, "'100', '10,20' or 'ddim10', say")
+        return respaced(self.noise_schedule, self.diffusion_steps, str(respacing), key)
+
+    def _skipped(self, degree: Degree) -> tuple[Process, int]:
+        given = named(degree, "skip", "respacing")
+        process = self.process(given.get("respacing", self.respacing), "schedule.degree.respacing")
+        skip, last = given["skip"], len(process.timesteps) - 1
+        number = isinstance(skip, int | float) and not isinstance(skip, bool)
+        if not number or not 0 <= skip <= last or skip != int(skip):
+            do = "It is how many of the respaced steps are skipped."
+            raise invalid("schedule.degree", skip, f"a whole number from 0 to {last}", do)
+        return process, int(skip)
 
 
 def respaced(schedule: str, steps: int, respacing: str, key: str) -> Process:
@@ -312,3 +373,41 @@ def _differences(missing: list[str], unexpected: list[str]) -> Iterator[str]:
 def _some(names: list[str]) -> str:
     rest = len(names) - NAMED
     return ", ".join(names[:NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+@functools.lru_cache(maxsize=2)
+def _checkpoint(path: str, heads: int, runtime: Runtime) -> Loaded:
+    made = network("api.path", path, heads)
+    return Loaded(placed(made, runtime), made.config.in_channels, made.config.num_class_embeds, None, None)
+
+
+def _respaced(
+    loaded: Loaded, process: Process, first: int, ddim: bool, noise: list[Any], parents: Any, classes: Any
+) -> Any:
+    """float32 [n, c, h, w]: from respaced step `first`, pure noise or the parents noised to it, down to 0.
+
+    DDIM with eta 0 (Song et al. 2020, equation 12), or steps of the posterior with the learned variance between its
+    bounds (Nichol and Dhariwal, equation 15); x0 is clipped to [-1, 1] and the noise derived from it again.
+    """
+    import torch
+
+    x = normal(loaded, noise)
+    alphas, timesteps = process.alphas, torch.tensor(process.timesteps, device=x.device)
+    if parents is not None:
+        x = math.sqrt(alphas[first]) * parents + math.sqrt(1 - alphas[first]) * x
+    for i in range(first, -1, -1):
+        alpha, before = float(alphas[i]), float(alphas[i - 1]) if i else 1.0
+        said = loaded.network(x, timesteps[i], classes).sample.float()
+        eps, variance = said[:, : loaded.channels], said[:, loaded.channels :]
+        start = (x / math.sqrt(alpha) - math.sqrt(1 / alpha - 1) * eps).clamp(-1, 1)
+        if ddim:
+            eps = (x / math.sqrt(alpha) - start) / math.sqrt(1 / alpha - 1)
+            x = math.sqrt(before) * start + math.sqrt(1 - before) * eps
+            continue
+        beta = 1 - alpha / before
+        x = (math.sqrt(before) * beta * start + math.sqrt(1 - beta) * (1 - before) * x) / (1 - alpha)
+        if i:
+            most, least = math.log(beta), math.log(beta * (1 - before) / (1 - alpha))
+            share = (variance + 1) / 2 if variance.shape[1] else torch.ones_like(x)  # not learned: the larger bound
+            x = x + (0.5 * (share * most + (1 - share) * least)).exp() * normal(loaded, noise)
+    return x
