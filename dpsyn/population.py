@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+I32 = NDArray[np.int32]
+I64 = NDArray[np.int64]
+U64 = NDArray[np.uint64]
+Bool = NDArray[np.bool_]
 
 MISSING = np.iinfo(np.int64).min
 """In a table's column of integers: no value."""
@@ -24,10 +34,14 @@ class Samples:
     traits: what the api needs to vary a row again (class id, font, pool index, ...), [n, ...] each.
     forms: of columns of times, by name: 'format' and 'timezone', as the schema declares them.
     Raises ValueError where an array has another number of rows.
+
+    >>> rows = Samples(np.zeros((3, 8, 8, 1), np.uint8), {"font": np.array([4, 1, 4])})
+    >>> len(rows), take(rows, np.array([2, 0])).traits["font"].tolist()
+    (3, [4, 4])
     """
 
-    content: np.ndarray
-    traits: Mapping[str, np.ndarray] = field(default_factory=dict)
+    content: Array
+    traits: Mapping[str, Array] = field(default_factory=dict)
     forms: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -48,9 +62,9 @@ class Population:
 
     iteration: int
     samples: Samples
-    labels: np.ndarray
-    parents: np.ndarray
-    survivors: np.ndarray
+    labels: I64
+    parents: I64
+    survivors: Bool
 
     def __post_init__(self) -> None:
         rows = {"labels": self.labels, "parents": self.parents, "survivors": self.survivors}
@@ -73,7 +87,7 @@ def of_texts(texts: Sequence[str | None]) -> Samples:
     return Samples(content)
 
 
-def take(samples: Samples, rows: np.ndarray) -> Samples:
+def take(samples: Samples, rows: I64 | Bool) -> Samples:
     """The named rows (int [m] or bool [n]), in that order."""
     return replace(
         samples, content=samples.content[rows], traits={name: values[rows] for name, values in samples.traits.items()}

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from dpsyn.population import F64, U64
+
 USES = ("generate", "vary", "lookahead", "select", "expand", "cells")
 
 
@@ -10,9 +12,10 @@ def seed_sequence(seed: int, t: int, use: str, part: int = 0) -> np.random.SeedS
     return np.random.SeedSequence(seed, spawn_key=(t, USES.index(use), part))
 
 
-def row_seeds(seed: int, t: int, use: str, n: int) -> np.ndarray:
+def row_seeds(seed: int, t: int, use: str, n: int) -> U64:
     """One seed a row, uint64 [n]: a longer request starts with the seeds of a shorter one."""
-    return seed_sequence(seed, t, use).generate_state(n, np.uint64)
+    drawn: U64 = seed_sequence(seed, t, use).generate_state(n, np.uint64)  # type: ignore[assignment]
+    return drawn
 
 
 def generator(seed: int, t: int, use: str) -> np.random.Generator:
@@ -24,11 +27,12 @@ def retry_seed(seed: int, attempt: int) -> int:
     return int(np.random.SeedSequence([seed, attempt]).generate_state(1, np.uint64)[0]) if attempt else seed
 
 
-def uniform(seeds: np.ndarray, stream: int) -> np.ndarray:
+def uniform(seeds: U64, stream: int) -> F64:
     """float64 [n] in [0, 1), multiples of 2^-53: splitmix64 (Steele, Lea and Flood 2014) of seed and stream."""
     z = seeds.astype(np.uint64) + np.uint64((stream + 1) * 0x9E3779B97F4A7C15 % 2**64)
     for _ in range(2):
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         z = z ^ (z >> np.uint64(31))
-    return (z >> np.uint64(11)) * 2.0**-53
+    drawn: F64 = (z >> np.uint64(11)) * 2.0**-53  # type: ignore[assignment]
+    return drawn

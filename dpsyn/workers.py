@@ -15,11 +15,11 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from dpsyn.api import Api, Degree, LooksUp, Queued
+from dpsyn.api import Api, Degree, LooksUp, Queued, queue_of
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError
 from dpsyn.networks.runtime import Runtime
@@ -50,12 +50,16 @@ class InBatches:
         return self.api.row_bytes
 
     def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
+        if queue := queue_of(self.api, None):
+            return self._queued(queue, "generating", len(labels), lambda at: self.api.generate(labels[at], seeds[at]))
         return concatenate(self._asked("generate", "generating", len(labels), lambda at: (labels[at], seeds[at])))
 
     def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: np.ndarray) -> Samples:
         def batch(at: slice) -> tuple[Any, ...]:
             return take(samples, np.arange(len(samples))[at]), labels[at], degree, seeds[at]
 
+        if queue := queue_of(self.api, degree):
+            return self._queued(queue, "varying", len(labels), lambda at: self.api.vary(*batch(at)))
         return concatenate(self._asked("vary", "varying", len(labels), batch))
 
     def embed(self, samples: Samples) -> np.ndarray:
@@ -67,11 +71,12 @@ class InBatches:
         parts = self._asked("embed", "embedding", len(rows), lambda at: (take(samples, rows[at]),))
         return np.concatenate(parts).astype(np.float32, copy=False)
 
+    def _queued(self, queue: Queued, text: str, n: int, ask: Callable[[slice], Samples]) -> Samples:
+        """All rows in one call: the api queues them in this process, and says how far it is."""
+        with self.progress(text, n) as advance, queue.watched(advance):
+            return cast(Samples, _whole(ask(slice(0, n)), n, text))
+
     def _asked(self, what: str, text: str, n: int, arguments: Callable[[slice], tuple[Any, ...]]) -> list[Any]:
-        if isinstance(self.api, Queued) and what != "embed":  # it queues them in this process, and says how far it is
-            with self.progress(text, n) as advance, self.api.watched(advance):
-                part = getattr(self.api, what)(*arguments(slice(0, n)))
-            return [_whole(part, n, text)]
         devices = len(self.runtime.devices or [None])
         size = min(self.runtime.batch_size, max(1, -(-n // devices)))
         slices = [slice(start, min(start + size, n)) for start in range(0, max(n, 1), size)]

@@ -1,4 +1,5 @@
 import ast
+import doctest
 import importlib
 import inspect
 import subprocess
@@ -151,3 +152,9 @@ def test_every_yaml_composes(path):
     if path.stem == "none" and path.parent.name == "privacy":
         extra = []
     compose.settings([f"{path.parent.name}={path.stem}", *extra])
+
+
+@pytest.mark.parametrize("name", ["population", "schedule.steps", "privacy.votes", "tables.schema"])
+def test_what_a_docstring_shows_is_so(name):
+    found = doctest.testmod(importlib.import_module(f"dpsyn.{name}"), optionflags=doctest.IGNORE_EXCEPTION_DETAIL)
+    assert found.attempted and not found.failed

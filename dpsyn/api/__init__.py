@@ -6,11 +6,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
-import numpy as np
-
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
-from dpsyn.population import Label, Samples
+from dpsyn.population import F32, U64, Label, Samples
 
 Degree = float | Mapping[str, Any]
 """How far a variation goes: a number, or several by name. The api says what its degrees mean."""
@@ -58,12 +56,12 @@ class Api(Protocol):
     def row_bytes(self) -> int: ...
 
     @abstractmethod
-    def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
+    def generate(self, labels: Sequence[Label], seeds: U64) -> Samples:
         """One fresh sample a label. labels [n]; seeds uint64 [n]."""
         ...
 
     @abstractmethod
-    def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: np.ndarray) -> Samples:
+    def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: U64) -> Samples:
         """One variation a row. samples [n], labels [n], seeds uint64 [n]."""
         ...
 
@@ -91,10 +89,10 @@ class Unasked(Api):
 
     row_bytes: int = 0
 
-    def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
+    def generate(self, labels: Sequence[Label], seeds: U64) -> Samples:
         raise RuntimeError("a schedule that uses no api asked one")
 
-    def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: np.ndarray) -> Samples:
+    def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: U64) -> Samples:
         raise RuntimeError("a schedule that uses no api asked one")
 
     def reads(self) -> Sequence[Data]:
@@ -148,7 +146,7 @@ def _sum(one: Any, two: Any) -> Any:
 class Adopting(Protocol):
     """An api that goes on with what another made."""
 
-    def adopt(self, samples: Samples, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
+    def adopt(self, samples: Samples, labels: Sequence[Label], seeds: U64) -> Samples:
         """The samples with the traits that this api needs to vary them; content as it is."""
         ...
 
@@ -160,7 +158,7 @@ class LooksUp(Protocol):
     @property
     def embedding(self) -> Embedding: ...
 
-    def vectors(self, samples: Samples) -> np.ndarray:
+    def vectors(self, samples: Samples) -> F32:
         """float32 [n, d]: what `embedding` says of samples that it made."""
         ...
 
@@ -172,6 +170,21 @@ class Queued(Protocol):
     def watched(self, advance: Callable[[int], None]) -> AbstractContextManager[None]:
         """While it lasts, advance(n) is called, from any thread, as n more rows are done."""
         ...
+
+
+@runtime_checkable
+class Delegating(Protocol):
+    """An api that hands each request to one of several."""
+
+    def target(self, degree: Degree | None) -> Api:
+        """The one that is asked; degree: None for fresh samples."""
+        ...
+
+
+def queue_of(api: Api, degree: Degree | None) -> Queued | None:
+    """The api that queues this request, if any: itself, or the one that it hands the request to."""
+    asked = api.target(degree) if isinstance(api, Delegating) else api
+    return asked if isinstance(asked, Queued) else None
 
 
 @runtime_checkable

@@ -59,6 +59,9 @@ class Staged(Api):
         stage, own = _stage(degree)
         getattr(self, stage).check_degree(own)
 
+    def target(self, degree: Degree | None) -> Api:
+        return self.first if degree is None else getattr(self, _stage(degree)[0])
+
     def check_labels(self, labels: Sequence[Label]) -> None:
         """Of both."""
         self.first.check_labels(labels)

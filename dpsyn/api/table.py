@@ -64,19 +64,19 @@ class Table(Api):
             raise invalid("api.schema", "...", "the schema of the rows that are varied: other columns, or other types")
         cells = {}
         for at, column in self._columns:
-            places = column.places(samples.content[column.name])
-            cells[column.name] = self._moved(column, at, places, rate, seeds)
+            codes = column.codes_of(samples.content[column.name])
+            cells[column.name] = self._moved(column, at, codes, rate, seeds)
         return self._rows(cells, labels, seeds)
 
     @property
     def _columns(self) -> list[tuple[int, Column]]:
         return list(enumerate(self.schema.features))
 
-    def _rows(self, places: dict[str, np.ndarray], labels: Sequence[Label], seeds: np.ndarray) -> Samples:
+    def _rows(self, codes: dict[str, np.ndarray], labels: Sequence[Label], seeds: np.ndarray) -> Samples:
         content = np.empty(len(seeds), self.schema.dtype)
         self.schema.with_labels(content, self.schema.index(labels))
         for column in self.schema.features:
-            content[column.name] = column.typed(places[column.name])
+            content[column.name] = column.values_of(codes[column.name])
         return Samples(self.schema.repaired(content, seeds), forms=self.schema.forms)
 
     def _fresh(self, column: Column, at: int, seeds: np.ndarray) -> np.ndarray:
@@ -85,29 +85,29 @@ class Table(Api):
         if not _by_size(column):
             return np.floor(value * (column.size + column.missing)).astype(np.int64) - column.missing
         if column.graded:
-            places = column.places(column.low + value * (column.high - column.low))
+            codes = column.codes_of(column.low + value * (column.high - column.low))
         else:
-            places = _scaled(value, column.size - 1)
-        return np.where(self._goes_missing(column, at, seeds), -1, places)
+            codes = _scaled(value, column.size - 1)
+        return np.where(self._goes_missing(column, at, seeds), -1, codes)
 
-    def _moved(self, column: Column, at: int, places: np.ndarray, rate: float, seeds: np.ndarray) -> np.ndarray:
+    def _moved(self, column: Column, at: int, codes: np.ndarray, rate: float, seeds: np.ndarray) -> np.ndarray:
         anew = uniform(seeds, STREAMS * at + 2) < rate
         fresh = self._fresh(column, at, seeds)
         if not _by_size(column):
-            return np.where(anew, fresh, places)
+            return np.where(anew, fresh, codes)
         shift = (2 * uniform(seeds, STREAMS * at) - 1) * rate
         if column.graded:
-            moved = column.places(np.nan_to_num(column.numbers_at(places)) + shift * (column.high - column.low))
+            moved = column.codes_of(np.nan_to_num(column.numbers_of(codes)) + shift * (column.high - column.low))
         else:  # in whole steps, as floats lose those of wide bounds
             span = (column.high - column.low) / column.step if column.numeric else column.size - 1
             steps = np.rint(np.abs(shift) * span).clip(0, 2.0**62).astype(np.int64)
             moved = np.where(
-                shift < 0, places - np.minimum(steps, places), places + np.minimum(steps, column.size - 1 - places)
+                shift < 0, codes - np.minimum(steps, codes), codes + np.minimum(steps, column.size - 1 - codes)
             )
-        moved = np.where(places < 0, places, moved)
+        moved = np.where(codes < 0, codes, moved)
         if not column.missing:
             return moved
-        return np.where(anew & ((fresh < 0) | (places < 0)), fresh, moved)
+        return np.where(anew & ((fresh < 0) | (codes < 0)), fresh, moved)
 
     def _goes_missing(self, column: Column, at: int, seeds: np.ndarray) -> np.ndarray:
         return (uniform(seeds, STREAMS * at + 1) < self.missing_rate) & column.missing

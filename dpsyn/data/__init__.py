@@ -4,9 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-import numpy as np
-
-from dpsyn.population import Label, Samples
+from dpsyn.population import I64, Label, Samples
 from dpsyn.tables.schema import Schema
 
 
@@ -44,8 +42,8 @@ class Records:
     """
 
     samples: Samples
-    labels: np.ndarray
-    units: np.ndarray | None = None
+    labels: I64
+    units: I64 | None = None
     refused: Sequence[Refusal] = ()
     adjusted: Mapping[str, int] = field(default_factory=dict)
     remarks: Mapping[str, int] = field(default_factory=dict)

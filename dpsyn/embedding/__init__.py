@@ -10,14 +10,14 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from dpsyn.data import Data
-from dpsyn.population import Samples
+from dpsyn.population import F32, I32, Array, Bool, Samples
 
 
 class Coder(Protocol):
     """What turns samples into what votes are about: vectors, or codes of table rows."""
 
     @abstractmethod
-    def __call__(self, samples: Samples) -> np.ndarray:
+    def __call__(self, samples: Samples) -> Array:
         """float32 [n, d], or codes int32 [n, d]; row i depends on sample i alone."""
         ...
 
@@ -36,7 +36,7 @@ class Embedding(Coder, Protocol):
     """
 
     @abstractmethod
-    def __call__(self, samples: Samples) -> np.ndarray:
+    def __call__(self, samples: Samples) -> F32:
         """float32 [n, d]; row i depends on sample i alone."""
         ...
 
@@ -68,7 +68,7 @@ class Unasked(Embedding):
 class Truncating(Protocol):
     """An embedding that may see only the beginning of a sample."""
 
-    def truncated(self, samples: Samples) -> np.ndarray:
+    def truncated(self, samples: Samples) -> Bool:
         """bool [n]: of which."""
         ...
 
@@ -86,21 +86,21 @@ class SparseEmbedding(Protocol):
 class Sparse:
     """Vectors of `dimension` entries, of which a row tells the same few; the others are 0.
 
-    places: int32 [n, e], a row's all different. values: float32 [n, e].
+    indices: int32 [n, e], a row's all different. values: float32 [n, e].
     """
 
-    places: np.ndarray
-    values: np.ndarray
+    indices: I32
+    values: F32
     dimension: int
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.indices)
 
     def __getitem__(self, rows: np.ndarray | slice) -> Sparse:
-        return Sparse(self.places[rows], self.values[rows], self.dimension)
+        return Sparse(self.indices[rows], self.values[rows], self.dimension)
 
-    def dense(self) -> np.ndarray:
+    def dense(self) -> F32:
         """float32 [n, dimension]"""
         vectors = np.zeros((len(self), self.dimension), np.float32)
-        np.put_along_axis(vectors, self.places, self.values, axis=1)
+        np.put_along_axis(vectors, self.indices, self.values, axis=1)
         return vectors

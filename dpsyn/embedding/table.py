@@ -65,7 +65,7 @@ class Table(Embedding):
                     places.append(np.full(len(cells), start + 1))
                     values.append(none * (self.missing_weight * column.weight))
             else:
-                found = column.places(cells)
+                found = column.codes_of(cells)
                 places.append(start + np.where(found < 0, column.size, found))
                 values.append(np.full(len(cells), self.category_weight * column.weight))
         return Sparse(np.stack(places, 1).astype(np.int32), np.stack(values, 1).astype(np.float32), self._starts[-1])

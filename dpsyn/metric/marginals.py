@@ -108,7 +108,7 @@ def _measured(content: np.ndarray, schema: Schema, bins: int) -> tuple[np.ndarra
             place = np.floor(np.where(none, 0, scaled) * bins + 1e-9).clip(0, bins - 1)
             cells[:, at] = np.where(none, bins, place)
         else:
-            places = column.places(values)
+            places = column.codes_of(values)
             cells[:, at] = np.where(places < 0, column.size, places)
         if column.name in ordered:
             numbers[:, ordered.index(column.name)] = (

@@ -67,8 +67,8 @@ class TableClassifier(Metric):
         ours, real = _synthetic(population, self), _real(self.data, self.schema)
         found: dict[str, float] = {}
         for target in targets:
-            guess = _classifier(self, _matrix(ours, self.schema.features), target.places(ours[target.name]))
-            wanted = target.places(real[target.name])
+            guess = _classifier(self, _matrix(ours, self.schema.features), target.codes_of(ours[target.name]))
+            wanted = target.codes_of(real[target.name])
             chances = np.zeros((len(real), target.size))
             values, share = guess(_matrix(real, self.schema.features))
             chances[:, values] = share

@@ -78,17 +78,17 @@ class Electorate:
                 if not n:
                     return
                 values = block["values"][:n]
-                records = Sparse(block["places"][:n], values, self.dimension) if self.entries else values
+                records = Sparse(block["indices"][:n], values, self.dimension) if self.entries else values
                 yield Block(label, records, np.frombuffer(units.read(8 * n), np.int64))
 
 
 def _lengths(vectors: Vectors) -> tuple[int, int]:
-    return (vectors.dimension, vectors.places.shape[1]) if isinstance(vectors, Sparse) else (vectors.shape[1], 0)
+    return (vectors.dimension, vectors.indices.shape[1]) if isinstance(vectors, Sparse) else (vectors.shape[1], 0)
 
 
 def _row(dimension: int, entries: int, kind: str) -> np.dtype:
     """How a record's vector lies on disk."""
-    places = [("places", np.int32, (entries,))] if entries else []
+    places = [("indices", np.int32, (entries,))] if entries else []
     return np.dtype([*places, ("values", kind, (entries or dimension,))])
 
 
@@ -157,7 +157,7 @@ def _write_vectors(data: Data, embed: Coder, folder: Path) -> tuple[dict[str, An
             if records.units is None and data.unit_column is not None:
                 raise invalid("data.unit_column", data.unit_column, "a column of every file")
             vectors = _embed_padded(look, records.samples)[:n]
-            if isinstance(vectors, Sparse) and SPARSE * vectors.places.shape[1] > vectors.dimension:
+            if isinstance(vectors, Sparse) and SPARSE * vectors.indices.shape[1] > vectors.dimension:
                 look, vectors = embed, vectors.dense()
             if isinstance(embed, Truncating):
                 met.remark("longer than the embedding reads", int(embed.truncated(records.samples).sum()))
@@ -168,7 +168,7 @@ def _write_vectors(data: Data, embed: Coder, folder: Path) -> tuple[dict[str, An
             kind = "int32" if isinstance(vectors, np.ndarray) and vectors.dtype == np.int32 else "float32"
             lines = np.empty(n, _row(dimension, entries, kind))
             if isinstance(vectors, Sparse):
-                lines["places"], lines["values"] = vectors.places, vectors.values
+                lines["indices"], lines["values"] = vectors.indices, vectors.values
             else:
                 lines["values"] = vectors
             for label in np.unique(records.labels):

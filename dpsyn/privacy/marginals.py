@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dpsyn.population import I64
+
 LABEL = -1  # the label, where a marginal names its columns
 BLOCK = 65536  # rows at a time, private or not
 
@@ -21,7 +23,7 @@ class Marginal:
     """
 
     columns: tuple[int, ...]
-    cells: tuple[np.ndarray, ...]
+    cells: tuple[I64, ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -32,7 +34,7 @@ class Marginal:
         return math.prod(self.shape)
 
 
-def count(marginal: Marginal, rows: np.ndarray) -> np.ndarray:
+def count(marginal: Marginal, rows: np.ndarray) -> I64:
     """How many rows lie in each cell, int64 of the marginal's shape.
 
     rows: codes (or atoms) int [n, d + 1], the label last.
@@ -40,7 +42,7 @@ def count(marginal: Marginal, rows: np.ndarray) -> np.ndarray:
     return np.bincount(cell_of(marginal, rows), minlength=marginal.size).reshape(marginal.shape)
 
 
-def cell_of(marginal: Marginal, rows: np.ndarray) -> np.ndarray:
+def cell_of(marginal: Marginal, rows: np.ndarray) -> I64:
     """The cell of every row, int64 [n], row-major. rows: as in `count`."""
     index = np.zeros(len(rows), np.int64)
     for j, cells, size in zip(marginal.columns, marginal.cells, marginal.shape, strict=True):
@@ -48,7 +50,7 @@ def cell_of(marginal: Marginal, rows: np.ndarray) -> np.ndarray:
     return index
 
 
-def counts_of(marginals: Sequence[Marginal], blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+def counts_of(marginals: Sequence[Marginal], blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> I64:
     """The counts of all cells of all marginals, one after the other: int64 [entries].
 
     blocks: (codes int [b, d], labels int64 [b]); memory does not depend on their number.
@@ -63,7 +65,7 @@ def counts_of(marginals: Sequence[Marginal], blocks: Iterable[tuple[np.ndarray, 
     return np.concatenate([c.ravel() for c in counts]) if counts else np.zeros(0, np.int64)
 
 
-def entries_of(marginals: Sequence[Marginal], codes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def entries_of(marginals: Sequence[Marginal], codes: np.ndarray, labels: np.ndarray) -> I64:
     """The entries of `counts_of` that a row counts in, one of each marginal: int64 [n, marginals]."""
     rows = np.concatenate([codes, labels[:, None]], axis=1, dtype=np.int32)
     starts = np.cumsum([0, *(marginal.size for marginal in marginals)])

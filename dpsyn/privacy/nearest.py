@@ -145,7 +145,7 @@ def sparse_search(candidates: np.ndarray) -> Search:
     def few(records: Sparse, k: int) -> tuple[np.ndarray, np.ndarray]:
         n = len(records)
         values = np.concatenate([records.values, np.ones((n, 1), np.float32)], 1)
-        places = np.concatenate([records.places, np.full((n, 1), d, np.int32)], 1)
+        places = np.concatenate([records.indices, np.full((n, 1), d, np.int32)], 1)
         some = values != 0
         ends = np.cumsum(some.sum(1))
         distances = csr_array((values[some], places[some], np.append(0, ends)), shape=(n, d + 1)) @ table

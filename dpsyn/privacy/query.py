@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from dpsyn.errors import UserError
+from dpsyn.population import F32, F64, I64
 from dpsyn.privacy.marginals import Marginal, counts_of, entries_of
 from dpsyn.privacy.nearest import Search, Vectors, distinct, faiss_search, nearest
 from dpsyn.privacy.votes import count_by_record
@@ -31,7 +32,7 @@ class Answer:
     values: float64 [entries]. deviation: the standard deviation of the noise in each.
     """
 
-    values: np.ndarray
+    values: F64
     deviation: float
 
 
@@ -45,7 +46,7 @@ class Block:
 
     label: int
     vectors: Any
-    units: np.ndarray
+    units: I64
 
 
 class Query(Protocol):
@@ -68,7 +69,7 @@ class Query(Protocol):
         ...
 
     @abstractmethod
-    def choices(self, blocks: Iterable[Block]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def choices(self, blocks: Iterable[Block]) -> Iterator[tuple[I64, I64]]:
         """(units int64 [b], the entries that each record counts in, int64 [b, m]), block by block."""
         ...
 
@@ -82,11 +83,11 @@ class Query(Protocol):
         """Raises UserError where records of vectors of this length cannot be asked."""
         return None
 
-    def tally(self, blocks: Iterable[Block]) -> np.ndarray:
+    def tally(self, blocks: Iterable[Block]) -> I64:
         """int64 [size], exact: the sum over records, so that shards can be added up."""
         return count_by_record((rows for _, rows in self.choices(blocks)), self.size)
 
-    def answer(self, total: np.ndarray) -> np.ndarray:
+    def answer(self, total: I64) -> I64:
         """int64, exact: what is noised, of the sum of all tallies."""
         return total
 
@@ -106,8 +107,8 @@ class Nearest(Query):
     So a record that is added or removed changes at most k entries by one, and no other.
     """
 
-    vectors: np.ndarray
-    labels: np.ndarray
+    vectors: F32
+    labels: I64
     k: int
     population: str = ""
     search: Callable[[np.ndarray], Search] = faiss_search
@@ -135,7 +136,7 @@ class Nearest(Query):
                 "and channels: set embedding.size, or data.size, data.mode, api.image_size alike."
             )
 
-    def choices(self, blocks: Iterable[Block]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def choices(self, blocks: Iterable[Block]) -> Iterator[tuple[I64, I64]]:
         label, mine, candidates = -1, np.empty(0, np.int64), self.vectors[:0]
         shortlist: Any = None
         for block in blocks:
@@ -171,7 +172,7 @@ class LabelCounts(Query):
     def about(self) -> str:
         return LABELS
 
-    def choices(self, blocks: Iterable[Block]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def choices(self, blocks: Iterable[Block]) -> Iterator[tuple[I64, I64]]:
         return ((block.units, np.full((len(block.units), 1), block.label)) for block in blocks)
 
 
@@ -205,16 +206,16 @@ class CellCounts(Query):
             digest.update(expected.astype("<i8").tobytes())
         return f"{CELLS} {digest.hexdigest()}"
 
-    def choices(self, blocks: Iterable[Block]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def choices(self, blocks: Iterable[Block]) -> Iterator[tuple[I64, I64]]:
         for block in blocks:
             codes, labels = _codes_of(block)
             yield block.units, entries_of(self.marginals, codes, labels)
 
-    def tally(self, blocks: Iterable[Block]) -> np.ndarray:
+    def tally(self, blocks: Iterable[Block]) -> I64:
         return counts_of(self.marginals, map(_codes_of, blocks))
 
     @property
-    def _expected(self) -> tuple[np.ndarray, ...]:
+    def _expected(self) -> tuple[I64, ...]:
         return ()
 
 
@@ -229,22 +230,22 @@ class CellScores(CellCounts):
     is replaced, or a user of many rows, moves a distance by more, so these are refused.
     """
 
-    expected: tuple[np.ndarray, ...]
+    expected: tuple[I64, ...]
 
     @property
     def additive(self) -> bool:
         return False
 
-    def choices(self, blocks: Iterable[Block]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def choices(self, blocks: Iterable[Block]) -> Iterator[tuple[I64, I64]]:
         raise RuntimeError("cells: scores are asked of records alone; nothing was read")
 
-    def answer(self, total: np.ndarray) -> np.ndarray:
+    def answer(self, total: I64) -> I64:
         parts = np.split(total, np.cumsum([counts.size for counts in self.expected])[:-1])
         gaps = [np.abs(part - counts.ravel()).sum() for part, counts in zip(parts, self.expected, strict=True)]
         return np.array(gaps, np.int64)
 
     @property
-    def _expected(self) -> tuple[np.ndarray, ...]:
+    def _expected(self) -> tuple[I64, ...]:
         return self.expected
 
 

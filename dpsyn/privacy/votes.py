@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from dpsyn.population import I64
 from dpsyn.privacy.budget import GRID
 
 MANY = 2**21  # votes of one user for one candidate: the square of more of them, times GRID^2, leaves 64 bits
@@ -19,12 +20,20 @@ class Votes:
     Only the ledger opens them, and only to add noise, once it has compared what one unit can move with what is charged.
 
     moves: entries that a record which is added or removed changes, by at most one each; 1 where all votes of a user
-        have a joint L2 norm of at most one. grid: they are counted in whole 1/grid.
+        have a joint L2 norm of at most one.
+    grid: they are counted in whole 1/grid.
+
+    >>> votes = Votes(np.array([41, 0, 7]), moves=1, grid=1)
+    >>> votes
+    Votes(sealed)
+    >>> list(votes)
+    Traceback (most recent call last):
+    TypeError: votes are sealed: exact counts leave only through the ledger, with noise
     """
 
     __slots__ = ("__counts", "grid", "moves")
 
-    def __init__(self, counts: np.ndarray, moves: int, grid: int) -> None:
+    def __init__(self, counts: I64, moves: int, grid: int) -> None:
         self.__counts = counts
         self.moves, self.grid = moves, grid
 
@@ -39,13 +48,13 @@ class Votes:
     __hash__ = None  # type: ignore[assignment]
 
 
-def unseal(votes: Votes) -> np.ndarray:
+def unseal(votes: Votes) -> I64:
     """The exact counts, int64 [n]. Called by `privacy/ledger.py` alone; a test watches."""
-    counts: np.ndarray = votes._Votes__counts  # type: ignore[attr-defined]
+    counts: I64 = votes._Votes__counts  # type: ignore[attr-defined]
     return counts
 
 
-def count_by_record(choices: Iterable[np.ndarray], n: int) -> np.ndarray:
+def count_by_record(choices: Iterable[I64], n: int) -> I64:
     """int64 [n], exact: one vote for each chosen candidate. choices: int64 [b, k] rows in [0, n)."""
     counts, cast = np.zeros(n, np.int64), 0
     for rows in choices:
@@ -55,7 +64,7 @@ def count_by_record(choices: Iterable[np.ndarray], n: int) -> np.ndarray:
     return counts
 
 
-def count_by_user(choices: Iterable[tuple[np.ndarray, np.ndarray]], n: int) -> np.ndarray:
+def count_by_user(choices: Iterable[tuple[I64, I64]], n: int) -> I64:
     """int64 [n], exact, in 1/GRID: each user's votes over *all* labels are one vector, scaled to an L2 norm of at most
     one.
 

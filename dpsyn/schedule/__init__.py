@@ -10,12 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import numpy as np
-
 from dpsyn.api import Api, Degree
 from dpsyn.embedding import Coder
 from dpsyn.errors import invalid
-from dpsyn.population import Label, Population, Samples
+from dpsyn.population import F32, F64, I64, U64, Label, Population, Samples
 from dpsyn.privacy.budget import Release, Settings
 from dpsyn.privacy.query import Answer, Query
 from dpsyn.tables.schema import Schema
@@ -37,7 +35,7 @@ class Facts:
     privacy: the settings of the group.
     """
 
-    shares: np.ndarray
+    shares: F64
     records: int | None
     schema: Schema | None
     privacy: Settings
@@ -46,9 +44,9 @@ class Facts:
 class Maker(Protocol):
     """What is asked for candidates: an api, or one that is asked in batches."""
 
-    def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples: ...
+    def generate(self, labels: Sequence[Label], seeds: U64) -> Samples: ...
 
-    def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: np.ndarray) -> Samples: ...
+    def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: U64) -> Samples: ...
 
 
 @dataclass(frozen=True)
@@ -63,12 +61,12 @@ class PublicSide:
     """
 
     api: Maker
-    embed: Callable[[Samples], np.ndarray]
+    embed: Callable[[Samples], F32]
     labels: Sequence[Label]
     facts: Facts
     seed: int
 
-    def named(self, labels: np.ndarray) -> list[Label]:
+    def named(self, labels: I64) -> list[Label]:
         return [self.labels[i] for i in labels]
 
 

@@ -9,10 +9,11 @@ import numpy as np
 
 from dpsyn.api import Degree
 from dpsyn.errors import invalid
+from dpsyn.population import F64, I64
 from dpsyn.schedule.selection import proportional, top
 from dpsyn.validate import flag, whole
 
-Select = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
+Select = Callable[[F64, int, np.random.Generator], I64]
 """(noisy votes of one label's candidates int64 [m], how many, generator) -> rows int64 [how many] in [0, m)"""
 
 
@@ -27,6 +28,10 @@ class Step:
     lookahead: a candidate is embedded as the mean of this many of its variations (K of the paper); 0: as itself.
     smooth: noisy votes are shared out among this many nearest candidates of a label before they select; 1: none.
     select: noisy votes -> rows that survive.
+
+    >>> step = Step(size=100, degree=0.5, select=top, variations=2)
+    >>> step.rows  # 100 survivors, and two variations of each
+    300
     """
 
     size: int

@@ -90,7 +90,7 @@ def encode(schema: Schema, content: np.ndarray) -> np.ndarray:
     below = _below(schema)
     table = np.empty((len(content), len(schema.features)), np.int32)
     for at, column in enumerate(schema.features):
-        near, own, places = _count(column, below), _starts(column), column.places(content[column.name])
+        near, own, places = _count(column, below), _starts(column), column.codes_of(content[column.name])
         found = near + np.searchsorted(own, places, side="right") - 1
         if near:
             edges, base = _edges(column), _base(column, below[column.name], content)
@@ -126,7 +126,7 @@ def decode(schema: Schema, table: np.ndarray, labels: np.ndarray, seeds: np.ndar
             places = _above_others(column, base, close, first, end, chance, of_another)
         else:
             places = _within(column, first, end, chance)
-        content[column.name] = column.typed(np.where(none, -1, places))
+        content[column.name] = column.values_of(np.where(none, -1, places))
     return schema.repaired(content, seeds)
 
 
@@ -197,7 +197,7 @@ def _base(column: Column, below: Below, content: np.ndarray) -> np.ndarray:
     below."""
     base = np.full(len(content), -1)
     for low, strict in below.columns:
-        places = low.places(content[low.name])
+        places = low.codes_of(content[low.name])
         base = np.maximum(base, np.where(places < 0, -1, lowest_above(low, column, places, strict)))
     return base
 
@@ -205,14 +205,14 @@ def _base(column: Column, below: Below, content: np.ndarray) -> np.ndarray:
 def _apart(column: Column, base: np.ndarray, places: np.ndarray) -> np.ndarray:
     """[n]: how far places are above others: int64 steps, of graded numbers float64."""
     if column.graded:
-        return column.numbers_at(np.maximum(places, 0)) - column.numbers_at(base.clip(0, column.size - 1))
+        return column.numbers_of(np.maximum(places, 0)) - column.numbers_of(base.clip(0, column.size - 1))
     return places - base
 
 
 def _moved(column: Column, base: np.ndarray, apart: np.ndarray) -> np.ndarray:
     """int64 [n]: the places that are so far above others, float64 [n]; the last one where there is none."""
     if column.graded:
-        return np.maximum(base, column.places(column.numbers_at(base) + apart))
+        return np.maximum(base, column.codes_of(column.numbers_of(base) + apart))
     room = np.int64(column.size - 1) - base
     return base + np.minimum(np.floor(apart).clip(0, 2.0**62).astype(np.int64), room)
 
@@ -220,8 +220,8 @@ def _moved(column: Column, base: np.ndarray, apart: np.ndarray) -> np.ndarray:
 def _within(column: Column, first: np.ndarray, end: np.ndarray, chance: np.ndarray) -> np.ndarray:
     """int64 [n]: one of the places from first up to end, all alike; of graded numbers all of the range alike."""
     if column.graded:
-        low, high = column.numbers_at(first), column.numbers_at(end - 1)
-        return column.places(low + chance * (high - low)).clip(first, end - 1)
+        low, high = column.numbers_of(first), column.numbers_of(end - 1)
+        return column.codes_of(low + chance * (high - low)).clip(first, end - 1)
     return first + np.minimum((chance * (end - first)).astype(np.int64), end - first - 1)
 
 
@@ -232,7 +232,7 @@ def _starts(column: Column) -> np.ndarray:
         return np.arange(column.size)
     bins = min(column.bins or BINS, column.size)
     if column.graded:
-        equal = column.places(np.linspace(column.low, column.high, bins, endpoint=False))
+        equal = column.codes_of(np.linspace(column.low, column.high, bins, endpoint=False))
     else:
         equal = np.array([place * column.size // bins for place in range(bins)], np.int64)
     special = np.array(column.special, np.int64)
@@ -256,7 +256,7 @@ def _near_zero(column: Column) -> np.ndarray:
     sizes = sizes[sizes * (1 - 2 ** (-1 / NEAR)) < (column.high - column.low) / BINS]
     numbers = np.concatenate([-sizes, [0.0], sizes])
     numbers = numbers[(column.low <= numbers) & (numbers <= column.high)]
-    return column.places(np.rint(numbers) if column.whole else numbers)
+    return column.codes_of(np.rint(numbers) if column.whole else numbers)
 
 
 def _near_ends(column: Column) -> np.ndarray:
@@ -267,7 +267,7 @@ def _near_ends(column: Column) -> np.ndarray:
     at_low, at_high = (parts[: len(parts) * (bound != 0)] for bound in (column.low, column.high))
     if column.graded:
         whole = column.high - column.low
-        return column.places(np.concatenate([column.low + at_low * whole, column.high - at_high * whole]))
+        return column.codes_of(np.concatenate([column.low + at_low * whole, column.high - at_high * whole]))
     away, back = (np.rint(part * column.size).astype(np.int64) for part in (at_low, at_high))
     return np.concatenate([away, column.size - back])
 
@@ -296,7 +296,7 @@ def _expected(column: Column, is_above: bool) -> np.ndarray:
     starts = _starts(column)
     shares = np.ones(len(starts))
     if _is_fine_near_zero(column):
-        sizes = np.abs(column.numbers_at(np.append(starts, column.size - 1)))
+        sizes = np.abs(column.numbers_of(np.append(starts, column.size - 1)))
         shares = (np.maximum(sizes[:-1], sizes[1:]) / sizes.max()) ** (1 / FADES) + 1e-9
     if is_above:
         distances = np.diff((_edges(column) / _edges(column)[-1]) ** (1 / FADES))

@@ -1,8 +1,8 @@
 """Columns of a table as a public schema declares them: what their cells mean, and every value that they may have.
 
-The values of a column are numbered, 0 to size - 1, its *places*: of a category its declared values, of a number the
+The values of a column are numbered, 0 to size - 1, its *codes*: of a category its declared values, of a number the
 steps of its resolution from the lower bound on. A number without a resolution has those of `dpsyn/tables/grades.py`.
--1 is the place of a missing value.
+-1 is the code of a missing value.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ OUTSIDE = {
 }
 OTHER = "other"
 MAX_FLOAT = float(np.finfo(np.float64).max)
-MOST = 2**63 - 2  # places: what int64 holds beside a missing one
+MOST = 2**63 - 2  # codes: what int64 holds beside a missing one
 TRUTH = {"false": 0, "true": 1, "0": 0, "1": 1, "no": 0, "yes": 1, "f": 0, "t": 1, "n": 0, "y": 1}
 
 # How a cell was parsed. Those from REFUSED on cannot be used.
@@ -87,7 +87,7 @@ class Column:
 
     low, high, step: of numbers; of dates in days since 1970, of times in seconds since 1970 or midnight, on the clock
         of their zone.
-    special: places that are cells of their own, whatever the bins.
+    special: codes that are cells of their own, whatever the bins.
     missing: whether a value may be missing. texts: cells that mean so, in the spelling of `canonical`.
     outside: what a value outside the schema is read as.
     weight: in the distance.
@@ -129,7 +129,7 @@ class Column:
 
     @functools.cached_property
     def size(self) -> int:
-        """The number of places."""
+        """The number of codes."""
         if self.whole:
             return int(self.high - self.low) // int(self.step) + 1
         if self.graded:
@@ -154,34 +154,34 @@ class Column:
         """The least distance between neighbouring values."""
         return self._grades.finest if self.graded else self.step
 
-    def typed(self, places: np.ndarray) -> np.ndarray:
+    def values_of(self, codes: np.ndarray) -> np.ndarray:
         """int64 [n], -1 for a missing one -> values of the column's dtype [n], as in `Samples.content`."""
         if not self.numeric:
             names = np.array([*self.values, None], object)
-            return places.astype(np.int8) if self.kind == "boolean" else names[places]
+            return codes.astype(np.int8) if self.kind == "boolean" else names[codes]
         if self.kind == "number":
-            return self.numbers_at(places)
-        values = np.where(places < 0, MISSING, self.measured(places)).astype(self.dtype)  # NaT is the same int64
+            return self.numbers_of(codes)
+        values = np.where(codes < 0, MISSING, self.measured(codes)).astype(self.dtype)  # NaT is the same int64
         return times.existing(values, self.timezone) if self.kind == "datetime" else values
 
-    def measured(self, places: np.ndarray) -> np.ndarray:
+    def measured(self, codes: np.ndarray) -> np.ndarray:
         """[n]: what a place stands for, exactly: int64, of a number float64; of an ordered column the place itself.
         Anything for a missing one."""
         if self.kind == "number":
-            return self.numbers_at(places)
-        return np.int64(self.low) + places * np.int64(self.step) if self.whole else places
+            return self.numbers_of(codes)
+        return np.int64(self.low) + codes * np.int64(self.step) if self.whole else codes
 
-    def numbers_at(self, places: np.ndarray) -> np.ndarray:
+    def numbers_of(self, codes: np.ndarray) -> np.ndarray:
         """float64 [n]: what a place stands for; of an ordered column the place itself. NaN for a missing one."""
         if self.graded:
-            numbers = self._grades.numbers(places)
+            numbers = self._grades.numbers(codes)
         elif self.kind == "number":
             first, rest, factor, over = self._grid
-            numbers = (places + first) * factor / over
+            numbers = (codes + first) * factor / over
             numbers = (np.round(numbers + rest, _decimals(self.low, self.step)) if rest else numbers) + 0.0
         else:
-            numbers = self.measured(places).astype(np.float64)
-        numbers[places < 0] = np.nan
+            numbers = self.measured(codes).astype(np.float64)
+        numbers[codes < 0] = np.nan
         return numbers
 
     def numbers(self, values: np.ndarray) -> np.ndarray:
@@ -189,12 +189,12 @@ class Column:
         if self.kind == "number":
             return values
         if not self.numeric:
-            places = self.places(values)
-            return np.where(places < 0, np.nan, places)
+            codes = self.codes_of(values)
+            return np.where(codes < 0, np.nan, codes)
         whole = values.astype(np.int64)
         return np.where(whole == MISSING, np.nan, whole)
 
-    def places(self, values: np.ndarray) -> np.ndarray:
+    def codes_of(self, values: np.ndarray) -> np.ndarray:
         """int64 [n]: the place of each value, or the one nearest to it. Raises UserError for an undeclared category."""
         if self.kind == "boolean":
             return values.astype(np.int64)
@@ -207,7 +207,7 @@ class Column:
             none = np.isnan(values)
             numbers = np.where(none, self.low, values).clip(self.low, self.high)
             if self.graded:
-                steps = self._grades.places(numbers)
+                steps = self._grades.codes_of(numbers)
             else:
                 first, rest, _, _ = self._grid
                 steps = np.rint((numbers - rest) / self.step).astype(np.int64) - np.int64(first)
@@ -472,8 +472,8 @@ def _numeric_column(key: str, name: str, kind: str, said: Mapping[str, Any], kno
     if any(not low <= number <= high for number in numbers):
         raise invalid(f"{key}.special", list(special), "values within the bounds")
     values = np.array(numbers, np.int64 if column.whole else np.float64)
-    places = sorted(set(column.places(values).tolist()))
-    return replace(column, special=tuple(places))
+    codes = sorted(set(column.codes_of(values).tolist()))
+    return replace(column, special=tuple(codes))
 
 
 def _time_facts(key: str, kind: str, said: Mapping[str, Any]) -> dict[str, Any]:

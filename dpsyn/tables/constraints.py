@@ -74,7 +74,7 @@ def broken(content: np.ndarray, columns: Mapping[str, Column], constraints: Sequ
             x, y = _in_days(x, low, high), _in_days(y, high, low)
             wrong |= ~(no_x | no_y | _in_order(x, y, each.strict))
         else:
-            x, unless = (columns[name].places(content[name]) for name in (each.x, each.unless))
+            x, unless = (columns[name].codes_of(content[name]) for name in (each.x, each.unless))
             wrong |= (x >= 0) & ~_met(each, unless, columns)
     return wrong
 
@@ -99,15 +99,15 @@ def repaired(
     repaired_rows = content[rows]
     orders = _sorted([each for each in constraints if isinstance(each, Order)])
     named = list(dict.fromkeys(name for each in orders for name in (each.low, each.high)))
-    places = {name: columns[name].places(repaired_rows[name]) for name in named}
-    _put_in_order(places, columns, labels, orders, uniform(seeds[rows], COIN) < 0.5)
+    codes = {name: columns[name].codes_of(repaired_rows[name]) for name in named}
+    _put_in_order(codes, columns, labels, orders, uniform(seeds[rows], COIN) < 0.5)
     for name in named:
-        repaired_rows[name] = columns[name].typed(places[name])
+        repaired_rows[name] = columns[name].values_of(codes[name])
     nulls = [each for each in constraints if isinstance(each, Null)]
     for _ in nulls:  # one that goes may take others with it, and so on along a chain of all of them at most
         for each in nulls:
-            gone = ~_met(each, columns[each.unless].places(repaired_rows[each.unless]), columns)
-            none = columns[each.x].typed(np.full(int(gone.sum()), -1))
+            gone = ~_met(each, columns[each.unless].codes_of(repaired_rows[each.unless]), columns)
+            none = columns[each.x].values_of(np.full(int(gone.sum()), -1))
             repaired_rows[each.x][gone] = none
     whole = content.copy()
     whole[rows] = repaired_rows
@@ -115,14 +115,14 @@ def repaired(
 
 
 def _met(each: Null, unless: np.ndarray, columns: Mapping[str, Column]) -> np.ndarray:
-    """bool [n]: rows in which `x` may have a value. unless: the places of that column."""
+    """bool [n]: rows in which `x` may have a value. unless: the codes of that column."""
     if each.place is not None:
         return unless == each.place
     return unless == 1 if columns[each.unless].kind == "boolean" else unless >= 0
 
 
 def _put_in_order(
-    places: dict[str, np.ndarray],
+    codes: dict[str, np.ndarray],
     columns: Mapping[str, Column],
     labels: Sequence[str],
     orders: Sequence[Order],
@@ -130,18 +130,18 @@ def _put_in_order(
 ) -> None:
     """In place. Each value moves into the room that the bounds and the labels leave it; then, from the lowest column to
     the highest in the rows that `rise`, the other way in the rest, past its neighbour."""
-    least, most = _room(places, columns, labels, orders)
-    for name, mine in places.items():
+    least, most = _room(codes, columns, labels, orders)
+    for name, mine in codes.items():
         there = mine >= 0
         mine[there] = mine[there].clip(least[name][there], most[name][there])
     for each in orders:
-        low, high = places[each.low], places[each.high]
+        low, high = codes[each.low], codes[each.high]
         both = (low >= 0) & (high >= 0) & rise
         first, top = _above(columns, each, low), most[each.high]
         risen = first + _mirrored(first - high, top - first, first - least[each.high])
         high[both] = np.where(high < first, risen, high)[both]
     for each in reversed(orders):
-        low, high = places[each.low], places[each.high]
+        low, high = codes[each.low], codes[each.high]
         both = (low >= 0) & (high >= 0) & ~rise
         last, bottom = _below(columns, each, high), least[each.low]
         fallen = last - _mirrored(low - last, last - bottom, most[each.low] - last)
@@ -149,50 +149,50 @@ def _put_in_order(
 
 
 def _mirrored(apart: np.ndarray, room: np.ndarray, back: np.ndarray) -> np.ndarray:
-    """int64 [n]: places to move beyond a limit, for values so far before it, of a room so wide, as there is `back`: one
+    """int64 [n]: codes to move beyond a limit, for values so far before it, of a room so wide, as there is `back`: one
     share of the narrower room as of the wider one, so that no bound gathers them."""
     share = np.minimum(1.0, room / np.maximum(back, 1))
     return np.minimum(np.floor(apart * share).clip(0, 2.0**62).astype(np.int64), room.clip(0))
 
 
 def _room(
-    places: Mapping[str, np.ndarray], columns: Mapping[str, Column], labels: Sequence[str], orders: Sequence[Order]
+    codes: Mapping[str, np.ndarray], columns: Mapping[str, Column], labels: Sequence[str], orders: Sequence[Order]
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Lowest and highest place, int64 [n] each, that every column may have, whatever those that are no labels do."""
-    least = {name: mine.copy() if name in labels else np.zeros_like(mine) for name, mine in places.items()}
+    least = {name: mine.copy() if name in labels else np.zeros_like(mine) for name, mine in codes.items()}
     most = {
         name: mine.copy() if name in labels else np.full_like(mine, columns[name].size - 1)
-        for name, mine in places.items()
+        for name, mine in codes.items()
     }
     for each in orders:
-        both = (places[each.low] >= 0) & (places[each.high] >= 0)
+        both = (codes[each.low] >= 0) & (codes[each.high] >= 0)
         least[each.high][both] = np.maximum(least[each.high], _above(columns, each, least[each.low]))[both]
     for each in reversed(orders):
-        both = (places[each.low] >= 0) & (places[each.high] >= 0)
+        both = (codes[each.low] >= 0) & (codes[each.high] >= 0)
         most[each.low][both] = np.minimum(most[each.low], _below(columns, each, most[each.high]))[both]
     return least, most
 
 
 def _above(columns: Mapping[str, Column], each: Order, low: np.ndarray) -> np.ndarray:
-    """The lowest places of the higher column that keep the order, its size where there is none; of missing values
+    """The lowest codes of the higher column that keep the order, its size where there is none; of missing values
     any."""
     return lowest_above(columns[each.low], columns[each.high], low, each.strict)
 
 
-def lowest_above(low: Column, high: Column, places: np.ndarray, strict: bool) -> np.ndarray:
+def lowest_above(low: Column, high: Column, codes: np.ndarray, strict: bool) -> np.ndarray:
     """int64 [n]: the lowest place of `high` whose value is not below (strict: is above) that of a place of `low`, int64
     [n], which may lie beyond its bounds; the size of `high` where there is none."""
-    given = low.measured(places.clip(0, low.size - 1))
+    given = low.measured(codes.clip(0, low.size - 1))
     wanted = _turned(given, low, high, strict, up=True)
     found = _placed(high, wanted, up=True)
     if high.kind == "number":
         further = np.maximum(found + 1, _placed(high, np.nextafter(wanted.astype(np.float64), np.inf), up=True))
         found = np.where(_in_order(given, high.measured(found), strict), found, further)
-    return np.where(places >= low.size, high.size, found)
+    return np.where(codes >= low.size, high.size, found)
 
 
 def _below(columns: Mapping[str, Column], each: Order, high: np.ndarray) -> np.ndarray:
-    """The highest places of the lower column that keep the order, -1 where there is none; of missing values any."""
+    """The highest codes of the lower column that keep the order, -1 where there is none; of missing values any."""
     low, above = columns[each.low], columns[each.high]
     given = above.measured(high.clip(0, above.size - 1))
     wanted = _turned(given, above, low, each.strict, up=False)
@@ -206,7 +206,7 @@ def _below(columns: Mapping[str, Column], each: Order, high: np.ndarray) -> np.n
 def _placed(column: Column, values: np.ndarray, up: bool) -> np.ndarray:
     """int64 [n]: the place of the first value at or after each one, or at or before it; of a number the nearest one."""
     if column.kind == "number":
-        return column.places(values.astype(np.float64))
+        return column.codes_of(values.astype(np.float64))
     low, high = (int(column.low), int(column.high)) if column.whole else (0, column.size - 1)
     away = values.clip(low, high) - np.int64(low)
     step = np.int64(column.step if column.whole else 1)
@@ -237,7 +237,7 @@ def _exact(column: Column, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Values as int64, of numbers float64; and bool [n], which are missing."""
     if column.kind == "number":
         return values, np.isnan(values)
-    whole = values.astype(np.int64) if column.whole else column.places(values)
+    whole = values.astype(np.int64) if column.whole else column.codes_of(values)
     return whole, whole == MISSING if column.whole else whole < 0
 
 
@@ -333,7 +333,7 @@ def _place(text: str, column: Column, value: str) -> int:
     if rules[0]:
         which = f": {one_of(column.values)}" if 0 < len(column.values) <= 20 else ""
         raise invalid(KEY, repr(text), f"a value that the column '{column.name}' can have{which}")
-    place = int(column.places(values)[0])
+    place = int(column.codes_of(values)[0])
     if place < 0:
         raise invalid(KEY, repr(text), "a value that is not the missing one")
     return place

@@ -55,17 +55,17 @@ class Grades:
     def size(self) -> int:
         return int(self._ranks(np.array([self.high]))[0]) - self.first + 1
 
-    def places(self, numbers: np.ndarray) -> np.ndarray:
+    def codes_of(self, numbers: np.ndarray) -> np.ndarray:
         """float64 [n], none NaN -> int64 [n]"""
         return self._ranks(numbers) - self.first
 
-    def numbers(self, places: np.ndarray) -> np.ndarray:
+    def numbers(self, codes: np.ndarray) -> np.ndarray:
         """int64 [n] -> float64 [n], within low and high"""
-        ranks = places + self.first
+        ranks = codes + self.first
         steps = np.abs(ranks)
         decades = np.clip((steps - ALL) // (9 * ALL), 0, DECADES)
         steps = steps - decades * 9 * ALL
-        found = np.empty(len(places))
+        found = np.empty(len(codes))
         for decade in np.unique(decades).tolist():  # by a power of ten that is exact, so that 0.3 is 0.3
             here, power = decades == decade, self.bottom + decade - DIGITS
             if abs(power) <= 22:

@@ -49,7 +49,17 @@ MOST_LABELS = 10_000
 
 @dataclass(frozen=True)
 class Schema:
-    """file: the content of a schema yaml, as `read` gives it. Raises UserError for what is none."""
+    """What is declared of a table. Raises UserError for what is no schema.
+
+    file: the content of a schema yaml, as `read` gives it.
+
+    >>> schema = Schema({"columns": {"age": {"kind": "integer", "bounds": [0, 120]}, "died": {"kind": "boolean"}},
+    ...                  "labels": ["died"]})
+    >>> schema.labels
+    ({'died': 'false'}, {'died': 'true'})
+    >>> [column.name for column in schema.features]
+    ['age']
+    """
 
     file: Any = field(metadata=PLACE)
 
@@ -161,14 +171,14 @@ class Schema:
         index = np.zeros(len(content), np.int64)
         for name in self.label_columns:
             column = self.columns[name]
-            index = index * column.size + column.places(content[name])
+            index = index * column.size + column.codes_of(content[name])
         return index
 
     def with_labels(self, content: np.ndarray, labels: np.ndarray) -> None:
         """Writes the values of each row's label, int64 [n], into its label columns, in place."""
         for name in reversed(self.label_columns):
             labels, places = np.divmod(labels, self.columns[name].size)
-            content[name] = self.columns[name].typed(places)
+            content[name] = self.columns[name].values_of(places)
 
     def index(self, labels: Sequence[Label]) -> np.ndarray:
         """int64 [n]: where in `labels` each one stands. Raises UserError for one that is none of them."""
@@ -225,4 +235,4 @@ def column_told(text: str) -> str:
 def _named(column: Column) -> list[str]:
     if not column.numeric:
         return list(column.values)
-    return [str(number) for number in column.typed(np.arange(column.size)).tolist()]
+    return [str(number) for number in column.values_of(np.arange(column.size)).tolist()]

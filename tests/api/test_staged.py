@@ -1,4 +1,5 @@
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -6,7 +7,9 @@ from fakes import Making
 
 from dpsyn.api.staged import Staged
 from dpsyn.errors import UserError
+from dpsyn.networks.runtime import Runtime
 from dpsyn.population import Samples, concatenate, take
+from dpsyn.workers import asked_in_batches
 
 LABELS = [{"digit": str(i % 10)} for i in range(6)]
 SEEDS = np.arange(6, dtype=np.uint64)
@@ -46,24 +49,24 @@ class Inverting(Making):
         return Samples(255 - samples.content, dict(samples.traits))
 
 
-def relay():
+def staged():
     return Staged(Grey(), Inverting())
 
 
 def test_the_degree_says_who_varies_and_the_traits_of_both_are_carried():
-    start = relay().generate(LABELS, SEEDS)
+    start = staged().generate(LABELS, SEEDS)
     assert start.traits.keys() == {"first.bright", "second.class"}
-    once = relay().vary(start, LABELS, {"first": 0.5}, SEEDS)
+    once = staged().vary(start, LABELS, {"first": 0.5}, SEEDS)
     np.testing.assert_array_equal(once.traits["first.bright"], start.traits["first.bright"] + 1)
-    twice = relay().vary(once, LABELS, {"second": 3}, SEEDS)
+    twice = staged().vary(once, LABELS, {"second": 3}, SEEDS)
     np.testing.assert_array_equal(twice.content, 255 - once.content)
     np.testing.assert_array_equal(twice.traits["second.class"], SEEDS % 3)
 
 
 def test_survivors_of_the_first_and_variations_by_the_second_stand_side_by_side():
-    start = relay().generate(LABELS, SEEDS)
-    both = concatenate([start, relay().vary(start, LABELS, {"second": 3}, SEEDS)])
-    again = relay().vary(take(both, np.arange(12)), LABELS * 2, {"second": 1}, np.arange(12, dtype=np.uint64))
+    start = staged().generate(LABELS, SEEDS)
+    both = concatenate([start, staged().vary(start, LABELS, {"second": 3}, SEEDS)])
+    again = staged().vary(take(both, np.arange(12)), LABELS * 2, {"second": 1}, np.arange(12, dtype=np.uint64))
     np.testing.assert_array_equal(again.content[6:], start.content)
 
 
@@ -80,13 +83,13 @@ def test_an_api_that_needs_no_traits_adopts_anything():
 @pytest.mark.parametrize("degree", [0.5, {"third": 1}, {"first": 1, "second": 1}, {}])
 def test_a_degree_that_names_nobody_is_refused(degree):
     with pytest.raises(UserError, match="who varies"):
-        relay().check_degree(degree)
+        staged().check_degree(degree)
 
 
 def test_each_refuses_its_own_degrees():
     with pytest.raises(UserError, match="too far"):
-        relay().check_degree({"first": 2})
-    relay().check_degree({"second": 2})
+        staged().check_degree({"first": 2})
+    staged().check_degree({"second": 2})
 
 
 def test_what_is_no_api_and_a_second_that_adopts_nothing_are_refused():
@@ -105,5 +108,37 @@ def test_a_ping_is_that_of_both_and_of_what_each_will_be_asked_for():
 
     Staged(Hosted(), Hosted()).ping("generate")
     Staged(Grey(), Hosted()).ping("generate")
-    relay().ping("generate")
+    staged().ping("generate")
     assert heard == ["generate", "vary", "vary"]
+
+
+def test_the_stage_that_queues_says_how_far_it_is_and_the_other_is_asked_in_batches():
+    sizes = []
+
+    @dataclass(frozen=True)
+    class Queueing(Inverting):
+        calls: list = field(default_factory=list, compare=False)
+
+        @contextmanager
+        def watched(self, advance):
+            self.calls.append(advance)
+            yield
+
+        def vary(self, samples, labels, degree, seeds):
+            sizes.append(len(samples))
+            self.calls[-1](len(samples))
+            return super().vary(samples, labels, degree, seeds)
+
+    done = []
+
+    @contextmanager
+    def progress(text, rows):
+        yield lambda more: done.append((text, more))
+
+    api = Staged(Grey(), Queueing())
+    with asked_in_batches(api, None, Runtime(batch_size=2), progress) as asked:
+        start = asked.generate(LABELS, SEEDS)
+        asked.vary(start, LABELS, {"second": 1}, SEEDS)
+        asked.vary(start, LABELS, {"first": 1}, SEEDS)
+    assert sizes == [6]
+    assert done == [("generating", 2)] * 3 + [("varying", 6)] + [("varying", 2)] * 3

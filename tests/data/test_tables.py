@@ -227,7 +227,7 @@ def test_the_data_sets_that_ship_read_what_their_schema_says(name: str, tmp_path
     plain = yaml.safe_load((config_folder() / f"data/{name}.yaml").read_text())
     assert plain.pop("_target_") == "dpsyn.data.tables.Tables" and plain["schema"]["file"] == name
     table = Schema(schema.read(name, config_folder() / "schemas"))
-    middle = {column.name: column.typed(np.array([column.size // 2]))[0] for column in table.columns.values()}
+    middle = {column.name: column.values_of(np.array([column.size // 2]))[0] for column in table.columns.values()}
     path = tmp_path / "train.csv"
     names = list(middle) if plain["header"] is True else plain["header"]
     cells = ",".join(str(middle.get(column, "x")) for column in names)
@@ -269,7 +269,7 @@ def test_a_code_of_a_missing_value_is_one_however_it_is_spelled(kind: str, missi
     said = yaml.safe_load(f"{{{kind}, missing: true, missing_values: ['{missing}']}}")
     column = declared("columns.x", "x", said, False)
     found = column.read([cell, missing, ""])
-    assert (found[1] == FINE).all() and column.places(found[0]).tolist() == [-1, -1, -1]
+    assert (found[1] == FINE).all() and column.codes_of(found[0]).tolist() == [-1, -1, -1]
 
 
 def test_a_code_of_a_missing_value_may_be_no_value_however_it_is_spelled() -> None:

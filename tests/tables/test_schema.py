@@ -38,7 +38,7 @@ def random_rows(table: Schema, n: int, start: int = 0) -> np.ndarray:
     """Any values, missing ones too, constraints or not."""
     rng, content = np.random.default_rng(start), np.empty(n, table.dtype)
     for name, column in table.columns.items():
-        content[name] = column.typed(rng.integers(-1 if column.missing else 0, column.size, n))
+        content[name] = column.values_of(rng.integers(-1 if column.missing else 0, column.size, n))
     return content
 
 
@@ -150,7 +150,7 @@ def test_wide_bounds_cost_no_precision_near_zero(low: float, high: float, step: 
     table, n = of({"n": column, "equal": {**column, "bins": 256}, "day": STAYS["paid"]}), 2000
     content = random_rows(table, n)
     sizes = np.geomspace(step, max(-low, high), n) * np.where(np.arange(n) % 2, 1, -1)
-    content["n"] = table.columns["n"].typed(table.columns["n"].places(sizes.clip(low, high)))
+    content["n"] = table.columns["n"].values_of(table.columns["n"].codes_of(sizes.clip(low, high)))
     coded = codec.encode(table, content)
     back = codec.decode(table, coded, np.zeros(n, int), seeds(n))
     assert (codec.encode(table, back) == coded).all()
@@ -209,7 +209,7 @@ def test_without_the_column_below_it_a_value_is_coded_by_itself() -> None:
     base = {"kind": "integer", "bounds": [20, 30], "missing": True}
     table = of({"a": base, "b": {"kind": "integer", "bounds": [0, 90]}}, (), ("a <= b",))
     content = np.empty(91, table.dtype)
-    content["a"], content["b"] = table.columns["a"].typed(np.full(91, -1)), np.arange(91)
+    content["a"], content["b"] = table.columns["a"].values_of(np.full(91, -1)), np.arange(91)
     coded = codec.encode(table, content)
     back = codec.decode(table, coded, np.zeros(91, int), seeds(91))
     assert np.abs(back["b"] - content["b"]).max() <= 3 and back["b"][:20].tolist() == list(range(20))
@@ -266,9 +266,9 @@ def test_repaired_rows_break_no_constraint_leave_no_domain_and_keep_their_labels
     assert (after["cap"] == before["cap"]).all()
     assert repr(table.repaired(after, seeds(5000, 1)).tolist()) == repr(after.tolist())
     for name, column in table.columns.items():
-        places = column.places(after[name])
+        places = column.codes_of(after[name])
         assert places.max() < column.size and (places.min() >= 0 or column.missing)
-        assert repr(column.typed(places).tolist()) == repr(after[name].tolist())  # on the grid of its resolution
+        assert repr(column.values_of(places).tolist()) == repr(after[name].tolist())  # on the grid of its resolution
     part = table.repaired(before[4000:], own[4000:])
     assert repr(part.tolist()) == repr(after[4000:].tolist())
 

@@ -166,7 +166,7 @@ def test_csv_and_jsonl_write_times_as_the_schema_declares_them() -> None:
 def test_an_hour_that_a_clock_leaves_out_is_never_made_and_one_that_comes_twice_comes_back() -> None:
     spring = {"kind": "datetime", "bounds": ["2024-03-31 00:00", "2024-03-31 05:00"], "timezone": "Europe/Berlin"}
     column = of({"x": {**spring, "resolution": "minute"}}).columns["x"]
-    values = column.typed(np.arange(column.size))
+    values = column.values_of(np.arange(column.size))
     hours = (values - np.datetime64("2024-03-31T00:00:00")).astype(int) // 3600
     assert sorted(set(hours.tolist())) == [0, 1, 3, 4, 5]
     twice = np.array(["2024-10-27T02:30:00", "NaT"], "M8[s]")

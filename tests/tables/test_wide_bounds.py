@@ -105,11 +105,11 @@ def test_what_lies_at_one_end_of_the_bounds_is_told_apart(bounds: list[float], v
 def test_numbers_of_a_column_are_short_decimals() -> None:
     column = of({"x": {"kind": "number", "bounds": [-(10**6), 10**6]}}).columns["x"]
     given = np.array([0.3, 1.02, 12345.67, -0.1, 1e-9, 0.0, 1e6, np.nan])
-    places = column.places(given)
-    assert repr(column.typed(places).tolist()) == repr(given.tolist())
+    places = column.codes_of(given)
+    assert repr(column.values_of(places).tolist()) == repr(given.tolist())
     everywhere = np.unique(np.random.default_rng(0).integers(0, column.size, 5000))
-    back = column.typed(everywhere)
-    assert (np.diff(back) > 0).all() and (column.places(back) == everywhere).all()
+    back = column.values_of(everywhere)
+    assert (np.diff(back) > 0).all() and (column.codes_of(back) == everywhere).all()
 
 
 def test_whole_numbers_of_64_bits_stay_exact_from_the_cell_to_the_file() -> None:
@@ -128,7 +128,7 @@ def test_whole_numbers_of_64_bits_stay_exact_from_the_cell_to_the_file() -> None
     mended = schema.repaired(exact, np.arange(3).astype(np.uint64))
     assert not schema.broken(mended).any() and mended[[0, 2]].tolist() == exact[[0, 2]].tolist()
     column = schema.columns["id"]
-    assert column.typed(column.places(content["id"])).tolist() == content["id"].tolist()
+    assert column.values_of(column.codes_of(content["id"])).tolist() == content["id"].tolist()
     kept = Table(schema, 0.1).vary(Samples(mended), [{}] * 3, 0.0, np.arange(3).astype(np.uint64)).content
     assert kept.tolist() == mended.tolist()
     given = Population(1, Samples(mended), np.zeros(3, int), np.full(3, -1), np.ones(3, bool))
@@ -286,7 +286,7 @@ def test_of_three_thousand_values_at_epsilon_one_no_phantom_has_a_hundredth_of_t
     shares = 1 / np.arange(1, 601) ** 1.1
     chosen = rng.permutation(3000)[:600][rng.choice(600, 5000, p=shares / shares.sum())]
     content["code"], content["age"] = np.array(said["values"], object)[chosen], rng.integers(0, 100, 5000)
-    ours = np.bincount(schema.columns["code"].places(made(schema, content, 1.0)["code"]), minlength=3000) / 4000
+    ours = np.bincount(schema.columns["code"].codes_of(made(schema, content, 1.0)["code"]), minlength=3000) / 4000
     real = np.bincount(chosen, minlength=3000) / 5000
     assert ours[real == 0].max() < 0.01 and ours[np.argmax(real)] == pytest.approx(real.max(), abs=0.05)
 
