@@ -49,6 +49,7 @@ RENAMED = {  # before 0.1.0
     "privacy.label_budget": "privacy.label_shares_budget",
     "metric.every": "metric.every_n_releases",
     "api.missing": "api.missing_rate",
+    "api.max_refused": "api.max_fallback_share",
     "api.max_stood_in": "api.max_fallback_share",
     "api.max_tokens_as": "api.max_tokens_param",
     "api.prompts.least_words": "api.prompts.min_words",

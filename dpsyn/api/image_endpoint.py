@@ -12,12 +12,12 @@ import io
 import json
 import logging
 import math
-import random
 import re
+import secrets
 import string
 import urllib.request
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
@@ -25,10 +25,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dpsyn.api import Api, Degree
+from dpsyn.api import Api, Degree, Usage
 from dpsyn.data import Data
 from dpsyn.errors import UserError, check_packages, invalid
 from dpsyn.files import answers_cache, write
+from dpsyn.language.asking import Answer, Question, ask, ping, posted
 from dpsyn.language.endpoints import (
     DEFAULT_URL,
     Endpoint,
@@ -36,27 +37,23 @@ from dpsyn.language.endpoints import (
     check_address,
     judged,
     key_in,
-    not_reached,
-    openai_client,
     said_in,
     shortened,
     status_of_error,
-    unreachable,
 )
-from dpsyn.marks import PLACE, SECRET
+from dpsyn.language.pace import Limits, Pacer
+from dpsyn.marks import PLACE, SECRET, SPEED
 from dpsyn.population import Label, Samples
 from dpsyn.validate import choice, number, text_or_null, whole
 
 ATTEMPTS = 3  # prompts a fresh row is asked with before it stays grey
-PAUSE, LONGEST_PAUSE = 1.0, 600.0  # seconds before the first retry, doubled each time; at most
-PINGS = 3  # attempts before an endpoint is taken not to answer
 SETTINGS = "size, quality, response_format, edits"
 LARGEST_ANSWER = 100_000_000  # bytes
 REFUSED = "refused by the content filter"
 GREY = 128
 
 Request = tuple[str, Mapping[str, Any], np.ndarray | None]
-"""'generate', 'edit' or 'create_variation'; its parameters; the parent, uint8 [h, w, c]"""
+"""'generations', 'edits' or 'variations'; its parameters; the parent, uint8 [h, w, c]"""
 
 
 @dataclass(frozen=True)
@@ -74,11 +71,15 @@ class ImageEndpoint(Api):
         endpoint's own. response_format: 'b64_json' for endpoints that else answer with addresses, None for those that
         do not know it (GPT image models). An address is fetched without the key.
     image_size: [height, width] px of the samples, to which answers are resized; None: `size`.
-    concurrency: requests at once. timeout: seconds, of one request. retries: of one row after 429, 5xx, timeouts, lost
-        connections and answers that are no image; waits double, and Retry-After is obeyed up to ten minutes.
-    max_refused: the run stops where more than this share of the rows asked for (and more than one) got no image; up to
-        there a fresh row that is refused tries other prompts and is grey in the end, a variation comes back as its
-        parent, and how many is said on standard error.
+    concurrency: requests at once.
+    requests_per_minute: None: the limit is learned from 429s, and Retry-After is obeyed up to ten minutes.
+    timeout: seconds, of one request. retries: of one row after 5xx, timeouts, lost connections and answers that are no
+        image; deadline: seconds that these may take. patience: seconds without any answer, after which all stops.
+    max_fallback_share: the run stops where more than this share of the rows asked for (and more than one) got no image;
+        up to there a fresh row that is refused tries other prompts and is grey in the end, a variation comes back as
+        its parent, and how many is said on standard error.
+    prices: model -> what an image costs. max_cost: in their unit; the run stops before it is passed, and resumes with a
+        higher one.
 
     Hosted models take no seed: what makes a row repeatable is the cache of answers, keyed by the request and the seed.
     answers_folder: of the cache, where they lie.
@@ -94,11 +95,17 @@ class ImageEndpoint(Api):
     quality: str | None
     response_format: str | None
     image_size: Sequence[int] | None
-    concurrency: int
-    timeout: float
-    retries: int
-    max_refused: float
+    concurrency: int = field(metadata=SPEED)
+    requests_per_minute: float | None = field(metadata=SPEED)
+    timeout: float = field(metadata=SPEED)
+    deadline: float = field(metadata=SPEED)
+    patience: float = field(metadata=SPEED)
+    retries: int = field(metadata=SPEED)
+    max_fallback_share: float = field(metadata=SPEED)
+    prices: Mapping[str, float] = field(metadata=SPEED)
+    max_cost: float | None = field(metadata=SPEED)
     answers_folder: str = "answers"
+    _state: _State = field(default_factory=lambda: _State(), init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for key in ("base_url", "model", "quality", "response_format"):
@@ -122,8 +129,13 @@ class ImageEndpoint(Api):
             raise invalid("api.image_size", list(pair), "[height, width] px, or null")
         for key, least in (("concurrency", 1), ("retries", 0)):
             whole(f"api.{key}", getattr(self, key), least)
-        number("api.timeout", self.timeout, "seconds, more than 0", above=0)
-        number("api.max_refused", self.max_refused, "a share between 0 and 1", least=0, most=1)
+        for key in ("timeout", "deadline", "patience"):
+            number(f"api.{key}", getattr(self, key), "seconds, more than 0", above=0)
+        for key in ("requests_per_minute", "max_cost"):
+            number(f"api.{key}", getattr(self, key), "a number over 0, or null", above=0, optional=True)
+        number("api.max_fallback_share", self.max_fallback_share, "a share between 0 and 1", least=0, most=1)
+        for model, price in self.prices.items() if isinstance(self.prices, Mapping) else [("", self.prices)]:
+            number("api.prices", price if model else self.prices, "model: what an image costs, or {}", least=0)
 
     @property
     def row_bytes(self) -> int:
@@ -131,8 +143,33 @@ class ImageEndpoint(Api):
         height, width = self._shape
         return 2 * height * width + 100
 
+    @property
+    def usage(self) -> Usage:
+        """Of this process and those before it."""
+        state = self._state
+        return Usage(state.calls, state.cached, money=self._money(state.calls), fallbacks=state.fallbacks)
+
+    def resume(self, before: Usage, run: str | None) -> None:
+        """Adds what processes before this one took. Money is counted anew, from the calls."""
+        for name in ("calls", "cached", "fallbacks"):
+            setattr(self._state, name, getattr(self._state, name) + getattr(before, name))
+
+    def estimate(self, labels: Sequence[Label], generated: int, varied: int) -> Usage:
+        """Estimated usage, each row asked once; seconds by the limit that is set."""
+        calls, limit = generated + varied, self.requests_per_minute
+        return Usage(calls, money=self._money(calls), seconds=None if limit is None else 60 * calls / limit)
+
+    @contextmanager
+    def watched(self, advance: Callable[[int], None]) -> Iterator[None]:
+        """While it lasts, advance(n) is called as n more rows are done."""
+        self._state.advance = advance
+        try:
+            yield
+        finally:
+            self._state.advance = None
+
     def check(self) -> None:
-        """Raises UserError for a missing package, model, prompt or edit, and for what is no address."""
+        """Raises UserError for a missing package, model, price, prompt or edit, and for what is no address."""
         check_packages("api", "image_endpoint", "openai", "PIL")
         if not self.model:
             raise invalid("api.model", "null", "the name of a model of the endpoint")
@@ -143,16 +180,26 @@ class ImageEndpoint(Api):
             )
         if self.vary_with == "edit" and self.edits is None:
             raise invalid("api.edits", "null", "a list of instructions, from the mildest to the strongest")
+        if self.max_cost is not None and self.model not in self.prices:
+            do = f"Give '+api.prices={{{self.model}: 0.04}}', with what an image costs."
+            raise invalid("api.max_cost", self.max_cost, "null where api.prices lacks the model", do)
 
     def ping(self, what: Literal["generate", "vary"]) -> None:
         """Asks for one image. Raises UserError for a key, a model, an address or settings that the endpoint refuses."""
         grey = np.full((*self._shape, 3), GREY, np.uint8)
-        request: Request = ("generate", {"prompt": "a grey square"}, None)
+        request: Request = ("generations", {"prompt": "a grey square"}, None)
         if what == "vary":
-            request = ("create_variation", {}, grey)
+            request = ("variations", {}, grey)
             if self.vary_with == "edit":
-                request = ("edit", {"prompt": "Leave it as it is."}, grey)
-        asyncio.run(self._pinged(request))
+                request = ("edits", {"prompt": "Leave it as it is."}, grey)
+        if self.max_cost is not None and (self._money(1) or 0) > self.max_cost:
+            raise invalid("api.max_cost", self.max_cost, f"more: a single image costs {self._money(1):.2g}")
+
+        async def exchange(pacer: Pacer, body: Request) -> Answer:
+            return await self._exchange(pacer, body, None)
+
+        for answer in ping([self._endpoint()], self._limits(), request, exchange):
+            self._state.calls += answer.finish == "stop"
 
     def check_degree(self, degree: Degree) -> None:
         """Raises UserError for what is no degree."""
@@ -167,14 +214,14 @@ class ImageEndpoint(Api):
     def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
         """Raises UserError for a template without its column, and where the endpoint cannot be asked."""
         prompts = self._prompts(labels, seeds)
-        images, reasons = self._asked([("generate", {"prompt": prompt}, None) for prompt in prompts], seeds)
+        images, reasons = self._asked([("generations", {"prompt": prompt}, None) for prompt in prompts], seeds)
         for attempt in range(1, ATTEMPTS):
             rows = [i for i, reason in enumerate(reasons) if reason == REFUSED]
             if not rows:
                 break
             words = [np.random.SeedSequence([int(seeds[i]), attempt]).generate_state(1, np.uint64)[0] for i in rows]
             prompts[rows] = self._prompts([labels[i] for i in rows], np.array(words, np.uint64))
-            again = [("generate", {"prompt": prompts[i]}, None) for i in rows]
+            again = [("generations", {"prompt": prompts[i]}, None) for i in rows]
             for i, image, reason in zip(rows, *self._asked(again, np.array(words, np.uint64)), strict=True):
                 images[i], reasons[i] = image, reason
         self._judge(reasons, "are grey")
@@ -193,7 +240,7 @@ class ImageEndpoint(Api):
         parents = [self._fitted(image) for image in samples.content]
         if not degree or not parents:
             return Samples(self._stacked(parents), {"prompt": prompts})
-        requests: list[Request] = [("create_variation", {}, image) for image in samples.content]
+        requests: list[Request] = [("variations", {}, image) for image in samples.content]
         if self.vary_with == "edit":
             levels = _edits(self.edits)
             choice = levels[math.ceil(degree * len(levels) - 1e-9) - 1]
@@ -201,7 +248,7 @@ class ImageEndpoint(Api):
             for label, seed, prompt, image in zip(labels, seeds, prompts, samples.content, strict=True):
                 template = choice[np.random.default_rng([int(seed), 1]).integers(len(choice))]
                 instruction = _filled("api.edits", template, {"prompt": prompt, **label})
-                requests.append(("edit", {"prompt": instruction}, image))
+                requests.append(("edits", {"prompt": instruction}, image))
         images, reasons = self._asked(requests, seeds)
         self._judge(reasons, "come back as their parents")
         rows = [own if image is None else image for own, image in zip(parents, images, strict=True)]
@@ -247,117 +294,80 @@ class ImageEndpoint(Api):
         folder = answers_cache(self.answers_folder) / "images"
         found = {key: _read(folder / key[:2] / f"{key}.png", self._shape) for key in keys}
         missing = {key: request for key, request in zip(keys, requests, strict=True) if found[key] is None}
-        reasons: dict[str, str] = {}
-        if missing:
-            asyncio.run(self._ask(missing, folder, found, reasons))
-        return [found[key] for key in keys], [reasons.get(key) for key in keys]
+        cached = len(requests) - len(missing)
+        self._state.cached += cached
+        self._state.done(cached)
+        call = _Call(self, len(missing), found)
 
-    async def _ask(
-        self,
-        requests: Mapping[str, Request],
-        folder: Path,
-        found: dict[str, np.ndarray | None],
-        reasons: dict[str, str],
-    ) -> None:
-        """Fills `found`, or `reasons` where there is no image, key by key. When the run must stop, requests on their
-        way are still awaited and kept."""
-        endpoint, gate = self._endpoint(), asyncio.Semaphore(self.concurrency)
-        stop: list[UserError] = []
+        async def exchange(pacer: Pacer, body: tuple[str, Request]) -> Answer:
+            key, request = body
+            return await self._exchange(pacer, request, folder / key[:2] / f"{key}.png")
 
-        async def one(client: Any, key: str, request: Request) -> None:
-            async with gate:
-                for attempt in range(self.retries + 1):
-                    if stop:
-                        return
-                    try:
-                        content = await self._heard(client, endpoint, request)
-                        if content is None:
-                            reason = REFUSED
-                            break
-                        found[key] = await asyncio.to_thread(self._kept, content, folder / key[:2] / f"{key}.png")
-                        return
-                    except UserError as error:
-                        stop.append(error)
-                        return
-                    except Failed as failure:
-                        reason = f"{self.retries + 1} attempts, the last one: {failure.why}"
-                        if attempt < self.retries and not stop:
-                            await asyncio.sleep(_pause(failure.after, attempt))
-                    except ValueError as error:  # what came is no image
-                        reason = f"{self.retries + 1} attempts, the last one: {error}"
-                        if attempt < self.retries and not stop:
-                            await asyncio.sleep(_pause(None, attempt))
-                reasons[key] = reason
-                if sum(reason != REFUSED for reason in reasons.values()) > self._bearable(len(requests)):
-                    stop.append(self._too_many(list(reasons.values()), len(requests)))
+        questions = [Question(key, (key, request), 0) for key, request in missing.items()]
+        ask([questions], [self._endpoint()], self._limits(), call, exchange)
+        return [found[key] for key in keys], [call.reasons.get(key) for key in keys]
 
-        async with openai_client(endpoint, self.timeout, self.concurrency) as client:
-            await asyncio.gather(*(one(client, key, request) for key, request in requests.items()))
-        if stop:
-            raise stop[0]
+    def _limits(self) -> Limits:
+        requests = self.requests_per_minute
+        return Limits(self.concurrency, requests, None, self.timeout, self.deadline, self.patience, self.retries)
 
-    async def _pinged(self, request: Request) -> None:
-        endpoint = self._endpoint()
-        async with openai_client(endpoint, self.timeout, 1) as client:
-            for attempt in range(PINGS):
-                try:
-                    content = await self._heard(client, endpoint, request)
-                    if content is not None:
-                        self._decoded(content)
-                    return  # a filter that refuses a grey square is none of the settings' fault
-                except (Failed, ValueError) as error:
-                    failure = error if isinstance(error, Failed) else Failed(str(error), "unread")
-                if failure.kind == "limit":
-                    return
-                if attempt + 1 == PINGS or (failure.kind == "slow" and attempt):
-                    raise unreachable(endpoint, failure)
-                await asyncio.sleep(_pause(None, attempt))
+    def _money(self, calls: int) -> float | None:
+        price = self.prices.get(str(self.model))
+        return None if price is None else calls * price
 
-    async def _heard(self, client: Any, endpoint: Endpoint, request: Request) -> bytes | None:
-        """The bytes of an image file; None where it is refused. Raises Failed or ValueError where asking again may
-        help, UserError where it cannot."""
-        import openai
-
-        try:
-            async with asyncio.timeout(self.timeout):
-                return await self._content(client, endpoint, request)
-        except openai.APIStatusError as error:
-            status, content, headers = error.status_code, error.response.content, error.response.headers
-            judged(endpoint, self.model, SETTINGS, status, content, headers)
-            return None
-        except (openai.APIConnectionError, TimeoutError) as error:
-            raise not_reached(endpoint, error.__cause__ or error) from None
-
-    async def _content(self, client: Any, endpoint: Endpoint, request: Request) -> bytes | None:
-        """As `_heard`."""
-        kind, parameters, parent = request
-        settings = {"size": self.size, "quality": self.quality, "response_format": self.response_format}
-        if kind == "create_variation":
-            del settings["quality"]
-        given: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
-        if parent is not None:
-            given["image"] = ("parent.png", self._png_to_send(parent), "image/png")
-        asked = getattr(client.images.with_raw_response, kind)
-        content = (await asked(model=self.model, n=1, **parameters, **given)).http_response.content
+    async def _exchange(self, pacer: Pacer, request: Request, path: Path | None) -> Answer:
+        """Its image, decoded and, with a path, kept; none where it is refused. Raises as `Exchange` does."""
+        endpoint = pacer.endpoint
+        response = await self._sent(pacer, request)
+        status, content = response.status_code, response.content
         told, said = None, content[:2000].decode("utf-8", "replace")
         with suppress(ValueError):
             told = json.loads(content)
-        images = told.get("data") if isinstance(told, Mapping) else None
-        first = images[0] if isinstance(images, list) and images else None
-        text, url = (first.get(name) if isinstance(first, Mapping) else None for name in ("b64_json", "url"))
+        within = status_of_error(told) if response.is_success and not _first_image(told) else None
+        if not response.is_success or within is not None:
+            headers = response.headers if within is None else {}
+            judged(endpoint, self.model, SETTINGS, within or status, content, headers, within is not None)
+            return Answer(None, REFUSED, endpoint=endpoint)
+        try:
+            found = await self._content(told)
+            if found is None:
+                why = shortened(said_in(said if told is None else told), endpoint.key)
+                raise Failed(f"status 200, no image: {why}", "unread", sent=True)
+            image = await asyncio.to_thread(self._kept, found, path)
+        except ValueError as error:  # what came is no image
+            raise Failed(str(error), "unread", sent=True) from None
+        return Answer(None, "stop", endpoint=endpoint, image=image)
+
+    async def _sent(self, pacer: Pacer, request: Request) -> Any:
+        """The response, whatever its status."""
+        kind, parameters, parent = request
+        settings = {"size": self.size, "quality": self.quality, "response_format": self.response_format}
+        if kind == "variations":
+            del settings["quality"]
+        given = {"model": self.model, "n": 1, **parameters}
+        given |= {key: value for key, value in settings.items() if value is not None}
+        if parent is None:
+            return await posted(pacer, f"images/{kind}", content=json.dumps(given).encode())
+        files = {"image": ("parent.png", self._png_to_send(parent), "image/png")}
+        form = {"Content-Type": f"multipart/form-data; boundary={secrets.token_hex(16)}"}
+        data = {key: str(value) for key, value in given.items()}
+        return await posted(pacer, f"images/{kind}", data=data, files=files, headers=form)
+
+    async def _content(self, told: Any) -> bytes | None:
+        """The bytes of the image file in an answer, or None. Raises ValueError for what cannot be read."""
+        first = _first_image(told)
+        text, url = (first.get(name) for name in ("b64_json", "url"))
         if isinstance(text, str):
             return base64.b64decode(text.removeprefix("data:image/png;base64,"), validate=True)
         if isinstance(url, str) and re.match(r"https?://|data:image/", url):
             return await asyncio.to_thread(_fetched, url, self.timeout)
-        if status := status_of_error(told):
-            judged(endpoint, self.model, SETTINGS, status, content, {}, True)
-            return None
-        why = shortened(said_in(said if told is None else told), endpoint.key)
-        raise Failed(f"status 200, no image: {why}", "unread", sent=True)
+        return None
 
-    def _kept(self, content: bytes, path: Path) -> np.ndarray:
-        """Decodes, resizes and writes an answer. Raises ValueError for what is no image."""
+    def _kept(self, content: bytes, path: Path | None) -> np.ndarray:
+        """Decodes, resizes and, with a path, writes an answer. Raises ValueError for what is no image."""
         image = self._decoded(content)
+        if path is None:
+            return image
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path, _png(image))
         return image
@@ -402,12 +412,12 @@ class ImageEndpoint(Api):
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
     def _bearable(self, n: int) -> float:
-        return max(1.0, self.max_refused * n)
+        return max(1.0, self.max_fallback_share * n)
 
     def _too_many(self, reasons: Sequence[str], n: int) -> UserError:
         return UserError(
-            f"api image_endpoint: {len(reasons)} of {n} rows got no image ({reasons[-1]}): more than"
-            f" api.max_refused={self.max_refused}. What was answered is kept: give the same command again to go on."
+            f"api image_endpoint: {len(reasons)} of {n} rows got no image ({reasons[-1]}): more than "
+            f"api.max_fallback_share={self.max_fallback_share}. What was answered is kept: the same command resumes."
         )
 
     def _judge(self, reasons: Sequence[str | None], what: str) -> None:
@@ -415,11 +425,71 @@ class ImageEndpoint(Api):
         without = [reason for reason in reasons if reason is not None]
         if len(without) > self._bearable(len(reasons)):
             raise self._too_many(without, len(reasons))
+        self._state.fallbacks += len(without)
         if without:
             count = f"{len(without)} of {len(reasons)} rows"
             logging.getLogger(__name__).warning(
                 "api image_endpoint: %s got no image (%s), %s", count, without[-1], what
             )
+
+
+@dataclass
+class _State:
+    """What changes while it asks. advance: called with the number of rows that are done."""
+
+    calls: int = 0
+    cached: int = 0
+    fallbacks: int = 0
+    advance: Callable[[int], None] | None = None
+
+    def done(self, rows: int) -> None:
+        if self.advance is not None:
+            self.advance(rows)
+
+
+class _Call:
+    """The rows of one call, as an Asker. rows: how many are asked; found: images by key, to be filled."""
+
+    def __init__(self, part: ImageEndpoint, rows: int, found: dict[str, np.ndarray | None]) -> None:
+        self.part, self.rows, self.found, self.in_flight = part, rows, found, 0
+        self.reasons: dict[str, str] = {}
+
+    def before(self, question: Question) -> bool:
+        part, price = self.part, self.part._money(1)
+        if part.max_cost is not None and price is not None:
+            spent = part._money(part._state.calls) or 0.0
+            if spent + price * (self.in_flight + 1) > part.max_cost:
+                if self.in_flight:
+                    return False
+                do = "What was answered is kept: the same command with a higher one resumes."
+                expected = f"more: {spent:.2f} spent, and the next image may cost {price:.2g}"
+                raise invalid("api.max_cost", part.max_cost, expected, do)
+        self.in_flight += 1
+        return True
+
+    def answered(self, question: Question, answer: Answer) -> None:
+        self.in_flight -= 1
+        if answer.image is None:
+            self.reasons[question.key] = REFUSED
+        else:
+            self.part._state.calls += 1
+            self.found[question.key] = answer.image
+        self.part._state.done(1)
+
+    def failed(self, question: Question, sent: bool) -> None:
+        self.in_flight -= 1
+
+    def given_up(self, question: Question, reason: str) -> None:
+        self.reasons[question.key] = reason
+        self.part._state.done(1)
+        if sum(each != REFUSED for each in self.reasons.values()) > self.part._bearable(self.rows):
+            raise self.part._too_many(list(self.reasons.values()), self.rows)
+
+
+def _first_image(told: Any) -> Mapping[str, Any]:
+    images = told.get("data") if isinstance(told, Mapping) else None
+    first = images[0] if isinstance(images, list) and images else None
+    return first if isinstance(first, Mapping) else {}
 
 
 def _by_label(key: str, prompts: Any) -> dict[str | None, tuple[str, ...]]:
@@ -454,11 +524,6 @@ def _filled(key: str, template: str, values: Mapping[str, str]) -> str:
     except (LookupError, AttributeError, TypeError, ValueError):
         columns = ", ".join(values) or "it has none"
         raise invalid(key, template, f"a template over the label's columns ({columns})") from None
-
-
-def _pause(after: float | None, attempt: int) -> float:
-    """Seconds until the next attempt: what the endpoint asks for, else doubled each time, less up to a quarter."""
-    return min(PAUSE * 2**attempt, LONGEST_PAUSE) * (1 - random.random() / 4) if after is None else after
 
 
 def _fetched(url: str, timeout: float) -> bytes:

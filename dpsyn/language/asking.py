@@ -12,11 +12,13 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Protocol
+
+import numpy as np
 
 from dpsyn.errors import UserError, invalid
 from dpsyn.language.endpoints import (
@@ -49,10 +51,10 @@ WITHHELD |= {"recitation", "spii", "error_toxic", "sensitive", "guardrail_interv
 
 @dataclass(frozen=True)
 class Question:
-    """key: what names it, for whoever asks. body: the request, JSON. tokens: of its prompt and its answer, about."""
+    """key: what names it, for whoever asks. body: the request; JSON of a chat. tokens: of prompt and answer, about."""
 
     key: Any
-    body: Mapping[str, Any]
+    body: Any
     tokens: int
 
 
@@ -60,7 +62,8 @@ class Question:
 class Answer:
     """text: None where there is none for good (refused, filtered, too long, nothing but reasoning). finish: 'stop',
     'length', or why there is none: 'content_filter', 'refusal', 'too_long', 'reasoning', 'length'. Tokens: None where
-    the endpoint does not count. said: its words, where it refused. endpoint: which one answered."""
+    the endpoint does not count. said: its words, where it refused. endpoint: which one answered. image: uint8
+    [h, w, 3], where one was asked for."""
 
     text: str | None
     finish: str
@@ -68,6 +71,12 @@ class Answer:
     answer_tokens: int | None = None
     said: str = ""
     endpoint: Endpoint | None = None
+    image: np.ndarray | None = None
+
+
+Exchange = Callable[[Pacer, Any], Awaitable[Answer]]
+"""(the endpoint's pacer, a request's body) -> its answer. Raises Failed where asking again may help, UserError where it
+cannot."""
 
 
 class Asker(Protocol):
@@ -90,25 +99,32 @@ class Asker(Protocol):
         ...
 
 
-def ask(blocks: Iterable[Sequence[Question]], endpoints: Sequence[Endpoint], limits: Limits, asker: Asker) -> None:
+def ask(
+    blocks: Iterable[Sequence[Question]],
+    endpoints: Sequence[Endpoint],
+    limits: Limits,
+    asker: Asker,
+    exchange: Exchange | None = None,
+) -> None:
     """Until each has an answer that is of use, or is given up. Where it must stop, those on their way are awaited.
 
     blocks: of questions, maybe empty, drawn as they are needed: a million need not be in memory, nor wait to be made.
+    exchange: how one is sent and its answer read; None: as a chat.
     Raises UserError: a key that is refused, an unknown model, settings that the endpoint rejects, no endpoint that
     answers within limits.patience. Not for use where an event loop runs in this thread.
     """
     blocks = iter(blocks)
     if first := next(filter(None, blocks), None):
-        asyncio.run(_Asking(chain([first], blocks), endpoints, limits, asker).run())
+        asyncio.run(_Asking(chain([first], blocks), endpoints, limits, asker, exchange or chat).run())
 
 
-def ping(endpoints: Sequence[Endpoint], limits: Limits, body: Mapping[str, Any]) -> list[Answer]:
+def ping(endpoints: Sequence[Endpoint], limits: Limits, body: Any, exchange: Exchange | None = None) -> list[Answer]:
     """Asks each endpoint once, in few attempts: a wrong key, model or address is found in seconds. Returns the answers.
 
     One that says it has too much to do (429) is well. Raises UserError where asking could not go on: as `ask` does, and
     where no endpoint answers. Not for use where an event loop runs in this thread.
     """
-    return asyncio.run(_ping(endpoints, limits, body))
+    return asyncio.run(_ping(endpoints, limits, body, exchange or chat))
 
 
 def tokens_of(messages: Sequence[Mapping[str, str]]) -> int:
@@ -129,12 +145,17 @@ class _Asking:
     """The queue of one call of `ask`."""
 
     def __init__(
-        self, blocks: Iterator[Sequence[Question]], endpoints: Sequence[Endpoint], limits: Limits, asker: Asker
+        self,
+        blocks: Iterator[Sequence[Question]],
+        endpoints: Sequence[Endpoint],
+        limits: Limits,
+        asker: Asker,
+        exchange: Exchange,
     ) -> None:
         self.blocks, self.drawn = blocks, False  # drawn: all of them
         self.waiting: deque[_Row] = deque()
         self.later: list[tuple[float, int, _Row]] = []  # a heap: by when to ask again
-        self.endpoints, self.limits, self.asker = endpoints, limits, asker
+        self.endpoints, self.limits, self.asker, self.exchange = endpoints, limits, asker, exchange
         self.tasks: set[asyncio.Task[None]] = set()
         self.stop: BaseException | None = None
 
@@ -221,7 +242,7 @@ class _Asking:
         """What it raises stops all."""
         question = row.question
         try:
-            answer = await _heard(pacer, question.body)
+            answer = await self.exchange(pacer, question.body)
         except Failed as failure:
             pacer.end(began)
             self.asker.failed(question, failure.sent)
@@ -283,7 +304,7 @@ class _Asking:
         return invalid("api.base_url", hosts, "an endpoint that answers", do)
 
 
-async def _ping(endpoints: Sequence[Endpoint], limits: Limits, body: Mapping[str, Any]) -> list[Answer]:
+async def _ping(endpoints: Sequence[Endpoint], limits: Limits, body: Any, exchange: Exchange) -> list[Answer]:
     _hush()
     async with AsyncExitStack() as clients:
 
@@ -291,7 +312,7 @@ async def _ping(endpoints: Sequence[Endpoint], limits: Limits, body: Mapping[str
             pacer = Pacer(endpoint, limits, clients)
             for attempt in range(PINGS):
                 try:
-                    return await _heard(pacer, body)
+                    return await exchange(pacer, body)
                 except UserError as error:
                     return error
                 except Failed as failure:
@@ -329,14 +350,10 @@ def _hush() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-async def _heard(pacer: Pacer, body: Mapping[str, Any]) -> Answer:
-    """Raises Failed where asking again may help, UserError where it cannot."""
-    http, endpoint, model = http_library(), pacer.endpoint, body.get("model")
-    try:
-        async with asyncio.timeout(pacer.limits.timeout):
-            response = await pacer.post(body)
-    except (http.HTTPError, http.InvalidURL, TimeoutError, OSError) as error:
-        raise not_reached(endpoint, error) from None
+async def chat(pacer: Pacer, body: Mapping[str, Any]) -> Answer:
+    """An exchange by chat/completions."""
+    endpoint, model = pacer.endpoint, body.get("model")
+    response = await posted(pacer, "chat/completions", content=json.dumps(body).encode())
     status, content = response.status_code, response.content
     if response.is_success:
         try:
@@ -351,6 +368,16 @@ async def _heard(pacer: Pacer, body: Mapping[str, Any]) -> Answer:
     within_200 = response.is_success
     finish, said = judged(endpoint, model, SETTINGS, status, content, response.headers, within_200)
     return Answer(None, finish, 0, 0, said, endpoint)
+
+
+async def posted(pacer: Pacer, path: str, **given: Any) -> Any:
+    """The response, whatever its status. given: as httpx takes it. Raises Failed where there is none."""
+    http = http_library()
+    try:
+        async with asyncio.timeout(pacer.limits.timeout):
+            return await pacer.post(path, **given)
+    except (http.HTTPError, http.InvalidURL, TimeoutError, OSError) as error:
+        raise not_reached(pacer.endpoint, error) from None
 
 
 def _read(content: bytes) -> Answer:

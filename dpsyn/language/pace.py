@@ -7,13 +7,11 @@ alone for a while and then tried with a single request.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import random
 import time
 from collections import deque
-from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from statistics import median
@@ -166,14 +164,14 @@ class Pacer:
         self.judged = now
         self.latencies.clear()
 
-    async def post(self, body: Mapping[str, Any]) -> Any:
-        """The response, whatever its status. Raises what the HTTP library raises."""
+    async def post(self, path: str, **given: Any) -> Any:
+        """The response, whatever its status. given: as httpx takes it. Raises what the HTTP library raises."""
         if not self.free:
             client = http_client(self.endpoint, self.limits.timeout, CONNECTIONS)
             self.free += [await self.clients.enter_async_context(client)] * CONNECTIONS
         client = self.free.pop()
         try:
-            return await client.post("chat/completions", content=json.dumps(body).encode())
+            return await client.post(path, **given)
         finally:
             self.free.append(client)
 

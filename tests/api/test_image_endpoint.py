@@ -10,7 +10,7 @@ import pytest
 from image_server import ImageServer, Reply, b64, drawn, failure, png
 
 from dpsyn import compose
-from dpsyn.api import image_endpoint
+from dpsyn.api import Usage
 from dpsyn.api.image_endpoint import ImageEndpoint
 from dpsyn.build import build
 from dpsyn.errors import UserError
@@ -26,7 +26,8 @@ SEEDS = np.random.default_rng(0).integers(0, 2**64, N, np.uint64)
 @pytest.fixture(autouse=True)
 def key_and_haste(monkeypatch):
     monkeypatch.setenv("IMAGE_KEY", KEY)
-    monkeypatch.setattr(image_endpoint, "PAUSE", 0.01)
+    monkeypatch.setattr("dpsyn.language.pace.PAUSE", 0.01)
+    monkeypatch.setattr("dpsyn.language.pace.LONGEST_PAUSE", 0.1)
 
 
 def part(server, **settings):
@@ -42,9 +43,14 @@ def part(server, **settings):
         "response_format": None,
         "image_size": None,
         "concurrency": 4,
+        "requests_per_minute": None,
         "timeout": 5,
+        "deadline": 60,
+        "patience": 20,
         "retries": 4,
-        "max_refused": 0.25,
+        "max_fallback_share": 0.25,
+        "prices": {},
+        "max_cost": None,
     }
     return ImageEndpoint(**{**given, **settings})
 
@@ -177,7 +183,7 @@ def test_a_storm_of_429_and_500_costs_its_own_requests_and_no_row(header):
     assert len(server.log) == 3 * N
 
 
-def test_retry_after_is_obeyed(monkeypatch):
+def test_retry_after_is_obeyed():
     times = []
 
     def once(asked, server):
@@ -187,9 +193,6 @@ def test_retry_after_is_obeyed(monkeypatch):
     with ImageServer(once) as server:
         part(server).generate(LABELS[:1], SEEDS[:1])
     assert times[1] - times[0] >= 0.6
-    assert image_endpoint._pause(None, 3) <= 0.08
-    monkeypatch.setattr(image_endpoint, "PAUSE", 1.0)
-    assert 192 <= image_endpoint._pause(None, 8) <= 256 and image_endpoint._pause(None, 30) <= 600
 
 
 @pytest.mark.parametrize(
@@ -264,7 +267,7 @@ def test_a_fresh_row_that_is_refused_tries_other_prompts_and_is_grey_in_the_end(
         return REFUSALS[0] if "bad" in asked.prompt or asked.prompt.endswith("cat7") else None
 
     with ImageServer(behave) as server:
-        fresh = part(server, prompts=["a {animal}", "a bad {animal}"], max_refused=0.9).generate(LABELS, SEEDS)
+        fresh = part(server, prompts=["a {animal}", "a bad {animal}"], max_fallback_share=0.9).generate(LABELS, SEEDS)
     first = part(server, prompts=["a {animal}", "a bad {animal}"]).adopt(fresh, LABELS, SEEDS).traits["prompt"]
     for i, (image, prompt) in enumerate(zip(fresh.content, fresh.traits["prompt"], strict=True)):
         if i == 7 or "bad" in prompt:
@@ -282,7 +285,7 @@ def test_too_many_rows_without_an_image_stop_the_run_with_one_line_and_what_was_
 
     with ImageServer(behave) as server:
         api = part(server, edits=["{animal}"], retries=1, concurrency=1)
-        with pytest.raises(UserError, match=r"rows got no image .*api\.max_refused=0\.25") as error:
+        with pytest.raises(UserError, match=r"rows got no image .*api\.max_fallback_share=0\.25") as error:
             api.vary(parents(), LABELS, 1, SEEDS)
         assert "\n" not in str(error.value)
         answered = {asked.prompt for asked in server.log if not behave(asked, server)}
@@ -295,8 +298,8 @@ def test_too_many_rows_without_an_image_stop_the_run_with_one_line_and_what_was_
 def test_an_endpoint_that_is_not_there_is_one_line():
     with ImageServer() as server:
         pass
-    with pytest.raises(UserError, match=r"2 of 12 rows|. of 12 rows got no image \(2 attempts.*ConnectError"):
-        part(server, retries=1).generate(LABELS, SEEDS)
+    with pytest.raises(UserError, match=r"^api\.base_url=127.*ConnectError.*: expected an endpoint that answers"):
+        part(server, patience=1).generate(LABELS, SEEDS)
 
 
 @pytest.mark.parametrize(
@@ -407,7 +410,7 @@ def test_prompts_by_label_and_templates_without_their_column():
         ({"concurrency": 0}, r"^api\.concurrency=0"),
         ({"retries": -1}, r"^api\.retries=-1"),
         ({"timeout": 0}, r"^api\.timeout=0"),
-        ({"max_refused": 2}, r"^api\.max_refused=2"),
+        ({"max_fallback_share": 2}, r"^api\.max_fallback_share=2"),
     ],
 )
 def test_a_wrong_setting_is_one_line(settings, said):
@@ -497,3 +500,41 @@ def test_it_composes_with_what_stands_in_its_yaml():
     assert isinstance(api, ImageEndpoint)
     api.check()
     assert api.row_bytes == 2 * 1024 * 1024 + 100
+
+
+def test_what_asking_took_is_counted_and_told_and_goes_on_counting_in_the_next_process():
+    with ImageServer(lambda asked, server: REFUSALS[0] if "cat3" in asked.prompt else None) as server:
+        api, done = part(server, prices={"painter": 0.04}), []
+        with api.watched(done.append):
+            drawn_ones = api.generate(LABELS, SEEDS)
+        assert api.usage == Usage(N - 1, 0, money=pytest.approx(0.04 * (N - 1)), fallbacks=1)
+        assert sum(done) >= N
+        again = part(server, prices={"painter": 0.04})
+        again.resume(api.usage, None)
+        again.generate(LABELS, SEEDS)
+        assert again.usage.calls == N - 1 and again.usage.cached == N - 1  # nothing is paid for twice
+        assert np.array_equal(drawn_ones.content, again.generate(LABELS, SEEDS).content)
+    found = part(server, prices={"painter": 0.04}, requests_per_minute=30).estimate(LABELS, 10, 20)
+    assert (found.calls, found.money, found.seconds) == (30, pytest.approx(1.2), 60)
+    assert part(server).estimate(LABELS, 10, 20).money is None
+
+
+def test_it_stops_before_the_cost_is_passed_and_goes_on_with_a_higher_one():
+    with ImageServer() as server:
+        api = part(server, prices={"painter": 1.0}, max_cost=5.5)
+        with pytest.raises(UserError, match=r"^api\.max_cost=5\.5: expected more: 5\.00 spent, and the next image"):
+            api.generate(LABELS, SEEDS)
+        assert len(server.log) == 5
+        rest = part(server, prices={"painter": 1.0}, max_cost=20)
+        rest.resume(api.usage, None)
+        rest.generate(LABELS, SEEDS)
+        assert len(server.log) == N == rest.usage.calls
+    with pytest.raises(UserError, match=r"^api\.max_cost=1: expected null where api\.prices lacks the model"):
+        part(server, max_cost=1).check()
+
+
+def test_a_limit_that_is_told_is_kept():
+    with ImageServer() as server:
+        start = time.monotonic()
+        part(server, requests_per_minute=600, concurrency=N).generate(LABELS, SEEDS)
+        assert 0.7 < time.monotonic() - start < 5
