@@ -54,12 +54,11 @@ def write_synthetic(
     job: Job, run: RunDirectory, public: PublicSide, ask: Ask, final: Population, rows: int | None
 ) -> Population:
     """Writes and returns the synthetic data: the final population, or `rows` rows made from it."""
-    folder = private_folder(run.private / "expand")
     final_hash = sha256(run.checkpoint(final.iteration))[:16]
 
     def keep(name: str, make: Callable[[], Population]) -> Population:
         key = hashlib.sha256(f"{final_hash} {job.degree} {job.identity['api']} {name}".encode()).hexdigest()[:16]
-        path = folder / f"{key}.parquet"
+        path = private_folder(run.private / "expand") / f"{key}.parquet"
         if path.exists():
             return from_parquet(path.read_bytes(), path)
         start = time.perf_counter()

@@ -1,7 +1,51 @@
 import logging
 import os
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parent
+
+
+# modules that carry out whole runs, or load networks: the rest is `scripts/test -m "not slow"`
+SLOW = [
+    "api/test_avatar",
+    "api/test_diffusion",
+    "api/test_local_llm",
+    "api/test_pool",
+    "api/test_stable_diffusion",
+    "data/test_texts",
+    "embedding/test_inception",
+    "embedding/test_sentence",
+    "embedding/test_vision",
+    "language/test_asking",
+    "metric/test_metrics",
+    "metric/test_table_metrics",
+    "metric/test_text_metrics",
+    "privacy/test_account",
+    "privacy/test_ledger",
+    "schedule/test_cells",
+    "schedule/test_third_schedule",
+    "test_cli",
+    "test_compose",
+    "test_contracts",
+    "test_golden",
+    "test_hostile",
+    "test_image_runs",
+    "test_parts",
+    "test_readme",
+    "test_replay",
+    "test_run",
+    "test_table_runs",
+    "test_text_runs",
+    "test_workers",
+]
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if str(item.path.relative_to(ROOT).with_suffix("")) in SLOW:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

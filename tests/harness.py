@@ -1,6 +1,7 @@
 """The whole program on small real data, for tests: runs, and noise that is the same in two runs."""
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -107,3 +108,31 @@ def vote_budget(settings, releases, sigma=None, label_shares=False):
     facts = Facts(np.full(10, 0.1), None, None, settings)
     planned = (WithLabelShares(schedule) if label_shares else schedule).releases(facts)
     return calibrated(settings, planned, sigma)
+
+
+def at_moment(moment, act):
+    """Replaces os.fsync, os.replace and os.mkdir: `act` is called before the one that is meant.
+
+    moment: (the call's name, how the path ends that it is for, and which of these: 1 for the first). Returns a list of
+    the moments that were reached.
+    """
+    name, ends, *nth = moment
+    reached, met = [], 0
+
+    def watched(call, real):
+        def around(*arguments, **keywords):
+            nonlocal met
+            path = arguments[1] if call == "replace" else arguments[0]
+            path = os.readlink(f"/proc/self/fd/{path}") if isinstance(path, int) else str(path)
+            if call == name and path.endswith(ends):
+                met += 1
+                if met == (nth[0] if nth else 1):
+                    reached.append(moment)
+                    act()
+            return real(*arguments, **keywords)
+
+        return around
+
+    for call in ("fsync", "replace", "mkdir"):
+        setattr(os, call, watched(call, getattr(os, call)))
+    return reached

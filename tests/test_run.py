@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from harness import TINY, digits, files, job, own_data, parquet, run, same_noise
+from harness import TINY, at_moment, digits, files, job, own_data, parquet, run, same_noise
 
 from dpsyn import cli
 from dpsyn.errors import UserError
@@ -215,25 +215,53 @@ def test_verify_agrees_with_an_honest_run_and_finds_what_was_altered(copied):
     assert "not the population that was voted on" in "".join(verified(open_run(copied)).lines)
 
 
-@pytest.mark.parametrize("number", [1, 4, 9, 15, 19, 26, 33, 41])
-def test_a_full_disk_stops_in_one_line_and_the_same_command_finishes(tmp_path, monkeypatch, number):
-    count = 0
+FORKED = multiprocessing.get_context("forkserver")  # a fork of warm imports starts at once, a new process in seconds
+WARM = (
+    "pytest dpsyn.compose dpsyn.data.digits dpsyn.api.draw_text dpsyn.embedding.pixels faiss sklearn.datasets "
+    "rich.live dp_accounting.pld.privacy_loss_distribution opendp.measurements matplotlib.font_manager pyarrow.parquet "
+    "scipy.optimize warmed"
+)
+FORKED.set_forkserver_preload(WARM.split())
+MOMENTS = {  # the call before which a run is killed, by its name and the path that it is for
+    "settings": ("replace", "private/config.yaml"),
+    "embedded records": ("replace", "complete.json"),
+    "first population": ("replace", "iterations/000"),
+    "first population, its folder": ("fsync", "release/iterations"),
+    "account": ("fsync", "account.jsonl"),
+    "promise": ("replace", "release/privacy.json"),
+    "first release, room for it": ("fsync", "pending/001.parquet"),
+    "first release, intent": ("fsync", "intents/001-1"),
+    "first release, intent's folder": ("fsync", "private/intents"),
+    "first release, noise drawn": ("fsync", "pending/001.parquet", 2),
+    "first release, published": ("replace", "votes/001.parquet"),
+    "first release, its folder": ("fsync", "release/votes"),
+    "second population": ("replace", "iterations/001"),
+    "metrics": ("replace", "release/metrics.jsonl"),
+    "second release, intent": ("fsync", "intents/002-1"),
+    "second release, published": ("replace", "votes/002.parquet"),
+    "last population": ("replace", "iterations/002"),
+    "synthetic data": ("replace", "synthetic.parquet"),
+    "pictures": ("replace", "samples.png"),
+    "end": ("replace", "release/privacy.json", 2),
+}
+FULL = MOMENTS | {
+    "the directory itself": ("mkdir", "/run"),
+    "folder of the votes": ("mkdir", "release/votes"),
+}
 
-    def full(real):
-        def call(*arguments, **keywords):
-            nonlocal count
-            count += 1
-            if count == number:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            return real(*arguments, **keywords)
 
-        return call
+@pytest.mark.parametrize("moment", FULL.values(), ids=FULL)
+def test_a_full_disk_stops_in_one_line_and_the_same_command_finishes(tmp_path, monkeypatch, moment):
+    def full():
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as broken:
         for name in ("fsync", "replace", "mkdir"):
-            broken.setattr(os, name, full(getattr(os, name)))
+            broken.setattr(os, name, getattr(os, name))  # as they are, to be put back
+        reached = at_moment(moment, full)
         with pytest.raises(UserError, match="disk is full"):
             run(tmp_path / "run")
+    assert reached == [moment]
     assert not list(tmp_path.rglob("*.part"))
     try:
         run(tmp_path / "run")
@@ -244,48 +272,13 @@ def test_a_full_disk_stops_in_one_line_and_the_same_command_finishes(tmp_path, m
     assert verified(open_run(tmp_path / "run")).agrees
 
 
-FORKED = multiprocessing.get_context("forkserver")  # a fork of warm imports starts at once, a new process in seconds
-WARM = (
-    "pytest dpsyn.compose dpsyn.data.digits dpsyn.api.draw_text dpsyn.embedding.pixels faiss sklearn.datasets "
-    "rich.live dp_accounting.pld.privacy_loss_distribution opendp.measurements matplotlib.font_manager pyarrow.parquet "
-    "scipy.optimize warmed"
-)
-FORKED.set_forkserver_preload(WARM.split())
-MOMENTS = {  # the fsync or rename before which a run is killed
-    "settings": [2],
-    "account": [4],
-    "promise": [6],
-    "embedded records": [15],
-    "first population": [21, 26],
-    "first release": [28, 29, 30, 31, 32, 33],
-    "second population": [40],
-    "metrics": [43],
-    "second release": [47, 49],
-    "last population": [57],
-    "expansion": [63, 66],
-    "end": [72],
-}
-
-
 def forked_run(root, noisy, overrides, at, limit, said):
-    """A run that dies before its at-th fsync or rename, or that has no room for files over `limit` bytes."""
+    """A run that is killed at a moment, or that has no room for files over `limit` bytes."""
     os.environ.update(XDG_STATE_HOME=str(root.parent / "state"), XDG_CACHE_HOME=str(root.parent / "cache"))
     ledger.discrete_gaussian = lambda exact, scale: noisy[len(os.listdir(root / "release/votes"))]
     run_module.secrets.token_hex = lambda n: "0" * 2 * n
-    count = 0
-
-    def deadly(real):
-        def call(*arguments, **keywords):
-            nonlocal count
-            count += 1
-            if count == at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*arguments, **keywords)
-
-        return call
-
-    for name in ("fsync", "replace"):
-        setattr(os, name, deadly(getattr(os, name)))
+    if at:
+        at_moment(at, lambda: os.kill(os.getpid(), signal.SIGKILL))
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
@@ -297,7 +290,7 @@ def forked_run(root, noisy, overrides, at, limit, said):
     said.send(text)
 
 
-def attempt(root, noisy, *overrides, at=0, limit=0):
+def attempt(root, noisy, *overrides, at=None, limit=0):
     """What the run was refused with, '' when it finished, None when it was killed."""
     here, there = FORKED.Pipe()
     process = FORKED.Process(target=forked_run, args=(root, noisy, overrides, at, limit, there))
@@ -322,7 +315,7 @@ def whole(tmp_path_factory):
     return noisy, files(root / "release")
 
 
-@pytest.mark.parametrize("at", [at for moments in MOMENTS.values() for at in moments])
+@pytest.mark.parametrize("at", MOMENTS.values(), ids=MOMENTS)
 def test_a_killed_run_goes_on_to_the_same_data(tmp_path, whole, at):
     noisy, uninterrupted = whole
     root = tmp_path / "run"

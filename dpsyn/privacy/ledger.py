@@ -218,8 +218,9 @@ class Ledger:
     def _publish(self, pending: Path, path: Path) -> None:
         pending.chmod(0o644 if self.settings.is_private else 0o600)
         stamp(pending)
-        os.replace(pending, path)
-        sync_folder(path.parent)
+        with room_on_disk(path):
+            os.replace(pending, path)
+            sync_folder(path.parent)
 
 
 def answer_of(receipt: Receipt, query: Query) -> Answer:

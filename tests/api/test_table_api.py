@@ -177,9 +177,9 @@ def test_private_rows_are_kept_as_an_entry_a_column_and_one_for_each_number_that
     made = API.generate(labels(400), seeds(400))
     embed = Embedding(PEOPLE, 1.0, 1 / 3, 0.5)
     told = embed.sparse(made)
-    assert told.places.shape == told.values.shape == (400, 7 + 2)
+    assert told.indices.shape == told.values.shape == (400, 7 + 2)
     assert (told.dense() == embed(made)).all()
-    assert all(len(set(places)) == 9 for places in told.places.tolist())
+    assert all(len(set(indices)) == 9 for indices in told.indices.tolist())
 
 
 @pytest.mark.parametrize("columns", [COLUMNS, {"job": COLUMNS["job"]}], ids=["many columns", "one column"])
