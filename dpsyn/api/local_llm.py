@@ -15,7 +15,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,13 +25,12 @@ from dpsyn.errors import UserError, check_packages, invalid
 from dpsyn.language.prompts import Prompts, Request
 from dpsyn.language.reasoning import open_tag, without_reasoning
 from dpsyn.marks import PLACE, SPEED
-from dpsyn.networks.hub import pinned
+from dpsyn.networks.hub import model_folder, pinned
 from dpsyn.networks.runtime import Runtime, in_batches, placed, running, torch_device, torch_dtype
 from dpsyn.population import Label, Samples, of_texts
 from dpsyn.randomness import retry_seed, uniform
 from dpsyn.validate import flag, number, text_or_null, whole
 
-HUB_NAME = r"[A-Za-z0-9_-][\w.-]*(/[A-Za-z0-9_-][\w.-]*)?"
 AT_ONCE = 4  # tokens between two looks at which rows have ended; a look waits for the device
 LEAVING = (
     8  # a batch shrinks once one in this many of its rows has ended: shrinking copies the cache of keys and values
@@ -167,16 +165,11 @@ class LocalLLM(Api):
 
     def _place(self) -> str:
         """The folder, or the name on the hub."""
-        folder = Path(self.path or "").expanduser()
-        if self.path and folder.is_dir():
-            if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
-                raise invalid(
-                    "api.path", self.path, "a folder with config.json and safetensors, as transformers saves it"
-                )
-            return str(folder)
-        if not re.fullmatch(HUB_NAME, self.path or ""):
-            raise invalid("api.path", self.path or "null", "a folder that is there, or a name on the hub")
-        return str(self.path)
+        folder = model_folder("api.path", self.path, "a folder that is there, or a name on the hub", needs_owner=False)
+        if folder and (not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors"))):
+            expected = "a folder with config.json and safetensors, as transformers saves it"
+            raise invalid("api.path", self.path, expected)
+        return str(folder or self.path)
 
     def _texts(self, requests: Any, seeds: np.ndarray, names: Sequence[str] | None) -> list[str | None]:
         """A row each; None where no attempt gave a text. requests: (rows, a seed each) -> what is asked of them.

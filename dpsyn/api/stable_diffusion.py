@@ -12,7 +12,6 @@ import json
 import logging
 import math
 import os
-import re
 import string
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,13 +26,12 @@ from dpsyn.data import Data
 from dpsyn.errors import UserError, check_packages, invalid
 from dpsyn.marks import PLACE
 from dpsyn.networks import tensors
-from dpsyn.networks.hub import pinned
+from dpsyn.networks.hub import model_folder, pinned
 from dpsyn.networks.runtime import Runtime, in_batches, placed, running, torch_device, torch_dtype
 from dpsyn.population import Label, Samples
 from dpsyn.validate import flag, side_lengths, text_or_null
 
 ATTEMPTS = 5  # images a fresh row gets before it stays black
-HUB_NAME = r"[A-Za-z0-9_-][\w.-]*/[A-Za-z0-9_-][\w.-]*"
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 FOLDER = "a folder that diffusers saved with safetensors"
 
@@ -144,15 +142,11 @@ class StableDiffusion(Api):
 
     def _place(self) -> str:
         """The folder, or the name on the hub."""
-        folder = Path(self.path or "").expanduser()
-        if self.path and folder.is_dir():
-            if not (folder / "model_index.json").is_file():
-                raise invalid("api.path", self.path, "a folder with model_index.json, as diffusers saves pipelines")
-            return str(folder)
-        if not re.fullmatch(HUB_NAME, self.path or ""):
-            expected = "an existing folder (as diffusers saves pipelines), or a name on the hub"
-            raise invalid("api.path", self.path or "null", expected)
-        return str(self.path)
+        expected = "an existing folder (as diffusers saves pipelines), or a name on the hub"
+        folder = model_folder("api.path", self.path, expected)
+        if folder is not None and not (folder / "model_index.json").is_file():
+            raise invalid("api.path", self.path, "a folder with model_index.json, as diffusers saves pipelines")
+        return str(folder or self.path)
 
     def _by_label(self) -> Mapping[str | None, tuple[str, ...]]:
         """Label to templates; under None those for any label."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, check_packages, invalid
 from dpsyn.files import sha256
 from dpsyn.marks import PLACE
-from dpsyn.networks.hub import check_revision, fetched
+from dpsyn.networks.hub import check_revision, fetched, model_folder
 from dpsyn.networks.runtime import Runtime, exact, in_batches, torch_device
 from dpsyn.population import Samples
 from dpsyn.validate import flag
@@ -68,11 +67,9 @@ class Sentence(Embedding):
     def check(self) -> None:
         """Raises UserError where `model` is neither the folder of a network nor a name on the hub."""
         check_packages("embedding", "sentence", "torch", "sentence_transformers")
-        if isinstance(self.model, str) and (folder := Path(self.model).expanduser()).is_dir():
-            if not any((folder / name).is_file() for name in ("config.json", "modules.json")):
-                raise invalid("embedding.model", self.model, "the folder of a network", "It has no config.json.")
-        elif not re.fullmatch(r"[\w.-]+/[\w.-]+", str(self.model)):
-            raise invalid("embedding.model", "null" if self.model is None else self.model, EXPECTED)
+        folder = model_folder("embedding.model", self.model, EXPECTED)
+        if folder and not any((folder / name).is_file() for name in ("config.json", "modules.json")):
+            raise invalid("embedding.model", self.model, "the folder of a network", "It has no config.json.")
 
     def fingerprint(self) -> str:
         """Of the files of the network, fetched if need be."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from dpsyn.errors import UserError, check_packages, invalid, one_of
 from dpsyn.files import sha256
 from dpsyn.marks import PLACE
 from dpsyn.networks import tensors
-from dpsyn.networks.hub import check_revision, fetched
+from dpsyn.networks.hub import check_revision, fetched, model_folder
 from dpsyn.networks.runtime import Runtime, exact, in_batches, torch_device
 from dpsyn.population import Samples
 from dpsyn.validate import flag
@@ -63,13 +62,9 @@ class Vision(Embedding):
     def check(self) -> None:
         """Raises UserError where `path` is neither the folder of such a network nor a name on the hub."""
         check_packages("embedding", "vision", "torch", "transformers")
-        if isinstance(self.path, str) and (folder := Path(self.path).expanduser()).is_dir():
+        expected = "a folder that is there, or a name such as openai/clip-vit-base-patch32"
+        if folder := model_folder("embedding.path", self.path, expected):
             _kind(self.path, folder)
-        elif not re.fullmatch(r"[\w.-]+/[\w.-]+", str(self.path)):
-            path = "null" if self.path is None else self.path
-            raise invalid(
-                "embedding.path", path, "a folder that is there, or a name such as openai/clip-vit-base-patch32"
-            )
 
     def fingerprint(self) -> str:
         """Of the files of the network, fetched if need be."""

@@ -32,14 +32,13 @@ import numpy as np
 from dpsyn.errors import did_you_mean, invalid, one_of
 from dpsyn.language.reasoning import without_reasoning
 from dpsyn.marks import PLACE
-from dpsyn.networks.hub import pinned
+from dpsyn.networks.hub import model_folder, pinned
 from dpsyn.population import Label
 from dpsyn.randomness import uniform
 from dpsyn.reading.declarations import read_declared
 from dpsyn.validate import flag, text_or_null
 
 KEY = "api.prompts.file"
-HUB_NAME = r"[\w-][\w.-]*(/[\w-][\w.-]*)?"
 BLANK = "_"
 SAMPLE, MASKED = "sample", "masked_sample"
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
@@ -115,9 +114,9 @@ class Prompts:
         if self.description is not None and not described:
             do = "This prompt file has no {description}; general has."
             raise invalid("api.prompts.description", self.description, "null", do)
-        place = self.tokenizer
-        if place is not None and not Path(place).expanduser().is_dir() and not re.fullmatch(HUB_NAME, place):
-            raise invalid("api.prompts.tokenizer", place, "a folder that is there, a name on the hub, or null")
+        if self.tokenizer is not None:
+            expected = "a folder that is there, a name on the hub, or null"
+            model_folder("api.prompts.tokenizer", self.tokenizer, expected, needs_owner=False)
 
     def check_degree(self, degree: Any) -> None:
         """Raises UserError for what is no probability."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +24,7 @@ from dpsyn.metric import (
     synthetic_vectors,
     texts_of,
 )
-from dpsyn.networks.hub import check_revision, pinned
+from dpsyn.networks.hub import check_revision, model_folder, pinned
 from dpsyn.networks.runtime import Runtime, torch_device
 from dpsyn.population import Label, Population, Samples
 from dpsyn.validate import choice, number
@@ -76,12 +75,8 @@ class TextClassifier(Metric):
         check_real(self.data)
         if self.network == "encoder":
             check_packages("metric.parts.text_classifier.network", self.network, "torch", "transformers")
-        if self.network == "encoder" and not (
-            isinstance(self.model, str)
-            and (Path(self.model).expanduser().is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", self.model))
-        ):
             expected = "a folder that is there, or a name such as distilbert/distilroberta-base"
-            raise invalid("metric.parts.text_classifier.model", "null" if self.model is None else self.model, expected)
+            model_folder("metric.parts.text_classifier.model", self.model, expected)
 
     @property
     def private(self) -> bool:

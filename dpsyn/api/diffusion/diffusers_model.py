@@ -6,7 +6,6 @@ import functools
 import inspect
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,10 @@ from typing import Any
 from dpsyn.api import Degree
 from dpsyn.api.diffusion.common import Loaded, Sampler, check_side, named, normal, pair
 from dpsyn.errors import invalid
-from dpsyn.networks.hub import fetched
+from dpsyn.networks.hub import fetched, model_folder
 from dpsyn.networks.runtime import Runtime, placed
 from dpsyn.validate import whole
 
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 WHERE = "a .pt of improved-diffusion or its address, or a folder of diffusers or its name on the hub"
 NETWORK, SCHEDULER = ("unet", "config.json"), ("scheduler", "scheduler_config.json")  # in a folder of diffusers
 
@@ -41,13 +39,11 @@ class DiffusersModel:
     def check(self) -> Mapping[str, Any] | None:
         """The network's config, where it is known without its weights. Raises UserError where the path is nothing, or
         where what is known does not fit."""
-        if Path(self.path).expanduser().is_dir():
-            config, scheduler = _configs(self.path, self.path)
-            _check_steps("api.steps", self.steps, scheduler)
-            return config
-        if not HUB_NAME.fullmatch(self.path):
-            raise invalid("api.path", self.path, WHERE)
-        return None
+        if model_folder("api.path", self.path, WHERE) is None:
+            return None
+        config, scheduler = _configs(self.path, self.path)
+        _check_steps("api.steps", self.steps, scheduler)
+        return config
 
     def check_degree(self, degree: Degree) -> None:
         _, steps = self._strength(degree)
