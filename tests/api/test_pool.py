@@ -490,3 +490,17 @@ def test_the_yaml_needs_a_path_alone_and_reads_it_wherever_it_stands(tmp_path):
     text = (config_folder() / "api/pool.yaml").read_text()
     nested = OmegaConf.create({"embedding": 1, "api": {"second": {**yaml.safe_load(text), "path": place}}})
     assert nested.api.second.data.path == place
+
+
+@pytest.mark.parametrize("kind", ["images", "rows"])
+def test_neighbours_are_the_same_without_torch(kind, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK", 64)
+    rng = np.random.default_rng(0)
+    vectors, members = rng.normal(0, 1, (300, 16)).astype(np.float32), np.arange(0, 300, 1 if kind == "rows" else 2)
+    vectors[10] = vectors[20]  # ties go to the lower item
+    for queries, own in ((vectors[members], 0), (vectors[:7] + 0.1, None)):
+        some = queries[:50]
+        with_torch = module._nearest(some, vectors, members, 9, "cpu", own)
+        with monkeypatch.context() as patched:
+            patched.setattr(module, "find_spec", lambda name: None)
+            assert (module._nearest(some, vectors, members, 9, "cpu", own) == with_torch).all()
