@@ -21,10 +21,12 @@ from dpsyn.data import Data, TableData
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, did_you_mean, first_line, invalid
 from dpsyn.job import Job
+from dpsyn.metric import Metric
 from dpsyn.privacy.budget import Settings
 from dpsyn.publish import found, published, resumable
 from dpsyn.schedule import Schedule
 from dpsyn.schedule.evolution import WithLabelShares
+from dpsyn.validate import whole
 
 IDENTITY = ("seed", "data", "api", "embedding", "privacy", "schedule", "label_shares")
 AGREED = ("accept_lost_draws", "accept_joint_epsilon", "max_joint_epsilon")  # they may change while a run goes on
@@ -83,37 +85,18 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
         embed = embeddings.Unasked()
     if plain["label_shares"] == "noisy":
         schedule = WithLabelShares(schedule)
-    measured = plain["metric"].get("parts") or {}
-    if not isinstance(measured, dict):
-        raise invalid("metric.parts", measured, "parts by their names")
-    for name, part in measured.items():
-        if part is not None and not (isinstance(part, dict) and "_target_" in part):
-            raise invalid(f"metric.parts.{name}", part, "a part", "`dpsyn run --help` lists the options of metric.")
-    metrics = {
-        name: _part(f"metric.parts.{name}", part, trusted, given)
-        for name, part in measured.items()
-        if part is not None  # taken off a group of metrics
-    }
+    metrics = _metrics(plain, trusted, given)
     identity = {key: plain[key] for key in IDENTITY}
     identity["privacy"] = {key: value for key, value in plain["privacy"].items() if key not in AGREED}
-    root = str(plain["run_dir"])
-    if not root or isinstance(plain["run_dir"], dict | list | None):
-        raise invalid("run_dir", plain["run_dir"], "a directory that can be created")
     if not plain["name"] or isinstance(plain["name"], dict | list):
         raise invalid("name", plain["name"], "a text")
-    if swept:
-        root += f"-{_folder_name(swept)}"
-    rows = plain["expand"]["rows"]
-    if rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or rows < 1):
-        raise invalid("expand.rows", rows, "null, or a whole number")
-    seed, every = plain["seed"], plain["metric"]["every_n_releases"]
-    for key, value in (("seed", seed), ("metric.every_n_releases", every)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise invalid(key, value, "a whole number, 0 or more")
+    whole("expand.rows", plain["expand"]["rows"], 1, optional=True)
+    whole("seed", plain["seed"])
+    whole("metric.every_n_releases", plain["metric"]["every_n_releases"])
     return Job(
         name=str(plain["name"]),
-        root=Path(root),
-        seed=seed,
+        root=_root(plain, swept),
+        seed=plain["seed"],
         data=data,
         api=api,
         embed=embed,
@@ -121,8 +104,8 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
         schedule=schedule,
         shares=_shares(plain["label_shares"], len(data.labels)),
         metrics=metrics,
-        every=every,
-        expand_rows=rows,
+        every=plain["metric"]["every_n_releases"],
+        expand_rows=plain["expand"]["rows"],
         expand_degree=plain["expand"]["degree"],
         runtime=runtime,
         identity=identity,
@@ -133,6 +116,25 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
         public=_public(plain, identity, [name for name, metric in metrics.items() if not metric.private], trusted),
         free=frozenset(resumable(identity)),
     )
+
+
+def _metrics(plain: Mapping[str, Any], trusted: Sequence[str], given: Mapping[str, Any]) -> dict[str, Metric]:
+    """By name; null takes one off a group of metrics."""
+    parts = plain["metric"].get("parts") or {}
+    if not isinstance(parts, dict):
+        raise invalid("metric.parts", parts, "parts by their names")
+    for name, part in parts.items():
+        if part is not None and not (isinstance(part, dict) and "_target_" in part):
+            raise invalid(f"metric.parts.{name}", part, "a part", "`dpsyn run --help` lists the options of metric.")
+    chosen = {name: part for name, part in parts.items() if part is not None}
+    return {name: _part(f"metric.parts.{name}", part, trusted, given) for name, part in chosen.items()}
+
+
+def _root(plain: Mapping[str, Any], swept: Sequence[str]) -> Path:
+    root = plain["run_dir"]
+    if not root or isinstance(root, dict | list):
+        raise invalid("run_dir", root, "a directory that can be created")
+    return Path(f"{root}-{_folder_name(swept)}" if swept else str(root))
 
 
 def _public(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import inspect
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 from dpsyn.errors import OutOfSpace, UserError
 
@@ -143,3 +146,23 @@ def answers_cache(name: str) -> Path:
 
 def _caches() -> Path:
     return private_folder(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dpsyn")
+
+
+UNNAMED = "a part that its settings describe: a dataclass, or a function of a module"
+
+
+def named_by(part: Any) -> str:
+    """What a part is and all its settings but the runtime, so that what is kept can be named by them. Raises ValueError
+    for one whose settings do not say what it is, with its type."""
+    if is_dataclass(part) and not isinstance(part, type):
+        known = [each.name for each in fields(part) if each.compare and each.name != "runtime"]
+        return f"{type(part).__module__}.{type(part).__qualname__}({ {n: named_by(getattr(part, n)) for n in known} })"
+    if isinstance(part, Mapping):
+        return repr({str(key): named_by(value) for key, value in part.items()})
+    if isinstance(part, list | tuple):
+        return repr([named_by(value) for value in part])
+    if part is None or isinstance(part, str | int | float | Path):
+        return repr(part)
+    if inspect.isfunction(part) and "<" not in part.__qualname__:
+        return f"{part.__module__}.{part.__qualname__}"
+    raise ValueError(type(part).__name__)

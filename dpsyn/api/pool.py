@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,7 +24,7 @@ from dpsyn.api import Api, Degree
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, invalid
-from dpsyn.files import public_cache, room_on_disk, sync_folder
+from dpsyn.files import UNNAMED, named_by, public_cache, room_on_disk, sync_folder
 from dpsyn.marks import PLACE
 from dpsyn.networks.runtime import Runtime, exact, in_batches, torch_device
 from dpsyn.population import Label, Samples
@@ -77,7 +77,7 @@ class Pool(Api):
         if not self.path:
             raise invalid("api.path", "null", "public data: a name on the hub, parquet files, or a folder")
         for part in (self.data, self.embedding):
-            _settings(part)
+            _named(part)
         with _about_the_pool():
             self.data.check()
         self.embedding.check()
@@ -151,9 +151,7 @@ class Pool(Api):
     def _name(self) -> str:
         """Of the folder in the cache."""
         seen_by = self.embedding.fingerprint()
-        named = json.dumps(
-            [__version__, LAYOUT, self._fingerprint, _settings(self.data), _settings(self.embedding), seen_by]
-        )
+        named = json.dumps([__version__, LAYOUT, self._fingerprint, _named(self.data), _named(self.embedding), seen_by])
         return hashlib.sha256(named.encode()).hexdigest()[:32]
 
     def _stock(self) -> _Stock:
@@ -472,22 +470,11 @@ def _is_wide(path: Path, width: int) -> bool:
     return path.exists() and np.load(path, mmap_mode="r").shape[1] >= width
 
 
-def _settings(part: Any) -> str:
-    """What a part is and all its settings but the runtime, so that what is kept can be named by them."""
-    if is_dataclass(part) and not isinstance(part, type):
-        own = {field.name: _settings(getattr(part, field.name)) for field in fields(part) if field.name != "runtime"}
-        return f"{type(part).__module__}.{type(part).__qualname__}({own})"
-    if isinstance(part, Mapping):
-        return repr({str(key): _settings(value) for key, value in part.items()})
-    if isinstance(part, list | tuple):
-        return repr([_settings(value) for value in part])
-    if part is None or isinstance(part, str | int | float | Path):
-        return repr(part)
-    name = getattr(part, "__qualname__", "<")
-    if "<" not in name:
-        return f"{part.__module__}.{name}"
-    what = "a part that its settings describe: a dataclass, or a function of a module"
-    raise invalid("api", type(part).__name__, what, "What is kept of a pool is named by them.")
+def _named(part: Any) -> str:
+    try:
+        return named_by(part)
+    except ValueError as error:
+        raise invalid("api", error, UNNAMED, "What is kept of a pool is named by them.") from None
 
 
 def _shown(labels: Sequence[Label]) -> str:

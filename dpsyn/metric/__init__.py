@@ -10,7 +10,8 @@ import tempfile
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +21,7 @@ from dpsyn import __version__
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, invalid
-from dpsyn.files import cache_folder, room_on_disk
+from dpsyn.files import cache_folder, named_by, room_on_disk
 from dpsyn.population import Population, Samples, take
 from dpsyn.validate import whole
 
@@ -88,33 +89,19 @@ def real_vectors(data: Data, embedding: Embedding, size: int) -> np.ndarray:
     """Vectors float32 [n, d] of all real rows that can be read, in order, `size` rows embedded at once.
 
     They are embedded once for all metrics, all runs of a sweep, and later runs: they lie in the private cache, by the
-    content of the data, and the settings of data and embedding. Of parts that are no dataclasses the settings are not
-    known: their vectors are kept for this process alone.
+    content of the data, and the settings of data and embedding. Vectors of parts whose settings do not say what they
+    are, are kept for this process alone.
     """
     for known in _real:
         if known[0] is data and known[1] is embedding:
             return known[2]
     batches, path = map(embedding, real_samples(data, size)), None
-    if is_dataclass(data) and is_dataclass(embedding):
-        named = [__version__, data.fingerprint(), embedding.fingerprint(), settings_of(data), settings_of(embedding)]
+    with suppress(ValueError):
+        named = [__version__, named_by(data), named_by(embedding), data.fingerprint(), embedding.fingerprint()]
         path = cache_folder() / f"real-{hashlib.sha256(json.dumps(named).encode()).hexdigest()[:32]}.npy"
     found = np.load(path, mmap_mode="r") if path is not None and path.exists() else _stored(batches, path)
     _real.append((data, embedding, found))
     return found
-
-
-def settings_of(part: Any) -> Any:
-    """The fields of a dataclass, and of those inside, as JSON."""
-    if is_dataclass(part):
-        return [
-            type(part).__qualname__,
-            {f.name: settings_of(getattr(part, f.name)) for f in fields(part) if f.compare},
-        ]
-    if isinstance(part, Mapping):
-        return {str(key): settings_of(value) for key, value in part.items()}
-    if isinstance(part, list | tuple):
-        return [settings_of(each) for each in part]
-    return repr(part)
 
 
 def synthetic_vectors(samples: Samples, embedding: Embedding, size: int) -> np.ndarray:

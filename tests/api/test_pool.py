@@ -18,7 +18,7 @@ from dpsyn.api.pool import Pool
 from dpsyn.build import build, config_folder
 from dpsyn.data import Records, Refusal
 from dpsyn.errors import OutOfSpace, UserError
-from dpsyn.files import public_cache
+from dpsyn.files import named_by, public_cache
 from dpsyn.networks.runtime import Runtime
 from dpsyn.population import Population, Samples, concatenate, take
 from dpsyn.runs.storage import from_parquet, to_parquet
@@ -364,10 +364,10 @@ def test_check_finds_a_missing_path_and_names_the_reader_as_the_pools():
 
 
 def test_settings_tell_parts_apart_and_the_runtime_does_not():
-    assert module._settings(Numbers(1.0)) != module._settings(Numbers(2.0))
-    assert module._settings(Numbers(1.0)) == module._settings(Numbers(1.0, Runtime(device="cpu")))
-    assert module._settings({"a": [1, None]}) != module._settings({"a": ["1", None]})
-    assert module._settings(seeds) == f"{__name__}.seeds"
+    assert named_by(Numbers(1.0)) != named_by(Numbers(2.0))
+    assert named_by(Numbers(1.0)) == named_by(Numbers(1.0, Runtime(device="cpu")))
+    assert named_by({"a": [1, None]}) != named_by({"a": ["1", None]})
+    assert named_by(seeds) == f"{__name__}.seeds"
 
 
 def test_samples_of_another_api_are_given_their_nearest_items():
