@@ -110,7 +110,7 @@ class Avatar(Api):
     def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
         """Every parameter uniform over its values, but for facial_hair and accessory: NONE half of the time."""
         self.check()
-        return self._drawn(_random(np.asarray(seeds), 0))
+        return self._drawn(_random(np.asarray(seeds), "avatar.fresh"))
 
     def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: np.ndarray) -> Samples:
         """Each parameter keeps its value with probability 1 - degree, and else is drawn as in `generate`, which may
@@ -122,8 +122,8 @@ class Avatar(Api):
             names = ", ".join(sorted(missing))
             raise UserError(f"api avatar: the samples lack the traits {names}: another api drew them.")
         old = np.stack([_indices(name, samples.traits[name]) for name in PARAMETERS], axis=1)
-        coins = [uniform(np.asarray(seeds), 200 + k) for k in range(len(PARAMETERS))]
-        return self._drawn(np.where(np.stack(coins, axis=1) < degree, _random(np.asarray(seeds), 100), old))
+        coins = [uniform(np.asarray(seeds), "avatar.coin", k) for k in range(len(PARAMETERS))]
+        return self._drawn(np.where(np.stack(coins, axis=1) < degree, _random(np.asarray(seeds), "avatar.anew"), old))
 
     def _drawn(self, rows: np.ndarray) -> Samples:
         """rows: int64 [n, 16], indices into the values of each parameter."""
@@ -174,13 +174,13 @@ def _indices(name: str, traits: np.ndarray) -> np.ndarray:
     return np.array([known[value] for value in traits.tolist()], np.int64)
 
 
-def _random(seeds: np.ndarray, stream: int) -> np.ndarray:
+def _random(seeds: np.ndarray, stream: str) -> np.ndarray:
     """int64 [n, 16]. Row i from seeds[i] and the stream alone."""
     columns = []
     for k, name in enumerate(PARAMETERS):
-        column = np.floor(uniform(seeds, stream + k) * len(_values(name))).astype(np.int64)
+        column = np.floor(uniform(seeds, stream, k) * len(_values(name))).astype(np.int64)
         if name in OFTEN_NONE:
-            column[uniform(seeds, stream + 50 + k) < 0.5] = _names(name).index("NONE")
+            column[uniform(seeds, stream, 50 + k) < 0.5] = _names(name).index("NONE")
         columns.append(column)
     return np.stack(columns, axis=1)
 

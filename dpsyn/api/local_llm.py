@@ -37,7 +37,6 @@ LEAVING = (
 )
 MOST_LIKELY = 1024  # tokens that mostly hold top_p: of 50,257 they are found in 1/8 of the time that a sort takes
 LAST_RESORT = 10  # times `attempts`, for one row of a label of which no row at all got a text
-TOKENS = 2**32  # the streams of a row's seed from here on are its tokens'; those below are the prompts'
 FOLDER = "a folder that transformers saved with safetensors"
 
 
@@ -292,7 +291,7 @@ class LocalLLM(Api):
         tail = AT_ONCE + 8 + 4 * max(map(len, self.stop), default=0)
         while len(rows):
             steps = min(AT_ONCE, min(limits[i] for i in rows.tolist() if not ended[i]) - done)
-            draws = np.stack([uniform(seeds[rows], TOKENS + done + step) for step in range(steps)])
+            draws = np.stack([uniform(seeds[rows], "local_llm.token", done + step) for step in range(steps)])
             numbers, drawn = torch.from_numpy(draws).to(device), []
             for step in range(steps):
                 where = {"position_ids": positions.clamp(max=last)} if "position_ids" in accepted else {}

@@ -99,7 +99,7 @@ class Pool(Api):
         """
         stock = self._stock()
         parts = self._parts(stock, labels)
-        return stock.samples(stock.order[stock.starts[parts] + _choice(seeds, 0, stock.sizes[parts])])
+        return stock.samples(stock.order[stock.starts[parts] + _choice(seeds, "pool.item", stock.sizes[parts])])
 
     def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: np.ndarray) -> Samples:
         """Of the `degree` items that are nearest to the parent's, itself among them, a uniform one.
@@ -114,7 +114,7 @@ class Pool(Api):
                 raise invalid("schedule.degree", degree, f"at most {stock.sizes[part]}, {self._named(part)}")
         if nearest > 1:
             graph = self._graph(stock, nearest)
-            items = graph[items, _choice(seeds, 1, np.full(len(items), nearest))].astype(np.int64)
+            items = graph[items, _choice(seeds, "pool.neighbour", np.full(len(items), nearest))].astype(np.int64)
         return stock.samples(items)
 
     def adopt(self, samples: Samples, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
@@ -451,7 +451,7 @@ def _keys(partial: Any, norms: Any, places: Any) -> Any:
     return ((partial + norms).clamp_(min=0).view(torch.int32).to(torch.int64) << 32) | places
 
 
-def _choice(seeds: np.ndarray, stream: int, sizes: np.ndarray) -> np.ndarray:
+def _choice(seeds: np.ndarray, stream: str, sizes: np.ndarray) -> np.ndarray:
     """int64 [n], uniform in [0, sizes[i]) by seeds[i] alone."""
     return np.floor(uniform(seeds, stream) * sizes).astype(np.int64)
 

@@ -16,7 +16,7 @@ from dpsyn.tables.columns import Column
 from dpsyn.tables.schema import Schema, check_schema
 from dpsyn.validate import number
 
-STREAMS = 3  # of a row's seed, a column: whether it is drawn anew or goes missing, and its value
+NUMBERS = 3  # of a row's seed, a column: its value, whether it goes missing, whether it is drawn anew
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Table(Api):
 
     def _fresh(self, column: Column, at: int, seeds: np.ndarray) -> np.ndarray:
         """Places, int64 [n], -1 for a missing one."""
-        value = uniform(seeds, STREAMS * at)
+        value = uniform(seeds, "table.column", NUMBERS * at)
         if not _by_size(column):
             return np.floor(value * (column.size + column.missing)).astype(np.int64) - column.missing
         if column.graded:
@@ -91,11 +91,11 @@ class Table(Api):
         return np.where(self._goes_missing(column, at, seeds), -1, codes)
 
     def _moved(self, column: Column, at: int, codes: np.ndarray, rate: float, seeds: np.ndarray) -> np.ndarray:
-        anew = uniform(seeds, STREAMS * at + 2) < rate
+        anew = uniform(seeds, "table.column", NUMBERS * at + 2) < rate
         fresh = self._fresh(column, at, seeds)
         if not _by_size(column):
             return np.where(anew, fresh, codes)
-        shift = (2 * uniform(seeds, STREAMS * at) - 1) * rate
+        shift = (2 * uniform(seeds, "table.column", NUMBERS * at) - 1) * rate
         if column.graded:
             moved = column.codes_of(np.nan_to_num(column.numbers_of(codes)) + shift * (column.high - column.low))
         else:  # in whole steps, as floats lose those of wide bounds
@@ -110,7 +110,7 @@ class Table(Api):
         return np.where(anew & ((fresh < 0) | (codes < 0)), fresh, moved)
 
     def _goes_missing(self, column: Column, at: int, seeds: np.ndarray) -> np.ndarray:
-        return (uniform(seeds, STREAMS * at + 1) < self.missing_rate) & column.missing
+        return (uniform(seeds, "table.column", NUMBERS * at + 1) < self.missing_rate) & column.missing
 
 
 def _scaled(value: np.ndarray, last: int) -> np.ndarray:

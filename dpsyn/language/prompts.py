@@ -34,7 +34,7 @@ from dpsyn.language.reasoning import without_reasoning
 from dpsyn.marks import PLACE
 from dpsyn.networks.hub import model_folder, pinned
 from dpsyn.population import Label
-from dpsyn.randomness import uniform
+from dpsyn.randomness import STREAMS, uniform
 from dpsyn.reading.declarations import read_declared
 from dpsyn.validate import flag, text_or_null
 
@@ -44,7 +44,6 @@ SAMPLE, MASKED = "sample", "masked_sample"
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 TRUNCATED_AT = 2.0  # deviations: of the normal number that is added to the words of a parent
 TOKENS_PER_CHARACTER, CHARACTERS_PER_WORD, TOKENS_PER_MESSAGE = 0.25, 5.4, 4  # of English, for estimates
-LENGTH, MASK = 1, 2  # streams of a row's seed; those of word lists are their names'
 MOST_BLANKS = 0.1  # an answer with a larger share of words left blank has not filled them in
 
 
@@ -203,7 +202,7 @@ class Prompts:
         """One a row: `around` [n] and a truncated normal number."""
         normal = NormalDist()
         low, high = normal.cdf(-TRUNCATED_AT), normal.cdf(TRUNCATED_AT)
-        shares = low + uniform(seeds, LENGTH) * (high - low)
+        shares = low + uniform(seeds, "prompts.length") * (high - low)
         drawn = [
             round(count + self.word_std * normal.inv_cdf(share)) for count, share in zip(around, shares, strict=True)
         ]
@@ -253,7 +252,7 @@ class Prompts:
         for name, key in used.items():
             _check_known(key, name, known)
         lists = [name for name in used if name in file.get("words", {})]
-        draws = {name: uniform(seeds, zlib.crc32(name.encode())) for name in lists}
+        draws = {name: uniform(seeds, "prompts.list", zlib.crc32(name.encode())) for name in lists}
         requests = []
         for i, label in enumerate(labels):
             row = {name: str(column[i]) for name, column in values.items()}
@@ -426,7 +425,7 @@ def _tokens_of(place: str) -> Callable[[str], list[tuple[int, int]]]:
 
 def _masked(text: str, tokens: Sequence[tuple[int, int]], probability: float, seed: int) -> str:
     """Each token by itself is a blank with this probability; what stands between tokens stays."""
-    blanked = np.random.default_rng([seed, MASK]).random(len(tokens)) < probability
+    blanked = np.random.default_rng([seed, STREAMS["prompts.mask"]]).random(len(tokens)) < probability
     parts, position = [], 0
     for (start, end), blank in zip(tokens, blanked, strict=True):
         parts += [text[position:start], BLANK if blank else text[start:end]]

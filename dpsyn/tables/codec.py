@@ -33,8 +33,6 @@ NEAR = 32  # runs an octave, where that is shorter: a number, or a distance, is 
 AT_ENDS = 3  # runs an octave of the distance from a bound, where that is shorter
 CLOSE = 10  # distances are coded below this part of the range
 FARTHEST = 40  # octaves of distances, where there is no resolution
-STREAM = 2**21  # of a row's seed, from here on one a column
-STREAMS = 2**20  # and for what is drawn otherwise
 
 # Before anything is known all runs are expected to hold alike, those near zero less: octaves in which that halves. (By
 # the width of the runs instead, 460 tumours at epsilon 1 had a total variation of one column of 0.43, not 0.33.)
@@ -118,10 +116,10 @@ def decode(schema: Schema, table: np.ndarray, labels: np.ndarray, seeds: np.ndar
         near, ends = _count(column, below), np.append(_starts(column), column.size)
         none = mine == facts[at].missing if column.missing else np.zeros(len(mine), bool)
         own = np.where(none, 0, mine - near).clip(0)
-        first, end, chance = ends[own], ends[own + 1], uniform(seeds, STREAM + at)
+        first, end, chance = ends[own], ends[own + 1], uniform(seeds, "codec.value", at)
         if near:
             base = _base(column, below[column.name], content)
-            of_another = uniform(seeds, STREAM + STREAMS + at)
+            of_another = uniform(seeds, "codec.other_value", at)
             close = np.where(mine < near, mine, -1)
             places = _above_others(column, base, close, first, end, chance, of_another)
         else:

@@ -27,7 +27,6 @@ KEY = "schema.constraints"
 FORMS = "'a <= b' (or <, >=, >), 'x is null unless y' or \"x is null unless y == 'v'\""
 NULL = re.compile(r"(.+?)\s+is\s+null\s+unless\s+(.+?)(?:\s*==\s*(.+))?", re.DOTALL)
 ORDER = re.compile(r"(.+?)\s*(<=|>=|<|>)\s*(.+)", re.DOTALL)
-COIN = 2**20  # the stream of a row's seed that says which side of a comparison gives way
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def repaired(
     orders = _sorted([each for each in constraints if isinstance(each, Order)])
     named = list(dict.fromkeys(name for each in orders for name in (each.low, each.high)))
     codes = {name: columns[name].codes_of(repaired_rows[name]) for name in named}
-    _put_in_order(codes, columns, labels, orders, uniform(seeds[rows], COIN) < 0.5)
+    _put_in_order(codes, columns, labels, orders, uniform(seeds[rows], "constraints.coin") < 0.5)
     for name in named:
         repaired_rows[name] = columns[name].values_of(codes[name])
     nulls = [each for each in constraints if isinstance(each, Null)]

@@ -286,13 +286,13 @@ def test_colours_are_three_channels():
 
 
 def test_the_generator_is_uniform_and_its_streams_do_not_know_each_other():
-    numbers = np.stack([uniform(seeds(20000), stream) for stream in (0, 1, 2, 300)])
+    numbers = np.stack([uniform(seeds(20000), "draw_text.trait", at) for at in (0, 1, 2, 300)])
     for row in numbers:
         counts = np.bincount((row * 20).astype(int), minlength=20)
         assert ((counts - 1000) ** 2 / 1000).sum() < 50
     assert np.abs(np.corrcoef(numbers) - np.eye(4)).max() < 0.03
     assert abs(np.corrcoef(numbers[0, 1:], numbers[0, :-1])[0, 1]) < 0.03
-    near = uniform(np.arange(20000, dtype=np.uint64), 0)
+    near = uniform(np.arange(20000, dtype=np.uint64), "draw_text.trait")
     assert ((np.bincount((near * 20).astype(int), minlength=20) - 1000) ** 2 / 1000).sum() < 50
 
 

@@ -139,7 +139,7 @@ def test_tokens_are_those_that_the_network_gives_without_padding_cache_or_batch(
         for step in range(limit):
             with torch.no_grad():
                 logits = network(torch.tensor([own])).logits[:, -1]
-            number = torch.from_numpy(uniform(np.array([seed]), part.TOKENS + step))
+            number = torch.from_numpy(uniform(np.array([seed]), "local_llm.token", step))
             own.append(int(_chosen(logits, number, 0.7, 20, 0.8)))
             if own[-1] in ends:
                 own.pop()
@@ -189,7 +189,7 @@ def test_an_answer_ends_before_the_first_stop_text_unless_nothing_stands_before_
 
 def test_shares_of_many_draws_are_those_of_the_network():
     logits = torch.tensor([[1.0, 0.0, -torch.inf, 2.0, 0.0]]).repeat(20_000, 1)
-    numbers = torch.from_numpy(uniform(np.arange(20_000, dtype=np.uint64), 3))
+    numbers = torch.from_numpy(uniform(np.arange(20_000, dtype=np.uint64), "local_llm.token", 3))
     for temperature, top_k, top_p in ((1.0, None, 1.0), (2.0, None, 1.0), (1.0, 2, 1.0), (1.0, None, 0.8)):
         shares = torch.softmax(logits[0] / temperature, 0)
         if top_k or top_p < 1:
@@ -202,7 +202,7 @@ def test_shares_of_many_draws_are_those_of_the_network():
 
 def test_of_a_large_vocabulary_top_p_keeps_the_same_tokens_however_they_are_found(monkeypatch):
     logits = torch.randn((50, 3000), generator=torch.Generator().manual_seed(0)) * 4
-    numbers = torch.from_numpy(uniform(np.arange(50, dtype=np.uint64), 3))
+    numbers = torch.from_numpy(uniform(np.arange(50, dtype=np.uint64), "local_llm.token", 3))
     found = {top_p: _chosen(logits, numbers, 1.0, None, top_p) for top_p in (0.3, 0.9, 0.9999)}
     monkeypatch.setattr(part, "MOST_LIKELY", 2)
     for top_p, tokens in found.items():

@@ -121,24 +121,24 @@ class DrawText(Api):
         """Every trait uniform in its range; warp and pressure within an amplitude of their own, so that there are mild
         ones among the wild. Raises UserError where no font has the characters."""
         traits: dict[str, np.ndarray] = {
-            "text": _integers(seeds, 0, 0, len(self.texts) - 1),
+            "text": _integers(seeds, "draw_text.trait", 0, 0, len(self.texts) - 1),
             "font": self._fonts(labels, seeds),
-            **{name: _integers(seeds, k, *getattr(self, name)) for k, name in self._whole},
-            **{name: _reals(seeds, k, *getattr(self, name)) for k, name in self._real},
+            **{name: _integers(seeds, "draw_text.trait", k, *getattr(self, name)) for k, name in self._whole},
+            **{name: _reals(seeds, "draw_text.trait", k, *getattr(self, name)) for k, name in self._real},
         }
         if self.shift and not self.box:
-            traits["shift"] = _grid(seeds, 100, (2,), self.shift)
+            traits["shift"] = _grid(seeds, "draw_text.shift", (2,), self.shift)
         if self.warp:
-            amplitude = uniform(seeds, 400).astype(np.float32)
-            traits["warp"] = _grid(seeds, 200, (2, 3, 3), self.warp) * amplitude[:, None, None, None]
+            amplitude = uniform(seeds, "draw_text.warp_amplitude").astype(np.float32)
+            traits["warp"] = _grid(seeds, "draw_text.warp", (2, 3, 3), self.warp) * amplitude[:, None, None, None]
         if self.pressure:
-            amplitude = uniform(seeds, 401).astype(np.float32)
-            traits["pressure"] = _grid(seeds, 500, (3, 3), self.pressure) * amplitude[:, None, None]
+            amplitude = uniform(seeds, "draw_text.pressure_amplitude").astype(np.float32)
+            traits["pressure"] = _grid(seeds, "draw_text.pressure", (3, 3), self.pressure) * amplitude[:, None, None]
         if self.flourish:
-            start, end, bend = np.moveaxis(_grid(seeds, 700, (3, 2), self._reach), 1, 0)
-            pen = _reals(seeds, 706, *PEN)[:, None]
+            start, end, bend = np.moveaxis(_grid(seeds, "draw_text.flourish", (3, 2), self._reach), 1, 0)
+            pen = _reals(seeds, "draw_text.pen", 0, *PEN)[:, None]
             curve = np.concatenate([start, (start + end + bend) / 2, end, pen], 1)
-            curve[uniform(seeds, 402) >= self.flourish] = np.nan
+            curve[uniform(seeds, "draw_text.flourish_coin") >= self.flourish] = np.nan
             traits["flourish"] = curve
         return self._drawn(labels, traits)
 
@@ -155,25 +155,30 @@ class DrawText(Api):
                 f"api draw_text: the samples lack the traits {', '.join(sorted(missing))}: another api drew them."
             )
         new: dict[str, np.ndarray] = {}
-        choice = _integers(seeds, 0, 0, len(self.texts) - 1)
-        new["text"] = np.where(uniform(seeds, 300) < degrees["text"], choice, old["text"])
-        new["font"] = np.where(uniform(seeds, 301) < degrees["font"], self._fonts(labels, seeds), old["font"])
+        choice = _integers(seeds, "draw_text.trait", 0, 0, len(self.texts) - 1)
+        new["text"] = np.where(uniform(seeds, "draw_text.text_coin") < degrees["text"], choice, old["text"])
+        new["font"] = np.where(
+            uniform(seeds, "draw_text.font_coin") < degrees["font"], self._fonts(labels, seeds), old["font"]
+        )
         for k, name in self._whole:
             whole = int(degrees[name])
-            new[name] = np.clip(old[name] + _integers(seeds, k, -whole, whole), *getattr(self, name))
+            moved = old[name] + _integers(seeds, "draw_text.trait", k, -whole, whole)
+            new[name] = np.clip(moved, *getattr(self, name))
         for k, name in self._real:
             step = degrees[name]
-            new[name] = np.clip(old[name] + _reals(seeds, k, -step, step), *getattr(self, name)).astype(np.float32)
+            moved = old[name] + _reals(seeds, "draw_text.trait", k, -step, step)
+            new[name] = np.clip(moved, *getattr(self, name)).astype(np.float32)
         if self.shift and not self.box:
-            new["shift"] = np.clip(old["shift"] + _grid(seeds, 100, (2,), degrees["shift"]), -self.shift, self.shift)
+            moved = old["shift"] + _grid(seeds, "draw_text.shift", (2,), degrees["shift"])
+            new["shift"] = np.clip(moved, -self.shift, self.shift)
         if self.warp:
-            moved = old["warp"] + _grid(seeds, 200, (2, 3, 3), degrees["warp"])
+            moved = old["warp"] + _grid(seeds, "draw_text.warp", (2, 3, 3), degrees["warp"])
             new["warp"] = np.clip(moved, -self.warp, self.warp)
         if self.pressure:
-            moved = old["pressure"] + _grid(seeds, 500, (3, 3), degrees["pressure"])
+            moved = old["pressure"] + _grid(seeds, "draw_text.pressure", (3, 3), degrees["pressure"])
             new["pressure"] = np.clip(moved, -self.pressure, self.pressure)
         if self.flourish:
-            moved = _grid(seeds, 700, (7,), degrees["flourish"])
+            moved = _grid(seeds, "draw_text.flourish", (7,), degrees["flourish"])
             moved[:, 6] /= 5
             most = np.array([1.5 * self._reach] * 6 + [PEN[1]], np.float32)
             least = np.array([-1.5 * self._reach] * 6 + [PEN[0]], np.float32)
@@ -329,7 +334,7 @@ class DrawText(Api):
         By label, and not by what the batch or the run has met: a row is the same in any batch, and after a resume.
         """
         keys = [tuple(label.items()) for label in labels]
-        fraction, choice = uniform(seeds, 1), np.empty(len(labels), np.int64)
+        fraction, choice = uniform(seeds, "draw_text.trait", 1), np.empty(len(labels), np.int64)
         number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
         which = np.array([number[key] for key in keys], np.int64)
         for key, i in number.items():
@@ -414,14 +419,14 @@ def _extent(ink: np.ndarray, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, 
     return np.maximum(*sides) + step, *middles
 
 
-def _integers(seeds: np.ndarray, stream: int, low: int, high: int) -> np.ndarray:
-    return low + np.floor(uniform(seeds, stream) * (high - low + 1)).astype(np.int64)
+def _integers(seeds: np.ndarray, stream: str, at: int, low: int, high: int) -> np.ndarray:
+    return low + np.floor(uniform(seeds, stream, at) * (high - low + 1)).astype(np.int64)
 
 
-def _reals(seeds: np.ndarray, stream: int, low: float, high: float) -> np.ndarray:
-    return (low + uniform(seeds, stream) * (high - low)).astype(np.float32)
+def _reals(seeds: np.ndarray, stream: str, at: int, low: float, high: float) -> np.ndarray:
+    return (low + uniform(seeds, stream, at) * (high - low)).astype(np.float32)
 
 
-def _grid(seeds: np.ndarray, stream: int, shape: tuple[int, ...], reach: float) -> np.ndarray:
-    columns = [_reals(seeds, stream + k, -reach, reach) for k in range(int(np.prod(shape)))]
+def _grid(seeds: np.ndarray, stream: str, shape: tuple[int, ...], reach: float) -> np.ndarray:
+    columns = [_reals(seeds, stream, k, -reach, reach) for k in range(int(np.prod(shape)))]
     return np.stack(columns, axis=1).reshape(len(seeds), *shape)
