@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +89,10 @@ def carry_out(job: Job, screen: Screen) -> Path:
 
 @dataclass(frozen=True)
 class _State:
-    """What a start of a run works with: its directory, its ledger, and its line on the account."""
+    """What a start of a run works with: its directory, its ledger, and its line on the account.
+
+    declared: not empty once this start has entered its charges.
+    """
 
     job: Job
     run: RunDirectory
@@ -98,12 +101,14 @@ class _State:
     budget: Budget
     lost: Sequence[Charge]
     entry: account.Entry
+    declared: list[str] = field(default_factory=list)
 
     def declare(self) -> None:
         """Enters all charges on the account, and writes what `release/` says of them."""
         import yaml
 
         account.enter(self.entry)
+        self.declared.append(self.entry.run)
         job, run, receipts = self.job, self.run, sorted(self.run.votes.glob("*.parquet"))
         runs = account.sharing(self.entry)
         text = statement(job.privacy, self.budget, self.lost, receipts, job.public, job.data.id, runs, job.data.records)
@@ -118,7 +123,7 @@ class _State:
         def ask(t: int, query: Query) -> Answer:
             if isinstance(query, Nearest):
                 query = replace(query, search=search, population=sha256(run.checkpoint(t - 1)))
-            if not (run.release / "privacy.json").exists():
+            if not self.declared:
                 self.declare()  # once all is there that the first release needs
             with private_side(run, self.screen, f"release {t}: private records vote", "vote"):
                 receipt = self.ledger.release(t, query, electorate)

@@ -3,13 +3,14 @@
 import csv
 import io
 import json
+import os
 import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from harness import files, same_noise
+from harness import at_moment, files, same_noise
 from rich.console import Console
 
 from dpsyn import cli, compose
@@ -17,7 +18,7 @@ from dpsyn.build import build
 from dpsyn.errors import UserError
 from dpsyn.execution import carry_out
 from dpsyn.planning import facts, show_plan
-from dpsyn.privacy import electorate
+from dpsyn.privacy import account, electorate
 from dpsyn.runs.directory import open_run
 from dpsyn.runs.verification import verified
 from dpsyn.show import Screen
@@ -218,6 +219,29 @@ def test_a_run_that_is_cut_off_at_its_first_draw_states_what_it_may_spend_and_co
     assert (again["status"], again["lost_draws"]) == ("DP", 1)
     assert again["epsilon"] > said["epsilon"] == again["epsilon_declared_schedule"]
     assert verified(open_run(tmp_path / "run")).agrees
+
+
+def test_a_run_that_was_cut_off_before_it_had_begun_is_on_the_account_when_it_begins_again(tmp_path, monkeypatch):
+    """It gets another id then, and spends under that one."""
+
+    class Cut(BaseException):
+        pass
+
+    def cut():
+        raise Cut
+
+    for moment in (("fsync", "pending/001.parquet"), ("replace", "votes/002.parquet")):
+        with monkeypatch.context() as patched:
+            for name in ("fsync", "replace", "mkdir"):
+                patched.setattr(os, name, getattr(os, name))  # as they are, to be put back
+            reached = at_moment(moment, cut)
+            with pytest.raises(Cut):
+                run(tmp_path, rows())
+        assert reached == [moment]
+    here = open_run(tmp_path / "run")
+    known = account.of_run(here.identity()["run"])
+    said = json.loads((here.release / "privacy.json").read_text())
+    assert any(entry.run == here.identity()["run"] and len(entry.charges) == len(said["charges"]) for entry in known)
 
 
 def test_a_plan_shows_the_releases_and_reads_nothing(tmp_path, capsys):
