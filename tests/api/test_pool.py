@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from dpsyn import compose
 from dpsyn.api import pool as module
+from dpsyn.api.pool import graph as graph_module
 from dpsyn.api.pool import Pool
 from dpsyn.build import build, config_folder
 from dpsyn.data import Records, Refusal
@@ -152,8 +153,8 @@ def nearest(api, item, among=None):
 
 @pytest.mark.parametrize("by_label", [False, True])
 def test_the_graph_is_that_of_brute_force_in_any_blocks(by_label, monkeypatch):
-    monkeypatch.setattr(module, "BLOCK", 50)
-    monkeypatch.setattr(module, "QUERIES", {"cpu": 33})
+    monkeypatch.setattr(graph_module, "BLOCK", 50)
+    monkeypatch.setattr(graph_module, "QUERIES", {"cpu": 33})
     api = made(by_label=by_label)
     graph = graph_of(api, 40)
     for item in range(200):
@@ -167,7 +168,7 @@ def graph_of(api, width):
 
 
 def test_items_that_are_equal_come_by_number_and_a_wider_graph_begins_with_the_narrower(monkeypatch):
-    monkeypatch.setattr(module, "BLOCK", 64)
+    monkeypatch.setattr(graph_module, "BLOCK", 64)
     api = made(300, "rows")  # of their vectors a hundred are distinct
     narrow = graph_of(api, 5)
     wide = graph_of(api, 60)
@@ -236,9 +237,9 @@ def test_an_item_is_embedded_once_whoever_asks_and_however_often():
 
 def test_the_graph_is_built_once_and_again_for_a_larger_degree_alone(monkeypatch):
     built = []
-    connect = module._connect
+    connect = graph_module.connect
     monkeypatch.setattr(
-        module, "_connect", lambda stock, width, *rest: built.append(width) or connect(stock, width, *rest)
+        module, "connect", lambda stock, width, *rest: built.append(width) or connect(stock, width, *rest)
     )
     for degree in (50, 20, 5):
         graph_of(made(), degree)
@@ -326,7 +327,7 @@ def test_of_a_pool_of_texts_only_those_that_are_asked_for_are_decoded():
     for item in unasked:
         content[starts[item]] = 0
     (folder / "content").write_bytes(content)
-    module._opened.cache_clear()
+    module.opened.cache_clear()
     assert (made(kind="texts").generate([{}] * 20, seeds(20)).content == first.content).all()
 
 
@@ -435,7 +436,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "_connect_part", full)
+    monkeypatch.setattr(graph_module, "_connect_part", full)
     with pytest.raises(OutOfSpace):
         graph_of(api, 9)
     assert not list((public_cache() / "pools").rglob("*.part"))
@@ -494,13 +495,13 @@ def test_the_yaml_needs_a_path_alone_and_reads_it_wherever_it_stands(tmp_path):
 
 @pytest.mark.parametrize("kind", ["images", "rows"])
 def test_neighbours_are_the_same_without_torch(kind, monkeypatch):
-    monkeypatch.setattr(module, "BLOCK", 64)
+    monkeypatch.setattr(graph_module, "BLOCK", 64)
     rng = np.random.default_rng(0)
     vectors, members = rng.normal(0, 1, (300, 16)).astype(np.float32), np.arange(0, 300, 1 if kind == "rows" else 2)
     vectors[10] = vectors[20]  # ties go to the lower item
     for queries, own in ((vectors[members], 0), (vectors[:7] + 0.1, None)):
         some = queries[:50]
-        with_torch = module._nearest(some, vectors, members, 9, "cpu", own)
+        with_torch = graph_module.nearest(some, vectors, members, 9, "cpu", own)
         with monkeypatch.context() as patched:
-            patched.setattr(module, "find_spec", lambda name: None)
-            assert (module._nearest(some, vectors, members, 9, "cpu", own) == with_torch).all()
+            patched.setattr(graph_module, "find_spec", lambda name: None)
+            assert (graph_module.nearest(some, vectors, members, 9, "cpu", own) == with_torch).all()
