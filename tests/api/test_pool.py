@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 
 from dpsyn import compose
 from dpsyn.api import pool as module
-from dpsyn.api.pool import graph as graph_module
 from dpsyn.api.pool import Pool
+from dpsyn.api.pool import graph as graph_module
 from dpsyn.build import build, config_folder
 from dpsyn.data import Records, Refusal
 from dpsyn.errors import OutOfSpace, UserError

@@ -477,7 +477,7 @@ def test_an_interrupt_ends_it_at_once_and_leaves_no_task():
 
     async def interrupted(server):
         given = iter([questions()]), [Endpoint(server.url, KEY, "A_KEY")], limits(timeout=60), asker
-        task = asyncio.create_task(asking._Asking(*given).run())
+        task = asyncio.create_task(asking._Asking(*given, asking.chat).run())
         while len(asker.answers) < 4:
             await asyncio.sleep(0.01)
         task.cancel()
