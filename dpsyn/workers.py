@@ -20,7 +20,7 @@ from typing import Any, cast
 import numpy as np
 
 from dpsyn.api import Api, Degree, LooksUp, Queued, queue_of
-from dpsyn.embedding import Embedding, without_tiny
+from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError
 from dpsyn.networks.runtime import Runtime
 from dpsyn.population import Label, Samples, concatenate, take
@@ -66,10 +66,10 @@ class InBatches:
         """float32 [n, d]; looked up where the api has looked at all that it makes with this very embedding."""
         if isinstance(self.api, LooksUp) and self.api.embedding == self.inner:
             with self.progress("looking up", len(samples)):
-                return without_tiny(self.api.vectors(samples))
+                return self.api.vectors(samples)
         rows = np.arange(len(samples))
         parts = self._asked("embed", "embedding", len(rows), lambda at: (take(samples, rows[at]),))
-        return without_tiny(np.concatenate(parts).astype(np.float32, copy=False))
+        return np.concatenate(parts).astype(np.float32, copy=False)
 
     def _queued(self, queue: Queued, text: str, n: int, ask: Callable[[slice], Samples]) -> Samples:
         """All rows in one call: the api queues them in this process, and says how far it is."""

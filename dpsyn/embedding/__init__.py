@@ -12,14 +12,6 @@ import numpy as np
 from dpsyn.data import Data
 from dpsyn.population import F32, I32, Array, Bool, Samples
 
-TINY = np.float32(1e-12)
-
-
-def without_tiny(vectors: F32) -> F32:
-    """The same vectors; entries nearer to 0 than 1e-12 are 0. A product with a number below 1e-38, in the tail of a
-    blur say, costs a processor a hundred times as long."""
-    return np.where(np.abs(vectors) < TINY, np.float32(0), vectors)
-
 
 class Coder(Protocol):
     """What turns samples into what votes are about: vectors, or codes of table rows."""
