@@ -2,6 +2,7 @@ import ast
 import doctest
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 from dpsyn import compose
-from dpsyn.build import build, config_folder
+from dpsyn.build import build, config_folder, constructors
 
 ROOT = Path(compose.__file__).parent
 CONFIGS = config_folder()
@@ -158,3 +159,11 @@ def test_every_yaml_composes(path):
 def test_what_a_docstring_shows_is_so(name):
     found = doctest.testmod(importlib.import_module(f"dpsyn.{name}"), optionflags=doctest.IGNORE_EXCEPTION_DETAIL)
     assert found.attempted and not found.failed
+
+
+def test_every_part_is_compared_with_its_contract_under_mypy():
+    compared = Path(__file__).with_name("typed.py").read_text()
+    for target in constructors():
+        module, name = target.rsplit(".", 1)
+        if module.split(".")[1] in GROUPS:
+            assert re.search(rf"from {re.escape(module)} import .*\b{name}\b", compared), target
