@@ -48,9 +48,12 @@ def generator(seed: int, t: int, use: str) -> np.random.Generator:
     return np.random.default_rng(seed_sequence(seed, t, use))
 
 
-def retry_seed(seed: int, attempt: int) -> int:
-    """The seed itself, and for each attempt after the first another one."""
-    return int(np.random.SeedSequence([seed, attempt]).generate_state(1, np.uint64)[0]) if attempt else seed
+def retry_seeds(seeds: U64, attempt: int) -> U64:
+    """uint64 [n]: the seeds themselves, and for each attempt after the first others, row i from seeds[i] alone."""
+    if not attempt:
+        return seeds
+    words = [np.random.SeedSequence([int(seed), attempt]).generate_state(1, np.uint64)[0] for seed in seeds]
+    return np.array(words, np.uint64)
 
 
 def uniform(seeds: U64, stream: str, at: int = 0) -> F64:

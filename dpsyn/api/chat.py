@@ -11,13 +11,14 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
 from dpsyn.api import Api, Degree, Usage
+from dpsyn.api.meter import Meter
 from dpsyn.data import Data
 from dpsyn.errors import UserError, check_packages, invalid
 from dpsyn.language.answers import Answers, answer_key
@@ -28,7 +29,7 @@ from dpsyn.language.prompts import Prompts, Request
 from dpsyn.language.reasoning import without_reasoning
 from dpsyn.marks import PLACE, SECRET, SPEED
 from dpsyn.population import Label, Samples, of_texts
-from dpsyn.randomness import retry_seed
+from dpsyn.randomness import retry_seeds
 from dpsyn.validate import choice, flag, text_or_null, whole
 
 OURS = ("model", "messages", "n", "stream", "seed", "temperature", "top_p", "max_tokens", "max_completion_tokens")
@@ -40,20 +41,6 @@ PING = "Reply with the word OK."
 
 Requests = Callable[[Sequence[int], np.ndarray], Sequence[Request]]
 """(rows, a seed for each) -> what is asked of them"""
-
-
-@dataclass
-class _State:
-    """What changes while a Chat asks. lost: money that requests without an answer may have cost. run: that asks."""
-
-    run: str | None = None
-    calls: int = 0
-    cached: int = 0
-    prompt_tokens: int = 0
-    answer_tokens: int = 0
-    fallbacks: int = 0
-    lost: float = 0.0
-    advance: Callable[[int], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +91,7 @@ class Chat(Api):
     prices: Mapping[str, Sequence[float]] = field(metadata=SPEED)
     max_cost: float | None = field(metadata=SPEED)
     answers_folder: str = "answers"
-    _state: _State = field(default_factory=_State, init=False, compare=False, repr=False)
+    _meter: Meter = field(default_factory=Meter, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         text_or_null("api.model", self.model)
@@ -149,16 +136,11 @@ class Chat(Api):
     @property
     def usage(self) -> Usage:
         """Of this process and those before it."""
-        state = self._state
-        counts = {name: getattr(state, name) for name in ("calls", "cached", "prompt_tokens", "answer_tokens")}
-        return Usage(money=self._money(state.prompt_tokens, state.answer_tokens), fallbacks=state.fallbacks, **counts)
+        return self._meter.usage(self._money(self._meter.prompt_tokens, self._meter.answer_tokens))
 
     def resume(self, before: Usage, run: str | None) -> None:
-        """Adds what processes before this one took. Money is counted anew, from the tokens. run: its id, by which it
-        finds what it was answered at other addresses."""
-        self._state.run = run
-        for name in ("calls", "cached", "prompt_tokens", "answer_tokens", "fallbacks"):
-            setattr(self._state, name, getattr(self._state, name) + getattr(before, name))
+        """run: its id, by which it finds what it was answered at other addresses."""
+        self._meter.resume(before, run)
 
     def estimate(self, labels: Sequence[Label], generated: int, varied: int) -> Usage:
         """Estimated usage, each row asked once; seconds by the limits that are set."""
@@ -173,14 +155,9 @@ class Chat(Api):
         money, counts = self._money(prompts, answers), (generated + varied, 0, round(prompts), round(answers))
         return Usage(*counts, money=money, seconds=max(seconds, default=None))
 
-    @contextmanager
-    def watched(self, advance: Callable[[int], None]) -> Iterator[None]:
+    def watched(self, advance: Callable[[int], None]) -> AbstractContextManager[None]:
         """While it lasts, advance(n) is called as n more rows are done."""
-        self._state.advance = advance
-        try:
-            yield
-        finally:
-            self._state.advance = None
+        return self._meter.watched(advance)
 
     def check(self) -> None:
         """Raises UserError for a missing package, model or price, what is no address, what are no prompts."""
@@ -249,7 +226,7 @@ class Chat(Api):
         self.check_degree(degree)
         parents = self.adopt(samples, labels, seeds).content
         if not degree:
-            self._advance(len(parents))
+            self._meter.done(len(parents))
             return Samples(parents)
 
         def requests(rows: Sequence[int], seeds: np.ndarray) -> Sequence[Request]:
@@ -275,7 +252,7 @@ class Chat(Api):
             line = "api chat: %d of %d rows have answers that this run was given before, at another address"
             rows = sum(call.found_at[address] for address in elsewhere)
             logging.getLogger(__name__).warning(line, rows, len(call.texts))
-        self._state.fallbacks += len(call.why)
+        self._meter.fallbacks += len(call.why)
         return call.texts, call.why
 
     def _limits(self) -> Limits:
@@ -292,9 +269,9 @@ class Chat(Api):
     def _addresses_of_run(self, answers: Answers, endpoints: Sequence[Endpoint]) -> list[str]:
         """Digests: of those it asks now, then of others that this very run has asked."""
         now = list(dict.fromkeys(endpoint.digest for endpoint in endpoints))
-        if self._state.run is None:
+        if self._meter.run is None:
             return now
-        key = answer_key("addresses of a run", self._state.run)
+        key = answer_key("addresses of a run", self._meter.run)
         before = answers.get([key]).get(key)
         known = [address for address in before if isinstance(address, str)] if isinstance(before, list) else []
         everywhere = list(dict.fromkeys([*now, *known]))
@@ -309,10 +286,6 @@ class Chat(Api):
             line = "api chat: %d of %d rows got no answer of use (%s), %s"
             logging.getLogger(__name__).warning(line, len(why), rows, reasons, what)
 
-    def _advance(self, rows: int) -> None:
-        if self._state.advance is not None:
-            self._state.advance(rows)
-
     def _money(self, prompt_tokens: float, answer_tokens: float) -> float | None:
         if (pair := self.prices.get(self.model or "")) is None:
             return None
@@ -325,9 +298,9 @@ class Chat(Api):
 
     def _count(self, body: Mapping[str, Any], answer: Answer) -> None:
         asked, told = tokens_of(body["messages"]), len((answer.text or "").encode()) // 4
-        self._state.calls += 1
-        self._state.prompt_tokens += asked if answer.prompt_tokens is None else answer.prompt_tokens
-        self._state.answer_tokens += told if answer.answer_tokens is None else answer.answer_tokens
+        self._meter.calls += 1
+        self._meter.prompt_tokens += asked if answer.prompt_tokens is None else answer.prompt_tokens
+        self._meter.answer_tokens += told if answer.answer_tokens is None else answer.answer_tokens
 
     def _addresses(self) -> list[tuple[str | None, str | None]]:
         """(url, name of the variable that holds the key) of each endpoint."""
@@ -381,7 +354,7 @@ class _Call:
         answers: Answers,
         addresses: Sequence[str],
     ) -> None:
-        self.chat, self.state, self.what, self.requests = chat, chat._state, what, requests
+        self.chat, self.meter, self.what, self.requests = chat, chat._meter, what, requests
         self.seeds, self.answers, self.addresses = seeds, answers, addresses
         self.texts: list[str | None] = [None] * len(seeds)
         self.why: dict[int, str] = {}
@@ -401,7 +374,7 @@ class _Call:
             for address, key in question.key.keys.items():
                 if (text := self.kept(question, known.get(key))) is not None:
                     self.found_at[address] += 1
-                    self.state.cached += 1
+                    self.meter.cached += 1
                     self.place(question.key.row, text)
                     break
             else:
@@ -419,15 +392,12 @@ class _Call:
         return self.chat.prompts.cleaned(text, request, value.get("finish") == "length")
 
     def asked_of(self, rows: Sequence[int], attempt: int) -> Sequence[Request]:
-        return self.requests(rows, self.own_seeds(rows, attempt))
-
-    def own_seeds(self, rows: Sequence[int], attempt: int) -> np.ndarray:
-        return np.array([retry_seed(int(self.seeds[i]), attempt) for i in rows], np.uint64)
+        return self.requests(rows, retry_seeds(self.seeds[list(rows)], attempt))
 
     def question(self, row: int, attempt: int, request: Request, keys: Mapping[str, bytes] | None = None) -> Question:
         """keys: of the first attempt, under which a row's answer is kept; None: this is the first one."""
         chat = self.chat
-        body = chat._body(request, int(self.own_seeds([row], attempt)[0]))
+        body = chat._body(request, int(retry_seeds(self.seeds[[row]], attempt)[0]))
         if keys is None:
             parameters = {name: value for name, value in body.items() if name not in ("model", "messages", "seed")}
             what = (chat.model, parameters, body["messages"], int(self.seeds[row]))
@@ -441,7 +411,7 @@ class _Call:
             return True
         money, worst = self.chat.usage.money, self.chat._worst(question.body)
         assert money is not None  # check
-        spent = money + self.state.lost
+        spent = money + self.meter.lost
         if spent + sum(self.reserved.values()) + worst <= most:
             self.reserved[question.key.row] = worst
             return True
@@ -470,7 +440,7 @@ class _Call:
 
     def failed(self, question: Question, sent: bool) -> None:
         worst = self.reserved.pop(question.key.row, 0.0)
-        self.state.lost += worst if sent else 0.0
+        self.meter.lost += worst if sent else 0.0
 
     def given_up(self, question: Question, reason: str) -> None:
         self.without(question.key.row, reason)
@@ -481,12 +451,12 @@ class _Call:
 
     def place(self, row: int, text: str) -> None:
         self.texts[row] = text
-        self.chat._advance(1)
+        self.meter.done(1)
 
     def without(self, row: int, why: str, said: str = "") -> None:
         """said: by the endpoint. Raises UserError where it is one too many."""
         self.why[row] = why
-        self.chat._advance(1)
+        self.meter.done(1)
         share, n = self.chat.max_fallback_share, len(self.seeds)
         if len(self.why) > max(1.0, share * n):
             what = f"api chat: {len(self.why)} of {n} rows got no answer of use ({why})"

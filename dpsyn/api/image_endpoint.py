@@ -14,10 +14,9 @@ import logging
 import math
 import re
 import secrets
-import string
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
@@ -26,6 +25,8 @@ from typing import Any, Literal
 import numpy as np
 
 from dpsyn.api import Api, Degree, Usage
+from dpsyn.api.meter import Meter
+from dpsyn.api.templates import by_label, drawn, filled, several
 from dpsyn.data import Data
 from dpsyn.errors import UserError, check_packages, invalid
 from dpsyn.files import answers_cache, write
@@ -44,6 +45,7 @@ from dpsyn.language.endpoints import (
 from dpsyn.language.pace import Limits, Pacer
 from dpsyn.marks import PLACE, SECRET, SPEED
 from dpsyn.population import Label, Samples
+from dpsyn.randomness import retry_seeds
 from dpsyn.validate import choice, number, text_or_null, whole
 
 ATTEMPTS = 3  # prompts a fresh row is asked with before it stays grey
@@ -105,7 +107,7 @@ class ImageEndpoint(Api):
     prices: Mapping[str, float] = field(metadata=SPEED)
     max_cost: float | None = field(metadata=SPEED)
     answers_folder: str = "answers"
-    _state: _State = field(default_factory=lambda: _State(), init=False, compare=False, repr=False)
+    _meter: Meter = field(default_factory=Meter, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for key in ("base_url", "model", "quality", "response_format"):
@@ -114,7 +116,7 @@ class ImageEndpoint(Api):
             expected = "the name of an environment variable in capitals, not the key itself"
             raise invalid("api.api_key_env", "(not shown)", expected, "For instance OPENAI_API_KEY.")
         if self.prompts is not None:
-            _by_label("api.prompts", self.prompts)
+            by_label("api.prompts", self.prompts)
         choice("api.vary_with", self.vary_with, ("edit", "variation"))
         if self.edits is not None:
             _edits(self.edits)
@@ -146,27 +148,20 @@ class ImageEndpoint(Api):
     @property
     def usage(self) -> Usage:
         """Of this process and those before it."""
-        state = self._state
-        return Usage(state.calls, state.cached, money=self._money(state.calls), fallbacks=state.fallbacks)
+        return self._meter.usage(self._money(self._meter.calls))
 
     def resume(self, before: Usage, run: str | None) -> None:
-        """Adds what processes before this one took. Money is counted anew, from the calls."""
-        for name in ("calls", "cached", "fallbacks"):
-            setattr(self._state, name, getattr(self._state, name) + getattr(before, name))
+        """Goes on from what processes before this one took."""
+        self._meter.resume(before, run)
 
     def estimate(self, labels: Sequence[Label], generated: int, varied: int) -> Usage:
         """Estimated usage, each row asked once; seconds by the limit that is set."""
         calls, limit = generated + varied, self.requests_per_minute
         return Usage(calls, money=self._money(calls), seconds=None if limit is None else 60 * calls / limit)
 
-    @contextmanager
-    def watched(self, advance: Callable[[int], None]) -> Iterator[None]:
+    def watched(self, advance: Callable[[int], None]) -> AbstractContextManager[None]:
         """While it lasts, advance(n) is called as n more rows are done."""
-        self._state.advance = advance
-        try:
-            yield
-        finally:
-            self._state.advance = None
+        return self._meter.watched(advance)
 
     def check(self) -> None:
         """Raises UserError for a missing package, model, price, prompt or edit, and for what is no address."""
@@ -199,7 +194,7 @@ class ImageEndpoint(Api):
             return await self._exchange(pacer, body, None)
 
         for answer in ping([self._endpoint()], self._limits(), request, exchange):
-            self._state.calls += answer.finish == "stop"
+            self._meter.calls += answer.finish == "stop"
 
     def check_degree(self, degree: Degree) -> None:
         """Raises UserError for what is no degree."""
@@ -219,10 +214,10 @@ class ImageEndpoint(Api):
             rows = [i for i, reason in enumerate(reasons) if reason == REFUSED]
             if not rows:
                 break
-            words = [np.random.SeedSequence([int(seeds[i]), attempt]).generate_state(1, np.uint64)[0] for i in rows]
-            prompts[rows] = self._prompts([labels[i] for i in rows], np.array(words, np.uint64))
+            others = retry_seeds(seeds[rows], attempt)
+            prompts[rows] = self._prompts([labels[i] for i in rows], others)
             again = [("generations", {"prompt": prompts[i]}, None) for i in rows]
-            for i, image, reason in zip(rows, *self._asked(again, np.array(words, np.uint64)), strict=True):
+            for i, image, reason in zip(rows, *self._asked(again, others), strict=True):
                 images[i], reasons[i] = image, reason
         self._judge(reasons, "are grey")
         grey = np.full((*self._shape, 3), GREY, np.uint8)
@@ -247,7 +242,7 @@ class ImageEndpoint(Api):
             requests = []
             for label, seed, prompt, image in zip(labels, seeds, prompts, samples.content, strict=True):
                 template = choice[np.random.default_rng([int(seed), 1]).integers(len(choice))]
-                instruction = _filled("api.edits", template, {"prompt": prompt, **label})
+                instruction = filled("api.edits", template, {"prompt": prompt, **label})
                 requests.append(("edits", {"prompt": instruction}, image))
         images, reasons = self._asked(requests, seeds)
         self._judge(reasons, "come back as their parents")
@@ -275,16 +270,7 @@ class ImageEndpoint(Api):
         return Endpoint(self._url, key_in(self.api_key_env), self.api_key_env)
 
     def _prompts(self, labels: Sequence[Label], seeds: np.ndarray) -> np.ndarray:
-        """object of str [n]"""
-        prompts, by_label = np.empty(len(labels), object), _by_label("api.prompts", self.prompts)
-        for i, (label, seed) in enumerate(zip(labels, seeds, strict=True)):
-            name = " | ".join(label.values()) or "all"
-            templates = by_label.get(name) or by_label.get(None)
-            if templates is None:
-                raise invalid("api.prompts", ", ".join(map(str, by_label)), f"templates for the label {name} too")
-            template = templates[np.random.default_rng([int(seed), 0]).integers(len(templates))]
-            prompts[i] = _filled("api.prompts", template, label)
-        return prompts
+        return drawn(by_label("api.prompts", self.prompts), labels, seeds)
 
     def _asked(
         self, requests: Sequence[Request], seeds: np.ndarray
@@ -295,8 +281,8 @@ class ImageEndpoint(Api):
         found = {key: _read(folder / key[:2] / f"{key}.png", self._shape) for key in keys}
         missing = {key: request for key, request in zip(keys, requests, strict=True) if found[key] is None}
         cached = len(requests) - len(missing)
-        self._state.cached += cached
-        self._state.done(cached)
+        self._meter.cached += cached
+        self._meter.done(cached)
         call = _Call(self, len(missing), found)
 
         async def exchange(pacer: Pacer, body: tuple[str, Request]) -> Answer:
@@ -425,26 +411,12 @@ class ImageEndpoint(Api):
         without = [reason for reason in reasons if reason is not None]
         if len(without) > self._bearable(len(reasons)):
             raise self._too_many(without, len(reasons))
-        self._state.fallbacks += len(without)
+        self._meter.fallbacks += len(without)
         if without:
             count = f"{len(without)} of {len(reasons)} rows"
             logging.getLogger(__name__).warning(
                 "api image_endpoint: %s got no image (%s), %s", count, without[-1], what
             )
-
-
-@dataclass
-class _State:
-    """What changes while it asks. advance: called with the number of rows that are done."""
-
-    calls: int = 0
-    cached: int = 0
-    fallbacks: int = 0
-    advance: Callable[[int], None] | None = None
-
-    def done(self, rows: int) -> None:
-        if self.advance is not None:
-            self.advance(rows)
 
 
 class _Call:
@@ -457,7 +429,7 @@ class _Call:
     def before(self, question: Question) -> bool:
         part, price = self.part, self.part._money(1)
         if part.max_cost is not None and price is not None:
-            spent = part._money(part._state.calls) or 0.0
+            spent = part._money(part._meter.calls) or 0.0
             if spent + price * (self.in_flight + 1) > part.max_cost:
                 if self.in_flight:
                     return False
@@ -472,16 +444,16 @@ class _Call:
         if answer.image is None:
             self.reasons[question.key] = REFUSED
         else:
-            self.part._state.calls += 1
+            self.part._meter.calls += 1
             self.found[question.key] = answer.image
-        self.part._state.done(1)
+        self.part._meter.done(1)
 
     def failed(self, question: Question, sent: bool) -> None:
         self.in_flight -= 1
 
     def given_up(self, question: Question, reason: str) -> None:
         self.reasons[question.key] = reason
-        self.part._state.done(1)
+        self.part._meter.done(1)
         if sum(each != REFUSED for each in self.reasons.values()) > self.part._bearable(self.rows):
             raise self.part._too_many(list(self.reasons.values()), self.rows)
 
@@ -492,38 +464,10 @@ def _first_image(told: Any) -> Mapping[str, Any]:
     return first if isinstance(first, Mapping) else {}
 
 
-def _by_label(key: str, prompts: Any) -> dict[str | None, tuple[str, ...]]:
-    """Label to templates; under None those for any label. Raises UserError for what are no templates."""
-    named = {str(name): value for name, value in prompts.items()} if isinstance(prompts, Mapping) else {None: prompts}
-    if not named:
-        raise invalid(key, prompts, "templates")
-    return {name: _templates(key if name is None else f"{key}.{name}", value) for name, value in named.items()}
-
-
 def _edits(edits: Any) -> list[tuple[str, ...]]:
     if isinstance(edits, str) or not isinstance(edits, Sequence) or not edits:
         raise invalid("api.edits", edits, "a list of instructions, from the mildest to the strongest")
-    return [_templates("api.edits", level) for level in edits]
-
-
-def _templates(key: str, value: Any) -> tuple[str, ...]:
-    templates = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Sequence) else ()
-    if not templates or not all(isinstance(template, str) and template.strip() for template in templates):
-        raise invalid(key, "null" if value is None else value, "a template or a list of templates")
-    for template in templates:
-        try:
-            list(string.Formatter().parse(template))
-        except ValueError:
-            raise invalid(key, template, "a template such as 'a photo of a {digit}'") from None
-    return templates
-
-
-def _filled(key: str, template: str, values: Mapping[str, str]) -> str:
-    try:
-        return template.format(**values)
-    except (LookupError, AttributeError, TypeError, ValueError):
-        columns = ", ".join(values) or "it has none"
-        raise invalid(key, template, f"a template over the label's columns ({columns})") from None
+    return [several("api.edits", level) for level in edits]
 
 
 def _fetched(url: str, timeout: float) -> bytes:

@@ -28,7 +28,7 @@ from dpsyn.marks import PLACE, SPEED
 from dpsyn.networks.hub import model_folder, pinned
 from dpsyn.networks.runtime import Runtime, in_batches, placed, running, torch_device, torch_dtype
 from dpsyn.population import Label, Samples, of_texts
-from dpsyn.randomness import retry_seed, uniform
+from dpsyn.randomness import retry_seeds, uniform
 from dpsyn.validate import flag, number, text_or_null, whole
 
 AT_ONCE = 4  # tokens between two looks at which rows have ended; a look waits for the device
@@ -181,7 +181,7 @@ class LocalLLM(Api):
                 rows = list({names[i]: i for i in rows if names[i] not in found}.values())
             if not rows:
                 break
-            own = np.array([retry_seed(int(seeds[i]), attempt) for i in rows], np.uint64)
+            own = retry_seeds(seeds[rows], attempt)
             asked = requests(rows, own)
             for i, request, answer in zip(rows, asked, self._answers(asked, own), strict=True):
                 texts[i] = self.prompts.cleaned(answer, request)

@@ -12,7 +12,6 @@ import json
 import logging
 import math
 import os
-import string
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from dpsyn.api import Api, Degree
+from dpsyn.api.templates import Templates, by_label, drawn
 from dpsyn.data import Data
 from dpsyn.errors import UserError, check_packages, invalid
 from dpsyn.marks import PLACE
@@ -29,6 +29,7 @@ from dpsyn.networks import tensors
 from dpsyn.networks.hub import model_folder, pinned
 from dpsyn.networks.runtime import Runtime, in_batches, placed, running, torch_device, torch_dtype
 from dpsyn.population import Label, Samples
+from dpsyn.randomness import retry_seeds
 from dpsyn.validate import flag, side_lengths, text_or_null
 
 ATTEMPTS = 5  # images a fresh row gets before it stays black
@@ -69,7 +70,7 @@ class StableDiffusion(Api):
         for key in ("path", "revision", "prompt_file", "negative_prompt"):
             text_or_null(f"api.{key}", getattr(self, key))
         if self.prompts is not None:
-            _by_label("api.prompts", self.prompts)
+            by_label("api.prompts", self.prompts)
             if self.prompt_file is not None:
                 raise invalid(
                     "api.prompt_file", self.prompt_file, "null beside api.prompts", "Or give api.prompts=null."
@@ -99,7 +100,7 @@ class StableDiffusion(Api):
                 raise invalid("api.path", self.path, "a folder whose model_index.json can be read") from None
             if not any(parts.get("safety_checker") or ()):
                 raise invalid("api.safety_checker", "true", "false for a model without one, as this is")
-        self._by_label()
+        self._templates()
 
     def check_degree(self, degree: Degree) -> None:
         """Raises UserError for what is no degree."""
@@ -116,7 +117,7 @@ class StableDiffusion(Api):
             rows = np.flatnonzero(refused)
             if not len(rows):
                 break
-            again = _other_seeds(seeds[rows], attempt)
+            again = retry_seeds(seeds[rows], attempt)
             content[rows], refused[rows] = self._drawn(prompts[rows], again, self.steps, self.guidance, None)
         content[refused] = 0
         self._count(refused, f"are black after {ATTEMPTS} attempts")
@@ -148,10 +149,10 @@ class StableDiffusion(Api):
             raise invalid("api.path", self.path, "a folder with model_index.json, as diffusers saves pipelines")
         return str(folder or self.path)
 
-    def _by_label(self) -> Mapping[str | None, tuple[str, ...]]:
+    def _templates(self) -> Templates:
         """Label to templates; under None those for any label."""
         if self.prompts is not None:
-            return _by_label("api.prompts", self.prompts)
+            return by_label("api.prompts", self.prompts)
         if self.prompt_file is None:
             expected = "a template over the label's columns, a list of them, or either for each label"
             raise invalid("api.prompts", "null", expected, "Or name a file of them with api.prompt_file=.")
@@ -163,30 +164,17 @@ class StableDiffusion(Api):
                 "api.prompt_file", self.prompt_file, "a text file, one template a line, or a yaml file"
             ) from None
         if path.suffix not in (".yaml", ".yml"):
-            return _by_label("api.prompt_file", [line.strip() for line in text.splitlines() if line.strip()])
+            return by_label("api.prompt_file", [line.strip() for line in text.splitlines() if line.strip()])
         import yaml
 
         try:
             prompts = yaml.safe_load(text)
         except yaml.YAMLError:
             raise invalid("api.prompt_file", self.prompt_file, "yaml: a list of templates for each label") from None
-        return _by_label("api.prompt_file", prompts)
+        return by_label("api.prompt_file", prompts)
 
     def _prompts(self, labels: Sequence[Label], seeds: np.ndarray) -> np.ndarray:
-        """object of str [n]"""
-        prompts, by_label = np.empty(len(labels), object), self._by_label()
-        for i, (label, seed) in enumerate(zip(labels, seeds, strict=True)):
-            name = " | ".join(label.values()) or "all"
-            templates = by_label.get(name) or by_label.get(None)
-            if templates is None:
-                raise invalid("api.prompts", ", ".join(map(str, by_label)), f"templates for the label {name} too")
-            template = templates[np.random.default_rng([int(seed), 0]).integers(len(templates))]
-            try:
-                prompts[i] = template.format(**label)
-            except (LookupError, AttributeError, TypeError, ValueError):
-                columns = ", ".join(label) or "it has none"
-                raise invalid("api.prompts", template, f"a template over the label's columns ({columns})") from None
-        return prompts
+        return drawn(self._templates(), labels, seeds)
 
     def _settings(self, degree: Degree) -> tuple[float, int, float]:
         """strength, steps, guidance"""
@@ -278,31 +266,6 @@ def _check_steps(key: str, steps: Any, guidance: Any) -> None:
         raise invalid(f"{key}.steps", steps, "a whole number, 1 or more")
     if type(guidance) not in (int, float) or not 0 <= guidance < math.inf:
         raise invalid(f"{key}.guidance", guidance, "a number, 0 or more")
-
-
-def _by_label(key: str, prompts: Any) -> dict[str | None, tuple[str, ...]]:
-    """Label to templates; under None those for any label. Raises UserError for what are no templates."""
-    named = {str(name): value for name, value in prompts.items()} if isinstance(prompts, Mapping) else {None: prompts}
-    if not named:
-        raise invalid(key, prompts, "templates")
-    found: dict[str | None, tuple[str, ...]] = {}
-    for name, value in named.items():
-        templates = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Sequence) else ()
-        if not templates or not all(isinstance(template, str) and template.strip() for template in templates):
-            raise invalid(key if name is None else f"{key}.{name}", value, "a template or a list of templates")
-        for template in templates:
-            try:
-                list(string.Formatter().parse(template))
-            except ValueError:
-                raise invalid(key, template, "a template such as 'a photo of a {digit}'") from None
-        found[name] = templates
-    return found
-
-
-def _other_seeds(seeds: np.ndarray, attempt: int) -> np.ndarray:
-    """uint64 [n]; row i from seeds[i] alone."""
-    words = [np.random.SeedSequence([int(seed), attempt]).generate_state(1, np.uint64)[0] for seed in seeds]
-    return np.array(words, np.uint64)
 
 
 @functools.lru_cache(maxsize=1)
