@@ -21,7 +21,8 @@ import numpy as np
 import python_avatars
 from PIL import Image
 
-from dpsyn.api import avatar
+from dpsyn.api.avatar import Avatar, cores, random_rows
+from dpsyn.api.avatar.faces import PARAMETERS, values
 from dpsyn.networks.runtime import Runtime
 
 
@@ -33,18 +34,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     SIZE, CROP = [32, 32], [40, 40, 224, 224]
     seeds = np.random.SeedSequence(0).generate_state(chosen.images, np.uint64)
-    rows = avatar._random(seeds, 0)
+    rows = random_rows(seeds, "avatar.fresh")
 
     def plain(rows):
         images = []
         for row in rows.tolist():
-            values = {name: avatar._values(name)[value] for name, value in zip(avatar.PARAMETERS, row, strict=True)}
-            png = cairosvg.svg2png(bytestring=python_avatars.Avatar(**values, shirt_text=None).render())
+            chosen_values = {name: values(name)[value] for name, value in zip(PARAMETERS, row, strict=True)}
+            png = cairosvg.svg2png(bytestring=python_avatars.Avatar(**chosen_values, shirt_text=None).render())
             images.append(np.asarray(Image.open(io.BytesIO(png)).convert("RGB").crop(CROP).resize(SIZE)))
         return np.stack(images)
 
     def drawn(workers):
-        return avatar.Avatar(SIZE, CROP, Runtime(workers=workers)).generate([{}] * chosen.images, seeds).content
+        return Avatar(SIZE, CROP, Runtime(workers=workers)).generate([{}] * chosen.images, seeds).content
 
     def timed(work, *arguments):
         start = time.perf_counter()
@@ -64,9 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"dpsyn, one core:    {1 / min(one):.0f} images/s, {min(theirs) / min(one):.1f} times as many")
     drawn(None)
     all_cores = min(timed(drawn, None)[0] for _ in range(chosen.rounds)) / chosen.images
-    print(
-        f"dpsyn, {avatar._cores()} workers:   {1 / all_cores:.0f} images/s, {min(one) / all_cores:.2f} times one core"
-    )
+    print(f"dpsyn, {cores()} workers:   {1 / all_cores:.0f} images/s, {min(one) / all_cores:.2f} times one core")
 
 
 if __name__ == "__main__":

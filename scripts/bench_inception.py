@@ -22,7 +22,7 @@ from dpsyn.embedding.inception import CPU_BATCH, Inception, resized
 from dpsyn.networks.runtime import Runtime, exact
 from dpsyn.population import Samples
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests/embedding"))
 from test_inception import random_state
 
 

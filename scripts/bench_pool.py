@@ -18,6 +18,7 @@ import numpy as np
 
 from dpsyn.api.pool import Pool
 from dpsyn.data import Records
+from dpsyn.embedding import Embedding
 from dpsyn.networks.runtime import Runtime
 from dpsyn.population import Samples
 
@@ -45,8 +46,16 @@ class Made:
             yield Records(Samples(rows), np.zeros(len(rows), np.int64))
 
 
-def values(samples):
-    return samples.content["values"]
+@dataclass(frozen=True)
+class Values(Embedding):
+    def __call__(self, samples):
+        return samples.content["values"]
+
+    def fingerprint(self):
+        return ""
+
+    def reads(self):
+        return ()
 
 
 def pool(chosen):
@@ -54,7 +63,7 @@ def pool(chosen):
 
     torch.set_num_threads(chosen.threads)
     data = Made(chosen.rows, chosen.dimension)
-    api = Pool(data, values, "made", False, chosen.neighbours, Runtime(device="cpu"))
+    api = Pool(data, Values(), "made", False, chosen.neighbours, Runtime(device="cpu"))
     labels, seeds = [{}] * BATCH, np.arange(BATCH, dtype=np.uint64)
     before, start = peak(), time.perf_counter()
     first = api.generate(labels, seeds)
@@ -74,7 +83,7 @@ def plain(chosen):
     faiss.omp_set_num_threads(chosen.threads)
     data = Made(chosen.rows, chosen.dimension)
     before = peak()
-    vectors = np.concatenate([values(records.samples) for records in data.batches(BATCH)])
+    vectors = np.concatenate([Values()(records.samples) for records in data.batches(BATCH)])
     start = time.perf_counter()
     index = faiss.IndexFlatL2(chosen.dimension)
     index.add(vectors)

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
@@ -24,6 +25,7 @@ import numpy as np
 
 from dpsyn.api.pool import Pool
 from dpsyn.data.texts import Texts
+from dpsyn.embedding import Embedding
 from dpsyn.networks.runtime import Runtime
 from dpsyn.privacy.electorate import open_electorate
 from dpsyn.privacy.nearest import faiss_search
@@ -71,9 +73,17 @@ def write(path, n):
                 )
 
 
-def hashed(samples):
-    digests = b"".join(blake2b(text.encode(), digest_size=64).digest() for text in samples.content)
-    return np.frombuffer(digests, np.uint8).reshape(-1, 64).astype(np.float32)
+@dataclass(frozen=True)
+class Hashed(Embedding):
+    def __call__(self, samples):
+        digests = b"".join(blake2b(text.encode(), digest_size=64).digest() for text in samples.content)
+        return np.frombuffer(digests, np.uint8).reshape(-1, 64).astype(np.float32)
+
+    def fingerprint(self):
+        return ""
+
+    def reads(self):
+        return ()
 
 
 def timed(work):
@@ -87,7 +97,7 @@ def private(path, _):
     data.check()
     n, read = timed(lambda: sum(len(records.samples) for records in data.batches(256)))
     _, digest = timed(data.fingerprint)
-    electorate, embedded = timed(lambda: open_electorate(data, hashed, {}, "record", path.parent))
+    electorate, embedded = timed(lambda: open_electorate(data, Hashed(), {}, "record", path.parent))
     candidates = np.random.default_rng(1).integers(0, 256, (5000, 64)).astype(np.float32)
     labels = np.arange(5000) % len(data.labels)
     _, voted = timed(lambda: electorate.tallied(Nearest(candidates, labels, 1, search=faiss_search)))
@@ -99,7 +109,7 @@ def private(path, _):
 
 
 def pool(path, _):
-    api = Pool(Texts(str(path)), hashed, str(path), False, None, Runtime(device="cpu"))
+    api = Pool(Texts(str(path)), Hashed(), str(path), False, None, Runtime(device="cpu"))
     labels, seeds = [{}] * 5000, np.arange(5000, dtype=np.uint64)
     before = peak()
     samples, first = timed(lambda: api.generate(labels, seeds))

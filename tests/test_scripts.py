@@ -1,6 +1,8 @@
-"""Benchmarks can be imported and say what they take; what they measure is run by hand."""
+"""Benchmarks say what they take, and run; what they measure at their own sizes is run by hand."""
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,3 +20,33 @@ def test_a_script_is_a_module_with_a_main_that_has_help(path, monkeypatch, capsy
     with pytest.raises(SystemExit) as ended:
         module.main(["--help"])
     assert ended.value.code == 0 and "usage" in capsys.readouterr().out
+
+
+TINY = [
+    "bench_avatar --images 20 --rounds 1",
+    "bench_chat --calls 20 --concurrency 4 --latency 0.01 --seconds 1",
+    "bench_diffusion --rows 2 --calls 1 --rounds 1 --uncompiled --device cpu",
+    "bench_frechet --rows 200 --dimension 32",
+    "bench_inception --images 2 --sides 32 --threads 1 --rounds 1 --network 1",
+    "bench_memory --sizes 2000",
+    "bench_pool --rows 500 --dimension 16 --neighbours 5",
+    "bench_render --images 200 --fonts bundled --rounds 1",
+    "bench_table_votes --rows 2000 --threads 1",
+    "bench_texts --sizes 2000 --formats csv",
+    "bench_voting --records 500 --candidates 50 --dimension 16 --rounds 1",
+]
+"""Those that need neither data, nor weights, nor a minute."""
+NEEDED = {"bench_avatar": ["python_avatars", "cairosvg"], "bench_diffusion": ["diffusers"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", TINY, ids=lambda command: command.split()[0])
+def test_a_benchmark_runs(command, tmp_path, monkeypatch):
+    name, *arguments = command.split()
+    for package in NEEDED.get(name, ()):
+        pytest.importorskip(package, exc_type=(ImportError, OSError))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (path,) = (path for path in SCRIPTS if path.stem == name)
+    ended = subprocess.run([sys.executable, str(path), *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "not here" not in ended.stdout and len(ended.stdout.splitlines()) > 0

@@ -17,7 +17,9 @@ from PIL import Image
 
 from dpsyn import errors
 from dpsyn.api import avatar as module
-from dpsyn.api.avatar import Avatar
+from dpsyn.api.avatar import OFTEN_NONE, Avatar, random_rows
+from dpsyn.api.avatar.faces import PARAMETERS, names, pictures, values
+from dpsyn.api.avatar.processes import CHUNK, stop, workers_of
 from dpsyn.compose import config_folder
 from dpsyn.errors import UserError
 from dpsyn.networks.runtime import Runtime
@@ -63,13 +65,13 @@ def drawn_plainly(traits, size, crop):
     import python_avatars as pa
 
     images = []
-    for row in zip(*(traits[name].tolist() for name in module.PARAMETERS), strict=True):
-        values = {}
-        for (name, enum), value in zip(module.PARAMETERS.items(), row, strict=True):
+    for row in zip(*(traits[name].tolist() for name in PARAMETERS), strict=True):
+        members = {}
+        for (name, enum), value in zip(PARAMETERS.items(), row, strict=True):
             if enum == "TopType":
                 enum = "HatType" if value.startswith("HAT:") else "HairType"
-            values[name] = getattr(pa, enum)[value.removeprefix("HAT:")]
-        png = cairosvg.svg2png(bytestring=pa.Avatar(**values, shirt_text=None).render())
+            members[name] = getattr(pa, enum)[value.removeprefix("HAT:")]
+        png = cairosvg.svg2png(bytestring=pa.Avatar(**members, shirt_text=None).render())
         image = Image.open(io.BytesIO(png)).convert("RGB")
         image = image.crop(crop) if crop else image
         images.append(np.asarray(image.resize((size[1], size[0]))))
@@ -87,10 +89,10 @@ def test_a_face_is_to_the_byte_what_python_avatars_and_cairosvg_draw(size, crop)
 
 def rows(n, **chosen):
     """n rows that differ in nothing but colours, which are all met, and in what is chosen."""
-    table = np.arange(n)[:, None] % [len(module._values(name)) for name in module.PARAMETERS]
-    for k, name in enumerate(module.PARAMETERS):
+    table = np.arange(n)[:, None] % [len(values(name)) for name in PARAMETERS]
+    for k, name in enumerate(PARAMETERS):
         if not name.endswith("_color"):
-            table[:, k] = module._names(name).index(chosen.get(name, "DEFAULT")) if name in chosen else table[0, k]
+            table[:, k] = names(name).index(chosen.get(name, "DEFAULT")) if name in chosen else table[0, k]
     return table
 
 
@@ -115,24 +117,24 @@ def test_what_is_kept_of_a_part_serves_every_colour_of_it(chosen):
 
 @drawing
 def test_traits_are_the_16_parameters_by_name_and_come_back_from_disk(faces):
-    assert list(faces.traits) == list(module.PARAMETERS)
+    assert list(faces.traits) == list(PARAMETERS)
     assert len(faces.traits) == 16
     n = len(faces)
     population = Population(0, faces, np.zeros(n, np.int64), np.full(n, -1), np.zeros(n, bool))
     back = from_parquet(to_parquet(population, [{}]), "test").samples
-    for name, values in faces.traits.items():
-        assert (back.traits[name] == values).all(), name
+    for name, column in faces.traits.items():
+        assert (back.traits[name] == column).all(), name
     one, two = (PUBLISHED.vary(samples, [{}] * n, 0.3, seeds(n, 2)) for samples in (faces, back))
     assert (one.content == two.content).all()
 
 
 @drawing
 def test_values_are_uniform_but_half_of_the_faces_have_no_beard_and_half_no_glasses():
-    table = module._random(seeds(40000), "avatar.fresh")
-    for k, name in enumerate(module.PARAMETERS):
-        counts = np.bincount(table[:, k], minlength=len(module._values(name)))
+    table = random_rows(seeds(40000), "avatar.fresh")
+    for k, name in enumerate(PARAMETERS):
+        counts = np.bincount(table[:, k], minlength=len(values(name)))
         if name in ("facial_hair", "accessory"):
-            none = module._names(name).index("NONE")
+            none = names(name).index("NONE")
             assert counts[none] / 40000 == pytest.approx(0.5 + 0.5 / len(counts), abs=0.015)
             counts = np.delete(counts, none)
         expected = counts.sum() / len(counts)
@@ -145,13 +147,13 @@ def test_values_are_uniform_but_half_of_the_faces_have_no_beard_and_half_no_glas
 @drawing
 @pytest.mark.parametrize("degree", [0, 0.06, 0.4, 1])
 def test_a_parameter_keeps_its_value_with_probability_one_minus_the_degree(degree, monkeypatch):
-    monkeypatch.setattr(module, "_pictures", lambda rows, size, crop: np.zeros((len(rows), *size, 3), np.uint8))
+    monkeypatch.setattr(module, "pictures", lambda rows, size, crop: np.zeros((len(rows), *size, 3), np.uint8))
     first = generated(PUBLISHED, 20000)
     second = PUBLISHED.vary(first, [{}] * 20000, degree, seeds(20000, 1))
-    changed = {name: (second.traits[name] != first.traits[name]).mean() for name in module.PARAMETERS}
+    changed = {name: (second.traits[name] != first.traits[name]).mean() for name in PARAMETERS}
     for name, share in changed.items():
-        n = len(module._values(name))
-        same = 1 / n if name not in module.OFTEN_NONE else (0.5 + 0.5 / n) ** 2 + (n - 1) * (0.5 / n) ** 2
+        n = len(values(name))
+        same = 1 / n if name not in OFTEN_NONE else (0.5 + 0.5 / n) ** 2 + (n - 1) * (0.5 / n) ** 2
         assert share == pytest.approx(degree * (1 - same), abs=0.015), name
     none = first.traits["accessory"] == "NONE"
     moved = second.traits["accessory"][none] != "NONE"
@@ -166,7 +168,7 @@ def test_neither_batch_nor_order_nor_label_changes_a_sample(faces):
     varied = PUBLISHED.vary(faces, [{}] * N, 0.5, seeds(N, 1))
     few = PUBLISHED.vary(take(faces, some), [{"Male": "True"}] * 5, 0.5, seeds(N, 1)[some])
     assert (few.content == varied.content[some]).all()
-    assert all((few.traits[name] == varied.traits[name][some]).all() for name in module.PARAMETERS)
+    assert all((few.traits[name] == varied.traits[name][some]).all() for name in PARAMETERS)
     assert (varied.content != faces.content).any((1, 2, 3)).mean() > 0.9
 
 
@@ -180,8 +182,7 @@ def test_no_rows_give_no_rows():
 @drawing
 def test_equal_rows_are_drawn_once(faces, monkeypatch):
     asked = []
-    pictures = module._pictures
-    monkeypatch.setattr(module, "_pictures", lambda rows, *rest: asked.append(len(rows)) or pictures(rows, *rest))
+    monkeypatch.setattr(module, "pictures", lambda rows, *rest: asked.append(len(rows)) or pictures(rows, *rest))
     again = PUBLISHED.vary(take(faces, np.array([1, 2, 1, 1, 2])), [{}] * 5, 0, seeds(5))
     assert asked == [2]
     assert (again.content == faces.content[[1, 2, 1, 1, 2]]).all()
@@ -190,26 +191,25 @@ def test_equal_rows_are_drawn_once(faces, monkeypatch):
 @pytest.fixture
 def pool():
     yield
-    for key in list(module._pools):
-        module._close(key)
+    stop(2)
 
 
 @drawing
 def test_workers_change_no_sample_and_are_kept(faces, pool):
     api = dataclasses.replace(PUBLISHED, runtime=Runtime(workers=2))
-    some = take(faces, np.arange(module.CHUNK + 1))
+    some = take(faces, np.arange(CHUNK + 1))
     assert (api.vary(some, [{}] * len(some), 0, seeds(len(some), 1)).content == some.content).all()
-    first = [worker.pid for worker in module._pool(2).workers]
+    first = [worker.pid for worker in workers_of(2).workers]
     many = rows(200)
     assert (api._drawn(many).content == PUBLISHED._drawn(many).content).all()
-    assert [worker.pid for worker in module._pool(2).workers] == first
+    assert [worker.pid for worker in workers_of(2).workers] == first
     assert pickle.loads(pickle.dumps(api)) == api
 
 
 @drawing
 def test_a_worker_that_dies_is_one_line_and_the_next_call_has_new_ones(pool):
     api = dataclasses.replace(PUBLISHED, runtime=Runtime(workers=2))
-    worker = module._pool(2).workers[1]
+    worker = workers_of(2).workers[1]
     worker.kill()
     with pytest.raises(UserError, match=r"api avatar: a worker ended .*status -9.*runtime\.workers=0") as refused:
         api._drawn(rows(200))
@@ -220,17 +220,17 @@ def test_a_worker_that_dies_is_one_line_and_the_next_call_has_new_ones(pool):
 @drawing
 def test_a_process_that_is_a_worker_draws_by_itself(monkeypatch):
     monkeypatch.setattr(multiprocessing, "parent_process", lambda: "a parent")
-    monkeypatch.setattr(module, "_pool", lambda workers: pytest.fail("a worker of a worker"))
+    monkeypatch.setattr(module, "workers_of", lambda workers: pytest.fail("a worker of a worker"))
     assert len(generated(dataclasses.replace(PUBLISHED, runtime=Runtime(workers=2)), 70)) == 70
 
 
 PROGRAM = """
 import os, signal, sys, threading
 import numpy as np
-from dpsyn.api import avatar
+from dpsyn.api.avatar.processes import workers_of
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a script in the background is started deaf to it
 same = np.zeros((200, 16), np.int64)
-pool = avatar._pool(2)
+pool = workers_of(2)
 pool.pictures(same, (32, 32), (0, 0, 264, 280))
 print(*(worker.pid for worker in pool.workers), flush=True)
 threading.Timer(0.1, os.kill, [os.getpid(), int(sys.argv[1])]).start()
