@@ -99,12 +99,12 @@ def _whole(part: Any, rows: int, text: str) -> Any:
 def asked_in_batches(api: Api, embed: Embedding, runtime: Runtime, progress: Progress) -> Iterator[InBatches]:
     """The processes of `runtime.devices` start when first asked and end with the context. Raises UserError where one
     of them dies."""
-    with _dispatching(api, embed, runtime.devices) as dispatch:
+    with dispatching(api, embed, runtime.devices) as dispatch:
         yield InBatches(api, embed, runtime, dispatch, progress)
 
 
 @contextmanager
-def _dispatching(api: Api, embed: Embedding, devices: Sequence[str] | None) -> Iterator[Dispatch]:
+def dispatching(api: Api, embed: Embedding, devices: Sequence[str] | None) -> Iterator[Dispatch]:
     if devices is None:
         ask = _asker(api, embed)
         yield lambda what, batches: (ask(what, *batch()) for batch in batches)

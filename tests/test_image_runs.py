@@ -25,7 +25,7 @@ from PIL import Image
 from rich.console import Console
 
 from dpsyn import cli, compose
-from dpsyn.api.pool import _opened
+from dpsyn.api.pool.stock import opened
 from dpsyn.build import build
 from dpsyn.data.images import Images
 from dpsyn.errors import UserError
@@ -566,9 +566,9 @@ def test_a_pool_among_whose_files_are_the_private_ones_is_refused(made, tmp_path
 
 ORPHAN = """
 import os, signal, types
-from dpsyn.workers import _dispatching
+from dpsyn.workers import dispatching
 api = types.SimpleNamespace(generate=os.getpid, vary=os.getpid)
-with _dispatching(api, os.getpid, ["cpu"]) as spread:
+with dispatching(api, os.getpid, ["cpu"]) as spread:
     print(*spread("embed", [tuple]), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -620,7 +620,7 @@ def test_private_vectors_are_made_again_when_the_public_images_behind_them_chang
     cache = Path(os.environ["XDG_CACHE_HOME"]) / "dpsyn/private"
     (first,) = [path for path in cache.iterdir() if (path / "complete.json").exists()]
     cifar(public, images(90, 10), "image")
-    _opened.cache_clear()
+    opened.cache_clear()
     run(tmp_path / "b", given)
     entries = [path for path in cache.iterdir() if (path / "complete.json").exists()]
     (second,) = [path for path in entries if path != first]
