@@ -1,10 +1,10 @@
 """The contract of a candidate maker: a foundation model or a simulator that is asked, never trained."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
@@ -115,6 +115,53 @@ class Metered(Protocol):
     def estimate(self, labels: Sequence[Label], generated: int, varied: int) -> Usage:
         """Estimated usage of these numbers of rows, evenly over the labels, from declared lengths."""
         ...
+
+
+@dataclass
+class Meter:
+    """What an api that asks an endpoint has used, this process and those before it; and whom it tells of its progress.
+
+    calls, cached, prompt_tokens, answer_tokens, fallbacks: as in Usage.
+
+    lost: money that requests without an answer may have cost.
+    run: id of the run that asks; None where it is not known.
+    advance: called with the number of rows that are done, while the api is watched.
+    """
+
+    ADDED: ClassVar = ("calls", "cached", "prompt_tokens", "answer_tokens", "fallbacks")
+
+    calls: int = 0
+    cached: int = 0
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+    fallbacks: int = 0
+    lost: float = 0.0
+    run: str | None = None
+    advance: Callable[[int], None] | None = None
+
+    def usage(self, money: float | None) -> Usage:
+        """money: what the calls cost; None where that is not known."""
+        return Usage(money=money, **{name: getattr(self, name) for name in self.ADDED})
+
+    def resume(self, before: Usage, run: str | None) -> None:
+        """Adds what processes before this one took. Money is counted anew, from calls and tokens."""
+        self.run = run
+        for name in self.ADDED:
+            setattr(self, name, getattr(self, name) + getattr(before, name))
+
+    def done(self, rows: int) -> None:
+        """So many more rows are done."""
+        if self.advance is not None:
+            self.advance(rows)
+
+    @contextmanager
+    def watched(self, advance: Callable[[int], None]) -> Iterator[None]:
+        """While it lasts, advance(n) is called as n more rows are done."""
+        self.advance = advance
+        try:
+            yield
+        finally:
+            self.advance = None
 
 
 def metered(api: object, name: str = "") -> dict[str, Metered]:

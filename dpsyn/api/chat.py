@@ -17,8 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dpsyn.api import Api, Degree, Usage
-from dpsyn.api.meter import Meter
+from dpsyn.api import Api, Degree, Meter, Usage
 from dpsyn.data import Data
 from dpsyn.errors import UserError, check_packages, invalid
 from dpsyn.language.answers import Answers, answer_key

@@ -24,9 +24,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dpsyn.api import Api, Degree, Usage
-from dpsyn.api.meter import Meter
-from dpsyn.api.templates import by_label, drawn, filled, several
+from dpsyn.api import Api, Degree, Meter, Usage
 from dpsyn.data import Data
 from dpsyn.errors import UserError, check_packages, invalid
 from dpsyn.files import answers_cache, write
@@ -43,6 +41,7 @@ from dpsyn.language.endpoints import (
     status_of_error,
 )
 from dpsyn.language.pace import Limits, Pacer
+from dpsyn.language.templates import by_label, drawn, filled, several
 from dpsyn.marks import PLACE, SECRET, SPEED
 from dpsyn.population import Label, Samples
 from dpsyn.randomness import retry_seeds

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from dpsyn.api import Api, Degree
-from dpsyn.api.templates import Templates, by_label, drawn
 from dpsyn.data import Data
 from dpsyn.errors import UserError, check_packages, invalid
+from dpsyn.language.templates import Templates, by_label, drawn
 from dpsyn.marks import PLACE
 from dpsyn.networks import tensors
 from dpsyn.networks.hub import model_folder, pinned
