@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -136,3 +137,16 @@ def at_moment(moment, act):
     for call in ("fsync", "replace", "mkdir"):
         setattr(os, call, watched(call, getattr(os, call)))
     return reached
+
+
+def forked(context, target, *arguments):
+    """What the target sends to its last argument, a pipe, from a process of its own; None where that was killed."""
+    here, there = context.Pipe()
+    process = context.Process(target=target, args=(*arguments, there))
+    process.start()
+    there.close()
+    process.join(120)
+    if process.exitcode == -signal.SIGKILL:
+        return None
+    assert process.exitcode == 0
+    return here.recv()

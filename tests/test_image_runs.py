@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from harness import files, png, same_noise
+from harness import files, forked, png, same_noise
 from PIL import Image
 from rich.console import Console
 
@@ -199,15 +199,7 @@ def forked_run(home, root, given, noisy, call, said):
 
 def attempt(home, root, given, noisy, call=0):
     """'' for a run that finished, None for one that was killed."""
-    here, there = FORKED.Pipe()
-    process = FORKED.Process(target=forked_run, args=(home, root, given, noisy, call, there))
-    process.start()
-    there.close()
-    process.join(120)
-    if process.exitcode == -signal.SIGKILL:
-        return None
-    assert process.exitcode == 0
-    return here.recv()
+    return forked(FORKED, forked_run, home, root, given, noisy, call)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from harness import TINY, at_moment, digits, files, job, own_data, parquet, run, same_noise
+from harness import TINY, at_moment, digits, files, forked, job, own_data, parquet, run, same_noise
 
 from dpsyn import cli
 from dpsyn.errors import UserError
@@ -292,15 +292,7 @@ def forked_run(root, noisy, overrides, at, limit, said):
 
 def attempt(root, noisy, *overrides, at=None, limit=0):
     """What the run was refused with, '' when it finished, None when it was killed."""
-    here, there = FORKED.Pipe()
-    process = FORKED.Process(target=forked_run, args=(root, noisy, overrides, at, limit, there))
-    process.start()
-    there.close()
-    process.join(120)
-    if process.exitcode == -signal.SIGKILL:
-        return None
-    assert process.exitcode == 0
-    return here.recv()
+    return forked(FORKED, forked_run, root, noisy, overrides, at, limit)
 
 
 @pytest.fixture(scope="module")

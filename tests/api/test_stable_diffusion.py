@@ -22,6 +22,17 @@ from dpsyn.population import Samples, take
 LABELS = [{"animal": "cat"}, {"animal": "dog"}] * 3
 SEEDS = np.random.default_rng(0).integers(0, 2**64, 6, np.uint64)
 CPU = Runtime(device="cpu")
+LETTERS = "abcdefghijklmnopqrstuvwxyz "
+
+
+def written_letters(folder):
+    """The words of a tokenizer of letters, and its two files."""
+    tokens = ["<|startoftext|>", "<|endoftext|>", *LETTERS, *(letter + "</w>" for letter in LETTERS)]
+    folder.mkdir(parents=True)
+    vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
+    vocabulary.write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    merges.write_text("#version: 0.2\n")
+    return tokens, str(vocabulary), str(merges)
 
 
 def save_tiny(folder, checker=False, scheduler="ddim"):
@@ -37,14 +48,8 @@ def save_tiny(folder, checker=False, scheduler="ddim"):
     )
 
     torch.manual_seed(0)
-    letters = "abcdefghijklmnopqrstuvwxyz "
-    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
-    folder.mkdir(parents=True)
-    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = transformers.CLIPTokenizer(
-        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=16, pad_token="<|endoftext|>"
-    )
+    tokens, *files = written_letters(folder)
+    tokenizer = transformers.CLIPTokenizer(*files, model_max_length=16, pad_token="<|endoftext|>")
     text = {"vocab_size": len(tokens), "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
     text |= {"num_attention_heads": 2, "max_position_embeddings": 16, "bos_token_id": 0, "eos_token_id": 1}
     noise = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
@@ -95,12 +100,8 @@ def save_other(folder, family):
     from tokenizers import Tokenizer, models
 
     torch.manual_seed(0)
-    letters = "abcdefghijklmnopqrstuvwxyz "
-    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
-    folder.mkdir(parents=True)
-    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    files, end = (str(folder / "vocab.json"), str(folder / "merges.txt")), "<|endoftext|>"
+    tokens, *files = written_letters(folder)
+    end = "<|endoftext|>"
     text = {"vocab_size": len(tokens), "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 3}
     text |= {"num_attention_heads": 4, "bos_token_id": 0, "eos_token_id": 1, "projection_dim": 32}
     parts = {
@@ -152,7 +153,7 @@ def save_other(folder, family):
         )
         pipeline = diffusers.StableDiffusion3Pipeline(**parts, text_encoder_3=None, tokenizer_3=None)
     else:
-        pieces = [(piece, -1.0) for piece in ("<pad>", "</s>", "<unk>", *letters)]
+        pieces = [(piece, -1.0) for piece in ("<pad>", "</s>", "<unk>", *LETTERS)]
         parts["tokenizer_2"] = transformers.PreTrainedTokenizerFast(
             tokenizer_object=Tokenizer(models.Unigram(pieces, unk_id=2)), pad_token="<pad>", eos_token="</s>"
         )

@@ -1,53 +1,18 @@
 """The kernel distance: against the sums written out, without bias, over subsets."""
 
 import pickle
-from dataclasses import dataclass, field
-from hashlib import sha256
 
 import numpy as np
 import pytest
-from fakes import Seeing
+from fakes import AsItIs, Given, unlabelled
 
-from dpsyn.data import Records
 from dpsyn.errors import UserError
 from dpsyn.metric.kid import Kid, discrepancy
-from dpsyn.population import Population, Samples
-
-
-@dataclass
-class Given:
-    rows: np.ndarray
-    read: int = field(default=0, compare=False)
-
-    def check(self):
-        pass
-
-    def fingerprint(self):
-        return sha256(self.rows.tobytes()).hexdigest()
-
-    def batches(self, size):
-        self.read += 1
-        for start in range(0, len(self.rows), size):
-            rows = self.rows[start : start + size]
-            yield Records(Samples(rows), np.zeros(len(rows), np.int64))
-
-
-class AsItIs(Seeing):
-    def __call__(self, samples):
-        return samples.content.astype(np.float32)
-
-
-as_it_is = AsItIs()
-
-
-def population(rows):
-    n = len(rows)
-    return Population(1, Samples(rows), np.zeros(n, np.int64), np.full(n, -1), np.ones(n, bool))
 
 
 def metric(real, **changed):
     settings = {"subsets": 20, "subset_size": 50, "rows": 1000, "seed": 0, "batch_size": 64, "public": False}
-    return Kid(Given(real), as_it_is, **{**settings, **changed})
+    return Kid(Given(real), AsItIs(), **{**settings, **changed})
 
 
 def plainly(x, y):
@@ -96,23 +61,23 @@ def test_distributions_apart_are_apart_by_what_their_moments_say():
 def test_the_metric_is_the_mean_and_the_spread_over_subsets():
     rng = np.random.default_rng(0)
     real, ours = rng.normal(0, 1, (300, 6)).astype(np.float32), rng.normal(0.4, 1, (200, 6)).astype(np.float32)
-    numbers = metric(real)(population(ours))
+    numbers = metric(real)(unlabelled(ours))
     assert set(numbers) == {"kid", "kid_std"}
     assert all(type(value) is float for value in numbers.values())
-    whole = metric(real, subsets=1, subset_size=200)(population(ours))
+    whole = metric(real, subsets=1, subset_size=200)(unlabelled(ours))
     assert whole["kid_std"] == 0
     assert numbers["kid_std"] > 0
     assert numbers["kid"] == pytest.approx(whole["kid"], abs=4 * numbers["kid_std"] / np.sqrt(20))
-    more = metric(real, subsets=3, subset_size=10_000)(population(ours))  # as many rows as the smaller side has
+    more = metric(real, subsets=3, subset_size=10_000)(unlabelled(ours))  # as many rows as the smaller side has
     assert more["kid"] == pytest.approx(whole["kid"], abs=4 * (more["kid_std"] + 0.02))
-    alone = metric(real[:200], subsets=1, subset_size=200)(population(ours))["kid"]
+    alone = metric(real[:200], subsets=1, subset_size=200)(unlabelled(ours))["kid"]
     assert alone == pytest.approx(discrepancy(ours, real[:200]), rel=1e-9)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])
 def test_the_metric_does_not_depend_on_the_batch_and_has_one_answer_a_seed(batch_size):
     rng = np.random.default_rng(0)
-    real, made = rng.normal(0, 1, (300, 6)), population(rng.normal(0, 1, (200, 6)))
+    real, made = rng.normal(0, 1, (300, 6)), unlabelled(rng.normal(0, 1, (200, 6)))
     assert metric(real, batch_size=batch_size, rows=120)(made) == metric(real, rows=120)(made)
     assert metric(real, rows=120, seed=1)(made) != metric(real, rows=120)(made)
 
@@ -120,7 +85,7 @@ def test_the_metric_does_not_depend_on_the_batch_and_has_one_answer_a_seed(batch
 def test_real_rows_are_read_once_and_do_not_travel_with_the_part():
     rows = np.random.default_rng(0).normal(0, 1, (50, 4))
     part = metric(rows)
-    assert part(population(rows)) == part(population(rows))
+    assert part(unlabelled(rows)) == part(unlabelled(rows))
     assert part.data.read == 1
     assert vars(pickle.loads(pickle.dumps(part))).keys() == vars(metric(rows)).keys()
 
@@ -128,11 +93,11 @@ def test_real_rows_are_read_once_and_do_not_travel_with_the_part():
 def test_what_cannot_be_compared_is_one_line_without_a_count_of_real_rows():
     rng = np.random.default_rng(0)
     with pytest.raises(UserError, match="vectors of another length") as caught:
-        metric(rng.normal(0, 1, (37, 4)))(population(rng.normal(0, 1, (20, 5))))
+        metric(rng.normal(0, 1, (37, 4)))(unlabelled(rng.normal(0, 1, (20, 5))))
     assert "37" not in str(caught.value)
     for real, ours in ((1, 37), (0, 37), (37, 1), (37, 0)):
         with pytest.raises(UserError, match="expected two synthetic and two real rows") as caught:
-            metric(rng.normal(0, 1, (real, 4)))(population(rng.normal(0, 1, (ours, 4))))
+            metric(rng.normal(0, 1, (real, 4)))(unlabelled(rng.normal(0, 1, (ours, 4))))
         assert "37" not in str(caught.value)
     with pytest.raises(UserError, match="held_out=null"):
         Kid(None, None, 1, 2, 2, 0, 1, False).check()

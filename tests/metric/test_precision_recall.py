@@ -2,60 +2,24 @@
 
 import dataclasses
 import pickle
-from dataclasses import dataclass, field
-from hashlib import sha256
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from fakes import Seeing
+from fakes import AsItIs, Given, unlabelled
 
-from dpsyn.data import Records
 from dpsyn.errors import UserError
 from dpsyn.metric import precision_recall as module
 from dpsyn.metric import sampled
 from dpsyn.metric.frechet import Frechet
 from dpsyn.metric.precision_recall import PrecisionRecall, manifolds
-from dpsyn.population import Population, Samples
 
 NAMES = {"precision", "recall", "density", "coverage"}
 
 
-@dataclass
-class Given:
-    """Real rows as they are given; how often they were read is counted."""
-
-    rows: np.ndarray = field(compare=False)  # the fingerprint tells
-    read: int = field(default=0, compare=False)
-
-    def check(self):
-        pass
-
-    def fingerprint(self):
-        return sha256(self.rows.tobytes()).hexdigest()
-
-    def batches(self, size):
-        self.read += 1
-        for start in range(0, len(self.rows), size):
-            rows = self.rows[start : start + size]
-            yield Records(Samples(rows), np.zeros(len(rows), np.int64))
-
-
-class AsItIs(Seeing):
-    def __call__(self, samples):
-        return samples.content.astype(np.float32)
-
-
-as_it_is = AsItIs()
-
-
-def population(rows):
-    n = len(rows)
-    return Population(1, Samples(rows), np.zeros(n, np.int64), np.full(n, -1), np.ones(n, bool))
-
-
 def metric(real, **changed):
     settings = {"neighbours": 3, "coverage_neighbours": 5, "rows": 1000, "seed": 0, "batch_size": 64, "public": False}
-    data, embedding = real if isinstance(real, Given) else Given(real), changed.pop("embedding", as_it_is)
+    data, embedding = real if isinstance(real, Given) else Given(real), changed.pop("embedding", AsItIs())
     return PrecisionRecall(data, embedding, **{**settings, **changed})
 
 
@@ -98,7 +62,7 @@ def test_repeated_rows_lie_on_the_border_of_each_others_balls(far):
 
 def test_the_same_rows_twice_are_precise_and_covered():
     rows = np.random.default_rng(0).normal(0, 1, (300, 16))
-    numbers = metric(rows)(population(rows))
+    numbers = metric(rows)(unlabelled(rows))
     assert set(numbers) == NAMES
     assert all(type(value) is float for value in numbers.values())
     assert (numbers["precision"], numbers["recall"], numbers["coverage"]) == (1, 1, 1)
@@ -107,7 +71,7 @@ def test_the_same_rows_twice_are_precise_and_covered():
 
 def test_rows_far_from_all_real_ones_have_nothing_of_it():
     rows = np.random.default_rng(0).normal(0, 1, (200, 16))
-    assert metric(rows)(population(rows + 100)) == dict.fromkeys(NAMES, 0)
+    assert metric(rows)(unlabelled(rows + 100)) == dict.fromkeys(NAMES, 0)
 
 
 def test_two_samples_of_one_distribution_agree_and_one_mode_of_two_has_half_of_the_recall():
@@ -118,14 +82,14 @@ def test_two_samples_of_one_distribution_agree_and_one_mode_of_two_has_half_of_t
         return modes[rng.choice(2, n, p=weights)] + rng.normal(0, 1, (n, 4))
 
     real = draw(800, [0.5, 0.5])
-    alike = metric(real)(population(draw(800, [0.5, 0.5])))
+    alike = metric(real)(unlabelled(draw(800, [0.5, 0.5])))
     assert alike["density"] == pytest.approx(1, abs=0.1)
     assert min(alike["precision"], alike["recall"], alike["coverage"]) > 0.85
-    collapsed = metric(real)(population(draw(800, [1, 0])))
+    collapsed = metric(real)(unlabelled(draw(800, [1, 0])))
     assert collapsed["precision"] > 0.85
     assert collapsed["recall"] == pytest.approx(0.5, abs=0.08)
     assert collapsed["coverage"] == pytest.approx(0.5, abs=0.08)
-    narrow = metric(real)(population(modes[[0] * 800] + rng.normal(0, 0.01, (800, 4))))
+    narrow = metric(real)(unlabelled(modes[[0] * 800] + rng.normal(0, 0.01, (800, 4))))
     assert narrow["precision"] > 0.99
     assert narrow["recall"] < 0.01
     assert narrow["coverage"] < 0.1
@@ -134,7 +98,7 @@ def test_two_samples_of_one_distribution_agree_and_one_mode_of_two_has_half_of_t
 def test_one_outlier_among_the_real_rows_makes_anything_precise_but_not_dense():
     rng = np.random.default_rng(0)  # the case for which density was made (Naeem et al. 2020)
     real = np.concatenate([rng.normal(0, 1, (300, 8)), np.full((1, 8), 40.0)])
-    numbers = metric(real)(population(rng.uniform(10, 30, (300, 8))))
+    numbers = metric(real)(unlabelled(rng.uniform(10, 30, (300, 8))))
     assert numbers["precision"] > 0.9
     assert numbers["density"] < 0.3
     assert numbers["coverage"] < 0.01
@@ -172,7 +136,7 @@ def test_metrics_that_ask_for_the_same_vectors_embed_them_once_and_the_next_proc
     class Named(Counting):
         scale: float = 1.0
 
-    data, made = Given(rng.normal(0, 1, (300, 4))), population(rng.normal(0, 1, (100, 4)))
+    data, made = Given(rng.normal(0, 1, (300, 4))), unlabelled(rng.normal(0, 1, (100, 4)))
     first = [part(made) for part in (Frechet(data, Named(), 64, False), metric(data, embedding=Named()))]
     assert sum(asked) == 400
     again = dataclasses.replace(data)  # as another process has it
@@ -188,7 +152,7 @@ def test_metrics_that_ask_for_the_same_vectors_embed_them_once_and_the_next_proc
 def test_as_many_rows_of_each_side_count_so_that_swapped_sides_swap_precision_and_recall():
     rng = np.random.default_rng(0)
     many, few = rng.normal(0, 1, (900, 3)), rng.normal(0, 1.5, (400, 3))
-    there, back = metric(many)(population(few)), metric(few)(population(many))
+    there, back = metric(many)(unlabelled(few)), metric(few)(unlabelled(many))
     assert (there["precision"], there["recall"]) == (back["recall"], back["precision"])
     assert there["precision"] < there["recall"] - 0.05
 
@@ -196,7 +160,7 @@ def test_as_many_rows_of_each_side_count_so_that_swapped_sides_swap_precision_an
 def test_real_rows_are_read_once_and_do_not_travel_with_the_part():
     rows = np.random.default_rng(0).normal(0, 1, (50, 4))
     part = metric(rows)
-    assert part(population(rows)) == part(population(rows))
+    assert part(unlabelled(rows)) == part(unlabelled(rows))
     assert part.data.read == 1
     assert vars(pickle.loads(pickle.dumps(part))).keys() == vars(metric(rows)).keys()
 
@@ -204,11 +168,11 @@ def test_real_rows_are_read_once_and_do_not_travel_with_the_part():
 def test_what_cannot_be_compared_is_one_line_without_a_count_of_real_rows():
     rng = np.random.default_rng(0)
     with pytest.raises(UserError, match="vectors of another length") as caught:
-        metric(rng.normal(0, 1, (37, 4)))(population(rng.normal(0, 1, (20, 5))))
+        metric(rng.normal(0, 1, (37, 4)))(unlabelled(rng.normal(0, 1, (20, 5))))
     assert "37" not in str(caught.value)
     for real, ours in ((37, 5), (4, 37), (0, 37), (37, 0)):
         with pytest.raises(UserError, match="expected more than 5 synthetic and as many real rows") as caught:
-            metric(rng.normal(0, 1, (real, 4)))(population(rng.normal(0, 1, (ours, 4))))
+            metric(rng.normal(0, 1, (real, 4)))(unlabelled(rng.normal(0, 1, (ours, 4))))
         assert "37" not in str(caught.value)
     with pytest.raises(UserError, match="held_out=null"):
         PrecisionRecall(None, None, 3, 5, 100, 0, 1, False).check()
