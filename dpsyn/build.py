@@ -168,7 +168,8 @@ def _contracted(
     """A part of a group. Raises UserError where it lacks what its contract asks for."""
     part = _part(name, plain[name], trusted, given)
     if not isinstance(part, contract):
-        lacks = ", ".join(m for m in vars(contract) if m[0] != "_" and not hasattr(part, m))
+        asked = dict.fromkeys(m for each in contract.__mro__ for m in vars(each) if m[0] != "_")
+        lacks = ", ".join(m for m in asked if not hasattr(part, m))
         do = f"It has no {lacks}: see dpsyn.{name}.{contract.__name__}."
         raise invalid(name, plain[name]["_target_"], f"a part of the group {name}", do)
     return part

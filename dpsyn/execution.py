@@ -11,7 +11,7 @@ import numpy as np
 from dpsyn.api import Pinged
 from dpsyn.errors import UserError
 from dpsyn.expanding import longer, write_synthetic
-from dpsyn.files import cache_folder, sha256, write
+from dpsyn.files import cache_folder, named_by, sha256, write
 from dpsyn.job import Job, check, public_sources
 from dpsyn.networks.runtime import check_device, torch_dtype
 from dpsyn.population import Population
@@ -20,7 +20,7 @@ from dpsyn.privacy.budget import Budget, Charge
 from dpsyn.privacy.electorate import Electorate, open_electorate, row_reports, survey_of
 from dpsyn.privacy.ledger import Ledger, answer_of
 from dpsyn.privacy.nearest import search_on
-from dpsyn.privacy.query import CELLS, LABELS, Answer, Nearest, Query
+from dpsyn.privacy.query import CELLS, LABELS, QUERIES, Answer, Nearest, Query
 from dpsyn.privacy.statement import statement
 from dpsyn.privacy.survey import check_survey
 from dpsyn.runs.directory import RunDirectory
@@ -121,6 +121,10 @@ class _State:
         search = search_on(job.runtime.device, bool(electorate and electorate.entries))
 
         def ask(t: int, query: Query) -> Answer:
+            if type(query) not in QUERIES:
+                raise RuntimeError(
+                    f"release {t}: {type(query).__name__} is no query of dpsyn.privacy; nothing was read"
+                )
             if isinstance(query, Nearest):
                 query = replace(query, search=search, population=sha256(run.checkpoint(t - 1)))
             if not self.declared:
@@ -203,7 +207,8 @@ def _check_public(job: Job) -> None:
 def _electorate(job: Job, run: RunDirectory, screen: Screen) -> Electorate:
     cache = cache_folder()  # out here, where what is wrong with it may be said
     with private_side(run, screen, "reading and embedding the private records", "electorate"):
-        identity = {**job.cache_identity, "embedded by": job.coder.fingerprint()}
+        own = job.schedule.coder(job.facts)  # its settings stand nowhere else
+        identity = {**job.cache_identity, "embedded by": job.coder.fingerprint(), "coder": own and named_by(own)}
         electorate = open_electorate(job.data, job.coder, identity, job.privacy.unit, cache)
     for name, content in row_reports(electorate).items():
         write(run.private / name, content, private=True)

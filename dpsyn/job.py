@@ -96,16 +96,16 @@ class Job:
     @property
     def data_name(self) -> str:
         """What the account shows for this data set. Private where it is a place."""
-        return self.data.id or str(self.identity["data"].get("path"))
+        return self.data.id or str(self.data.place)
 
     def data_known_by(self, read: bool = True) -> tuple[str, ...]:
         """What tells this data set from others: its id, its place, and digests of its files. Private.
 
         read: with the digests, for which local files are read once, and the hub is asked for a commit.
         """
-        path = self.identity["data"].get("path")
+        path = self.data.place
         found = [] if self.data.id is None else [self.data.id]
-        if isinstance(path, str):
+        if path is not None:
             place = os.path.expanduser(path)
             local = os.path.exists(place) or glob.has_magic(place)
             found += [f"place {os.path.realpath(place)}"] if local else [f"hub {path}"]

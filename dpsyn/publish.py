@@ -33,16 +33,17 @@ def published(value: Any, own: Collection[str], trusted: Collection[str] = (), i
     target = str(value["_target_"])
     is_own = target in own
     marks = marks_of(target) if is_own or target.split(".")[0] in trusted else {}
-    found = {}
+    kept = {}
     for key, each in value.items():
         rule = marks.get(key, {}).get("publish", "whole" if is_own else "never")
         if key in ("_target_", "_partial_") or (isinstance(each, Mapping) and "_target_" in each):
             rule = "whole"
         if rule == "whole":
-            found[key] = published(each, own, trusted, is_data)
+            kept[key] = published(each, own, trusted, is_data)
         else:
-            found[key] = _hidden(each, rule == PLACE["publish"] and not is_data)
-    return found
+            of_a_file = rule == PLACE["publish"] and isinstance(each, Mapping)  # its content, which is public: a schema
+            kept[key] = dict(each) if of_a_file else _hidden(each, rule == PLACE["publish"] and not is_data)
+    return kept
 
 
 def marks_of(target: str) -> Marks:
@@ -82,8 +83,6 @@ def _hidden(value: Any, names: bool) -> Any:
     """names: whether a name, of a model say, may stay."""
     if isinstance(value, list | tuple):
         return [_hidden(each, names) for each in value]
-    if isinstance(value, Mapping) and names:  # the content of a file that was read
-        return dict(value)
     if value is None or value == {} or isinstance(value, bool):
         return value
     if names and isinstance(value, str):

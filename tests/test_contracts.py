@@ -10,6 +10,7 @@ from dpsyn import cli
 OTHERS = '''
 import numpy as np
 from dpsyn.api import Api
+from dpsyn.data import Data
 from dpsyn.data.texts import Texts
 from dpsyn.embedding import Embedding
 from dpsyn.population import Samples
@@ -68,6 +69,20 @@ class Rows:
     def batches(self, size): return iter(())
 
 
+class Heirs(Data):
+    id = records = unit_column = None
+    on_error, labels, max_refused, max_adjusted = "refuse", ({},), 0, 0
+
+    def fingerprint(self): return ""
+    def batches(self, size): return iter(())
+
+
+class Unkept:
+    def __call__(self, samples): return np.zeros((len(samples), 2), np.float32)
+    def reads(self): return ()
+    def check(self): pass
+
+
 class Looking(Embedding):
     def __call__(self, samples): return np.zeros((len(samples), 2), np.float32)
     def reads(self): return ()
@@ -120,6 +135,23 @@ def test_an_embedding_that_does_not_say_what_its_weights_are_is_refused_by_name(
     assert cli.main(["run", "--config-dir", "mine", "api=draw_text", "embedding=own", *given]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "fingerprint" in said
+
+
+def test_what_a_part_lacks_is_named_where_its_contract_inherits_it(others, capsys):
+    Path("mine/embedding").mkdir()
+    Path("mine/embedding/own.yaml").write_text("_target_: others.Unkept\n")
+    given = [text for text in GIVEN if not text.startswith("embedding")]
+    assert cli.main(["run", "--config-dir", "mine", "api=draw_text", "embedding=own", *given]) == 2
+    assert "It has no fingerprint: see dpsyn.embedding.Embedding." in capsys.readouterr().err
+
+
+def test_data_that_inherit_the_contract_and_do_not_say_where_they_lie_are_refused(others, capsys):
+    Path("mine/data").mkdir()
+    Path("mine/data/own.yaml").write_text("_target_: others.Heirs\n")
+    given = [text for text in GIVEN if not text.startswith("data")]
+    assert cli.main(["run", "--config-dir", "mine", "api=draw_text", "data=own", *given]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "place" in said and "digests" in said
 
 
 def test_data_that_do_not_say_where_they_lie_are_refused_by_name(others, capsys):

@@ -169,6 +169,20 @@ def test_rows_follow_the_private_ones_keep_their_types_and_break_no_constraint(t
     assert pq.read_table(tmp_path / "run/release/synthetic.parquet").num_rows == 5000
 
 
+@pytest.mark.parametrize("way", [[], ["schedule=tab_pe", "api=table", "embedding=table", "schedule.size=100"]])
+def test_the_schema_is_published_and_a_release_alone_can_be_expanded(tmp_path, way):
+    run(tmp_path, rows(), "metric=none", *way)
+    said = yaml.safe_load((tmp_path / "run/release/config.yaml").read_text())
+    assert said["data"]["schema"]["file"] == SCHEMA and said["data"]["path"] == "(not published)"
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run/release").rename(tmp_path / "elsewhere/release")
+    for gone in ("data.csv", "schema.yaml"):
+        (tmp_path / gone).unlink()
+    shutil.rmtree(tmp_path / "run")
+    assert cli.main(["expand", str(tmp_path / "elsewhere"), "--rows", "1200"]) == 0
+    assert pq.read_table(tmp_path / "elsewhere/release/synthetic.parquet").num_rows == 1200
+
+
 def test_a_run_that_stopped_learns_again_from_its_receipts_and_draws_none_twice(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         noisy = same_noise(patched)

@@ -1,5 +1,6 @@
 """The contract of private (or held-out) data: public facts as attributes, private rows streamed in batches."""
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -79,23 +80,27 @@ class Data(Protocol):
 
     def check(self) -> None:
         """Cheap checks (paths, packages, settings) without reading a row. Raises UserError."""
-        ...
+        return None
 
+    @abstractmethod
     def fingerprint(self) -> str:
         """A digest of the content of the data: private, it never leaves `private/` and the private cache."""
         ...
 
     @property
+    @abstractmethod
     def place(self) -> str | None:
         """Where its rows lie: a local path or a name on the hub; None for data that ship with a package. No pool may
         lie where the private data do."""
         ...
 
+    @abstractmethod
     def digests(self) -> set[str]:
         """Of the content of each of its files, or of the whole: none of those of the private data may be among those of
         a pool. Private."""
         ...
 
+    @abstractmethod
     def batches(self, size: int) -> Iterator[Records]:
         """All rows in batches of at most `size`, streamed. A UserError raised here names a column and a rule only."""
         ...

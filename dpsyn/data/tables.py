@@ -162,7 +162,7 @@ class Tables:
             cell = cells[names[at]][row]
             refuse(row, names[at], RULES[rules[row, at]] if cell is None or is_utf8(cell) else NOT_UTF8)
         # a column of ids in which one is missing is one of numbers to pandas, which then writes 7 as 7,0
-        units, named = None, [self._plain(row.get(str(self.unit_column))) for row in whole]
+        units, named = None, [self._id(row.get(str(self.unit_column))) for row in whole]
         for row in np.flatnonzero(good & np.fromiter(map(has_lost_digits, named), bool, len(named))).tolist():
             good[row] = False
             refuse(row, str(self.unit_column), LOST_DIGITS)
@@ -182,6 +182,12 @@ class Tables:
 
     def _plain(self, cell: str | None) -> str | None:
         return plain_number(cell, self.decimal, self.thousands) if self.decimal != "." or self.thousands else cell
+
+    def _id(self, cell: str | None) -> str | None:
+        """A number in the data's own way of writing as a plain one. Any other stays as it is, 7.0 among 7,0 too: a user
+        must not become two."""
+        plain = self._plain(cell)
+        return cell if plain is not None and plain.startswith("?") else plain
 
     def _rows(self) -> Iterator[tuple[str, int, Row | Broken]]:
         """Rows, each with its file and its line."""

@@ -232,6 +232,10 @@ class CellScores(CellCounts):
 
     expected: tuple[I64, ...]
 
+    def __post_init__(self) -> None:
+        if [counts.shape for counts in self.expected] != [marginal.shape for marginal in self.marginals]:
+            raise ValueError("cells: expected counts of each marginal's shape")
+
     @property
     def additive(self) -> bool:
         return False
@@ -247,6 +251,10 @@ class CellScores(CellCounts):
     @property
     def _expected(self) -> tuple[I64, ...]:
         return self.expected
+
+
+QUERIES = (Nearest, LabelCounts, CellCounts, CellScores)
+"""The closed set: a schedule can ask nothing else."""
 
 
 def _codes_of(block: Block) -> tuple[np.ndarray, np.ndarray]:

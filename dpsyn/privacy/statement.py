@@ -33,7 +33,8 @@ ASSUMES = (
 )
 USERS = (
     "user, that is all rows with one value of the unit column (values are compared as text: white space at the ends is "
-    "dropped, Unicode is in normal form C, a whole number written as 7.0 is 7; rows without a value cast no vote)"
+    "dropped, Unicode is in normal form C, a whole number written as 7.0 is 7, and so in the data's declared way of "
+    "writing numbers; rows without a value cast no vote)"
 )
 
 

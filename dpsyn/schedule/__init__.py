@@ -103,7 +103,8 @@ class Schedule(Protocol):
         return True
 
     def coder(self, facts: Facts) -> Coder | None:
-        """What turns private records into what its queries are about; None: the embedding."""
+        """What turns private records into what its queries are about; None: the embedding. A dataclass, or a
+        function of a module: what is kept of the records is named by its settings."""
         return None
 
     def check(self, facts: Facts, api: Api) -> None:

@@ -199,6 +199,14 @@ def test_refused_rows_are_named_by_column_and_rule_only(tmp_path):
     assert "150" not in str(caught.value)
 
 
+def test_scores_that_are_fewer_than_the_marginals_they_are_charged_for_cannot_be_made():
+    """One entry that 30 marginals move would move by 30, where sqrt(30) is charged."""
+    marginal = Marginal((0,), (np.arange(4),))
+    for expected in ((np.zeros(1, np.int64),), (np.zeros(4, np.int64),), (np.zeros(1, np.int64),) * 30):
+        with pytest.raises(ValueError, match="each marginal's shape"):
+            CellScores("scores", (marginal,) * 30, expected)
+
+
 def test_scores_of_tables_are_never_asked_of_users(tmp_path):
     scores = CellScores("scores", (Marginal((0,), (np.arange(4),)),), (np.zeros(4, np.int64),))
     with pytest.raises(RuntimeError, match="asked of records alone; nothing was read"):

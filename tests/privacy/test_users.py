@@ -144,3 +144,17 @@ def test_ids_that_are_numbers_of_the_files_own_dialect_are_one_user(tmp_path):
     data = Tables(str(tmp_path / "a.csv"), SCHEMA, delimiter=";", decimal=",", thousands=".")
     survey, units = met(data)
     assert survey.users == 2 and survey.without_user == 1 and units[0] == units[1] and units[2] == units[3]
+
+
+def test_one_id_in_several_spellings_is_one_user_in_every_dialect(tmp_path):
+    (tmp_path / "a.csv").write_text("x;who\n5;7\n5;7.0\n5;7.000\n5;7,0\n5;7,00\n5; 7 \n")
+    survey, units = met(Tables(str(tmp_path / "a.csv"), SCHEMA, delimiter=";", decimal=","))
+    assert survey.users == 1 and units == [0] * 6
+
+
+@pytest.mark.parametrize("rounded", ["1.2346e+18", "1,2346e+18", "12345678901234567.0", "12345678901234567,0"])
+def test_ids_that_lost_digits_are_refused_in_every_dialect(tmp_path, rounded):
+    (tmp_path / "a.csv").write_text(f"x;who\n5;7\n5;{rounded}\n")
+    data = Tables(str(tmp_path / "a.csv"), SCHEMA, delimiter=";", decimal=",", on_error="skip", max_refused=1.0)
+    (records,) = list(data.batches(9))
+    assert [refusal.row for refusal in records.refused] == [1]

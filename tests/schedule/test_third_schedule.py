@@ -93,6 +93,44 @@ def test_a_third_schedule_is_planned_run_interrupted_resumed_and_verified(theirs
     assert "rows: (not published)" in Path("run/release/config.yaml").read_text()  # it is not marked
 
 
+def test_a_query_that_dpsyn_does_not_have_is_refused_before_anything_is_read(theirs):
+    own = "class Own(LabelCounts):\n    moves = 1\n\n\n"
+    text = SCHEDULE.replace("@dataclass", own + "@dataclass", 1).replace("ask(t, LabelCounts(", "ask(t, Own(")
+    assert text.count("Own(") == 2
+    Path("theirs/census.py").write_text(text)
+    with pytest.raises(RuntimeError, match=r"release 1: Own is no query of dpsyn\.privacy; nothing was read"):
+        cli.main(["run", *GIVEN])
+    assert not list(Path("run").rglob("intents/*"))
+
+
+def test_two_coders_of_a_schedule_share_nothing_that_is_kept_of_the_records(theirs, own_state):
+    coder = """
+@dataclass(frozen=True)
+class Bins:
+    bins: int
+
+    def fingerprint(self):
+        return ""
+
+    def __call__(self, samples):
+        return np.minimum(samples.content.reshape(len(samples), -1).astype(np.int32), self.bins)
+
+
+"""
+    text = SCHEDULE.replace("@dataclass", coder + "@dataclass", 1)
+    text = text.replace(
+        "    def final_size", "    def coder(self, facts):\n        return Bins(self.rows)\n\n    def final_size"
+    )
+    Path("theirs/census.py").write_text(text)
+    for rows in (300, 310):
+        given = [text for text in GIVEN if not text.startswith("run_dir")]
+        assert (
+            cli.main(["run", *given, f"schedule.rows={rows}", f"run_dir=run{rows}", "privacy.accept_joint_epsilon=20"])
+            == 0
+        )
+    assert len(list((own_state / "cache/dpsyn/private").glob("*/complete.json"))) == 2
+
+
 def test_a_schedule_that_lacks_what_the_contract_asks_for_is_refused_by_name(theirs, capsys):
     Path("theirs/census.py").write_text(SCHEDULE.replace("(Schedule)", "").replace("def final_size", "def size"))
     assert cli.main(["run", *GIVEN]) == 2
