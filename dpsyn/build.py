@@ -23,7 +23,7 @@ from dpsyn.errors import UserError, did_you_mean, first_line, invalid
 from dpsyn.job import Job
 from dpsyn.metric import Metric
 from dpsyn.privacy.budget import Settings
-from dpsyn.publish import found, published, resumable
+from dpsyn.publish import published, resumable, target_of
 from dpsyn.schedule import Schedule
 from dpsyn.schedule.evolution import WithLabelShares
 from dpsyn.validate import whole
@@ -195,7 +195,7 @@ def _built(key: str, config: Any) -> Any:
     }
     if "_target_" not in config:
         return inner
-    target = found(str(config["_target_"]))
+    target = target_of(str(config["_target_"]))
     try:
         return functools.partial(target, **inner) if config.get("_partial_") else target(**inner)
     except UserError:
@@ -216,7 +216,7 @@ def _with_given(config: Any, given: Mapping[str, Any]) -> Any:
         return config
     whole = {key: _with_given(part, given) for key, part in config.items()}
     try:
-        takes = set(inspect.signature(found(str(config["_target_"]))).parameters) if "_target_" in config else set()
+        takes = set(inspect.signature(target_of(str(config["_target_"]))).parameters) if "_target_" in config else set()
     except (TypeError, ValueError):  # it does not say
         takes = set()
     return {**whole, **{name: value for name, value in given.items() if name in takes}}
@@ -253,7 +253,7 @@ def _check_target(key: str, target: str, trusted: Sequence[str]) -> None:
     if importlib.util.find_spec(package) is None and any(Path(f"{package}{end}").exists() for end in ("", ".py")):
         sys.path.append(str(Path.cwd()))  # last, so that a folder's files stand in for nothing that is installed
     try:
-        part = found(target)
+        part = target_of(target)
     except (ImportError, AttributeError) as error:
         missing = f" ({error.name} is not installed)" if isinstance(error, ImportError) and error.name else ""
         raise UserError(f"{key}._target_={target}: there is no such part{missing}.") from None

@@ -48,7 +48,7 @@ def published(value: Any, own: Collection[str], trusted: Collection[str] = (), i
 
 def marks_of(target: str) -> Marks:
     """Of the fields of a part that is a dataclass; {} for any other."""
-    part = found(target)
+    part = target_of(target)
     return {each.name: each.metadata for each in fields(part)} if is_dataclass(part) else {}
 
 
@@ -73,7 +73,7 @@ def _marked(config: Any, mark: Mapping[str, str], own: Collection[str] | None, w
         yield from _marked(part, mark, own, f"{where}{key}.")
 
 
-def found(target: str) -> Any:
+def target_of(target: str) -> Any:
     """What a `_target_` names. Raises ImportError or AttributeError where there is no such thing."""
     module, _, name = target.rpartition(".")
     return getattr(importlib.import_module(module), name)

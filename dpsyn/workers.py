@@ -45,10 +45,6 @@ class InBatches:
     dispatch: Dispatch
     progress: Progress
 
-    @property
-    def row_bytes(self) -> int:
-        return self.api.row_bytes
-
     def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
         if queue := queue_of(self.api, None):
             return self._queued(queue, "generating", len(labels), lambda at: self.api.generate(labels[at], seeds[at]))

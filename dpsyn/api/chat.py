@@ -22,7 +22,7 @@ from dpsyn.data import Data
 from dpsyn.errors import UserError, check_packages, invalid
 from dpsyn.language.answers import Answers, answer_key
 from dpsyn.language.asking import Answer, Question, ask, ping, tokens_of
-from dpsyn.language.endpoints import DEFAULT_URL, Endpoint, check_address, key_in
+from dpsyn.language.endpoints import DEFAULT_URL, Endpoint, check_address, check_key_name, key_in
 from dpsyn.language.pace import Limits
 from dpsyn.language.prompts import Prompts, Request
 from dpsyn.language.reasoning import without_reasoning
@@ -109,9 +109,7 @@ class Chat(Api):
         if not all(isinstance(url, str | None) for url in _several(self.base_url)):
             raise invalid("api.base_url", self.base_url, "an address, a list of them, or null")
         for name in _several(self.api_key_env):
-            if name is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", str(name)):
-                expected = "the name of an environment variable in capitals, not the key itself"
-                raise invalid("api.api_key_env", "(not shown)", expected, "For instance OPENAI_API_KEY.")
+            check_key_name(name)
         for key, least in (("concurrency", 1), ("retries", 0), ("attempts", 1)):
             whole(f"api.{key}", getattr(self, key), least)
         for key in ("requests_per_minute", "tokens_per_minute", "max_cost"):
@@ -193,8 +191,7 @@ class Chat(Api):
 
     def check_labels(self, labels: Sequence[Label]) -> None:
         """Raises UserError for a placeholder or a label that the prompt file has nothing for."""
-        self.prompts.lengths(labels, "generate")
-        self.prompts.lengths(labels, "vary")
+        self.prompts.check_labels(labels)
 
     def reads(self) -> Sequence[Data]:
         return ()

@@ -34,6 +34,8 @@ from dpsyn.language.endpoints import (
     Endpoint,
     Failed,
     check_address,
+    check_key_name,
+    first_of,
     judged,
     key_in,
     said_in,
@@ -111,9 +113,7 @@ class ImageEndpoint(Api):
     def __post_init__(self) -> None:
         for key in ("base_url", "model", "quality", "response_format"):
             text_or_null(f"api.{key}", getattr(self, key))
-        if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.api_key_env or "NONE"):
-            expected = "the name of an environment variable in capitals, not the key itself"
-            raise invalid("api.api_key_env", "(not shown)", expected, "For instance OPENAI_API_KEY.")
+        check_key_name(self.api_key_env)
         if self.prompts is not None:
             by_label("api.prompts", self.prompts)
         choice("api.vary_with", self.vary_with, ("edit", "variation"))
@@ -308,7 +308,7 @@ class ImageEndpoint(Api):
         told, said = None, content[:2000].decode("utf-8", "replace")
         with suppress(ValueError):
             told = json.loads(content)
-        within = status_of_error(told) if response.is_success and not _first_image(told) else None
+        within = status_of_error(told) if response.is_success and not first_of(told, "data") else None
         if not response.is_success or within is not None:
             headers = response.headers if within is None else {}
             judged(endpoint, self.model, SETTINGS, within or status, content, headers, within is not None)
@@ -340,7 +340,7 @@ class ImageEndpoint(Api):
 
     async def _content(self, told: Any) -> bytes | None:
         """The bytes of the image file in an answer, or None. Raises ValueError for what cannot be read."""
-        first = _first_image(told)
+        first = first_of(told, "data")
         text, url = (first.get(name) for name in ("b64_json", "url"))
         if isinstance(text, str):
             return base64.b64decode(text.removeprefix("data:image/png;base64,"), validate=True)
@@ -455,12 +455,6 @@ class _Call:
         self.part._meter.done(1)
         if sum(each != REFUSED for each in self.reasons.values()) > self.part._bearable(self.rows):
             raise self.part._too_many(list(self.reasons.values()), self.rows)
-
-
-def _first_image(told: Any) -> Mapping[str, Any]:
-    images = told.get("data") if isinstance(told, Mapping) else None
-    first = images[0] if isinstance(images, list) and images else None
-    return first if isinstance(first, Mapping) else {}
 
 
 def _edits(edits: Any) -> list[tuple[str, ...]]:

@@ -21,11 +21,11 @@ import numpy as np
 
 from dpsyn.api import Api, Degree
 from dpsyn.data import Data
-from dpsyn.errors import UserError, check_packages, invalid
+from dpsyn.errors import UserError, check_packages, first_line, invalid
 from dpsyn.language.prompts import Prompts, Request
 from dpsyn.language.reasoning import open_tag, without_reasoning
 from dpsyn.marks import PLACE, SPEED
-from dpsyn.networks.hub import model_folder, pinned
+from dpsyn.networks.hub import model_folder, pinned, quiet_transformers
 from dpsyn.networks.runtime import Runtime, in_batches, placed, running, torch_device, torch_dtype
 from dpsyn.population import Label, Samples, of_texts
 from dpsyn.randomness import retry_seeds, uniform
@@ -113,8 +113,7 @@ class LocalLLM(Api):
 
     def check_labels(self, labels: Sequence[Label]) -> None:
         """Raises UserError for a placeholder or a label that the prompt file has nothing for."""
-        self.prompts.lengths(labels, "generate")
-        self.prompts.lengths(labels, "vary")
+        self.prompts.check_labels(labels)
 
     def reads(self) -> Sequence[Data]:
         return ()
@@ -199,7 +198,7 @@ class LocalLLM(Api):
         network, tokenizer, ends = _loaded(place, self.revision, self.trust_remote_code, self.device_map, runtime)
         ids, limits, opened = self._fitted(tokenizer, _context(network), requests)
         answers = [""] * len(requests)
-        with _quiet(), _on_device(network, runtime, self.device_map, self.offload):
+        with quiet_transformers(), _on_device(network, runtime, self.device_map, self.offload):
             for batch in self._batches(ids, limits):
                 most = 1 << max(len(ids[i]) + limits[i] for i in batch).bit_length()
                 rows_at_once = replace(runtime, network_batch_size=len(batch))
@@ -402,7 +401,7 @@ def _loaded(
     commit = pinned("api.path", place, revision, f"Give api.path= {FOLDER}.")
     where: dict[str, Any] = {"revision": commit, "trust_remote_code": trust_remote_code}
     try:
-        with _quiet():
+        with quiet_transformers():
             from transformers import AutoModelForCausalLM, AutoTokenizer
 
             tokenizer = AutoTokenizer.from_pretrained(place, **where)
@@ -416,7 +415,7 @@ def _loaded(
             )
             network, info = loaded
     except Exception as error:  # transformers and safetensors raise many kinds
-        said = (str(error).strip() or "nothing").splitlines()[0]
+        said = first_line(error)
         do = f"Give api.path= {FOLDER} ({type(error).__name__}: {said})"
         raise invalid("api.path", place, "a causal language model that can be loaded here", do) from None
     if missing := sorted(info["missing_keys"]):
@@ -441,19 +440,3 @@ def _on_device(network: Any, runtime: Runtime, device_map: str | None, offload: 
             network.to("cpu")
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the progress bars and remarks that would break into the panel."""
-    from transformers.utils import logging as library
-
-    level, bars = library.get_verbosity(), library.is_progress_bar_enabled()
-    library.set_verbosity(logging.CRITICAL)
-    library.disable_progress_bar()  # the hub's too
-    try:
-        yield
-    finally:
-        library.set_verbosity(level)
-        if bars:
-            library.enable_progress_bar()

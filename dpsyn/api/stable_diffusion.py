@@ -22,7 +22,7 @@ import numpy as np
 
 from dpsyn.api import Api, Degree
 from dpsyn.data import Data
-from dpsyn.errors import UserError, check_packages, invalid
+from dpsyn.errors import UserError, check_packages, first_line, invalid
 from dpsyn.language.templates import Templates, by_label, drawn
 from dpsyn.marks import PLACE
 from dpsyn.networks import tensors
@@ -300,7 +300,7 @@ def _pipelines(place: str, revision: str | None, safety_checker: bool, runtime: 
             from_image = AutoPipelineForImage2Image.from_pipe(from_text)
             checker = _checker(place, revision, runtime) if safety_checker else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError) as error:
-        said = (str(error).strip() or "nothing").splitlines()[0]
+        said = first_line(error)
         do = f"Give api.path= {FOLDER} ({type(error).__name__}: {said})"
         raise invalid("api.path", place, "a text-to-image model of diffusers that can be loaded here", do) from None
     missing = {"strength", "image"} - inspect.signature(from_image.__call__).parameters.keys()

@@ -82,7 +82,7 @@ class Table(Api):
     def _fresh(self, column: Column, at: int, seeds: np.ndarray) -> np.ndarray:
         """Places, int64 [n], -1 for a missing one."""
         value = uniform(seeds, "table.column", NUMBERS * at)
-        if not _by_size(column):
+        if not column.has_order:
             return np.floor(value * (column.size + column.missing)).astype(np.int64) - column.missing
         if column.graded:
             codes = column.codes_of(column.low + value * (column.high - column.low))
@@ -93,7 +93,7 @@ class Table(Api):
     def _moved(self, column: Column, at: int, codes: np.ndarray, rate: float, seeds: np.ndarray) -> np.ndarray:
         anew = uniform(seeds, "table.column", NUMBERS * at + 2) < rate
         fresh = self._fresh(column, at, seeds)
-        if not _by_size(column):
+        if not column.has_order:
             return np.where(anew, fresh, codes)
         shift = (2 * uniform(seeds, "table.column", NUMBERS * at) - 1) * rate
         if column.graded:
@@ -116,8 +116,3 @@ class Table(Api):
 def _scaled(value: np.ndarray, last: int) -> np.ndarray:
     """int64 [n]: 0 to last, of numbers in [0, 1)."""
     return np.minimum(np.floor(value * (last + 1)).clip(0, 2.0**63 - 1024).astype(np.int64), last)
-
-
-def _by_size(column: Column) -> bool:
-    """Whether near values are alike, so that a cell moves."""
-    return column.numeric or column.kind == "ordered"

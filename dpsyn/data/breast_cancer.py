@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from importlib.util import find_spec
 
 import numpy as np
 
-from dpsyn.data import Records
-from dpsyn.errors import invalid
+from dpsyn.data import Records, held_out
+from dpsyn.errors import check_packages, invalid
 from dpsyn.population import Label, Samples
 from dpsyn.reading.rows import check_declared
 from dpsyn.tables.columns import REFUSED
@@ -56,8 +55,7 @@ class BreastCancer:
 
     def check(self) -> None:
         """Raises UserError without scikit-learn, and for a schema of other columns."""
-        if find_spec("sklearn") is None:
-            raise invalid("data", "breast_cancer", "the package scikit-learn", "Install it: pip install scikit-learn")
+        check_packages("data", "breast_cancer", "sklearn")
         if wrong := set(self.schema.columns) ^ set(_cells()):
             raise invalid("data.schema.file", min(wrong), "the columns of the schema breast_cancer, all and no other")
 
@@ -82,8 +80,8 @@ class BreastCancer:
         assert (rules < REFUSED).all()
         if self.split == "all":
             return content
-        held_out = np.array([_held_out(row) for row in content.tolist()])
-        return content[held_out if self.split == "test" else ~held_out]
+        others = np.array([held_out(repr(row).encode()) for row in content.tolist()])
+        return content[others if self.split == "test" else ~others]
 
 
 def _cells() -> dict[str, list[str]]:
@@ -92,8 +90,3 @@ def _cells() -> dict[str, list[str]]:
     table = load_breast_cancer()
     cells = {str(name): list(map(str, table.data[:, at])) for at, name in enumerate(table.feature_names)}
     return {**cells, "diagnosis": [str(table.target_names[kind]) for kind in table.target]}
-
-
-def _held_out(row: tuple[object, ...]) -> bool:
-    """True for a fifth of all rows, by their content: no other row moves a row to the other side."""
-    return int.from_bytes(blake2b(repr(row).encode(), digest_size=8).digest(), "big") % 5 == 0

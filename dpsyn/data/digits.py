@@ -8,10 +8,11 @@ from hashlib import blake2b
 
 import numpy as np
 
-from dpsyn.data import Records
-from dpsyn.errors import invalid
+from dpsyn.data import Records, held_out
+from dpsyn.errors import check_packages
 from dpsyn.population import Label, Samples
-from dpsyn.validate import choice, whole
+from dpsyn.reading.rows import check_declared
+from dpsyn.validate import choice
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,7 @@ class Digits:
 
     def __post_init__(self) -> None:
         choice("data.split", self.split, ("train", "test", "all"))
-        if self.id is not None and (not isinstance(self.id, str) or not self.id):
-            raise invalid("data.id", self.id, "a name or null")
-        whole("data.records", self.records, 1, optional=True)
-        choice("data.on_error", self.on_error, ("refuse", "skip"))
+        check_declared(self.id, self.records, self.on_error)
 
     @property
     def labels(self) -> Sequence[Label]:
@@ -51,10 +49,8 @@ class Digits:
         return 0.0
 
     def check(self) -> None:
-        from importlib.util import find_spec
-
-        if find_spec("sklearn") is None:
-            raise invalid("data", "digits", "the package scikit-learn", "Install it: pip install scikit-learn")
+        """Raises UserError without scikit-learn."""
+        check_packages("data", "digits", "sklearn")
 
     def fingerprint(self) -> str:
         images, digits = self._rows()
@@ -79,12 +75,7 @@ class Digits:
         values, digits = load_digits(return_X_y=True)
         images = np.rint(values * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
         if self.split != "all":
-            held_out = np.array([_held_out(image) for image in images])
-            rows = held_out if self.split == "test" else ~held_out
+            others = np.array([held_out(image.tobytes()) for image in images])
+            rows = others if self.split == "test" else ~others
             images, digits = images[rows], digits[rows]
         return images, digits.astype(np.int64)
-
-
-def _held_out(image: np.ndarray) -> bool:
-    """True for a fifth of all images, by their content: no other row moves a row to the other side."""
-    return int.from_bytes(blake2b(image.tobytes(), digest_size=8).digest(), "big") % 5 == 0

@@ -11,7 +11,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from dpsyn.data import Records
+from dpsyn.data import Records, held_out
 from dpsyn.population import Label, Samples
 from dpsyn.reading.rows import check_declared, combinations
 from dpsyn.validate import choice
@@ -194,7 +194,7 @@ def _mails(split: str) -> list[tuple[str, int]]:
     """Text and label of each mail."""
     public = split == "public"
     mails = [_mail(row, public) for row in range(PUBLIC if public else OWN)]
-    return mails if public else [mail for mail in mails if _held_out(mail[0]) == (split == "test")]
+    return mails if public else [mail for mail in mails if held_out(mail[0].encode()) == (split == "test")]
 
 
 def _mail(row: int, public: bool) -> tuple[str, int]:
@@ -237,8 +237,3 @@ def _grammar() -> dict[str, tuple[list[str], list[str]]]:
 
 def _choices(text: str) -> list[str]:
     return [" ".join(choice.split()) for choice in text.split("|")]
-
-
-def _held_out(text: str) -> bool:
-    """True for a fifth of all mails, by their content: no other row moves a row to the other side."""
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") % 5 == 0

@@ -14,10 +14,10 @@ import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
-from dpsyn.errors import UserError, check_packages, invalid
+from dpsyn.errors import UserError, check_packages, first_line, invalid
 from dpsyn.files import sha256
 from dpsyn.marks import PLACE
-from dpsyn.networks.hub import check_revision, fetched, model_folder
+from dpsyn.networks.hub import check_revision, fetched, model_folder, quiet_transformers
 from dpsyn.networks.runtime import Runtime, exact, in_batches, torch_device
 from dpsyn.population import Samples
 from dpsyn.validate import flag
@@ -163,7 +163,7 @@ def _loaded(model: str, revision: str | None, device: str) -> tuple[Any, int]:
 
             network = SentenceTransformer(str(folder), device=device)
     except (ImportError, OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         do = f"sentence-transformers says: {reason}"
         raise invalid("embedding.model", model, "a network that it can load", do) from None
     if not hasattr(network.tokenizer, "pad"):
@@ -184,17 +184,11 @@ def _fetched(model: str, revision: str | None) -> Path:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without the progress bars and warnings that would break into the panel."""
-    from transformers.utils import logging as theirs
-
     sentences = logging.getLogger("sentence_transformers")
-    before, level, bars = sentences.level, theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    before = sentences.level
     sentences.setLevel(logging.ERROR)
-    theirs.set_verbosity_error()
-    theirs.disable_progress_bar()  # the hub's too
     try:
-        yield
+        with quiet_transformers():
+            yield
     finally:
         sentences.setLevel(before)
-        theirs.set_verbosity(level)
-        if bars:
-            theirs.enable_progress_bar()

@@ -12,7 +12,6 @@ from dpsyn.data import Data
 from dpsyn.embedding import Embedding, Sparse
 from dpsyn.errors import UserError, invalid
 from dpsyn.population import Samples
-from dpsyn.tables.columns import Column
 from dpsyn.tables.schema import Schema, check_schema
 from dpsyn.validate import number
 
@@ -56,7 +55,7 @@ class Table(Embedding):
         places, values = [], []
         for start, column in zip(self._starts[:-1], self.schema.features, strict=True):
             cells = samples.content[column.name]
-            if _is_scaled(column):
+            if column.has_order:
                 scaled = column.scaled(cells)
                 none = np.isnan(scaled)
                 places.append(np.full(len(cells), start))
@@ -73,9 +72,5 @@ class Table(Embedding):
     @functools.cached_property
     def _starts(self) -> list[int]:
         """Where each column's entries begin, and the length of a vector."""
-        widths = [(1 if _is_scaled(column) else column.size) + column.missing for column in self.schema.features]
+        widths = [(1 if column.has_order else column.size) + column.missing for column in self.schema.features]
         return [0, *np.cumsum(widths).tolist()]
-
-
-def _is_scaled(column: Column) -> bool:
-    return column.numeric or column.kind == "ordered"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,11 @@ import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
-from dpsyn.errors import UserError, check_packages, invalid, one_of
+from dpsyn.errors import UserError, check_packages, first_line, invalid, one_of
 from dpsyn.files import sha256
 from dpsyn.marks import PLACE
 from dpsyn.networks import tensors
-from dpsyn.networks.hub import check_revision, fetched, model_folder
+from dpsyn.networks.hub import check_revision, fetched, model_folder, quiet_transformers
 from dpsyn.networks.runtime import Runtime, exact, in_batches, torch_device
 from dpsyn.population import Samples
 from dpsyn.validate import flag
@@ -120,12 +119,12 @@ def _loaded(path: str, revision: str | None, device: str) -> tuple[Any, str, Any
     kind = _kind(path, folder)
     made, output, colours = KINDS[kind]
     try:
-        with _quiet():
+        with quiet_transformers():
             import transformers
 
             network, info = getattr(transformers, made).from_pretrained(folder, output_loading_info=True)
     except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise invalid(
             "embedding.path", path, "the weights of its config.json", f"transformers says: {reason}"
         ) from None
@@ -165,21 +164,5 @@ def _read(file: Path) -> Mapping[str, Any]:
 def _fetched(path: str, revision: str | None) -> Path:
     """The folder itself, or the cached copy of what the hub has under that name. Raises UserError."""
     do = "Put config.json and model.safetensors into a folder and name it with embedding.path=."
-    with _quiet():
+    with quiet_transformers():
         return fetched("embedding.path", path, revision, [*CONFIGS, *SAFE], ["pytorch_model.bin"], do)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the progress bars and the lists of unused weights that would break into the panel."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()  # the hub's too
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -10,14 +9,14 @@ import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from dpsyn.errors import OutOfSpace, UserError
-from dpsyn.files import answers_cache
+from dpsyn.files import alone, answers_cache
 
 MARK, VERSION = 0x64707379, 1  # application_id ("dpsy") and user_version of the file
 PATIENCE = 60.0  # seconds until another process must have made its commit
@@ -80,11 +79,6 @@ class Answers:
             raise self._error
         self._waiting.put((key, json.dumps(value)))
 
-    def put_all(self, values: Mapping[bytes, Any]) -> None:
-        """Many at once, for instance answers that were got elsewhere."""
-        for key, value in values.items():
-            self.put(key, value)
-
     def _write(self) -> None:
         """In the thread, until None comes."""
         ended = False
@@ -117,7 +111,7 @@ class Answers:
 
     def _opened(self) -> sqlite3.Connection:
         try:
-            with _alone(self.path.with_suffix(".lock")):
+            with alone(self.path.with_suffix(".lock")):
                 try:
                     return _connected(self.path)
                 except sqlite3.OperationalError:
@@ -172,11 +166,3 @@ def _put_aside(path: Path) -> Path:
     for end in ("-wal", "-shm"):
         path.with_name(path.name + end).unlink(missing_ok=True)
     return aside
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """One process at a time, so that no file is put aside that another has just made."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

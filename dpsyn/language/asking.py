@@ -26,6 +26,7 @@ from dpsyn.language.endpoints import (
     Endpoint,
     Failed,
     OutOfCredit,
+    first_of,
     http_library,
     judged,
     not_reached,
@@ -388,7 +389,7 @@ def _read(content: bytes) -> Answer:
         said = said_in(content[:2000].decode("utf-8", "replace"))
         kind = "a stream, not one answer" if said.startswith(("data:", "event:")) else "no JSON"
         raise ValueError(said if said.startswith("a web page") else f"{kind}: {said}") from None
-    choice = _first(told.get("choices")) if isinstance(told, Mapping) else {}
+    choice = first_of(told, "choices")
     message = choice.get("message")
     if not isinstance(message, Mapping):
         failed = {"error": choice["error"]} if choice.get("error") else told
@@ -421,11 +422,6 @@ def _read(content: bytes) -> Answer:
             raise ValueError(f"an error: {said_in(within)}")
     whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # halves of a pair cannot be written
     return Answer(whole, finish, prompt, answer)
-
-
-def _first(choices: Any) -> Mapping[str, Any]:
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    return choice if isinstance(choice, Mapping) else {}
 
 
 def _text_in(content: Any) -> str | None:

@@ -124,6 +124,13 @@ def check_address(url: str | None) -> None:
         raise invalid("api.base_url", _without_password(url), "an address without #")
 
 
+def check_key_name(name: Any) -> None:
+    """Raises UserError for what is no name of a variable, a key itself say, and does not show it."""
+    if name is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", str(name)):
+        expected = "the name of an environment variable in capitals, not the key itself"
+        raise invalid("api.api_key_env", "(not shown)", expected, "For instance OPENAI_API_KEY.")
+
+
 def key_in(name: str | None) -> str | None:
     """The key that an environment variable holds; None: there is no variable. Raises UserError for what is no key, and
     never shows it."""
@@ -382,15 +389,20 @@ def _without_password(url: str) -> str:
     return re.sub(r"(://)[^/@\s]*@", r"\1", url)
 
 
+def first_of(told: Any, name: str) -> Mapping[str, Any]:
+    """The first of a list in an answer, of choices or images; {}: there is none."""
+    several = told.get(name) if isinstance(told, Mapping) else None
+    first = several[0] if isinstance(several, list) and several else None
+    return first if isinstance(first, Mapping) else {}
+
+
 def _error_in(told: Any) -> Mapping[str, Any]:
     """Of an answer the error, or that of its first choice; {}: none, or a text alone."""
     told = told[0] if isinstance(told, list) and told else told
     if not isinstance(told, Mapping):
         return {}
-    choices = told.get("choices")
-    first = choices[0] if isinstance(choices, list) and choices else None
     inner = told if told.get("object") == "error" else told.get("error")
-    for error in (inner, first.get("error") if isinstance(first, Mapping) else None):
+    for error in (inner, first_of(told, "choices").get("error")):
         if isinstance(error, Mapping) and error:
             return error
     return {}

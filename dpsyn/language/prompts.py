@@ -152,6 +152,11 @@ class Prompts:
         whole sentence, if it has one."""
         return _cleaned(answer, self.keep_lines, request, cut)
 
+    def check_labels(self, labels: Sequence[Label]) -> None:
+        """Raises UserError for a placeholder or a label that the file has nothing for."""
+        self.lengths(labels, "generate")
+        self.lengths(labels, "vary")
+
     def lengths(self, labels: Sequence[Label], what: Literal["generate", "vary"]) -> tuple[float, float]:
         """Tokens of a row's prompt and of its answer, about, from the file and the declared lengths alone; mean over
         the labels. Raises UserError as `generate` does."""

@@ -104,6 +104,14 @@ def real_vectors(data: Data, embedding: Embedding, size: int) -> np.ndarray:
     return found
 
 
+def sampled_sides(
+    samples: Samples, data: Data, embedding: Embedding, size: int, rows: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of synthetic and of real rows, uniform samples of `rows` of each at most."""
+    real = sampled(real_vectors(data, embedding, size), rows, seed)
+    return sampled(synthetic_vectors(samples, embedding, size), rows, seed), real
+
+
 def synthetic_vectors(samples: Samples, embedding: Embedding, size: int) -> np.ndarray:
     """The same of synthetic samples. Those of the last ones are kept for the next metric."""
     for known in _synthetic:

@@ -13,6 +13,7 @@ import numpy as np
 from dpsyn.data import Data
 from dpsyn.errors import UserError, check_packages, invalid
 from dpsyn.metric import Metric, check_real, check_settings
+from dpsyn.networks.runtime import DEVICE
 from dpsyn.networks.tensors import resized, tensor
 from dpsyn.population import Population
 from dpsyn.validate import choice, flag, whole
@@ -60,7 +61,7 @@ class Classifier(Metric):
         rate = self.learning_rate
         if type(rate) not in (int, float) or not 0 < rate < math.inf:
             raise invalid("metric.parts.classifier.learning_rate", rate, "a number above 0")
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(self.device)):
+        if not re.fullmatch(DEVICE, str(self.device)):
             raise invalid("metric.parts.classifier.device", self.device, "auto, cpu, cuda or cuda:1")
         flag("metric.parts.classifier.augment", self.augment)
         plain = ("cnn", *LIGHT)

@@ -10,7 +10,7 @@ import numpy as np
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError
-from dpsyn.metric import Metric, check_comparable, check_real, check_settings, real_vectors, sampled, synthetic_vectors
+from dpsyn.metric import Metric, check_comparable, check_real, check_settings, sampled_sides
 from dpsyn.population import Population
 
 
@@ -54,9 +54,7 @@ class Kid(Metric):
 
         Raises UserError where a side has fewer than two rows, or vectors of another length than the other.
         """
-        real = sampled(real_vectors(self.data, self.embedding, self.batch_size), self.rows, self.seed)
-        ours = synthetic_vectors(population.samples, self.embedding, self.batch_size)
-        ours = sampled(ours, self.rows, self.seed)
+        ours, real = sampled_sides(population.samples, self.data, self.embedding, self.batch_size, self.rows, self.seed)
         size = min(len(ours), len(real), self.subset_size)
         if size < 2:
             raise UserError("metric kid: expected two synthetic and two real rows, or more.")

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError
-from dpsyn.metric import Metric, check_comparable, check_real, check_settings, real_vectors, sampled, synthetic_vectors
+from dpsyn.metric import Metric, check_comparable, check_real, check_settings, sampled_sides
 from dpsyn.population import Population
 
 
@@ -54,9 +54,7 @@ class Mauve(Metric):
 
     def __call__(self, population: Population) -> Mapping[str, float]:
         """{'mauve': from 0 to 1}. Raises UserError where a side has fewer than two rows, or fewer than buckets."""
-        real = sampled(real_vectors(self.data, self.embedding, self.batch_size), self.rows, self.seed)
-        ours = synthetic_vectors(population.samples, self.embedding, self.batch_size)
-        ours = sampled(ours, self.rows, self.seed)
+        ours, real = sampled_sides(population.samples, self.data, self.embedding, self.batch_size, self.rows, self.seed)
         rows = min(len(ours), len(real))
         if rows < (least := max(2, self.buckets or 2)):
             raise UserError(f"metric mauve: expected {least} synthetic and real rows, or more.")

@@ -11,7 +11,7 @@ import numpy as np
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, check_packages, invalid
-from dpsyn.metric import Metric, check_comparable, check_real, check_settings, real_vectors, sampled, synthetic_vectors
+from dpsyn.metric import Metric, check_comparable, check_real, check_settings, sampled_sides
 from dpsyn.networks.runtime import Runtime, torch_device
 from dpsyn.population import Population
 
@@ -64,9 +64,7 @@ class PrecisionRecall(Metric):
 
         Raises UserError where a side has no more rows than neighbours, or vectors of another length than the other.
         """
-        real = sampled(real_vectors(self.data, self.embedding, self.batch_size), self.rows, self.seed)
-        ours = synthetic_vectors(population.samples, self.embedding, self.batch_size)
-        ours = sampled(ours, self.rows, self.seed)
+        ours, real = sampled_sides(population.samples, self.data, self.embedding, self.batch_size, self.rows, self.seed)
         rows = min(len(ours), len(real))
         if rows <= (most := max(self.neighbours, self.coverage_neighbours)):
             raise UserError(f"metric precision_recall: expected more than {most} synthetic and as many real rows.")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dpsyn.data import Data
-from dpsyn.errors import UserError, check_packages, invalid, one_of
+from dpsyn.errors import UserError, check_packages, first_line, invalid, one_of
 from dpsyn.metric import Metric, check_real, check_settings, real_samples
 from dpsyn.population import Population
 from dpsyn.tables.columns import Column
@@ -239,7 +239,7 @@ def _fitted(what: str, part: Part, values: np.ndarray, categories: np.ndarray, w
             model = getattr(tabpfn, f"TabPFN{what}")(categorical_features_indices=columns, random_state=part.seed)
         return model.fit(values, wanted)
     except Exception as error:  # of many kinds; they saw synthetic rows alone
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
     raise UserError(f"metric {part.model}: {reason}. model=boosting needs no weights.")
 
 

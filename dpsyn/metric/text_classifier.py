@@ -12,7 +12,7 @@ import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
-from dpsyn.errors import UserError, check_packages, invalid
+from dpsyn.errors import UserError, check_packages, first_line, invalid
 from dpsyn.marks import PLACE
 from dpsyn.metric import (
     Metric,
@@ -24,7 +24,7 @@ from dpsyn.metric import (
     synthetic_vectors,
     texts_of,
 )
-from dpsyn.networks.hub import check_revision, model_folder, pinned
+from dpsyn.networks.hub import check_revision, model_folder, pinned, quiet_transformers
 from dpsyn.networks.runtime import Runtime, torch_device
 from dpsyn.population import Label, Population, Samples
 from dpsyn.validate import choice, number
@@ -229,24 +229,16 @@ def _trained(part: TextClassifier, population: Population, tasks: Mapping[str, n
 def _loaded(model: str, revision: str | None) -> tuple[Any, Any]:
     """Tokenizer and encoder. Raises UserError."""
     commit = pinned("metric.parts.text_classifier.model", model, revision, "Name a folder that transformers saved.")
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     path = str(Path(model).expanduser())
     try:
         import transformers
 
-        return (
-            transformers.AutoTokenizer.from_pretrained(path, revision=commit),
-            transformers.AutoModel.from_pretrained(path, revision=commit).float(),
-        )
+        with quiet_transformers():
+            return (
+                transformers.AutoTokenizer.from_pretrained(path, revision=commit),
+                transformers.AutoModel.from_pretrained(path, revision=commit).float(),
+            )
     except (ImportError, OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         do = f"transformers says: {reason}"
         raise invalid("metric.parts.text_classifier.model", model, "an encoder that it can load", do) from None
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

@@ -46,7 +46,7 @@ class Receipt:
     """Noisy votes and what they cost.
 
     votes: int64 [n], one entry a candidate, in 1/charge.grid.
-    population: sha256 of the file that holds the candidates.
+    population: what was asked about: sha256 of the file that holds the candidates, or `about` of another query.
     """
 
     votes: np.ndarray
@@ -153,10 +153,6 @@ class Ledger:
                 f"To go on with that, add privacy.accept_lost_draws={len(lost)}."
             )
         return tuple(lost)
-
-    def receipts(self) -> list[Receipt]:
-        """All that was released so far, by iteration."""
-        return [read_receipt(path) for path in sorted(self.votes.glob("*.parquet"))]
 
     def _receipt(self, iteration: int) -> Path:
         return self.votes / f"{iteration:03d}.parquet"

@@ -1,4 +1,4 @@
-"""Loads public yaml files (schemas, prompts) by name or path: the schemas of tables, prompts."""
+"""Loads public yaml files, the schemas of tables and prompts, by name or path."""
 
 from __future__ import annotations
 

@@ -130,8 +130,8 @@ def nested_bins(mass: np.ndarray, column: CodedColumn) -> tuple[np.ndarray, ...]
 
 
 def _lightest_together(groups: list[list[int]], weights: np.ndarray, until: int) -> tuple[list[list[int]], np.ndarray]:
-    """The two lightest groups become one, at the place of the first, until so many are left: `ladder`'s own steps, in
-    time for a column of 100,000 categories."""
+    """The two lightest groups become one, at the place of the first, until so many are left: the steps of
+    `nested_bins`, in time for a column of 100,000 categories."""
     heap = [(weight, at) for at, weight in enumerate(weights.tolist())]
     heapq.heapify(heap)
     left = dict(enumerate(groups))

@@ -75,11 +75,10 @@ def coded_columns(schema: Schema) -> tuple[CodedColumn, ...]:
     below = _below(schema)
     found = []
     for column in schema.features:
-        ordered = column.numeric or column.kind == "ordered"
         count = _count(column, below) + len(_starts(column))
         expected = _expected(column, column.name in below) if column.numeric else None
         missing = count if column.missing else None
-        found.append(CodedColumn(count + column.missing, ordered, missing, expected, column.name))
+        found.append(CodedColumn(count + column.missing, column.has_order, missing, expected, column.name))
     return tuple(found)
 
 

@@ -115,6 +115,11 @@ class Column:
     written: tuple[str, ...] = ()
 
     @property
+    def has_order(self) -> bool:
+        """Whether near values are alike."""
+        return self.numeric or self.kind == "ordered"
+
+    @property
     def numeric(self) -> bool:
         return self.kind in NUMERIC
 

@@ -226,12 +226,6 @@ def told(column: Column, rule: int) -> str:
     return f"{column.name}: {RULES[rule]}"
 
 
-def column_told(text: str) -> str:
-    """The column of what `told` says. All that is told of a column adds up to its cells that were read as another
-    value."""
-    return text.rpartition(": ")[0]
-
-
 def _named(column: Column) -> list[str]:
     if not column.numeric:
         return list(column.values)

@@ -13,7 +13,7 @@ from typing import Any
 
 from dpsyn.api import Degree
 from dpsyn.api.diffusion.common import Loaded, Sampler, check_side, named, normal, pair
-from dpsyn.errors import invalid
+from dpsyn.errors import first_line, invalid
 from dpsyn.networks.hub import fetched, model_folder
 from dpsyn.networks.runtime import Runtime, placed
 from dpsyn.validate import whole
@@ -89,7 +89,7 @@ def _folder(path: str, revision: str | None, runtime: Runtime) -> Loaded:
             str(inner if (inner / NETWORK[1]).is_file() else folder), low_cpu_mem_usage=False, output_loading_info=True
         )
     except (OSError, RuntimeError, ValueError, TypeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise invalid("api.path", path, "the weights of its config.json", f"diffusers says: {reason}") from None
     if missing := info["missing_keys"]:
         raise invalid("api.path", path, "the weights of its config.json", f"Missing: {', '.join(sorted(missing)[:3])}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -18,11 +17,11 @@ import numpy as np
 from dpsyn import __version__
 from dpsyn.api import Api, Degree
 from dpsyn.api.pool.graph import connect, is_wide, nearest
-from dpsyn.api.pool.stock import FARTHEST, Stock, opened, sync_file, write_items, write_vectors
+from dpsyn.api.pool.stock import FARTHEST, Stock, opened, write_items, write_vectors
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, invalid
-from dpsyn.files import UNNAMED, named_by, public_cache, room_on_disk, sync_folder
+from dpsyn.files import UNNAMED, alone, named_by, public_cache, room_on_disk, sync_file, sync_folder
 from dpsyn.marks import PLACE
 from dpsyn.networks.runtime import Runtime, torch_device
 from dpsyn.population import Label, Samples
@@ -102,14 +101,14 @@ class Pool(Api):
         Raises UserError where the pool, or its part with the item's label, has fewer.
         """
         self.check_degree(degree)
-        stock, nearest = self._stock(), max(1, int(degree))  # type: ignore[arg-type]
+        stock, width = self._stock(), max(1, int(degree))  # type: ignore[arg-type]
         items = _items(samples, len(stock.content))
         for part in np.unique(stock.parts[items]).tolist():
-            if stock.sizes[part] < nearest:
+            if stock.sizes[part] < width:
                 raise invalid("schedule.degree", degree, f"at most {stock.sizes[part]}, {self._named(part)}")
-        if nearest > 1:
-            graph = self._graph(stock, nearest)
-            items = graph[items, _choice(seeds, "pool.neighbour", np.full(len(items), nearest))].astype(np.int64)
+        if width > 1:
+            graph = self._graph(stock, width)
+            items = graph[items, _choice(seeds, "pool.neighbour", np.full(len(items), width))].astype(np.int64)
         return stock.samples(items)
 
     def adopt(self, samples: Samples, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
@@ -153,7 +152,7 @@ class Pool(Api):
         folder = public_cache() / "pools" / self._name
         if not folder.exists():
             folder.parent.mkdir(exist_ok=True)
-            with _alone(folder.with_suffix(".lock")), room_on_disk(folder), _about_the_pool():
+            with alone(folder.with_suffix(".lock")), room_on_disk(folder), _about_the_pool():
                 if not folder.exists():
                     self._collect(folder)
         return opened(folder, len(self.data.labels) if self.by_label else 0)
@@ -194,7 +193,7 @@ class Pool(Api):
         """int32 [n, width or more]: the items nearest to each, itself first; -1 where a label has no more."""
         path = stock.folder / ("neighbours_by_label.npy" if self.by_label else "neighbours.npy")
         if not is_wide(path, width):
-            with _alone(stock.folder / "lock"), room_on_disk(path):
+            with alone(stock.folder / "lock"), room_on_disk(path):
                 if not is_wide(path, width):
                     kept = min(max(width, self.neighbours or 0), int(stock.sizes.max()))
                     connect(stock, kept, path, self.runtime)
@@ -263,11 +262,3 @@ def _about_the_pool() -> Iterator[None]:
     except UserError as error:
         text = str(error)
         raise type(error)(f"api.{text}" if text.startswith("data") else text) from None
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """One process at a time; others wait. The lock falls with whoever holds it."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from dpsyn.api.pool.stock import Stock, sync_file
-from dpsyn.files import sync_folder
+from dpsyn.api.pool.stock import Stock
+from dpsyn.files import sync_file, sync_folder
 from dpsyn.networks.runtime import Runtime, exact, in_batches, torch_device
 
 BLOCK = 16384  # items that are compared at once with QUERIES of them

@@ -140,8 +140,3 @@ def _content(folder: Path, facts: Mapping[str, Any]) -> np.ndarray | _Lines:
 def _plain(value: Any) -> int | str:
     """A date by its name, a time of day by its seconds: what numpy reads back."""
     return round(value.total_seconds()) if isinstance(value, datetime.timedelta) else str(value)
-
-
-def sync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

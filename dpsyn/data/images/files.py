@@ -90,7 +90,7 @@ def pixels_of(
         try:
             head = _head(stream)
             with Image.open(stream, formats=_formats(head)) as image:
-                return _fitted(_pixels(image, stream, mode, bits), mode, size, center_crop)
+                return _fitted(_pixels(image, stream, mode, bits), size, center_crop)
         except _Refused as error:
             return str(error)
         except Image.DecompressionBombError:
@@ -273,7 +273,7 @@ def _turn_upright(image: Any) -> None:
         ImageOps.exif_transpose(image, in_place=True)
 
 
-def _fitted(image: Any, mode: str, size: Sequence[int] | None, center_crop: bool) -> np.ndarray:
+def _fitted(image: Any, size: Sequence[int] | None, center_crop: bool) -> np.ndarray:
     """uint8 [h, w, c]"""
     from PIL import Image
 
