@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from dpsyn.data import Records
+from dpsyn.networks.search import cpu_search
 from dpsyn.population import Samples
 from dpsyn.privacy.electorate import open_electorate
-from dpsyn.privacy.nearest import faiss_search
 from dpsyn.privacy.query import Nearest
 
 DIMENSION = 384
@@ -59,7 +59,7 @@ def one(n, folder):
     embedded = time.perf_counter() - start
     candidates = np.random.default_rng(1).integers(0, 256, (200, DIMENSION)).astype(np.float32)
     start = time.perf_counter()
-    electorate.tallied(Nearest(candidates, np.zeros(200, np.int64), 1, search=faiss_search))
+    electorate.tallied(Nearest(candidates, np.zeros(200, np.int64), 1, search=cpu_search))
     voted = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(

@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 """Rows of 15 columns (the schema of Adult, made on the fly) embedded, cached and voting for 5,000 candidates: as dpsyn
-keeps them, told by an entry a column, and beside it as dense one-hot vectors through faiss.
+keeps them, told by an entry a column, and beside it as dense one-hot vectors.
 
 Time goes with rows and falls with threads; peak memory does not depend on the number of rows.
 
@@ -25,19 +25,19 @@ CANDIDATES = 5000
 
 
 def one(rows, threads, dense, wide, folder):
-    import faiss
     import numpy as np
 
     from dpsyn.api.table import Table as Api
     from dpsyn.compose import config_folder
     from dpsyn.data import Records
     from dpsyn.embedding.table import Table
+    from dpsyn.networks.search import cpu_search
     from dpsyn.privacy.electorate import open_electorate
-    from dpsyn.privacy.nearest import faiss_search, sparse_search
+    from dpsyn.privacy.nearest import sparse_search
     from dpsyn.privacy.query import Nearest
     from dpsyn.tables import schema
 
-    faiss.omp_set_num_threads(threads)
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     adult = schema.read("adult", config_folder() / "schemas")
     if wide:
         towns = {"kind": "category", "values": [str(town) for town in range(2000)]}
@@ -69,7 +69,7 @@ def one(rows, threads, dense, wide, folder):
     made = time.perf_counter() - start
     candidates = embed(api.generate(table.labels * CANDIDATES, np.arange(CANDIDATES, dtype=np.uint64) + 2**40))
     start = time.perf_counter()
-    search = faiss_search if dense else sparse_search
+    search = cpu_search if dense else sparse_search
     electorate.tallied(Nearest(candidates, np.zeros(CANDIDATES, np.int64), 1, search=search))
     voted = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

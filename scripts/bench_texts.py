@@ -27,8 +27,8 @@ from dpsyn.api.pool import Pool
 from dpsyn.data.texts import Texts
 from dpsyn.embedding import Embedding
 from dpsyn.networks.runtime import Runtime
+from dpsyn.networks.search import cpu_search
 from dpsyn.privacy.electorate import open_electorate
-from dpsyn.privacy.nearest import faiss_search
 from dpsyn.privacy.query import Nearest
 
 LABELS = {"category": [f"category {i}" for i in range(10)], "stars": ["1", "2", "3", "4", "5"]}
@@ -100,7 +100,7 @@ def private(path, _):
     electorate, embedded = timed(lambda: open_electorate(data, Hashed(), {}, "record", path.parent))
     candidates = np.random.default_rng(1).integers(0, 256, (5000, 64)).astype(np.float32)
     labels = np.arange(5000) % len(data.labels)
-    _, voted = timed(lambda: electorate.tallied(Nearest(candidates, labels, 1, search=faiss_search)))
+    _, voted = timed(lambda: electorate.tallied(Nearest(candidates, labels, 1, search=cpu_search)))
     print(
         f"{path.suffix[1:]:>8} {n:>10,} texts: read in {read:.1f} s ({n / read:,.0f} a second), file hashed in "
         f"{digest:.1f} s, embedded in {embedded:.1f} s, voted in {voted:.1f} s, peak memory {peak():.0f} MiB",

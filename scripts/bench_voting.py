@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import numpy as np
 
     from dpsyn.privacy.electorate import BLOCK_BYTES
-    from dpsyn.privacy.nearest import distinct, faiss_search, nearest
+    from dpsyn.privacy.nearest import cpu_search, distinct, nearest
     from dpsyn.privacy.votes import count_by_record
 
     faiss.omp_set_num_threads(chosen.threads)
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     def votes(candidates):
         candidates = candidates[distinct(candidates)]
-        search = faiss_search(candidates)
+        search = cpu_search(candidates)
         blocks = (records[start : start + rows] for start in range(0, len(records), rows))
         return count_by_record((nearest(block, candidates, 1, search) for block in blocks), len(candidates))
 

@@ -15,6 +15,8 @@ from dpsyn.errors import UserError, invalid
 from dpsyn.population import Samples
 from dpsyn.validate import number, whole
 
+LEAST = 2.0**-24  # of a Gaussian's height: what is below it is lost beside the middle, in float32
+
 
 @dataclass(frozen=True)
 class Pixels(Embedding):
@@ -75,6 +77,7 @@ class Pixels(Embedding):
         if self.blur:
             places = np.arange(to)
             bell = np.exp(-((places[:, None] - places) ** 2) / (2 * self.blur**2))
+            bell[bell < LEAST] = 0
             reach = 4 * int(np.ceil(self.blur))
             areas = bell @ areas / np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * self.blur**2)).sum()
         return areas.astype(np.float32)

@@ -25,14 +25,14 @@ from dpsyn.errors import invalid
 from dpsyn.files import private_folder, room_on_disk, write
 from dpsyn.population import Samples
 from dpsyn.privacy.budget import GRID
-from dpsyn.privacy.nearest import Vectors
+from dpsyn.privacy.nearest import Vectors, flushed
 from dpsyn.privacy.query import Block, Query
 from dpsyn.privacy.survey import Survey, Surveyor, read_survey
 from dpsyn.privacy.votes import Votes, count_by_user
 
 BATCH = 256  # rows embedded at once: one fixed shape, whatever the number of records
 BLOCK_BYTES = 2**26
-FORMAT = 7  # of a cache entry
+FORMAT = 8  # of a cache entry
 SPARSE = 5  # a sparse product takes as many times as long an entry as a dense one
 
 
@@ -168,9 +168,9 @@ def _write_vectors(data: Data, embed: Coder, folder: Path) -> tuple[dict[str, An
             kind = "int32" if isinstance(vectors, np.ndarray) and vectors.dtype == np.int32 else "float32"
             lines = np.empty(n, _row(dimension, entries, kind))
             if isinstance(vectors, Sparse):
-                lines["indices"], lines["values"] = vectors.indices, vectors.values
-            else:
-                lines["values"] = vectors
+                lines["indices"] = vectors.indices
+            values = vectors.values if isinstance(vectors, Sparse) else vectors
+            lines["values"] = flushed(values) if kind == "float32" else values
             for label in np.unique(records.labels):
                 mine = records.labels == label
                 files[label][0].write(lines[mine].tobytes())

@@ -10,29 +10,23 @@ taken again in float64, in one fixed order, among as many candidates as rounding
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import chain, repeat
-from typing import Any
 
 import numpy as np
 
 from dpsyn.embedding import Sparse
 from dpsyn.networks.runtime import has_gpu
+from dpsyn.networks.search import Search, cpu_search, shared, smallest, torch_search
+from dpsyn.population import F32, I64
 
-SHORTLIST = 4
 UNIT_ROUNDOFF = 2.0**-24  # of float32
-LEAST_OF_A_THREAD = 256  # records of a search
 NEAR_BYTES = 2**20  # of the distances of sparse records held at once: what a processor keeps near it
 SHORTLISTS = 2**22  # entries of shortlists held at once
-GROUP = 8  # candidates of which the nearest is found first
+TINY = np.float32(1e-18)  # products of two smaller entries are subnormal, which slows a processor down a lot
 FARTHEST = 1e15  # the square of a larger entry, summed, leaves float32
 
 Vectors = np.ndarray | Sparse
 """Of records: float32 [b, d], or the same in sparse form."""
-
-Search = Callable[[Any, int], tuple[np.ndarray, np.ndarray]]
-"""(records, Vectors, k) -> squared distances float32 [b, k] rising, rows int64 [b, k]; -1 where there is none"""
 
 
 def distinct(vectors: np.ndarray) -> np.ndarray:
@@ -43,6 +37,11 @@ def distinct(vectors: np.ndarray) -> np.ndarray:
     solid = np.ascontiguousarray(vectors[usable] + np.float32(0))  # -0.0 and 0.0 are one vector
     _, first = np.unique(solid.view(np.dtype((np.void, solid.shape[1] * 4))).ravel(), return_index=True)
     return usable[np.sort(first)]
+
+
+def flushed(vectors: F32) -> F32:
+    """The same vectors with 0 for TINY entries, of candidates and of records alike."""
+    return np.where(np.abs(vectors) < TINY, np.float32(0), vectors)
 
 
 def nearest(records: Vectors, candidates: np.ndarray, k: int, search: Search) -> np.ndarray:
@@ -65,7 +64,7 @@ def nearest(records: Vectors, candidates: np.ndarray, k: int, search: Search) ->
     reach = _norms(entries) + float(_norms(candidates).max())
     slack = 2 * (candidates.shape[1] + 16) * UNIT_ROUNDOFF * reach**2
     open_rows = np.flatnonzero(~lost)
-    width = min(m, k + SHORTLIST - 1)
+    width = min(m, k + 1)
     while len(open_rows):
         still_open = []
         for start in range(0, len(open_rows), SHORTLISTS // width + 1):
@@ -74,7 +73,7 @@ def nearest(records: Vectors, candidates: np.ndarray, k: int, search: Search) ->
             distances, rows = search(asked, width)
             distances = distances.astype(np.float64)
             limit = distances[:, k - 1] + 2 * slack[part]
-            complete = (rows >= 0).all(1) & ((distances[:, -1] > limit) | (width == m))
+            complete = (rows[:, -1] >= 0) & ((distances[:, -1] > limit) | (width == m))
             clear = complete & (distances[:, k] > limit)
             found[part[clear]] = rows[clear, :k]
             near = complete & ~clear
@@ -94,114 +93,49 @@ def nearest(records: Vectors, candidates: np.ndarray, k: int, search: Search) ->
     return found
 
 
-def search_on(device: str, sparse: bool) -> Callable[[np.ndarray], Search]:
+def search_on(device: str, sparse: bool) -> Callable[[F32], Search]:
     """The fastest search on a device ('auto', 'cpu', 'cuda', 'cuda:1', ...), for dense or sparse records."""
     if device == "auto":
         device = "cuda" if has_gpu() else "cpu"
     if device == "cpu":
-        return sparse_search if sparse else faiss_search
-    return lambda candidates: torch_search(candidates, device)
+        return sparse_search if sparse else cpu_search
+    return lambda candidates: dense_search(torch_search(candidates, device))
 
 
-def faiss_search(candidates: np.ndarray) -> Search:
-    """Exact flat search on the CPU. candidates float32 [m, d]."""
-    import faiss
-
-    index = faiss.IndexFlatL2(candidates.shape[1])
-    index.add(np.ascontiguousarray(candidates))
-    # a shortlist costs 15 % more than one neighbour in blocks of 1024 candidates, faiss's own choice, and 4 % in these;
-    # of 4096 records, its own choice too, a block's pages are new to every search: 1.3 s of Tab-PE's 29 on Adult
-    faiss.cvar.distance_compute_blas_database_bs, faiss.cvar.distance_compute_blas_query_bs = 4096, 1024
-    threads = faiss.omp_get_max_threads()
-
-    def part(records: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        return index.search(np.ascontiguousarray(records), k)
-
-    def search(records: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        parts = min(threads, len(records) // LEAST_OF_A_THREAD)
-        if parts < 2:
-            return part(records, k)
-        # threads that share each product wait for each other at its end: twice the time where the machine is busy
-        with ThreadPoolExecutor(parts, initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
-            found = list(pool.map(part, np.array_split(records, parts), repeat(k)))
-        return np.concatenate([distances for distances, _ in found]), np.concatenate([rows for _, rows in found])
-
-    return search
+def dense_search(search: Search) -> Search:
+    """The same search, for Sparse records too."""
+    return lambda records, k: search(_dense(records), k)
 
 
-def sparse_search(candidates: np.ndarray) -> Search:
-    """The same for Sparse records: an entry a record tells costs a product with every candidate, a 0 nothing."""
-    import faiss
+def sparse_search(candidates: F32) -> Search:
+    """Among candidates float32 [m, d], for Sparse records: an entry a record tells costs a product with every
+    candidate, a 0 nothing."""
     from scipy.sparse import csr_array
 
     m, d = candidates.shape
-    groups = -(-m // GROUP)
-    at_once = max(16, NEAR_BYTES // (4 * groups * GROUP))
-    # |c|^2 - 2 xc is one product, of the record and a 1 with this table; candidates that fill up a group are far away
-    table = np.zeros((d + 1, groups * GROUP), np.float32)
-    table[:d, :m] = -2 * candidates.T
-    table[d, :m], table[d, m:] = np.einsum("ij,ij->i", candidates, candidates), np.inf
+    at_once = max(16, NEAR_BYTES // (4 * m))
+    # |c|^2 - 2 xc is one product, of the record and a 1 with this table
+    table = np.empty((d + 1, m), np.float32)
+    np.multiply(candidates.T, -2, out=table[:d])
+    table[d] = np.einsum("ij,ij->i", candidates, candidates)
 
-    def few(records: Sparse, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def few(records: Sparse, k: int) -> tuple[F32, I64]:
         n = len(records)
         values = np.concatenate([records.values, np.ones((n, 1), np.float32)], 1)
         places = np.concatenate([records.indices, np.full((n, 1), d, np.int32)], 1)
         some = values != 0
         ends = np.cumsum(some.sum(1))
-        distances = csr_array((values[some], places[some], np.append(0, ends)), shape=(n, d + 1)) @ table
-        rows = np.arange(n)[:, None]
-        # the k nearest lie in the k groups whose nearest are nearest; group g: candidates g, g + groups, ...
-        least = distances.reshape(n, GROUP, groups).min(1)
-        first = min(k, groups)
-        chosen = np.argpartition(least, first - 1, axis=1)[:, :first]
-        among = (chosen[:, :, None] + np.arange(GROUP) * groups).reshape(n, -1)
-        theirs = distances[rows, among]
-        short = np.argpartition(theirs, k - 1, axis=1)[:, :k]
-        short = short[rows, np.argsort(theirs[rows, short], axis=1)]
-        theirs, found = theirs[rows, short], among[rows, short]
-        theirs += np.einsum("ij,ij->i", records.values, records.values)[:, None]
-        return theirs, np.where(found < m, found, -1)
+        block = csr_array((values[some], places[some], np.append(0, ends)), shape=(n, d + 1)) @ table
+        distances, rows = smallest(block, k)
+        distances += np.einsum("ij,ij->i", records.values, records.values)[:, None]
+        return distances, rows
 
-    def part(rows: np.ndarray, records: Sparse, k: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        return [few(records[rows[start : start + at_once]], k) for start in range(0, len(rows), at_once)]
+    def share(records: Sparse, k: int) -> tuple[F32, I64]:
+        parts = [few(records[start : start + at_once], k) for start in range(0, len(records), at_once)]
+        distances, rows = zip(*parts, strict=True)
+        return np.concatenate(distances), np.concatenate(rows)
 
-    def search(records: Sparse, k: int) -> tuple[np.ndarray, np.ndarray]:
-        threads = faiss.omp_get_max_threads()
-        with ThreadPoolExecutor(threads) as pool:
-            shares = np.array_split(np.arange(len(records)), threads)
-            found = list(chain.from_iterable(pool.map(part, shares, repeat(records), repeat(k))))
-        return np.concatenate([distances for distances, _ in found]), np.concatenate([rows for _, rows in found])
-
-    return search
-
-
-def torch_search(candidates: np.ndarray, device: str) -> Search:
-    """The same on a torch device. float32 without TF32. candidates float32 [m, d]."""
-    import torch
-
-    with torch.no_grad():
-        there = torch.from_numpy(candidates).to(device)
-        squares = (there * there).sum(1)
-    # a block of 2^28 distances is 1 GiB
-    block = max(1, 2**28 // max(1, len(candidates)))
-
-    def search(records: Vectors, k: int) -> tuple[np.ndarray, np.ndarray]:
-        tf32, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, False
-        try:
-            with torch.no_grad():
-                parts = []
-                for start in range(0, len(records), block):
-                    mine = torch.from_numpy(_dense(records[start : start + block])).to(device)
-                    distances = torch.addmm(squares, mine, there.T, alpha=-2) + (mine * mine).sum(1, keepdim=True)
-                    parts.append(torch.topk(distances, k, largest=False, sorted=True))
-                return (
-                    torch.cat([part.values for part in parts]).cpu().numpy(),
-                    torch.cat([part.indices for part in parts]).cpu().numpy(),
-                )
-        finally:
-            torch.backends.cuda.matmul.allow_tf32 = tf32
-
-    return search
+    return lambda records, k: shared(share, records, k)
 
 
 def _nearest_in_float64(records: np.ndarray, candidates: np.ndarray, shortlists: np.ndarray, k: int) -> np.ndarray:

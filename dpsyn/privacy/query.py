@@ -16,9 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from dpsyn.errors import UserError
+from dpsyn.networks.search import Search, cpu_search
 from dpsyn.population import F32, F64, I64
 from dpsyn.privacy.marginals import Marginal, counts_of, entries_of
-from dpsyn.privacy.nearest import Search, Vectors, distinct, faiss_search, nearest
+from dpsyn.privacy.nearest import distinct, flushed, nearest
 from dpsyn.privacy.votes import count_by_record
 
 LABELS = "the declared labels"  # what a receipt of their counts is about
@@ -111,7 +112,7 @@ class Nearest(Query):
     labels: I64
     k: int
     population: str = ""
-    search: Callable[[np.ndarray], Search] = faiss_search
+    search: Callable[[np.ndarray], Search] = cpu_search
 
     @property
     def about(self) -> str:
@@ -137,18 +138,18 @@ class Nearest(Query):
             )
 
     def choices(self, blocks: Iterable[Block]) -> Iterator[tuple[I64, I64]]:
-        label, mine, candidates = -1, np.empty(0, np.int64), self.vectors[:0]
+        vectors = flushed(self.vectors)
+        label, mine, candidates = -1, np.empty(0, np.int64), vectors[:0]
         shortlist: Any = None
         for block in blocks:
             if block.label != label:
                 label = block.label
                 mine = np.flatnonzero(self.labels == label)
-                mine = mine[distinct(self.vectors[mine])]
-                candidates = np.ascontiguousarray(self.vectors[mine])
+                mine = mine[distinct(vectors[mine])]
+                candidates = np.ascontiguousarray(vectors[mine])
                 shortlist = self.search(candidates) if len(mine) else None
             if len(mine):
-                vectors: Vectors = block.vectors
-                yield block.units, mine[nearest(vectors, candidates, min(self.k, len(mine)), shortlist)]
+                yield block.units, mine[nearest(block.vectors, candidates, min(self.k, len(mine)), shortlist)]
 
 
 @dataclass(frozen=True)

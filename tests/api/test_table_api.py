@@ -12,9 +12,10 @@ from dpsyn.data import Records
 from dpsyn.data.tables import Tables
 from dpsyn.embedding.table import Table as Embedding
 from dpsyn.errors import UserError
+from dpsyn.networks.search import cpu_search
 from dpsyn.population import MISSING, Samples, take
 from dpsyn.privacy import electorate
-from dpsyn.privacy.nearest import faiss_search, sparse_search
+from dpsyn.privacy.nearest import sparse_search
 from dpsyn.privacy.query import Nearest
 from dpsyn.privacy.votes import unseal
 from dpsyn.schedule.cells import Codes
@@ -205,7 +206,7 @@ def test_rows_kept_as_few_entries_vote_as_dense_vectors_do(columns: Any, tmp_pat
     which = np.arange(300) % len(table.labels)
     vectors = embed(api.generate([table.labels[i] for i in which], seeds(300, 10**6)))
     counted = {}
-    for name, kept, search in (("few", embed, sparse_search), ("dense", embed.__call__, faiss_search)):
+    for name, kept, search in (("few", embed, sparse_search), ("dense", embed.__call__, cpu_search)):
         private = electorate.open_electorate(Made(), kept, {"kept": name}, "record", tmp_path)  # type: ignore[arg-type]
         counted[name] = unseal(private.tallied(Nearest(vectors, which, 2 if len(columns) > 1 else 1, search=search)))
     assert (counted["few"] == counted["dense"]).all() and counted["few"].sum() >= rows

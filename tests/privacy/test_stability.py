@@ -8,20 +8,21 @@ from harness import digits, parquet, png
 from dpsyn.data.images import Images
 from dpsyn.embedding import Sparse
 from dpsyn.embedding.pixels import Pixels
+from dpsyn.networks.search import cpu_search, torch_search
 from dpsyn.population import Samples
 from dpsyn.privacy import electorate as electorate_module
 from dpsyn.privacy.budget import GRID
 from dpsyn.privacy.electorate import open_electorate, survey_of
 from dpsyn.privacy.marginals import Marginal
-from dpsyn.privacy.nearest import faiss_search, sparse_search, torch_search
+from dpsyn.privacy.nearest import dense_search, sparse_search
 from dpsyn.privacy.query import CellScores, LabelCounts, Nearest
 from dpsyn.privacy.survey import check_survey
 from dpsyn.privacy.votes import unseal
 
 ROWS = digits(150)
 SEARCHES = {
-    "faiss": faiss_search,
-    "torch": lambda candidates: torch_search(candidates, "cpu"),
+    "numpy": cpu_search,
+    "torch": lambda candidates: dense_search(torch_search(candidates, "cpu")),
     "sparse": sparse_search,
 }
 EMBED = Pixels(size=[8, 8], blur=0.5, directions=0, pool=1)
@@ -62,7 +63,7 @@ def _image(row):
     return Image.open(io.BytesIO(row["image"]))
 
 
-def votes(folder, rows, unit="record", k=1, search=faiss_search, vectors=None, labels=None):
+def votes(folder, rows, unit="record", k=1, search=cpu_search, vectors=None, labels=None):
     if vectors is None:
         vectors, labels = candidates()
     embed = Told() if search is sparse_search else EMBED
@@ -103,7 +104,7 @@ def test_one_record_more_adds_k_votes_and_moves_no_other(tmp_path, at, k, search
 def test_candidates_that_differ_by_a_rounding_error_still_get_the_same_votes(
     tmp_path, monkeypatch, rows_a_block, search
 ):
-    """In blocks of 20 and more faiss multiplies matrices, and its rounding depends on where a record stands."""
+    """The rounding of a product of matrices depends on where a record stands in it."""
     monkeypatch.setattr(electorate_module, "BLOCK_BYTES", rows_a_block * 64 * 4)
     rows = [{**row, "label": "3"} for row in digits(300, seed=2)]
     base, _ = candidates()
