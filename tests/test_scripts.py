@@ -33,7 +33,7 @@ TINY = [
     "bench_render --images 200 --fonts bundled --rounds 1",
     "bench_table_votes --rows 2000 --threads 1",
     "bench_texts --sizes 2000 --formats csv",
-    "bench_voting --records 500 --candidates 50 --dimension 16 --rounds 1",
+    "bench_voting --candidates 50 --dimensions 16 --billions 0.001 --rounds 1",
 ]
 """Those that need neither data, nor weights, nor a minute."""
 NEEDED = {"bench_avatar": ["python_avatars", "cairosvg"], "bench_diffusion": ["diffusers"]}

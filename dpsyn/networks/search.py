@@ -7,58 +7,58 @@ BLAS in faiss's wheel takes a new processor for one of 2004: 29 GFLOP a CPU seco
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from dpsyn.networks.runtime import exact
 from dpsyn.population import F32, I64
 
-QUERIES, VECTORS = 128, 2048  # of a block: 1 MiB of distances
-FEW = 4  # smallest ones, that are taken one after the other; more of them are parted from the rest at once
-GROUP = 8  # entries of which the smallest is found first
+VECTORS, BLOCK = 2048, 2**18  # of a block; and its distances, 1 MiB
+FEW = 4  # neighbours that are taken one after the other; more of them are parted from the rest at once
+
+LEAST = 128  # queries of a thread
+DISTANCES = 2**28  # held at once on a GPU: 1 GiB
+LAST = np.int64(2**63 - 1)
 
 Search = Callable[[Any, int], tuple[F32, I64]]
-"""(queries [q, d], k) -> squared distances float32 [q, k], rising, and rows int64 [q, k]; -1 where there is none"""
+"""(queries float32 [q, d], k) -> squared distances float32 [q, k], rising, and rows int64 [q, k], ties to the lower."""
 
 
 def cpu_search(vectors: F32) -> Search:
-    """Among vectors float32 [m, d], with finite squares. The queries are shared by the processors that are free."""
+    """Among vectors float32 [m, d], with finite squares; k at most m. Processors that are free share the queries."""
     from threadpoolctl import ThreadpoolController
 
     m, d = vectors.shape
-    starts = np.linspace(0, m, -(-m // VECTORS) + 1).astype(np.int64)[:-1]
-    # |v|^2 - 2 qv is one product, of the query and a 1 with this table
-    tables = []
-    for part in np.split(vectors, starts[1:]):
-        table = np.empty((d + 1, len(part)), np.float32)
+    edges = np.linspace(0, m, -(-m // VECTORS) + 1).astype(np.int64).tolist()
+    # |v|^2 - 2 qv + |q|^2 is one product, of the query, 1 and |q|^2 with such a table
+    tables = [np.ones((d + 2, stop - start), np.float32) for start, stop in pairwise(edges)]
+    for start, table in zip(edges, tables, strict=False):
+        part = vectors[start : start + table.shape[1]]
         np.multiply(part.T, -2, out=table[:d])
-        table[d] = np.einsum("ij,ij->i", part, part, dtype=np.float64)
-        tables.append(table)
+        np.einsum("ij,ij->i", part, part, out=table[d])
+    at_once = max(1, BLOCK // max(table.shape[1] for table in tables))
     blas = ThreadpoolController().select(user_api="blas")
 
     def share(queries: F32, k: int) -> tuple[F32, I64]:
         """Some queries, on one processor."""
         distances, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
-        some = np.ones((QUERIES, d + 1), np.float32)
-        room = np.empty(QUERIES * max(table.shape[1] for table in tables), np.float32)
-        for start in range(0, len(queries), QUERIES):
-            at = slice(start, min(start + QUERIES, len(queries)))
-            n = at.stop - start
+        some, room = np.ones((at_once, d + 2), np.float32), np.empty(BLOCK, np.float32)
+        for first in range(0, len(queries), at_once):
+            at = slice(first, min(first + at_once, len(queries)))
+            n = at.stop - first
             some[:n, :d] = queries[at]
-            values, columns = np.empty((n, 0), np.float32), np.empty((n, 0), np.int64)
-            for first, table in zip(starts.tolist(), tables, strict=True):
-                block = room[: n * table.shape[1]].reshape(n, -1)
-                np.matmul(some[:n], table, out=block)
-                more, there = smallest(block, min(k, table.shape[1]))
-                values, columns = np.concatenate([values, more], 1), np.concatenate([columns, there + first], 1)
-            if len(tables) > 1:
-                order = np.argsort(values, axis=1)[:, :k]
-                values, columns = np.take_along_axis(values, order, 1), np.take_along_axis(columns, order, 1)
-            distances[at], rows[at] = values, columns
-        distances += np.einsum("ij,ij->i", queries, queries)[:, None]
+            np.einsum("ij,ij->i", queries[at], queries[at], out=some[:n, d + 1])
+
+            def blocks(n: int = n) -> Iterator[tuple[int, F32]]:
+                for start, table in zip(edges, tables, strict=False):
+                    block = room[: n * table.shape[1]].reshape(n, -1)
+                    yield start, np.matmul(some[:n], table, out=block)
+
+            distances[at], rows[at] = (few if k <= FEW else many)(blocks(), k)
         return distances, rows
 
     def search(queries: F32, k: int) -> tuple[F32, I64]:
@@ -71,7 +71,7 @@ def cpu_search(vectors: F32) -> Search:
 
 def shared(share: Search, queries: Any, k: int) -> tuple[F32, I64]:
     """What `share` finds for all queries, a part of them on every processor."""
-    threads = max(1, min(len(os.sched_getaffinity(0)), len(queries) // QUERIES))
+    threads = max(1, min(len(os.sched_getaffinity(0)), len(queries) // LEAST))
     if threads == 1:
         return share(queries, k)
     ends = np.linspace(0, len(queries), threads + 1).astype(np.int64).tolist()
@@ -81,58 +81,97 @@ def shared(share: Search, queries: Any, k: int) -> tuple[F32, I64]:
     return np.concatenate(distances), np.concatenate(rows)
 
 
-def smallest(block: F32, k: int) -> tuple[F32, I64]:
-    """The k smallest entries of every row, rising, and their columns. Overwrites `block` where k is at most FEW."""
-    lines = np.arange(len(block))[:, None]
-    if k <= FEW:
-        values, columns = np.empty((len(block), k), np.float32), np.empty((len(block), k), np.int64)
-        for i in range(k):
-            columns[:, i] = block.argmin(1)
-            at = lines, columns[:, i : i + 1]
-            values[:, i : i + 1] = block[at]
-            block[at] = np.inf
-        return values, columns
-    values, among = block, None
-    groups = block.shape[1] // GROUP
-    if k <= groups:  # they lie in the k groups whose smallest are smallest; group g: columns g, g + groups, ...
-        least = block[:, :groups].copy()
-        for i in range(1, GROUP):
-            np.minimum(least, block[:, i * groups : (i + 1) * groups], out=least)
-        chosen = np.argpartition(least, k - 1, axis=1)[:, :k]
-        rest = np.broadcast_to(np.arange(GROUP * groups, block.shape[1]), (len(block), block.shape[1] - GROUP * groups))
-        among = np.concatenate([*(chosen + i * groups for i in range(GROUP)), rest], 1)
-        values = block[lines, among]
-    columns = (
-        np.argpartition(values, k - 1, axis=1)[:, :k] if k < values.shape[1] else np.tile(np.arange(k), (len(block), 1))
-    )
-    columns = columns[lines, np.argsort(values[lines, columns], axis=1)]
-    return values[lines, columns], columns if among is None else among[lines, columns]
+def few(blocks: Iterable[tuple[int, F32]], k: int) -> tuple[F32, I64]:
+    """The k smallest entries of every row, rising, and their columns, of blocks (first column, float32 [n, w]) that
+    stand side by side. Overwrites them."""
+    values, columns = zip(*(_firsts(block, start, min(k, block.shape[1])) for start, block in blocks), strict=True)
+    if len(values) == 1:
+        return values[0], columns[0]
+    together, places = np.concatenate(values, 1), np.concatenate(columns, 1)
+    order = np.argsort(together, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(together, order, 1), np.take_along_axis(places, order, 1)
+
+
+def _firsts(block: F32, start: int, k: int) -> tuple[F32, I64]:
+    lines = np.arange(len(block))
+    values, columns = np.empty((len(block), k), np.float32), np.empty((len(block), k), np.int64)
+    for i in range(k):
+        columns[:, i] = least = block.argmin(1)
+        values[:, i] = block[lines, least]
+        block[lines, least] = np.inf
+    columns += start
+    return values, columns
+
+
+def many(blocks: Iterable[tuple[int, F32]], k: int) -> tuple[F32, I64]:
+    """The same for more of them, ties to the lower column; distances below 0 are taken for 0.
+
+    Entries that are nearer than the k-th so far gather until they are twice as many, and then the k smallest stay. A
+    distance and its column are one int64: the bits of a float rise with it where it is not negative.
+    """
+    kept, filled, limit = np.empty((0, 0), np.int64), np.empty(0, np.int64), np.empty((0, 1), np.float32)
+    for start, block in blocks:
+        n, width = block.shape
+        np.maximum(block, 0, out=block)
+        if not len(kept):
+            kept, filled = np.full((n, 2 * k + max(width, VECTORS)), LAST), np.full(n, width)
+            limit = np.full((n, 1), np.inf, np.float32)
+            kept[:, :width] = block.view(np.int32)
+            kept[:, :width] <<= 32
+            kept[:, :width] |= np.arange(start, start + width)
+        else:
+            nearer = np.flatnonzero(block < limit)
+            lines = nearer // width
+            counts = np.bincount(lines, minlength=n)
+            places = np.arange(len(nearer)) - np.repeat(np.cumsum(counts) - counts - filled, counts)
+            kept[lines, places] = block.view(np.int32).ravel()[nearer].astype(np.int64) << 32 | (
+                nearer - lines * width + start
+            )
+            filled += counts
+        if (most := int(filled.max())) > 2 * k:
+            kept[:, :most].partition(k - 1, axis=1)
+            kept[:, k:most] = LAST
+            np.minimum(filled, k, out=filled)
+            enough = filled == k
+            limit[enough] = (kept[enough, :k].max(1) >> 32).astype(np.int32).view(np.float32)[:, None]
+    most = int(filled.max())
+    kept[:, : max(k, most)].partition(k - 1, axis=1)
+    kept = np.sort(kept[:, :k], axis=1)
+    return (kept >> 32).astype(np.int32).view(np.float32), kept & 0xFFFFFFFF
 
 
 def torch_search(vectors: F32, device: str) -> Search:
     """The same on a torch device, without TF32."""
     import torch
 
-    with torch.no_grad():
+    with exact():
         there = torch.from_numpy(vectors).to(device)
         squares = (there * there).sum(1)
-    # a block of 2^28 distances is 1 GiB
-    size = max(1, 2**28 // max(1, len(vectors)))
+        places = torch.arange(len(vectors), device=device)
+    size = max(1, DISTANCES // max(1, len(vectors)))
+
+    def keys(distances: Any, columns: Any) -> Any:
+        """int64: the bits of the distance, which rise with it as it is not negative, then the column."""
+        return (distances.view(torch.int32).to(torch.int64) << 32) | columns
 
     def search(queries: F32, k: int) -> tuple[F32, I64]:
-        tf32, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, False
-        try:
-            with torch.no_grad():
-                parts = []
-                for start in range(0, len(queries), size):
-                    mine = torch.from_numpy(queries[start : start + size]).to(device)
-                    distances = torch.addmm(squares, mine, there.T, alpha=-2) + (mine * mine).sum(1, keepdim=True)
-                    parts.append(torch.topk(distances, k, largest=False, sorted=True))
-                return (
-                    torch.cat([part.values for part in parts]).cpu().numpy(),
-                    torch.cat([part.indices for part in parts]).cpu().numpy(),
-                )
-        finally:
-            torch.backends.cuda.matmul.allow_tf32 = tf32
+        parts = []
+        with exact():
+            for start in range(0, len(queries), size):
+                mine = torch.from_numpy(queries[start : start + size]).to(device)
+                distances = torch.addmm(squares, mine, there.T, alpha=-2).add_((mine * mine).sum(1, keepdim=True))
+                distances.clamp_(min=0)
+                values, columns = torch.topk(distances, min(k + 1, len(vectors)), largest=False)
+                found = torch.sort(keys(values, columns)).values
+                if k < len(vectors) and (tied := found[:, k - 1] >> 32 == found[:, k] >> 32).any():
+                    found[tied, :k] = torch.sort(keys(distances[tied], places)).values[:, :k]
+                parts.append(found[:, :k])
+            best = torch.cat(parts)
+            return (best >> 32).to(torch.int32).view(torch.float32).cpu().numpy(), (best & 0xFFFFFFFF).cpu().numpy()
 
     return search
+
+
+def flat_search(vectors: F32, device: str) -> Search:
+    """The fastest of these on a torch device ('cpu', 'cuda', 'cuda:1', ...)."""
+    return cpu_search(vectors) if device == "cpu" else torch_search(vectors, device)

@@ -16,11 +16,12 @@ import numpy as np
 
 from dpsyn.embedding import Sparse
 from dpsyn.networks.runtime import has_gpu
-from dpsyn.networks.search import Search, cpu_search, shared, smallest, torch_search
+from dpsyn.networks.search import FEW, Search, few, flat_search, many, shared
 from dpsyn.population import F32, I64
 
 UNIT_ROUNDOFF = 2.0**-24  # of float32
 NEAR_BYTES = 2**20  # of the distances of sparse records held at once: what a processor keeps near it
+LONG = 256  # entries of a vector
 SHORTLISTS = 2**22  # entries of shortlists held at once
 TINY = np.float32(1e-18)  # products of two smaller entries are subnormal, which slows a processor down a lot
 FARTHEST = 1e15  # the square of a larger entry, summed, leaves float32
@@ -64,7 +65,8 @@ def nearest(records: Vectors, candidates: np.ndarray, k: int, search: Search) ->
     reach = _norms(entries) + float(_norms(candidates).max())
     slack = 2 * (candidates.shape[1] + 16) * UNIT_ROUNDOFF * reach**2
     open_rows = np.flatnonzero(~lost)
-    width = min(m, k + 1)
+    # beside a long product, taking more of the nearest at once costs nothing; where they are near, it spares a search
+    width = min(m, k + (3 if candidates.shape[1] >= LONG else 1))
     while len(open_rows):
         still_open = []
         for start in range(0, len(open_rows), SHORTLISTS // width + 1):
@@ -97,9 +99,9 @@ def search_on(device: str, sparse: bool) -> Callable[[F32], Search]:
     """The fastest search on a device ('auto', 'cpu', 'cuda', 'cuda:1', ...), for dense or sparse records."""
     if device == "auto":
         device = "cuda" if has_gpu() else "cpu"
-    if device == "cpu":
-        return sparse_search if sparse else cpu_search
-    return lambda candidates: dense_search(torch_search(candidates, device))
+    if device == "cpu" and sparse:
+        return sparse_search
+    return lambda candidates: dense_search(flat_search(candidates, device))
 
 
 def dense_search(search: Search) -> Search:
@@ -114,24 +116,23 @@ def sparse_search(candidates: F32) -> Search:
 
     m, d = candidates.shape
     at_once = max(16, NEAR_BYTES // (4 * m))
-    # |c|^2 - 2 xc is one product, of the record and a 1 with this table
-    table = np.empty((d + 1, m), np.float32)
+    # |c|^2 - 2 xc + |x|^2 is one product, of the record, a 1 and |x|^2 with this table
+    table = np.ones((d + 2, m), np.float32)
     np.multiply(candidates.T, -2, out=table[:d])
-    table[d] = np.einsum("ij,ij->i", candidates, candidates)
+    np.einsum("ij,ij->i", candidates, candidates, out=table[d])
 
-    def few(records: Sparse, k: int) -> tuple[F32, I64]:
+    def some(records: Sparse, k: int) -> tuple[F32, I64]:
         n = len(records)
-        values = np.concatenate([records.values, np.ones((n, 1), np.float32)], 1)
-        places = np.concatenate([records.indices, np.full((n, 1), d, np.int32)], 1)
-        some = values != 0
-        ends = np.cumsum(some.sum(1))
-        block = csr_array((values[some], places[some], np.append(0, ends)), shape=(n, d + 1)) @ table
-        distances, rows = smallest(block, k)
-        distances += np.einsum("ij,ij->i", records.values, records.values)[:, None]
-        return distances, rows
+        squares = np.einsum("ij,ij->i", records.values, records.values)
+        values = np.concatenate([records.values, np.ones((n, 1), np.float32), squares[:, None]], 1)
+        places = np.concatenate([records.indices, np.tile(np.array([d, d + 1], np.int32), (n, 1))], 1)
+        told = values != 0
+        ends = np.cumsum(told.sum(1))
+        block = csr_array((values[told], places[told], np.append(0, ends)), shape=(n, d + 2)) @ table
+        return (few if k <= FEW else many)([(0, block)], k)
 
     def share(records: Sparse, k: int) -> tuple[F32, I64]:
-        parts = [few(records[start : start + at_once], k) for start in range(0, len(records), at_once)]
+        parts = [some(records[start : start + at_once], k) for start in range(0, len(records), at_once)]
         distances, rows = zip(*parts, strict=True)
         return np.concatenate(distances), np.concatenate(rows)
 
