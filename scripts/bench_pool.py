@@ -59,22 +59,20 @@ class Values(Embedding):
 
 
 def pool(chosen):
-    import torch
-
-    torch.set_num_threads(chosen.threads)
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: chosen.threads])
     data = Made(chosen.rows, chosen.dimension)
     api = Pool(data, Values(), "made", False, chosen.neighbours, Runtime(device="cpu"))
     labels, seeds = [{}] * BATCH, np.arange(BATCH, dtype=np.uint64)
-    before, start = peak(), time.perf_counter()
+    before, start = peak(), time.process_time()
     first = api.generate(labels, seeds)
-    read = time.perf_counter() - start
-    start = time.perf_counter()
+    read = time.process_time() - start
+    start = time.process_time()
     api.vary(first, labels, chosen.neighbours, seeds)
-    searched, memory = time.perf_counter() - start, peak() - before
-    start = time.perf_counter()
+    searched, memory = time.process_time() - start, peak() - before
+    start = time.process_time()
     for block in range(VARIED // BATCH):
         api.vary(first, labels, chosen.neighbours, seeds + np.uint64(BATCH * block))
-    print(searched, memory, read, VARIED / (time.perf_counter() - start))
+    print(searched, memory, read, VARIED / (time.process_time() - start))
 
 
 def plain(chosen):
@@ -84,12 +82,12 @@ def plain(chosen):
     data = Made(chosen.rows, chosen.dimension)
     before = peak()
     vectors = np.concatenate([Values()(records.samples) for records in data.batches(BATCH)])
-    start = time.perf_counter()
+    start = time.process_time()
     index = faiss.IndexFlatL2(chosen.dimension)
     index.add(vectors)
     _, found = index.search(vectors, chosen.neighbours)
     np.save(os.path.join(os.environ["XDG_CACHE_HOME"], "graph.npy"), found.astype(np.int32))
-    print(time.perf_counter() - start, peak() - before)
+    print(time.process_time() - start, peak() - before)
 
 
 def peak():
@@ -118,8 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             numbers[what] = [float(number) for number in out.split()]
     (naive, naive_peak), (searched, own_peak, read, rows) = numbers["faiss"], numbers["pool"]
     print(f"{chosen.rows:,} items of {chosen.dimension} floats, {chosen.neighbours} neighbours each")
-    print(f"faiss, everything at once: {naive:.1f} s, {naive_peak:.0f} MiB more at the peak than before it")
-    print(f"graph of the pool: {searched:.1f} s, {own_peak:.0f} MiB, with the reading ({read:.1f} s) before it")
+    print(f"faiss, everything at once: {naive:.1f} CPU s, {naive_peak:.0f} MiB more at the peak than before it")
+    print(f"graph of the pool: {searched:.1f} CPU s, {own_peak:.0f} MiB, with the reading ({read:.1f} s) before it")
     print(f"ratio of time {searched / naive:.2f}, of memory {own_peak / naive_peak:.2f}")
     print(f"variations: {rows:,.0f} rows/s")
 

@@ -87,9 +87,7 @@ def few(blocks: Iterable[tuple[int, F32]], k: int) -> tuple[F32, I64]:
     values, columns = zip(*(_firsts(block, start, min(k, block.shape[1])) for start, block in blocks), strict=True)
     if len(values) == 1:
         return values[0], columns[0]
-    together, places = np.concatenate(values, 1), np.concatenate(columns, 1)
-    order = np.argsort(together, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(together, order, 1), np.take_along_axis(places, order, 1)
+    return merged(np.concatenate(values, 1), np.concatenate(columns, 1), k)
 
 
 def _firsts(block: F32, start: int, k: int) -> tuple[F32, I64]:
@@ -134,10 +132,20 @@ def many(blocks: Iterable[tuple[int, F32]], k: int) -> tuple[F32, I64]:
             np.minimum(filled, k, out=filled)
             enough = filled == k
             limit[enough] = (kept[enough, :k].max(1) >> 32).astype(np.int32).view(np.float32)[:, None]
-    most = int(filled.max())
-    kept[:, : max(k, most)].partition(k - 1, axis=1)
-    kept = np.sort(kept[:, :k], axis=1)
-    return (kept >> 32).astype(np.int32).view(np.float32), kept & 0xFFFFFFFF
+    return _parted(kept[:, : max(k, int(filled.max()))], k)
+
+
+def merged(distances: F32, rows: I64, k: int) -> tuple[F32, I64]:
+    """The k nearest of what several searches found, rising, ties to the lower row. float32 and int64 [q, n], n >= k."""
+    bits = np.maximum(distances, 0).view(np.int32).astype(np.int64)
+    return _parted(bits << 32 | rows, k)
+
+
+def _parted(keys: I64, k: int) -> tuple[F32, I64]:
+    if k < keys.shape[1]:
+        keys.partition(k - 1, axis=1)
+    keys = np.sort(keys[:, :k], axis=1)
+    return (keys >> 32).astype(np.int32).view(np.float32), keys & 0xFFFFFFFF
 
 
 def torch_search(vectors: F32, device: str) -> Search:

@@ -158,7 +158,7 @@ def nearest(api, item, among=None):
 @pytest.mark.parametrize("by_label", [False, True])
 def test_the_graph_is_that_of_brute_force_in_any_blocks(by_label, monkeypatch):
     monkeypatch.setattr(graph_module, "BLOCK", 50)
-    monkeypatch.setattr(graph_module, "QUERIES", {"cpu": 33})
+    monkeypatch.setattr(graph_module, "FOUND", 33 * 40)
     api = made(by_label=by_label)
     graph = graph_of(api, 40)
     for item in range(200):

@@ -11,11 +11,11 @@ import numpy as np
 from dpsyn.api.pool.stock import Stock
 from dpsyn.files import sync_file, sync_folder
 from dpsyn.networks.runtime import Runtime, in_batches, torch_device
-from dpsyn.networks.search import flat_search
+from dpsyn.networks.search import flat_search, merged
 from dpsyn.population import F32, I64
 
-BLOCK = 16384  # items that are compared at once with QUERIES of them
-QUERIES = {"cpu": 1024, "cuda": 16384}  # queries a pass over all items: a GPU has to wait for them
+BLOCK = 16384  # items that are compared at once with as many of them
+FOUND = 2**20  # neighbours held at once
 
 
 def connect(stock: Stock, width: int, path: Path, runtime: Runtime) -> None:
@@ -49,7 +49,7 @@ def _connect_part(stock: Stock, members: np.ndarray, graph: np.ndarray, runtime:
             graph[mine, 1:k] = nearest(stock.vectors[mine], stock.vectors, members, k - 1, device, rows.start)
         return True
 
-    blocks = replace(runtime, network_batch_size=QUERIES[device.partition(":")[0]])
+    blocks = replace(runtime, network_batch_size=max(1, min(BLOCK, FOUND // k)))
     in_batches(len(members), blocks, "api pool: neighbours", search)
 
 
@@ -67,8 +67,7 @@ def nearest(queries: F32, vectors: F32, members: I64, k: int, device: str, own: 
         theirs = vectors[members[start : start + BLOCK]] - centre
         distances, rows = flat_search(theirs, device)(mine, min(asked, len(theirs)))
         best, places = np.concatenate([best, distances], 1), np.concatenate([places, rows + start], 1)
-        order = np.argsort(best, axis=1, kind="stable")[:, :asked]  # earlier blocks have lower items
-        best, places = np.take_along_axis(best, order, 1), np.take_along_axis(places, order, 1)
+        best, places = merged(best, places, min(asked, best.shape[1]))
     if own is not None:
         others = np.argsort(places == own + np.arange(len(queries))[:, None], axis=1, kind="stable")
         places = np.take_along_axis(places, others[:, :k], 1)
