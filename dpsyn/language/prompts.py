@@ -258,13 +258,15 @@ class Prompts:
             _check_known(key, name, known)
         lists = [name for name in used if name in file.get("words", {})]
         draws = {name: uniform(seeds, "prompts.list", zlib.crc32(name.encode())) for name in lists}
-        requests = []
+        requests, options_of = [], dict[tuple[str, ...], list[str]]()  # the same for all rows of a label
         for i, label in enumerate(labels):
             row = {name: str(column[i]) for name, column in values.items()}
             row |= {"description": (self.description or "").strip(), "labels": _sentence(label)}
             row |= {k: str(v) for k, v in label.items()}
             for name in lists:
-                options = _options(file, name, label)
+                of_label = (name, *map(str, label.values()))
+                if (options := options_of.get(of_label)) is None:
+                    options = options_of[of_label] = _options(file, name, label)
                 row[name] = options[int(draws[name][i] * len(options))]
             messages = tuple(
                 {"role": key.rpartition(".")[2], "content": _filled(template, row)} for key, template in templates
@@ -523,7 +525,8 @@ def _cleaned(answer: str | None, keep_lines: bool, request: Request | None, cut:
             if found := pattern.match(text.replace("\u2019", "'")):
                 several = several or bool(SEVERAL.search(found[0]))
                 text = text[found.end() :].strip()
-        text = _unquoted(FAREWELL.sub("", REMARK.sub("", text)).strip())
+        text = REMARK.sub("", text) if "word" in text.lower() else text
+        text = _unquoted(FAREWELL.sub("", text).strip())
         if text == before:
             break
     text = _without_markdown(text, keep_lines, several)
@@ -536,7 +539,7 @@ def _cleaned(answer: str | None, keep_lines: bool, request: Request | None, cut:
     else:
         text = " ".join(text.split())
     words = text.split()
-    blanks = sum(set(word.strip(".,;:!?")) == {BLANK} for word in words)
+    blanks = sum(set(word.strip(".,;:!?")) == {BLANK} for word in words) if BLANK in text else 0
     if not re.search(r"\w", text.replace(BLANK, "")) or blanks > MOST_BLANKS * len(words):
         return None
     return re.sub(rf"(?:^|(?<=\s)){BLANK}+[^\S\n]+|\s+{BLANK}+(?=\W*$)", "", text) if blanks else text
@@ -573,9 +576,11 @@ def _sentences(instructions: str) -> tuple[str, ...]:
 
 def _without_markdown(text: str, keep_lines: bool, several: bool) -> str:
     """several: a preamble says that more than one text follows; the first is taken."""
-    text = HASHES.sub("", RULE.sub("", FENCE.sub("", text)))
-    for _ in range(2):  # bold in italics
-        text = BOLD.sub(lambda mark: mark[2] or mark[4], text)
+    text = RULE.sub("", FENCE.sub("", text))
+    text = HASHES.sub("", text) if "#" in text else text
+    if "*" in text or "_" in text:
+        for _ in range(2):  # bold in italics
+            text = BOLD.sub(lambda mark: mark[2] or mark[4], text)
     lines = [line for line in text.split("\n") if line.strip()]
     for item in (NUMBER, BULLET):
         if several and len(items := item.split(text)) > 2 and not items[0].strip():

@@ -21,6 +21,7 @@ TAG = re.compile(
     r"|(?P<medgemma><unused94>\s*(?:thought)?)|(?P<medgemma_end><unused95>)",
     re.IGNORECASE,
 )
+OPENING = re.compile(r"[&<\uff1c\[\u3010\u25c1\u27e8{(]")  # a character that a tag begins with
 CHANNEL = re.compile(r"(?:<\|start\|>\s*\w*\s*)?<\|channel\|>\s*(\w*)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>")
 CHANNEL_END = re.compile(r"<\|(?:end|return|call|start|channel)\|>")
 BARE_MESSAGE = re.compile(r"\A\s*(?:<\|start\|>)?\s*(?:assistant)?\s*(?:analysis|commentary|final)?\s*<\|message\|>")
@@ -88,6 +89,8 @@ def _of_channels(text: str) -> str | None:
 
 def _of_tags(text: str) -> str | None:
     """Without what stands between tags, nested or not, and before a closing one that was never opened."""
+    if not OPENING.search(text):  # as in most texts; TAG takes 16 us for 70 words
+        return text
     kept, depth, position = "", 0, 0
     for mark in TAG.finditer(text):
         kind = _kind(mark, text)
