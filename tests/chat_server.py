@@ -204,21 +204,44 @@ class ChatServer:
         return True
 
 
+class Fast(asyncio.Protocol):
+    """One connection to a server that reads nothing of a request but its length: 20,000 calls a second."""
+
+    asked = refused = 0
+
+    def __init__(self, latency, window):
+        self.latency, self.window, self.waiting = latency, window, b""
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        self.waiting += data
+        head, end, body = self.waiting.partition(b"\r\n\r\n")
+        if not end or len(body) < int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]):
+            return
+        self.waiting = b""  # nobody sends a request before the last one is answered
+        Fast.asked += 1
+        status, more, content = "200 OK", "", self.text % Fast.asked
+        if self.window and self.window.full(time.monotonic()):
+            Fast.refused += 1
+            status, more, content = "429 X", "Retry-After: 1\r\n", json.dumps(failure(429, "slow down").body)
+        head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n{more}Content-Length: {len(content)}\r\n\r\n"
+        asyncio.get_running_loop().call_later(self.latency, self.transport.write, (head + content).encode())
+
+    text = json.dumps(completion("Answer number %d, of about as many words as a review has. " + "It goes on. " * 30))
+
+
+async def serve(latency, window):
+    server = await asyncio.get_running_loop().create_server(lambda: Fast(latency, window), "127.0.0.1", backlog=1024)
+    print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    print(json.dumps({"requests": Fast.asked, "refused": Fast.refused}), flush=True)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--latency", type=float, default=0.2)
     parser.add_argument("--per-minute", type=int)
     chosen = parser.parse_args()
-    window = chosen.per_minute and Window(chosen.per_minute, 60)
-    refused = 0
-
-    def limited(asked, server):
-        global refused
-        if window and window.full(asked.at):
-            refused += 1
-            return failure(429, "slow down", retry_after="1")
-
-    with ChatServer(limited, chosen.latency) as server:
-        print(server.url, flush=True)
-        sys.stdin.read()
-        print(json.dumps({"requests": len(server.log), "refused": refused}), flush=True)
+    asyncio.run(serve(chosen.latency, chosen.per_minute and Window(chosen.per_minute, 60)))

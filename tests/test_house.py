@@ -33,7 +33,17 @@ FLOORS = [
     {"execution"},
     {"cli", "__main__"},
 ]
-HEAVY = {"torch", "diffusers", "transformers", "sentence_transformers", "faiss", "datasets", "openai", "matplotlib"}
+HEAVY = {
+    "torch",
+    "diffusers",
+    "transformers",
+    "sentence_transformers",
+    "faiss",
+    "datasets",
+    "openai",
+    "aiohttp",
+    "matplotlib",
+}
 
 
 def modules():

@@ -158,7 +158,7 @@ class Chat(Api):
 
     def check(self) -> None:
         """Raises UserError for a missing package, model or price, what is no address, what are no prompts."""
-        check_packages("api", "chat", "openai")
+        check_packages("api", "chat", "openai", "aiohttp")
         if not self.model:
             raise invalid("api.model", "null", "the name of a model of the endpoint")
         for url, _ in self._addresses():

@@ -13,7 +13,6 @@ import json
 import logging
 import math
 import re
-import secrets
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -33,9 +32,11 @@ from dpsyn.language.endpoints import (
     DEFAULT_URL,
     Endpoint,
     Failed,
+    Response,
     check_address,
     check_key_name,
     first_of,
+    http_library,
     judged,
     key_in,
     said_in,
@@ -164,7 +165,7 @@ class ImageEndpoint(Api):
 
     def check(self) -> None:
         """Raises UserError for a missing package, model, price, prompt or edit, and for what is no address."""
-        check_packages("api", "image_endpoint", "openai", "PIL")
+        check_packages("api", "image_endpoint", "openai", "aiohttp", "PIL")
         if not self.model:
             raise invalid("api.model", "null", "the name of a model of the endpoint")
         check_address(self.base_url)
@@ -304,7 +305,7 @@ class ImageEndpoint(Api):
         """Its image, decoded and, with a path, kept; none where it is refused. Raises as `Exchange` does."""
         endpoint = pacer.endpoint
         response = await self._sent(pacer, request)
-        status, content = response.status_code, response.content
+        status, content = response.status, response.content
         told, said = None, content[:2000].decode("utf-8", "replace")
         with suppress(ValueError):
             told = json.loads(content)
@@ -323,7 +324,7 @@ class ImageEndpoint(Api):
             raise Failed(str(error), "unread", sent=True) from None
         return Answer(None, "stop", endpoint=endpoint, image=image)
 
-    async def _sent(self, pacer: Pacer, request: Request) -> Any:
+    async def _sent(self, pacer: Pacer, request: Request) -> Response:
         """The response, whatever its status."""
         kind, parameters, parent = request
         settings = {"size": self.size, "quality": self.quality, "response_format": self.response_format}
@@ -332,11 +333,11 @@ class ImageEndpoint(Api):
         given = {"model": self.model, "n": 1, **parameters}
         given |= {key: value for key, value in settings.items() if value is not None}
         if parent is None:
-            return await posted(pacer, f"images/{kind}", content=json.dumps(given).encode())
+            return await posted(pacer, f"images/{kind}", json.dumps(given).encode())
         files = {"image": ("parent.png", self._png_to_send(parent), "image/png")}
-        form = {"Content-Type": f"multipart/form-data; boundary={secrets.token_hex(16)}"}
         data = {key: str(value) for key, value in given.items()}
-        return await posted(pacer, f"images/{kind}", data=data, files=files, headers=form)
+        form = http_library().Request("POST", "http://form", data=data, files=files)
+        return await posted(pacer, f"images/{kind}", form.read(), form.headers["content-type"])
 
     async def _content(self, told: Any) -> bytes | None:
         """The bytes of the image file in an answer, or None. Raises ValueError for what cannot be read."""

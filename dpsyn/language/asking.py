@@ -6,6 +6,7 @@ One flat queue; every endpoint has a pace of its own (`dpsyn/language/pace.py`).
 from __future__ import annotations
 
 import asyncio
+import gc
 import heapq
 import json
 import logging
@@ -13,7 +14,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Protocol
@@ -26,8 +27,9 @@ from dpsyn.language.endpoints import (
     Endpoint,
     Failed,
     OutOfCredit,
+    Response,
+    errors_of_http,
     first_of,
-    http_library,
     judged,
     not_reached,
     said_in,
@@ -37,9 +39,11 @@ from dpsyn.language.endpoints import (
 )
 from dpsyn.language.pace import SILENCE, Limits, Pacer, backoff
 
-LIBRARIES = ("openai", "httpx", "httpx2", "httpcore", "httpcore2")  # they may log addresses, headers and bodies
+# they may log addresses, headers and bodies
+LIBRARIES = ("openai", "httpx", "httpx2", "httpcore", "httpcore2", "aiohttp")
 
 DRAIN = 60.0  # seconds that requests on their way are awaited when all must stop
+OBJECTS = 20_000  # new ones, after which the collector looks for garbage
 PINGS = 4  # attempts before an endpoint is taken not to answer: 3.5 seconds
 SETTINGS = "temperature, top_p, max_tokens_param, send_seed, extra"
 
@@ -116,7 +120,8 @@ def ask(
     """
     blocks = iter(blocks)
     if first := next(filter(None, blocks), None):
-        asyncio.run(_Asking(chain([first], blocks), endpoints, limits, asker, exchange or chat).run())
+        with _few_collections():
+            asyncio.run(_Asking(chain([first], blocks), endpoints, limits, asker, exchange or chat).run())
 
 
 def ping(endpoints: Sequence[Endpoint], limits: Limits, body: Any, exchange: Exchange | None = None) -> list[Answer]:
@@ -126,6 +131,18 @@ def ping(endpoints: Sequence[Endpoint], limits: Limits, body: Any, exchange: Exc
     where no endpoint answers. Not for use where an event loop runs in this thread.
     """
     return asyncio.run(_ping(endpoints, limits, body, exchange or chat))
+
+
+@contextmanager
+def _few_collections() -> Iterator[None]:
+    """Requests on their way look to Python's collector like a growing heap, which it then reads as a whole again and
+    again, a fourth of the CPU time, though hardly any of them is part of a cycle."""
+    before = gc.get_threshold()
+    gc.set_threshold(max(before[0], OBJECTS), *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def tokens_of(messages: Sequence[Mapping[str, str]]) -> int:
@@ -320,7 +337,7 @@ async def _ping(endpoints: Sequence[Endpoint], limits: Limits, body: Any, exchan
                     if failure.kind == "limit":
                         return Answer(None, "busy", 0, 0)
                     last = failure
-                if attempt and (last.kind == "slow" or "ConnectTimeout" in last.why):
+                if attempt and (last.kind == "slow" or "ConnectionTimeout" in last.why):
                     break
                 if attempt + 1 < PINGS:
                     await asyncio.sleep(backoff(attempt))
@@ -354,8 +371,8 @@ def _hush() -> None:
 async def chat(pacer: Pacer, body: Mapping[str, Any]) -> Answer:
     """An exchange by chat/completions."""
     endpoint, model = pacer.endpoint, body.get("model")
-    response = await posted(pacer, "chat/completions", content=json.dumps(body).encode())
-    status, content = response.status_code, response.content
+    response = await posted(pacer, "chat/completions", json.dumps(body).encode())
+    status, content = response.status, response.content
     if response.is_success:
         try:
             return replace(_read(content), endpoint=endpoint)
@@ -371,13 +388,11 @@ async def chat(pacer: Pacer, body: Mapping[str, Any]) -> Answer:
     return Answer(None, finish, 0, 0, said, endpoint)
 
 
-async def posted(pacer: Pacer, path: str, **given: Any) -> Any:
-    """The response, whatever its status. given: as httpx takes it. Raises Failed where there is none."""
-    http = http_library()
+async def posted(pacer: Pacer, path: str, content: bytes, kind: str = "application/json") -> Response:
+    """The response, whatever its status. kind: the media type of the content. Raises Failed where there is none."""
     try:
-        async with asyncio.timeout(pacer.limits.timeout):
-            return await pacer.post(path, **given)
-    except (http.HTTPError, http.InvalidURL, TimeoutError, OSError) as error:
+        return await pacer.post(path, content, kind)
+    except errors_of_http() as error:
         raise not_reached(pacer.endpoint, error) from None
 
 

@@ -15,9 +15,13 @@ from collections import deque
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING
 
-from dpsyn.language.endpoints import Endpoint, Failed, http_client
+from dpsyn.language.endpoints import Endpoint, Failed, Response, address, http_client
+
+if TYPE_CHECKING:
+    from aiohttp import ClientSession
+    from yarl import URL
 
 PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds before the first retry, doubled each time; at most
 DECREASE, INCREASE = 0.7, 1.05  # of the rate, after a 429; of the rate, in a second without
@@ -27,7 +31,6 @@ CATCH_UP = 0.25  # seconds by which requests that were held up may follow each o
 FAILURES = 5  # rows in a row, not tried before, after which an endpoint is taken to be down
 SLOW = 3.0  # times the best median latency, at which fewer are asked at once
 LATENCIES = 32  # answers over which the median goes
-CONNECTIONS = 16  # a client: the pool of the HTTP library looks at each for every request (128: 0.25 ms more a call)
 SILENCE = 5.0  # seconds without an answer, after which a line says so
 UNREAD_PATIENCE = 8.0  # seconds in which an endpoint says 200 and gives no answer, again and again
 
@@ -51,12 +54,13 @@ class Limits:
 
 @dataclass(eq=False)
 class Pacer:
-    """One endpoint: its clients, its pace, its breaker. Times are monotonic seconds."""
+    """One endpoint: its client, its pace, its breaker. Times are monotonic seconds."""
 
     endpoint: Endpoint
     limits: Limits
     clients: AsyncExitStack
-    free: list[Any] = field(default_factory=list)  # an HTTP client as often as it may send at once
+    client: ClientSession | None = None
+    addresses: dict[str, URL] = field(default_factory=dict)  # by the path of the request
     window: float = 0.0  # requests at once
     rate_limit: float = math.inf  # requests a second, by the limit that is set
     rate: float = math.inf  # current rate, learned from 429s
@@ -164,16 +168,15 @@ class Pacer:
         self.judged = now
         self.latencies.clear()
 
-    async def post(self, path: str, **given: Any) -> Any:
-        """The response, whatever its status. given: as httpx takes it. Raises what the HTTP library raises."""
-        if not self.free:
-            client = http_client(self.endpoint, self.limits.timeout, CONNECTIONS)
-            self.free += [await self.clients.enter_async_context(client)] * CONNECTIONS
-        client = self.free.pop()
-        try:
-            return await client.post(path, **given)
-        finally:
-            self.free.append(client)
+    async def post(self, path: str, content: bytes, kind: str) -> Response:
+        """Whatever its status. kind: the media type of the content. Raises what the HTTP library raises."""
+        if self.client is None:
+            self.client = await self.clients.enter_async_context(http_client(self.endpoint, self.limits.timeout))
+        if (url := self.addresses.get(path)) is None:
+            url = self.addresses[path] = address(self.endpoint, path)
+        sending = self.client.post(url, data=content, headers={"Content-Type": kind}, allow_redirects=False)
+        async with sending as response:  # a redirect would take prompts to an address that nobody gave
+            return Response(response.status, response.headers, await response.read())
 
 
 def backoff(number: int) -> float:

@@ -24,7 +24,7 @@ from dpsyn.errors import UserError
 from dpsyn.files import answers_cache
 from dpsyn.language import asking
 from dpsyn.language.answers import Answers, answer_key
-from dpsyn.language.endpoints import DEFAULT_URL, Endpoint, http_client
+from dpsyn.language.endpoints import DEFAULT_URL, Endpoint, address
 from dpsyn.language.prompts import Prompts
 from dpsyn.population import Samples, take
 
@@ -581,6 +581,7 @@ def test_no_variable_of_the_environment_sends_requests_elsewhere(monkeypatch):
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         api = part(None)
         assert [endpoint.url for endpoint in api._endpoints()] == [DEFAULT_URL]
-        assert str(http_client(api._endpoints()[0], 1, 1).base_url) == "https://api.openai.com/v1/"
+        url = address(api._endpoints()[0], "chat/completions")
+        assert str(url) == "https://api.openai.com/v1/chat/completions"
     two = replace(part("http://x"), api_key_env=["CHAT_KEY", "CHAT_KEY"])
     assert len(two._endpoints()) == 2

@@ -298,7 +298,9 @@ def test_too_many_rows_without_an_image_stop_the_run_with_one_line_and_what_was_
 def test_an_endpoint_that_is_not_there_is_one_line():
     with ImageServer() as server:
         pass
-    with pytest.raises(UserError, match=r"^api\.base_url=127.*ConnectError.*: expected an endpoint that answers"):
+    with pytest.raises(
+        UserError, match=r"^api\.base_url=127.*Connect call failed.*: expected an endpoint that answers"
+    ):
         part(server, patience=1).generate(LABELS, SEEDS)
 
 

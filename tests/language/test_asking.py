@@ -1,6 +1,7 @@
 """The queue of questions, against an endpoint on the loopback that fails in all the ways of real ones."""
 
 import asyncio
+import base64
 import json
 import logging
 import random
@@ -266,7 +267,7 @@ def test_with_all_endpoints_down_for_good_it_stops_with_one_line():
         assert 0.5 <= time.monotonic() - start < 5
         line = str(stopped.value)
         assert line.startswith("api.base_url=127.0.0.1:") and "\n" not in line and KEY not in line
-        assert "api.patience=0.5 s" in line and "ConnectError" in line
+        assert "api.patience=0.5 s" in line and "Connect call failed" in line
         server.behave = lambda *_: failure(503)
         server.start()
         asker = Kept()
@@ -590,8 +591,10 @@ def test_a_ping_is_one_request_and_fails_in_seconds_with_what_is_to_blame():
 
 
 SURROUNDINGS = [
-    ({"ALL_PROXY": "socks5://127.0.0.1:9"}, r"^ALL_PROXY=socks5://127\.0\.0\.1:9: .*socksio"),
+    ({"ALL_PROXY": "socks5://127.0.0.1:9"}, r"^ALL_PROXY=socks5://127\.0\.0\.1:9: .*aiohttp-socks"),
     ({"all_proxy": "socks://u:secret@127.0.0.1:9/"}, r"^all_proxy=socks://127\.0\.0\.1:9/: expected the address of an"),
+    ({"HTTP_PROXY": "http://u:secret@127.0.0.1:99999"}, r"^HTTP_PROXY=http://127\.0\.0\.1:99999: expected the address"),
+    ({"HTTP_PROXY": "127.0.0.1:port"}, r"^HTTP_PROXY=http://127\.0\.0\.1:port: expected the address of an http proxy"),
     ({"HTTP_PROXY": "http://127.0.0.1:9"}, r"^HTTP_PROXY=http://127\.0\.0\.1:9: .*NO_PROXY=127\.0\.0\.1 goes past it"),
     ({"SSL_CERT_FILE": "/nowhere.pem"}, r"^SSL_CERT_FILE=/nowhere\.pem: expected a file of certificates"),
     ({"SSL_CERT_FILE": __file__}, r"^SSL_CERT_FILE=.*: expected a file of certificates"),
@@ -609,6 +612,44 @@ def test_a_variable_of_the_environment_that_is_in_the_way_is_named(variables, li
     if "HTTP_PROXY" in variables:
         with ChatServer() as server:
             ping([Endpoint(server.url, KEY, "A_KEY")], limits(), questions(1)[0].body)
+
+
+def test_a_proxy_gets_every_request_with_its_password_which_is_in_no_line(monkeypatch):
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with ChatServer(lambda asked, server: None if asked.body else Reply(407, b"")) as server:
+        monkeypatch.setenv("HTTP_PROXY", f"u:secret@127.0.0.1:{server.port}")
+        monkeypatch.setenv("HTTPS_PROXY", f"http://u:secret@127.0.0.1:{server.port}")
+        asker = Kept()
+        ask([questions(6)], [Endpoint("http://a.invalid/v1", KEY, "A_KEY")], limits(concurrency=2), asker)
+        assert len(asker.answers) == len(server.log) == 6
+        assert {asked.path for asked in server.log} == {"http://a.invalid/v1/chat/completions"}
+        told = base64.b64encode(b"u:secret").decode()
+        assert {asked.headers["proxy-authorization"] for asked in server.log} == {f"Basic {told}"}
+        assert {asked.key for asked in server.log} == {KEY}
+        with pytest.raises(
+            UserError, match=r"^HTTPS_PROXY=http://127.*a proxy that leads to a.invalid.*407"
+        ) as stopped:
+            ping([Endpoint("https://a.invalid/v1", KEY, "A_KEY")], limits(), questions(1)[0].body)
+        assert "secret" not in str(stopped.value) and told not in str(stopped.value)
+        assert all(KEY not in str(asked.headers) for asked in server.log[6:])
+    for past in ("*", "x, *.invalid", ".invalid", "invalid", "A.invalid", "a.invalid:80"):
+        monkeypatch.setenv("NO_PROXY", past)
+        assert endpoints.proxy_for(Endpoint("http://a.invalid:80/v1", None, None)) is None
+    for not_past in ("", "b.invalid", "nvalid", "a.invalid:81", "a.invalid.b"):
+        monkeypatch.setenv("NO_PROXY", not_past)
+        assert endpoints.proxy_for(Endpoint("http://a.invalid:80/v1", None, None)) == (
+            "HTTP_PROXY",
+            f"http://127.0.0.1:{server.port}",
+        )
+
+
+def test_a_name_and_a_password_in_the_address_are_sent_as_such_and_long_heads_are_read():
+    with ChatServer(lambda *_: Reply(headers={"X-Policy": "a" * 20_000})) as server:
+        ping([Endpoint(server.url.replace("//", "//user:p%40w@"), None, None)], limits(), questions(1)[0].body)
+    (asked,) = server.log
+    assert asked.headers["authorization"] == "Basic " + base64.b64encode(b"user:p@w").decode()
+    assert asked.headers["host"] == f"127.0.0.1:{server.port}" and asked.path == "/v1/chat/completions"
 
 
 def test_https_that_nobody_speaks_is_said_at_once():
