@@ -192,11 +192,12 @@ class Images:
         sources = label_sources(self.labels, self.label_columns)
         label_of = labeller(self.labels, sources, _spellings(self.labels))
 
-        def canonically(row: Row) -> int | Broken:
-            cells = {source: row[source] for source in sources.values()}
-            return label_of({source: None if cell is None else canonical(cell) for source, cell in cells.items()})
+        @functools.lru_cache(4096)  # many rows, but few labels
+        def of_cells(*cells: str | None) -> int | Broken:
+            named = zip(sources.values(), cells, strict=True)
+            return label_of({source: None if cell is None else canonical(cell) for source, cell in named})
 
-        return canonically
+        return lambda row: of_cells(*(row[source] for source in sources.values()))
 
     @property
     def _channels(self) -> int:

@@ -61,6 +61,8 @@ OTHER_FORMATS = {  # by their first bytes
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 # tags of a TIFF
 BITS, PHOTOMETRIC, LARGEST, SAMPLE_FORMAT = 258, 262, 281, 339
+ORIENTATION = 274  # of EXIF
+LOG, SILENT = logging.getLogger("PIL"), logging.CRITICAL + 1
 
 
 class _Refused(Exception):
@@ -78,7 +80,8 @@ def pixels_of(
     """
     if source is None or source == b"":
         return NO_IMAGE if source is None else NO_BYTES
-    logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)
+    if LOG.level != SILENT:  # setting it empties the caches of all loggers
+        LOG.setLevel(SILENT)
     try:
         stream: BinaryIO = source.open("rb") if isinstance(source, Path) else BytesIO(source)
     except OSError:
@@ -170,7 +173,10 @@ def _pixels(image: Any, stream: BinaryIO, mode: str, bits: int | None) -> Any:
         raise _Refused(WIDE)
     if 2 in _several(tags.get(SAMPLE_FORMAT, 1)):
         raise _Refused(SIGNED)
-    with _stderr_closed() if image.tile and image.tile[0][0] == "libtiff" else contextlib.nullcontext():
+    if image.tile and image.tile[0][0] == "libtiff":
+        with _stderr_closed():
+            image.load()
+    else:
         image.load()
     _turn_upright(image)
     if image.mode == "I" or image.mode.startswith("I;16"):
@@ -193,7 +199,8 @@ def _depth(image: Any, tags: Any, stream: BinaryIO) -> tuple[bool, int | None]:
     if image.format == "PNG":
         place = stream.tell()
         try:
-            return _png_depth(stream)
+            stream.seek(24)  # in the first chunk, IHDR
+            return _png_depth(stream) if stream.read(1) == b"\x10" else (False, None)
         finally:
             stream.seek(place)
     if image.format == "TIFF":
@@ -267,10 +274,13 @@ def _check_colours(image: Any, stated: int | None, bits: int | None) -> None:
 
 def _turn_upright(image: Any) -> None:
     """As its EXIF says; damaged EXIF says nothing. (Pillow turns a TIFF itself.)"""
-    from PIL import ImageOps
+    try:
+        if image.getexif().get(ORIENTATION, 1) != 1:
+            from PIL import ImageOps
 
-    with contextlib.suppress(Exception):
-        ImageOps.exif_transpose(image, in_place=True)
+            ImageOps.exif_transpose(image, in_place=True)
+    except Exception:
+        return
 
 
 def _fitted(image: Any, size: Sequence[int] | None, center_crop: bool) -> np.ndarray:
