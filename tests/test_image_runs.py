@@ -166,7 +166,7 @@ def losing(monkeypatch, name, call):
 
 FORKED = multiprocessing.get_context("forkserver")  # a fork of warm imports starts at once
 WARM = (
-    "pytest test_image_runs diffusers.models.unets.unet_2d faiss sklearn.metrics dpsyn.metric.classifier "
+    "pytest test_image_runs diffusers.models.unets.unet_2d threadpoolctl sklearn.metrics dpsyn.metric.classifier "
     "dp_accounting.pld.privacy_loss_distribution opendp.measurements matplotlib.font_manager rich.live"
 )
 FORKED.set_forkserver_preload(WARM.split())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ["torch", "diffusers", "transformers", "openai", "aiohttp", "sentence_transformers", "datasets", "safetensors"]
+HEAVY = ["torch", "diffusers", "transformers", "openai", "aiohttp", "sentence_transformers", "datasets", "safetensors", "faiss"]
 CODE = f"""
 import importlib.util, sys
 

@@ -217,7 +217,7 @@ def test_verify_agrees_with_an_honest_run_and_finds_what_was_altered(copied):
 
 FORKED = multiprocessing.get_context("forkserver")  # a fork of warm imports starts at once, a new process in seconds
 WARM = (
-    "pytest dpsyn.compose dpsyn.data.digits dpsyn.api.draw_text dpsyn.embedding.pixels faiss sklearn.datasets "
+    "pytest dpsyn.compose dpsyn.data.digits dpsyn.api.draw_text dpsyn.embedding.pixels threadpoolctl sklearn.datasets "
     "rich.live dp_accounting.pld.privacy_loss_distribution opendp.measurements matplotlib.font_manager pyarrow.parquet "
     "scipy.optimize warmed"
 )
