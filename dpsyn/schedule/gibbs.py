@@ -16,16 +16,16 @@ from itertools import combinations
 
 import numpy as np
 
-from dpsyn.privacy.marginals import LABEL, Marginal, cell_of, count
+from dpsyn.privacy.marginals import LABEL, Marginal, count
 from dpsyn.privacy.query import Answer, CellCounts, CellScores
 from dpsyn.schedule.binning import codes_within, denoised, inverse, is_shrunk, nested_bins
 from dpsyn.schedule.subspaces import CellRelease
+from dpsyn.schedule.sweeps import Redraw, Term, redraw, sweep
 from dpsyn.tables.codec import CodedColumn
 
 FAINT = 3.0  # noisy counts below this many sigma may be noise
 PRIOR = 1.0  # standard deviation of a potential; from 0.7 to 1.5 it makes no difference
 SWEEPS = 12  # after each release; the last takes twice as many
-SWEPT = 8192  # rows at a time, whose weights stay in cache; how many changes no row
 WORK = 1e8  # cells looked at in a sweep: bounds the population that learns
 
 
@@ -140,8 +140,7 @@ def sample(state: State, rows: int, rng: np.random.Generator, settle: bool = Tru
     picks = ((np.arange(rows) + rng.random()) * (len(held) / max(rows, 1))).astype(np.int64)
     copies = held[order[np.minimum(picks, len(held) - 1)]]
     if rows > len(held):
-        for _ in range(SWEEPS // 4):
-            _sweep(state, state.measurements, copies, rng)
+        sweep(_redraws(state, state.measurements, rows), copies, rng, times=SWEEPS // 4)
     copies = copies[rng.permutation(rows)]
     codes = np.empty((rows, len(state.columns)), np.int32)
     for j in range(len(state.columns)):
@@ -231,7 +230,7 @@ def _evolve(state: State, steps: Iterable[float], rng: np.random.Generator) -> S
         # all tables of a column move at once: each by its part, or they overshoot together
         parts = [step * min(0.4, 1 / max(1.0, tables[list(m.marginal.columns)].max())) for m in measurements]
         measurements = tuple(_pulled(m, rows, scale, part) for m, part in zip(measurements, parts, strict=True))
-        _sweep(state, measurements, rows, rng)
+        sweep(_redraws(state, measurements, len(rows)), rows, rng)
     return replace(state, rows=rows, measurements=measurements)
 
 
@@ -251,37 +250,30 @@ def _newton(held: np.ndarray, wanted: np.ndarray, noise: np.ndarray, potential: 
     return step
 
 
-def _sweep(state: State, measurements: Sequence[Measurement], rows: np.ndarray, rng: np.random.Generator) -> None:
-    """Every column of every row is drawn again, given the row's other columns. Changes rows."""
+def _redraws(state: State, measurements: Sequence[Measurement], rows: int) -> list[Redraw]:
+    """How each column is drawn, given the others. rows: how many will be."""
+    about = [list[tuple[Measurement, np.ndarray]]() for _ in state.columns]
+    for m in measurements:
+        force = m.force
+        for j in _without_label(m.marginal.columns):
+            about[j].append((m, force))
+    found = []
     for j, steps in enumerate(state.bins):
         mass = np.bincount(steps[-1], state.one_way[j])
-        base = np.log(mass / mass.sum() + 1e-5).astype(np.float32)
+        base, terms = np.log(mass / mass.sum() + 1e-5).astype(np.float32), list[Term]()
         if len(base) == 1:
             continue
-        terms = []
-        for m in measurements:
-            if j not in m.marginal.columns:
-                continue
+        for m, force in about[j]:
             axis = m.marginal.columns.index(j)
-            by_others = np.moveaxis(m.force.take(m.marginal.cells[axis], axis), axis, -1).reshape(-1, len(base))
-            others = [at for at in range(m.noisy.ndim) if at != axis]
-            if not others:
-                base = base + by_others[0].astype(np.float32)
-                continue
-            grid = Marginal(
-                tuple(m.marginal.columns[at] for at in others), tuple(m.marginal.cells[at] for at in others)
-            )
-            terms.append((grid, by_others.astype(np.float32)))
-        for at in range(0, len(rows), SWEPT):
-            block = rows[at : at + SWEPT]
-            weights = np.broadcast_to(base, (len(block), len(base))).copy()
-            for grid, by_others in terms:
-                weights += by_others[cell_of(grid, block)]
-            weights -= weights.max(1, keepdims=True)
-            np.exp(weights, out=weights)
-            np.cumsum(weights, 1, out=weights)
-            points = rng.random(len(block), dtype=np.float32) * weights[:, -1]
-            block[:, j] = np.minimum((weights <= points[:, None]).sum(1), len(base) - 1)
+            weights = np.moveaxis(force.take(m.marginal.cells[axis], axis), axis, -1).astype(np.float32)
+            cells = {i: of for i, of in zip(m.marginal.columns, m.marginal.cells, strict=True) if i != j}
+            if cells:
+                terms.append(Term(cells, weights))
+            else:
+                base = base + weights
+        first, *others = terms or [Term({}, np.zeros(len(base), np.float32))]
+        found.append(redraw(j, [replace(first, weights=base + first.weights), *others], rows))
+    return found
 
 
 def _best(state: State, release: CellRelease, query: CellScores, scores: np.ndarray) -> tuple[tuple[int, ...], ...]:
