@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,7 +29,7 @@ from dpsyn.reading.rows import (
 )
 from dpsyn.reading.sources import Source
 from dpsyn.reading.spelling import LOST_DIGITS, coded, has_lost_digits, unit_of
-from dpsyn.tables.columns import FINE, REFUSED, RULES
+from dpsyn.tables.columns import FINE, REFUSED, RULES, ReadCells
 from dpsyn.tables.schema import Schema, check_schema, told
 
 KINDS = ("csv", "jsonl", "parquet")
@@ -130,11 +130,17 @@ class Tables:
         columns."""
         rows = enumerate(guarded(self._rows(), self.path))
         codes: dict[str, int] = {}
+        known = self.schema.cells_read()
         while some := list(itertools.islice(rows, size)):
-            yield self._records(some, codes)
+            yield self._records(some, codes, known)
 
-    def _records(self, rows: Sequence[tuple[int, tuple[str, int, Row | Broken]]], codes: dict[str, int]) -> Records:
-        """codes: the numbers of units, to which new ones are added."""
+    def _records(
+        self,
+        rows: Sequence[tuple[int, tuple[str, int, Row | Broken]]],
+        codes: dict[str, int],
+        known: Mapping[str, ReadCells],
+    ) -> Records:
+        """codes: the numbers of units, known: the cells that were read; new ones are added to both."""
         refused: list[Refusal] = []
         whole: list[Row] = []
         places = []
@@ -154,7 +160,7 @@ class Tables:
             for name, column in self.schema.columns.items():
                 if column.kind in ("integer", "number"):
                     cells[name] = [cell if column.is_missing(cell) else self._plain(cell) for cell in cells[name]]
-        content, rules = self.schema.read(cells)
+        content, rules = self.schema.read(cells, known)
         good = np.all(rules < REFUSED, axis=1)
         names = list(self.schema.columns)
         for row in np.flatnonzero(~good).tolist():

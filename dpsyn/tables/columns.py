@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -243,17 +243,15 @@ class Column:
         low, high = (self.low, self.high) if self.numeric else (0, self.size - 1)
         return ((self.numbers(values) - low) / max(high - low, np.finfo(float).tiny)).clip(0, 1)
 
-    def read(self, cells: Sequence[str | None]) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, cells: Sequence[str | None], known: ReadCells | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Values of the column's dtype [n], and int64 [n]: what became of each cell, an index into RULES.
 
-        White space around a cell does not count. How a cell is read depends on it alone.
+        White space around a cell does not count. How a cell is read depends on it alone. known: the cells of the
+        column that were read before; the new ones are added.
         """
-        found: list[Any] = []
-        known = _Numbered(lambda cell: found.append(self._cell(cell)))
+        known = ReadCells(self) if known is None else known
         order = np.fromiter(map(known.__getitem__, cells), np.int64, len(cells))
-        values = np.empty(len(found), self.dtype)
-        values[:] = [value for value, _ in found]
-        return values[order], np.array([rule for _, rule in found], np.int64)[order]
+        return known.values[order], known.rules[order]
 
     @functools.cached_property
     def _index(self) -> Mapping[str | None, int]:
@@ -331,17 +329,24 @@ class Column:
         return number // int(self.step) * int(self.step), rule
 
 
-class _Numbered(dict[str | None, int]):
-    """Keys to 0, 1, 2, ... in the order in which they are first looked up; `first` is called with each."""
+class ReadCells(dict[str | None, int]):
+    """The cells of a column that were met, each parsed once: a number a cell. As private as the cells are.
 
-    def __init__(self, first: Callable[[str | None], object]) -> None:
+    values, rules: by number, as `Column.read` gives them.
+    """
+
+    def __init__(self, column: Column) -> None:
         super().__init__()
-        self.first = first
+        self._parse = column._cell
+        self.values, self.rules = np.empty(64, column.dtype), np.empty(64, np.int64)
 
-    def __missing__(self, key: str | None) -> int:
-        self.first(key)
-        self[key] = len(self)
-        return len(self) - 1
+    def __missing__(self, cell: str | None) -> int:
+        number = len(self)
+        if number == len(self.values):
+            self.values, self.rules = np.resize(self.values, 2 * number), np.resize(self.rules, 2 * number)
+        self.values[number], self.rules[number] = self._parse(cell)
+        self[cell] = number
+        return number
 
 
 def _whole(text: str) -> tuple[int, int]:

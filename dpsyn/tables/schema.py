@@ -38,13 +38,14 @@ from dpsyn.marks import PLACE
 from dpsyn.population import Label
 from dpsyn.reading.declarations import read_declared
 from dpsyn.tables import constraints
-from dpsyn.tables.columns import RULES, TIMES, Column, declared
+from dpsyn.tables.columns import RULES, TIMES, Column, ReadCells, declared
 from dpsyn.tables.constraints import Constraint
 from dpsyn.validate import choice
 
 KEY = "data.schema"
 WORDS = ("columns", "labels", "unit", "constraints", "extra")
 MOST_LABELS = 10_000
+KNOWN = 2**18  # cells of all columns that are kept while a file is read
 
 
 @dataclass(frozen=True)
@@ -156,14 +157,24 @@ class Schema:
         """How columns of times are written, as in `Samples.forms`."""
         return {name: column.form for name, column in self.columns.items() if column.form}
 
-    def read(self, cells: Mapping[str, Sequence[str | None]]) -> tuple[np.ndarray, np.ndarray]:
+    def cells_read(self) -> dict[str, ReadCells]:
+        """Where `read` may keep what it has parsed, by column: none yet."""
+        return {name: ReadCells(column) for name, column in self.columns.items()}
+
+    def read(
+        self, cells: Mapping[str, Sequence[str | None]], known: Mapping[str, ReadCells] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Cells by column, n of each -> content [n], and int64 [n, columns]: what became of each cell, an index into
-        `dpsyn.tables.columns.RULES`. Rows with one from REFUSED on cannot be used."""
+        `dpsyn.tables.columns.RULES`. Rows with one from REFUSED on cannot be used. known: of rows before these."""
+        known = self.cells_read() if known is None else known
         rows = len(next(iter(cells.values())))
         content = np.empty(rows, self.dtype)
         rules = np.empty((rows, len(self.columns)), np.int64)
         for at, (name, column) in enumerate(self.columns.items()):
-            content[name], rules[:, at] = column.read(cells[name])
+            content[name], rules[:, at] = column.read(cells[name], known[name])
+        if sum(map(len, known.values())) > KNOWN:
+            for each in known.values():
+                each.clear()
         return content, rules
 
     def labels_of(self, content: np.ndarray) -> np.ndarray:
