@@ -9,14 +9,15 @@ the noise that is known and a Gaussian prior, so what noise explains moves nothi
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
+from itertools import combinations, repeat
 
 import numpy as np
 
-from dpsyn.privacy.marginals import LABEL, Marginal, count
+from dpsyn.privacy.marginals import LABEL, Counter, Marginal
 from dpsyn.privacy.query import Answer, CellCounts, CellScores
 from dpsyn.schedule.binning import codes_within, denoised, inverse, is_shrunk, nested_bins
 from dpsyn.schedule.subspaces import CellRelease
@@ -76,6 +77,11 @@ class State:
     asked: frozenset[tuple[int, ...]] = frozenset()
     chosen: tuple[tuple[int, ...], ...] = ()
 
+    @functools.cached_property
+    def every_label(self) -> np.ndarray:
+        """int64 [labels]: a cell each."""
+        return np.arange(self.labels)
+
 
 def start(columns: Sequence[CodedColumn], labels: int, records: int) -> State:
     """Nothing is known yet. labels: how many, 1 for none. records: as declared."""
@@ -104,8 +110,8 @@ def next_query(state: State, release: CellRelease) -> CellCounts:
     if release.kind != "scores":
         return CellCounts(release.kind, marginals)
     scale = state.total / len(state.rows)
-    expected = (count(_on_atoms(state, m), state.rows) * scale for m in marginals)
-    return CellScores(release.kind, marginals, tuple(np.rint(counts).astype(np.int64) for counts in expected))
+    held = _counts(Counter(_on_atoms(state, marginals)), state.rows)
+    return CellScores(release.kind, marginals, tuple(np.rint(counts * scale).astype(np.int64) for counts in held))
 
 
 def update(state: State, release: CellRelease, query: CellCounts, answer: Answer, rng: np.random.Generator) -> State:
@@ -118,8 +124,8 @@ def update(state: State, release: CellRelease, query: CellCounts, answer: Answer
     if release.kind == "marginals":
         return _begin(state, tables, sigma, rng)
     new = [
-        Measurement(_on_atoms(state, m), counts, np.full(m.shape, max(sigma, 1e-3)), np.zeros(m.shape))
-        for m, counts in zip(query.marginals, tables, strict=True)
+        Measurement(m, counts, np.full(m.shape, max(sigma, 1e-3)), np.zeros(m.shape))
+        for m, counts in zip(_on_atoms(state, query.marginals), tables, strict=True)
     ]
     state = replace(state, measurements=(*state.measurements, *new), chosen=())
     if release.kind == "by_label":
@@ -226,17 +232,27 @@ def _evolve(state: State, steps: Iterable[float], rng: np.random.Generator) -> S
             tables[list(m.marginal.columns)] += 1
     tables[LABEL] = 0  # labels are not drawn again, so theirs never overshoot
     measurements = state.measurements
+    counter = Counter([m.marginal for m in measurements])
     for step in steps:
         # all tables of a column move at once: each by its part, or they overshoot together
         parts = [step * min(0.4, 1 / max(1.0, tables[list(m.marginal.columns)].max())) for m in measurements]
-        measurements = tuple(_pulled(m, rows, scale, part) for m, part in zip(measurements, parts, strict=True))
+        held = _counts(counter, rows)
+        measurements = tuple(map(_pulled, measurements, held, repeat(scale), parts))
         sweep(_redraws(state, measurements, len(rows)), rows, rng)
     return replace(state, rows=rows, measurements=measurements)
 
 
-def _pulled(m: Measurement, rows: np.ndarray, scale: float, part: float) -> Measurement:
-    """A part of Newton's step to the most likely potentials, as if each cell stood alone. scale: rows per record."""
-    held, wanted, noise = count(m.marginal, rows), m.noisy * scale, (m.sigma * scale / PRIOR) ** 2
+def _counts(counter: Counter, rows: np.ndarray) -> list[np.ndarray]:
+    """How many rows of a population lie in each cell, int64 of each marginal's shape."""
+    counts = counter([(rows[:, :LABEL], rows[:, LABEL])])
+    parts = np.split(counts, np.cumsum([m.size for m in counter.marginals])[:-1])
+    return [part.reshape(m.shape) for part, m in zip(parts, counter.marginals, strict=True)]
+
+
+def _pulled(m: Measurement, held: np.ndarray, scale: float, part: float) -> Measurement:
+    """A part of Newton's step to the most likely potentials, as if each cell stood alone. held: counts of the
+    population. scale: rows per record."""
+    wanted, noise = m.noisy * scale, (m.sigma * scale / PRIOR) ** 2
     potential = m.potential + part * _newton(held, wanted, noise, m.potential)
     shared, faint = m.shared, m.faint
     if held.ndim > 1 and faint.any():
@@ -294,7 +310,7 @@ def _without_label(columns: tuple[int, ...]) -> tuple[int, ...]:
 def _grid(state: State, columns: tuple[int, ...], cells: float) -> Marginal:
     """About `cells` cells: every label, and as many cells of each column as it has atoms for, two or more."""
     free = sorted(_without_label(columns), key=lambda j: (len(state.bins[j]), j))
-    left, chosen = cells / (state.labels if LABEL in columns else 1), {LABEL: np.arange(state.labels)}
+    left, chosen = cells / (state.labels if LABEL in columns else 1), {LABEL: state.every_label}
     for at, j in enumerate(free):
         even = round(max(1.0, left) ** (1 / (len(free) - at)))
         size = min(len(state.bins[j]), max(2, even))
@@ -302,12 +318,16 @@ def _grid(state: State, columns: tuple[int, ...], cells: float) -> Marginal:
     return Marginal(columns, tuple(chosen[j] for j in columns))
 
 
-def _on_atoms(state: State, marginal: Marginal) -> Marginal:
-    """The same grid, by atom instead of code."""
-    cells = []
-    for j, of_code in zip(marginal.columns, marginal.cells, strict=True):
-        atoms = np.arange(state.labels) if j == LABEL else state.bins[j][-1]
-        of_atom = np.zeros(int(atoms.max()) + 1, np.int64)
-        of_atom[atoms] = of_code
-        cells.append(of_atom)
-    return Marginal(marginal.columns, tuple(cells))
+def _on_atoms(state: State, marginals: Sequence[Marginal]) -> list[Marginal]:
+    """The same grids, by atom instead of code."""
+    known = dict[tuple[int, int], np.ndarray]()  # by column and array: cells of many marginals are the same
+    for m in marginals:
+        for j, of_code in zip(m.columns, m.cells, strict=True):
+            if (j, id(of_code)) not in known:
+                atoms = np.arange(state.labels) if j == LABEL else state.bins[j][-1]
+                of_atom = known[j, id(of_code)] = np.zeros(int(atoms.max()) + 1, np.int64)
+                of_atom[atoms] = of_code
+    return [
+        Marginal(m.columns, tuple(known[j, id(of_code)] for j, of_code in zip(m.columns, m.cells, strict=True)))
+        for m in marginals
+    ]

@@ -7,6 +7,7 @@ maximum, sum or search along a short last axis. (Row by row the same arithmetic 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from dpsyn.threads import in_threads
 BLOCK = 8192  # rows at a time, whose weights stay in cache
 JOINT = 16  # terms become one where it has this many times fewer cells than there are rows
 MOST_JOINT = 4096  # and no more than these, so that it stays in cache
+MANY = 16384  # of fewer rows to look up the terms takes less time than to make them one
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Redraw:
 def redraw(column: int, terms: Sequence[Term], rows: int) -> Redraw:
     """terms: one or more, which are added up in this order. rows: how many will be drawn."""
     first, *others = terms
-    while others and (both := _joined(first, others[0], min(rows // JOINT, MOST_JOINT))) is not None:
+    while others and rows >= MANY and (both := _joined(first, others[0], min(rows // JOINT, MOST_JOINT))) is not None:
         first, others = both, others[1:]
     if not others:
         shape = first.weights.shape
@@ -83,7 +85,7 @@ def sweep(redraws: Sequence[Redraw], rows: np.ndarray, rng: np.random.Generator,
         _skip(own, start)
         for _ in range(times):
             for each in redraws:
-                chances = own.random(mine.shape[1], dtype=np.float32)
+                chances: F32 = own.random((mine.shape[1],), dtype=np.float32)
                 _skip(own, n - mine.shape[1])
                 mine[each.column] = _drawn(each, mine, chances)
         rows[start : start + BLOCK] = mine.T
@@ -126,26 +128,33 @@ def _cumulative(weights: F32) -> F32:
 
 def _lookup(term: Term) -> _Lookup:
     *shape, n = term.weights.shape
-    steps = np.cumprod([1, *shape[:0:-1]])[::-1] if shape else []
+    steps = [math.prod(shape[at + 1 :]) for at in range(len(shape))]
     index = [(j, cells * step) for (j, cells), step in zip(term.cells.items(), steps, strict=True)]
     return _Lookup(index, np.ascontiguousarray(term.weights.reshape(-1, n)))
 
 
 def _joined(one: Term, two: Term, most: int) -> Term | None:
     """Their sum as a term of all their columns; None where that has more cells than `most`."""
+    sizes = [dict(zip(term.cells, term.weights.shape, strict=False)) for term in (one, two)]
+    columns = list(sizes[0] | sizes[1])
+    if math.prod(max(of.get(j, 1) for of in sizes) for j in columns) > most:
+        return None
     cells, of_one, of_two = dict[int, I64](), list[I64](), list[I64]()
-    for j in dict.fromkeys([*one.cells, *two.cells]):
+    for j in columns:
         a, b = (term.cells.get(j, np.zeros(1, np.int64)) for term in (one, two))
-        pairs, cells[j] = np.unique(a * (b.max() + 1) + b, return_inverse=True)
-        of_one.append(pairs // (b.max() + 1))
-        of_two.append(pairs % (b.max() + 1))
-        if np.prod([len(p) for p in of_one]) > most:
+        size = sizes[1].get(j, 1)
+        both = np.bincount(a * size + b) > 0
+        cells[j] = (np.cumsum(both) - 1)[a * size + b]
+        pairs = np.flatnonzero(both)
+        of_one.append(pairs // size)
+        of_two.append(pairs % size)
+        if math.prod(map(len, of_one)) > most:
             return None
     return Term(cells, _spread(one, cells, of_one) + _spread(two, cells, of_two))
 
 
 def _spread(term: Term, cells: Mapping[int, I64], of_cell: Sequence[I64]) -> F32:
-    """The term's weights by the cells of more columns. of_cell: for each of these, the term's own cell of every cell."""
+    """The term's weights by the cells of more columns. of_cell: for each of them, which cell of the term a cell is."""
     order = [list(term.cells).index(j) for j in cells if j in term.cells]
     weights = term.weights.transpose(*order, len(order))
     for at, j in enumerate(cells):

@@ -251,7 +251,7 @@ class Column:
         """
         known = ReadCells(self) if known is None else known
         order = np.fromiter(map(known.__getitem__, cells), np.int64, len(cells))
-        return known.values[order], known.rules[order]
+        return known.parsed[order], known.became[order]
 
     @functools.cached_property
     def _index(self) -> Mapping[str | None, int]:
@@ -332,19 +332,19 @@ class Column:
 class ReadCells(dict[str | None, int]):
     """The cells of a column that were met, each parsed once: a number a cell. As private as the cells are.
 
-    values, rules: by number, as `Column.read` gives them.
+    parsed, became: by number, as `Column.read` gives them.
     """
 
     def __init__(self, column: Column) -> None:
         super().__init__()
         self._parse = column._cell
-        self.values, self.rules = np.empty(64, column.dtype), np.empty(64, np.int64)
+        self.parsed, self.became = np.empty(64, column.dtype), np.empty(64, np.int64)
 
     def __missing__(self, cell: str | None) -> int:
         number = len(self)
-        if number == len(self.values):
-            self.values, self.rules = np.resize(self.values, 2 * number), np.resize(self.rules, 2 * number)
-        self.values[number], self.rules[number] = self._parse(cell)
+        if number == len(self.parsed):
+            self.parsed, self.became = np.resize(self.parsed, 2 * number), np.resize(self.became, 2 * number)
+        self.parsed[number], self.became[number] = self._parse(cell)
         self[cell] = number
         return number
 
