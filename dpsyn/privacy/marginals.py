@@ -102,7 +102,7 @@ class Counter:
                 narrow = _narrow(into.size)
                 index: np.ndarray = np.zeros(len(labels), narrow)
                 for number, cut in enumerate(table.cuts):
-                    mine = of_cut[id(cut)].astype(narrow, copy=False)
+                    mine: np.ndarray = of_cut[id(cut)].astype(narrow, copy=False)
                     index = index * narrow(cut.size) + mine if number else mine
                 if same is None and table.labels > 1:
                     of_label: np.ndarray = table.of_label.astype(narrow)

@@ -38,34 +38,43 @@ def to_parquet(population: Population, labels: Sequence[Label], lineage: bool = 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns, features = _content(population.samples.content, population.samples.forms)
-    content = population.samples.content
+    content, forms = population.samples.content, population.samples.forms
     own = _bookkeeping(bool(content.dtype.names))
     if not lineage and content.dtype.names and set(labels[0]) <= set(content.dtype.names):
-        labels = [{}]
+        labels, beside = [{}], dict[str, np.ndarray]()
     else:
-        columns[own["label"]] = pa.array(population.labels, pa.int64())
-        features[own["label"]] = {"names": [label_name(label) for label in labels], "_type": "ClassLabel"}
+        beside = {own["label"]: population.labels}
     facts: dict[str, Any] = {
         "iteration": population.iteration,
         "labels": [dict(label) for label in labels],
         "traits": {},
         "shape": content.shape[1:],
         "fields": [[name, content.dtype[name].str] for name in content.dtype.names or ()],
-        "forms": {name: dict(form) for name, form in population.samples.forms.items()},
+        "forms": {name: dict(form) for name, form in forms.items()},
     }
+    traits = population.samples.traits if lineage else {}
     if lineage:
-        columns[own["parent"]] = pa.array(population.parents, pa.int64())
-        columns[own["survivor"]] = pa.array(population.survivors, pa.bool_())
-        features |= {own["parent"]: _value("int64"), own["survivor"]: _value("bool")}
-        for name, values in population.samples.traits.items():
-            columns[f"trait.{name}"], features[f"trait.{name}"] = _trait(values)
-            facts["traits"][name] = [values.dtype.str if values.dtype.kind != "O" else "O", values.shape[1:]]
-    table = pa.table(columns).replace_schema_metadata(
-        {"huggingface": json.dumps({"info": {"features": features}}), "dpsyn": json.dumps(facts)}
-    )
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", row_group_size=_group(population.samples.content))
+        beside |= {own["parent"]: population.parents, own["survivor"]: population.survivors}
+    for name, values in traits.items():
+        facts["traits"][name] = [values.dtype.str if values.dtype.kind != "O" else "O", values.shape[1:]]
+    names = {"names": [label_name(label) for label in labels], "_type": "ClassLabel"}
+
+    def table(part: slice) -> Any:
+        columns, features = _content(content[part], forms)
+        for name, values in beside.items():
+            columns[name] = pa.array(values[part])
+            features[name] = names if name == own["label"] else _value(values.dtype.name)
+        for name, values in traits.items():
+            columns[f"trait.{name}"], features[f"trait.{name}"] = _trait(values[part])
+        described = {"huggingface": json.dumps({"info": {"features": features}}), "dpsyn": json.dumps(facts)}
+        return pa.table(columns).replace_schema_metadata(described)
+
+    sink, step = pa.BufferOutputStream(), _group(content)
+    first = table(slice(step))
+    with pq.ParquetWriter(sink, first.schema, compression="zstd") as writer:
+        writer.write_table(first, step)
+        for start in range(step, len(content), step):
+            writer.write_table(table(slice(start, start + step)), step)
     return bytes(sink.getvalue())
 
 
@@ -81,9 +90,10 @@ def from_parquet(content: bytes, where: object, per_label: int | None = None) ->
     try:
         # Without Arrow's threads: a process that ends soon after they began is aborted by them (apache/arrow#34314). Of
         # runs that were refused after their votes were read, one in ten ended with 134, not 2.
-        table = pq.read_table(pa.BufferReader(content), use_threads=False, pre_buffer=False)
-        facts = json.loads(table.schema.metadata[b"dpsyn"])
+        file = pq.ParquetFile(pa.BufferReader(content), pre_buffer=False)
+        facts = json.loads(file.schema_arrow.metadata[b"dpsyn"])
         own = _bookkeeping(bool(facts["fields"]))
+        table = _read_few(file, own, per_label) if per_label is not None else file.read(use_threads=False)
         n = table.num_rows
         if n and own["label"] in table.column_names:
             given = table[own["label"]].to_numpy()
@@ -93,11 +103,6 @@ def from_parquet(content: bytes, where: object, per_label: int | None = None) ->
         for key, values in missing.items():
             if own[key] not in table.column_names:
                 table = table.append_column(own[key], pa.array(values))
-        if per_label is not None:
-            rows = _few(table[own["label"]].to_numpy(), table[own["survivor"]].to_numpy(), per_label)
-            table = pa.concat_tables(
-                [table.slice(row, 1) for row in rows.tolist()]
-            )  # take joins 2 GiB of bytes, or fails
         traits = {
             name: _array(table[f"trait.{name}"], np.dtype(dtype), tuple(shape))
             for name, (dtype, shape) in facts["traits"].items()
@@ -137,6 +142,26 @@ def columns_of(content: np.ndarray, forms: Mapping[str, Mapping[str, str]] = NON
     return {name: column.to_pylist() for name, column in columns.items()}
 
 
+def _read_few(file: Any, own: Mapping[str, str], per_label: int) -> Any:
+    """The rows that `_few` chooses, one group of rows after the other."""
+    import pyarrow as pa
+
+    n, names = file.metadata.num_rows, file.schema_arrow.names
+    keys = file.read([own[key] for key in ("label", "survivor") if own[key] in names], use_threads=False)
+    labels = keys[own["label"]].to_numpy() if own["label"] in names else np.zeros(n, np.int64)
+    survivors = keys[own["survivor"]].to_numpy() if own["survivor"] in names else np.ones(n, bool)
+    chosen = _few(labels, survivors, per_label)
+    found, start = [], 0
+    for group in range(file.num_row_groups):
+        rows = file.metadata.row_group(group).num_rows
+        mine = chosen[(start <= chosen) & (chosen < start + rows)] - start
+        found.append(file.read_row_group(group, use_threads=False).take(np.sort(mine)))
+        start += rows
+    order = np.empty(len(chosen), np.int64)
+    order[np.argsort(chosen, kind="stable")] = np.arange(len(chosen))
+    return pa.concat_tables(found).take(order)
+
+
 def _few(labels: np.ndarray, survivors: np.ndarray, per_label: int) -> np.ndarray:
     chosen: list[np.ndarray] = []
     for label in np.unique(labels):
@@ -149,8 +174,9 @@ def _few(labels: np.ndarray, survivors: np.ndarray, per_label: int) -> np.ndarra
 
 
 def _group(content: np.ndarray) -> int:
-    """Rows of a group in the file: Arrow's arrays of bytes, and groups that it can read back, end at 2 GiB."""
-    return max(1, GROUP_BYTES // max(1, content[:1].nbytes)) if content.ndim == 4 else 2**20
+    """Rows of a group in the file, which is all that memory holds of it: Arrow's arrays of bytes, and groups that it
+    can read back, end at 2 GiB."""
+    return max(1, GROUP_BYTES // max(1, content[:1].nbytes)) if content.ndim == 4 else 2**17
 
 
 def _content(content: np.ndarray, forms: Mapping[str, Mapping[str, str]]) -> tuple[dict[str, Any], dict[str, Any]]:

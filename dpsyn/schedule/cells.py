@@ -11,7 +11,7 @@ import numpy as np
 from dpsyn.api import Api, Degree
 from dpsyn.embedding import Coder
 from dpsyn.errors import UserError, invalid
-from dpsyn.population import Population, Samples
+from dpsyn.population import I64, Population, Samples
 from dpsyn.privacy.budget import Release, multiplier
 from dpsyn.randomness import generator, row_seeds
 from dpsyn.schedule import Ask, Facts, Keep, PublicSide, Schedule, gibbs
@@ -119,10 +119,8 @@ class Cells(Schedule):
             if t > done:
                 final = t == len(releases)
                 rows = self.final_size(facts) if final else min(self.final_size(facts), SHOWN)
-                codes, labels = gibbs.sample(state, rows, generator(seed, t, "generate"), settle=final)
-                content = decode(schema, codes, labels, row_seeds(seed, t, "vary", rows))
-                everyone = np.arange(rows)
-                yield Population(t, Samples(content, forms=schema.forms), labels, np.full(rows, -1), everyone >= 0)
+                samples, labels = _made(schema, state, rows, seed, t, settle=final)
+                yield Population(t, samples, labels, np.full(rows, -1), np.ones(rows, bool))
 
     def warnings(self, facts: Facts, deviations: Sequence[float]) -> Iterable[str]:
         assert facts.schema is not None and facts.records is not None
@@ -159,3 +157,9 @@ class Cells(Schedule):
         scores = self.scores and privacy.unit == "record" and privacy.adjacency == "add_remove"
         columns = coded_columns(facts.schema)
         return plan(columns, len(facts.shares), facts.records, multiplier(privacy), scores)
+
+
+def _made(schema: Schema, state: gibbs.State, rows: int, seed: int, t: int, settle: bool) -> tuple[Samples, I64]:
+    """Rows of the table and their labels, int64 [rows]."""
+    codes, labels = gibbs.sample(state, rows, generator(seed, t, "generate"), settle)
+    return Samples(decode(schema, codes, labels, row_seeds(seed, t, "vary", rows)), forms=schema.forms), labels

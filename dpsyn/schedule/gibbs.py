@@ -19,7 +19,7 @@ import numpy as np
 
 from dpsyn.privacy.marginals import LABEL, Counter, Marginal
 from dpsyn.privacy.query import Answer, CellCounts, CellScores
-from dpsyn.schedule.binning import codes_within, denoised, inverse, is_shrunk, nested_bins
+from dpsyn.schedule.binning import ATOMS, codes_within, denoised, inverse, is_shrunk, nested_bins
 from dpsyn.schedule.subspaces import CellRelease
 from dpsyn.schedule.sweeps import Redraw, Term, redraw, sweep
 from dpsyn.tables.codec import CodedColumn
@@ -141,10 +141,11 @@ def sample(state: State, rows: int, rng: np.random.Generator, settle: bool = Tru
     More rows than the population has are its copies, moved on by themselves for some sweeps.
     """
     state = _evolve(state, np.linspace(1, 0.1, SWEEPS).tolist(), rng) if settle else state
-    held = state.rows
-    order = np.argsort(held[:, LABEL], kind="stable")  # evenly spaced rows of it: shares of the labels stay
+    order = np.argsort(state.rows[:, LABEL], kind="stable")  # evenly spaced rows of it: shares of the labels stay
+    held = state.rows[order].astype(np.min_scalar_type(max(ATOMS, state.labels)))
     picks = ((np.arange(rows) + rng.random()) * (len(held) / max(rows, 1))).astype(np.int64)
-    copies = held[order[np.minimum(picks, len(held) - 1)]]
+    copies = held[np.minimum(picks, len(held) - 1)]
+    del picks
     if rows > len(held):
         sweep(_redraws(state, state.measurements, rows), copies, rng, times=SWEEPS // 4)
     copies = copies[rng.permutation(rows)]

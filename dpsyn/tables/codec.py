@@ -32,6 +32,7 @@ BINS = 256  # runs of equal length
 NEAR = 32  # runs an octave, where that is shorter: a number, or a distance, is resolved to 2 % of itself
 AT_ENDS = 3  # runs an octave of the distance from a bound, where that is shorter
 CLOSE = 10  # distances are coded below this part of the range
+BLOCK = 2**17  # rows that are decoded at once, among which `another row` is found
 FARTHEST = 40  # octaves of distances, where there is no resolution
 
 # Before anything is known all runs are expected to hold alike, those near zero less: octaves in which that halves. (By
@@ -104,6 +105,14 @@ def decode(schema: Schema, table: np.ndarray, labels: np.ndarray, seeds: np.ndar
     A number is uniform over the places of its cell that are not below the columns that it is above, by its row's own
     seed, uint64 [n]. Raises ValueError for a code that a column does not have.
     """
+    content = np.empty(len(table), schema.dtype)
+    for start in range(0, len(table), BLOCK):
+        part = slice(start, start + BLOCK)
+        content[part] = _decode(schema, table[part], labels[part], seeds[part])
+    return content
+
+
+def _decode(schema: Schema, table: np.ndarray, labels: np.ndarray, seeds: np.ndarray) -> np.ndarray:
     content = np.empty(len(table), schema.dtype)
     schema.with_labels(content, labels)
     below, facts = _below(schema), coded_columns(schema)
