@@ -147,7 +147,7 @@ def sample(state: State, rows: int, rng: np.random.Generator, settle: bool = Tru
     copies = held[np.minimum(picks, len(held) - 1)]
     del picks
     if rows > len(held):
-        sweep(_redraws(state, state.measurements, rows), copies, rng, times=SWEEPS // 4)
+        sweep(redraws(state, state.measurements, rows), copies, rng, times=SWEEPS // 4)
     copies = copies[rng.permutation(rows)]
     codes = np.empty((rows, len(state.columns)), np.int32)
     for j in range(len(state.columns)):
@@ -239,7 +239,7 @@ def _evolve(state: State, steps: Iterable[float], rng: np.random.Generator) -> S
         parts = [step * min(0.4, 1 / max(1.0, tables[list(m.marginal.columns)].max())) for m in measurements]
         held = _counts(counter, rows)
         measurements = tuple(map(_pulled, measurements, held, repeat(scale), parts))
-        sweep(_redraws(state, measurements, len(rows)), rows, rng)
+        sweep(redraws(state, measurements, len(rows)), rows, rng)
     return replace(state, rows=rows, measurements=measurements)
 
 
@@ -267,7 +267,7 @@ def _newton(held: np.ndarray, wanted: np.ndarray, noise: np.ndarray, potential: 
     return step
 
 
-def _redraws(state: State, measurements: Sequence[Measurement], rows: int) -> list[Redraw]:
+def redraws(state: State, measurements: Sequence[Measurement], rows: int) -> list[Redraw]:
     """How each column is drawn, given the others. rows: how many will be."""
     about = [list[tuple[Measurement, np.ndarray]]() for _ in state.columns]
     for m in measurements:
