@@ -194,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "counts": (lambda _: one_by_one(asked, rows), lambda _: counts_of(asked, [rows])),
     }
     for name, both in ways.items():
-        taken, results = np.zeros((chosen.rounds, 2)), [np.zeros(0)] * 2
+        taken, results = np.zeros((chosen.rounds, 2)), dict[int, np.ndarray]()
         for number in range(chosen.rounds):
             for way, work in enumerate(both):
                 held = state.rows.copy(order="F")
@@ -204,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 results[way] = held if answer is None else np.asarray(answer)
         plain, ours = np.median(taken, 0)
         ratio = statistics.median(taken[:, 0] / np.maximum(taken[:, 1], 1e-9))
-        same = np.array_equal(*results)
+        same = np.array_equal(results[0], results[1])
         print(f"{name}: plain {plain:.3f} CPU s, here {ours:.3f}, {ratio:.1f} times as fast; the same: {same}")
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from dpsyn import cli
 from dpsyn.population import MISSING, Population, Samples
+from dpsyn.runs import storage
 from dpsyn.runs.directory import RunDirectory
 from dpsyn.runs.export import export
 from dpsyn.runs.storage import columns_of, from_parquet, to_parquet
@@ -169,3 +170,17 @@ def test_columns_called_as_ours_or_numpys_stay_what_they_are_in_every_format(tmp
     lines = [json.loads(line) for line in (tmp_path / "j/data.jsonl").read_text().splitlines()]
     assert lines[0] == {"label": "b", "file": 7, "born": "2020-01-31"}
     assert lines[1] == {"label": "a", "file": 8, "born": None}
+
+
+def test_a_table_in_many_groups_is_read_back_whole_or_a_few_rows_of_each_label(monkeypatch):
+    monkeypatch.setattr(storage, "_group", lambda content: 7)
+    content = np.array([(f"row {i}", float(i)) for i in range(50)], [("name", "O"), ("size", "<f8")])
+    labels, survivors = np.arange(50) % 3, np.arange(50) % 4 > 0
+    given = Population(2, Samples(content), labels, np.arange(50), survivors)
+    kept = to_parquet(given, [{"d": name} for name in "abc"])
+    assert pq.ParquetFile(pa.BufferReader(kept)).num_row_groups == 8
+    again = from_parquet(kept, "here")
+    assert again.samples.content.tolist() == content.tolist() and again.parents.tolist() == list(range(50))
+    few = from_parquet(kept, "here", per_label=3)
+    assert few.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3 and few.survivors.all()
+    assert [few.samples.content[at]["name"] for at in range(9)] == [f"row {row}" for row in few.parents]

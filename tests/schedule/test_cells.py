@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from harness import answer
 
-from dpsyn.privacy.marginals import LABEL, Marginal
+from dpsyn.privacy import marginals
+from dpsyn.privacy.marginals import LABEL, Marginal, cell_of, counts_of
 from dpsyn.privacy.query import Answer, CellCounts, CellScores
 from dpsyn.schedule import binning
 from dpsyn.schedule.gibbs import next_query, sample, start, update
@@ -69,6 +70,37 @@ def test_counts_are_those_of_a_naive_count_whatever_the_blocks():
         assert got.dtype == np.int64
         np.testing.assert_array_equal(got, np.concatenate(naive))
     assert kinds == {"marginals", "by_label", "scores", "tables"}
+
+
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_marginals_of_the_same_columns_that_are_counted_together_are_counted_right(threads, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    monkeypatch.setattr(marginals, "KEPT", 1)  # blocks of 4096 rows
+    sizes, rng = (40, 300, 5, 2, 3), RNG(0)
+    codes = np.stack([rng.integers(0, size, 9000) for size in sizes[:4]], 1).astype(np.int32)
+    labels = rng.integers(0, 3, 9000)
+
+    def cut(j, cells):
+        return rng.permutation(np.arange(sizes[j]) % cells)
+
+    def marginal(*pairs):
+        return Marginal(tuple(j for j, _ in pairs), tuple(cut(j, cells) for j, cells in pairs))
+
+    asked = [
+        marginal((0, 6), (1, 5)),
+        marginal((0, 4), (1, 7), (LABEL, 3)),
+        marginal((0, 40), (1, 300), (LABEL, 3)),  # more cells than 16 bits number
+        marginal((LABEL, 2)),
+        marginal((2, 5)),
+        marginal((2, 4), (LABEL, 3)),
+        marginal((3, 2), (0, 3), (2, 2)),
+        marginal((0, 3), (3, 2)),
+    ]
+    rows = np.concatenate([codes, labels[:, None]], 1)
+    naive = [np.bincount(cell_of(m, rows), minlength=m.size) for m in asked]
+    by_label = [(codes[labels == label], labels[labels == label]) for label in range(3)]
+    for blocks in ([(codes, labels)], by_label):
+        np.testing.assert_array_equal(counts_of(asked, blocks), np.concatenate(naive))
 
 
 def test_one_record_moves_as_many_entries_as_the_release_says_by_one_each():

@@ -464,3 +464,35 @@ def test_a_draft_from_a_codebook_says_what_the_codebook_says(tmp_path: Path) -> 
     book.write_text("name,kind\nage,integer\n")
     with pytest.raises(UserError, match="no low and high of 'age'"):
         draft.draft(str(book))
+
+
+@pytest.mark.parametrize("known", [0, 3, 10**6])
+def test_cells_that_were_read_before_are_read_alike(known, monkeypatch):
+    monkeypatch.setattr("dpsyn.tables.schema.KNOWN", known)
+    some = Schema(
+        {
+            "columns": {
+                "age": {"kind": "integer", "bounds": [0, 9], "missing": True},
+                "job": {"kind": "category", "values": ["smith", "clerk"], "outside": "other"},
+            }
+        }
+    )
+    parts = [
+        {"age": ["3", "x", "", "99"] * 40, "job": ["smith", "lord", "clerk", "clerk "] * 40},
+        {"age": ["3", None], "job": ["clerk", "lord"]},
+    ]
+    kept = some.cells_read()
+    for part in parts:
+        for one, two in zip(some.read(part, kept), some.read(part), strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+def test_rows_are_decoded_alike_in_blocks(monkeypatch):
+    some = Schema(
+        {"columns": {"age": {"kind": "number", "bounds": [0, 9], "missing": True}, "well": {"kind": "boolean"}}}
+    )
+    codes = np.stack([np.random.default_rng(0).integers(0, c.codes, 50) for c in codec.coded_columns(some)], 1)
+    seeds = np.arange(50, dtype=np.uint64)
+    whole = codec.decode(some, codes, np.zeros(50, np.int64), seeds)
+    monkeypatch.setattr(codec, "BLOCK", 7)
+    assert codec.decode(some, codes, np.zeros(50, np.int64), seeds).tobytes() == whole.tobytes()
