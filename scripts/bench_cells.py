@@ -178,10 +178,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     (one, state, codes, asked), (more, _, others, _) = found[1], found[chosen.threads]
     print(f"{'stage':12} {'CPU s, 1 thread':>16} {f'{chosen.threads} threads':>10} {'wall, 1 / more':>15}")
     for stage in [*one.spent, "all"]:
-        taken = [
+        (cpu, wall), (cpu_more, wall_more) = (
             np.sum(list(clock.spent.values()), 0) if stage == "all" else clock.spent[stage] for clock in (one, more)
-        ]
-        (cpu, wall), (cpu_more, wall_more) = taken
+        )
         print(f"{stage:12} {cpu:16.2f} {cpu_more:10.2f} {wall / wall_more:15.2f}")
     print(f"the same rows for any number of threads: {np.array_equal(codes, others)}")
 
