@@ -127,8 +127,8 @@ def plan(given: list[str]) -> int:
     overrides = compose.with_default(compose.readable(overrides, sweep))
     members = list(compose.members(overrides, folder)) if sweep else [(overrides, [])]
     jobs = [build(compose.settings(texts, folder), swept) for texts, swept in members]
-    for job in jobs:
-        show_plan(job)
+    for job, (texts, _) in zip(jobs, members, strict=True):
+        show_plan(job, texts)
     if sweep:
         show_joint_epsilon(jobs, read=False)
     return 0

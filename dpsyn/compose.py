@@ -97,7 +97,9 @@ def settings(overrides: Sequence[str], folder: str | None = None) -> dict[str, A
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_in_one_line(error, overrides)) from None
     _check_code(plain, overrides)
-    return _with_files(plain, [*([Path(folder)] if folder else []), config_folder()])
+    folders = [*([Path(folder)] if folder else []), config_folder()]
+    # a schema is named by its data, held out ones and every metric
+    return _with_files(plain, functools.cache(functools.partial(_read, folders)))
 
 
 def _own_name(config: DictConfig) -> str:
@@ -176,18 +178,23 @@ def _as_override(value: Any) -> str:
     return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value).lower()
 
 
-def _with_files(part: Any, folders: Sequence[Path]) -> Any:
+def _with_files(part: Any, read: Callable[[str, str], Mapping[str, Any]]) -> Any:
     """Prompt files and schemas by their content, so that what they say identifies the run: by the name of one of ours,
-    or by a path. folders: where ours are, in `prompts` and `schemas`."""
+    or by a path. read: (target, name) to content."""
     if isinstance(part, list):
-        return [_with_files(inner, folders) for inner in part]
+        return [_with_files(inner, read) for inner in part]
     if not isinstance(part, dict):
         return part
-    whole = {key: _with_files(inner, folders) for key, inner in part.items()}
+    whole = {key: _with_files(inner, read) for key, inner in part.items()}
     if isinstance(part.get("file"), str) and part.get("_target_") in READERS:
-        kind, read = READERS[part["_target_"]]
-        whole["file"] = dict(read(part["file"], *(folder / kind for folder in folders)))
+        whole["file"] = dict(read(part["_target_"], part["file"]))
     return whole
+
+
+def _read(folders: Sequence[Path], target: str, name: str) -> Mapping[str, Any]:
+    """folders: where ours are, in `prompts` and `schemas`."""
+    kind, read = READERS[target]
+    return read(name, *(folder / kind for folder in folders))
 
 
 def _chosen(overrides: Sequence[str]) -> list[str]:

@@ -19,21 +19,35 @@ class UserError(Exception):
     """An error that the user can fix. The command line shows its text as one line and ends with status 2."""
 
 
+class Missing(UserError):
+    """What a run needs and is not here: data, weights, a package, a name that only the user knows. A run is refused; a
+    plan needs nothing of the kind, and tells it."""
+
+
 class OutOfSpace(UserError):
     """A disk is full. Nothing half-written is left behind, and the same command goes on later."""
 
 
 def invalid(key: str, value: object, expected: str, do: str = "") -> UserError:
     """`key=value: expected ... do`, the form of every complaint about a setting."""
-    return UserError(f"{key}={value}: expected {expected}." + (f" {do}" if do else ""))
+    return UserError(_complaint(key, value, expected, do))
+
+
+def missing(key: str, value: object, expected: str, do: str = "") -> Missing:
+    """The same of what may be given later."""
+    return Missing(_complaint(key, value, expected, do))
+
+
+def _complaint(key: str, value: object, expected: str, do: str) -> str:
+    return f"{key}={value}: expected {expected}." + (f" {do}" if do else "")
 
 
 def check_packages(key: str, value: object, *packages: str, do: str = "") -> None:
-    """Raises UserError for the first package, by the name of its import, that is not installed. do: how to get it."""
+    """Raises Missing for the first package, by the name of its import, that is not installed. do: how to get it."""
     for package in packages:
         if find_spec(package) is None:
             name = INSTALLED_AS.get(package, package)
-            raise invalid(key, value, f"the package {name}", do or f"Install it: pip install {name}")
+            raise missing(key, value, f"the package {name}", do or f"Install it: pip install {name}")
 
 
 def one_of(values: Iterable[object]) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from dpsyn.api import Api, Degree
 from dpsyn.data import Data, TableData
 from dpsyn.embedding import Coder, Embedding
-from dpsyn.errors import invalid
+from dpsyn.errors import Missing, invalid
 from dpsyn.metric import Metric
 from dpsyn.networks.runtime import Runtime
 from dpsyn.population import Label
@@ -116,6 +116,15 @@ class Job:
 
 def check(job: Job) -> None:
     """What can be found out without reading a private row, loading a model or writing a file. Raises UserError."""
+    for lack in lacks(job):
+        raise lack
+
+
+def lacks(job: Job) -> Iterator[Missing]:
+    """What the run needs and is not here: data, weights, packages, names; of each part the first that is found out.
+
+    Raises UserError for all else that `check` refuses.
+    """
     job.schedule.check(job.facts, job.api)
     if job.privacy.unit == "user" and job.data.unit_column is None:
         raise invalid("privacy.unit", "user", "a column of user ids", "Name it with data.unit_column=.")
@@ -127,7 +136,7 @@ def check(job: Job) -> None:
         raise invalid("run_dir", job.root, "a directory that can be created", f"{above} is not writable.")
     if job.degree is not None:
         job.api.check_degree(job.degree)
-    job.data.check()
+    yield from (no_data := list(_missing(job.data.check)))
     for key, source in public_sources(job):
         if source.place is None:
             continue
@@ -138,11 +147,26 @@ def check(job: Job) -> None:
             raise invalid(
                 key, place, "public data, not what dpsyn released", "Its privacy loss would not be counted here."
             )
-    job.api.check()
-    job.embed.check()
+    yield from (no_api := list(_missing(job.api.check)))
+    # what reads the same data lacks them for the same reason
+    if not (no_api and {data.place for data in job.api.reads()} & {data.place for data in job.embed.reads()}):
+        yield from _missing(job.embed.check)
     for metric in job.metrics.values():
-        metric.check()
-    job.api.check_labels(job.labels)
+        if not (no_data and any(data.place == job.data.place for data in metric.reads())):
+            yield from _missing(metric.check)
+    yield from _missing(partial(job.api.check_labels, job.labels))
+
+
+def needed(job: Job) -> list[str]:
+    """A line for each of `lacks`, and for keys. Raises UserError as `check` does."""
+    return list(dict.fromkeys(str(lack) for lack in (*lacks(job), *_missing(job.api.check_keys))))
+
+
+def _missing(look: Callable[[], object]) -> Iterator[Missing]:
+    try:
+        look()
+    except Missing as error:
+        yield error
 
 
 def public_sources(job: Job) -> list[tuple[str, Data]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console
@@ -10,9 +11,9 @@ from rich.table import Table
 
 from dpsyn.api import metered
 from dpsyn.errors import invalid
-from dpsyn.job import Job, check
+from dpsyn.job import Job, check, needed
 from dpsyn.privacy import account
-from dpsyn.privacy.budget import WEAK, Budget, Charge, epsilon_of, format_epsilon, records_in_a_vote
+from dpsyn.privacy.budget import WEAK, Budget, Charge, epsilon_of, exact_epsilon, format_epsilon, records_in_a_vote
 from dpsyn.privacy.statement import format_delta
 from dpsyn.runs.cost import at_most, format_usage
 from dpsyn.runs.directory import RunDirectory
@@ -52,9 +53,12 @@ def deviations(job: Job, budget: Budget) -> list[float]:
     return [charge.sigma * records_in_a_vote(charge, release.moves) for charge, release in pairs]
 
 
-def show_plan(job: Job) -> None:
-    """Prints privacy, sizes, calls and disk. Nothing is read or written."""
-    check(job)
+def show_plan(job: Job, given: Sequence[str] = ()) -> None:
+    """Prints privacy, sizes, calls and disk, and what a run needs that is not here. Nothing is read or written.
+
+    given: the overrides of the command line. Raises UserError for what no run could have.
+    """
+    needs = needed(job)
     budget = job.budget()
     console = Console()
     lines = {
@@ -64,7 +68,8 @@ def show_plan(job: Job) -> None:
         "labels": f"{len(job.labels)}: {_shortened([label_name(label) for label in job.labels])}",
         "records (declared)": "not declared" if job.data.records is None else f"{job.data.records:,}",
     }
-    for name, value in [*lines.items(), *(("warning", text) for text in _warnings(job, budget))]:
+    warnings = [*_warnings(job, budget), *_ignored(job, given)]
+    for name, value in [*lines.items(), *(("warning", text) for text in warnings)]:
         console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
     console.print(_table(job, budget))
     asked = [*job.api_rows, (0, job.expand_rows or 0)]
@@ -77,6 +82,18 @@ def show_plan(job: Job) -> None:
         console.print(f"at most: {format_usage(at_most(apis, job.labels, generated, varied))}", highlight=False)
     stored = rows + (generated + varied if job.schedule.uses_api else rows)
     console.print(f"disk: about {_megabytes(stored * job.api.row_bytes)} for the run", highlight=False)
+    for text in needs:
+        console.print(f"still needed to run: {text}", markup=False, highlight=False, soft_wrap=True)
+    if any(text.startswith("data") for text in needs):
+        console.print("known only with the data: whether they have the declared columns", highlight=False)
+
+
+def _ignored(job: Job, given: Sequence[str]) -> Iterator[str]:
+    """given: overrides."""
+    names = ("api", "embedding")
+    mine = [text.lstrip("+~") for text in given if re.match(rf"[+~]*({'|'.join(names)})\b", text)]
+    if mine and not job.schedule.uses_api:
+        yield f"{' '.join(mine)} is ignored: this schedule asks no api, and no embedding"
 
 
 def _table(job: Job, budget: Budget) -> Table:
@@ -93,7 +110,7 @@ def _table(job: Job, budget: Budget) -> Table:
     noise_of = deviations(job, budget)
     for t, (release, charge) in enumerate(zip(job.releases, budget.charges, strict=True), 1):
         asked = api_rows(job.api_rows[t]) if t < len(job.api_rows) else [""] * len(asks)
-        alone, far = _epsilon(job, [charge]), _epsilon(job, budget.charges[:t])
+        alone, far = _epsilon(job, [charge]), _epsilon(job, budget.charges[:t], whole=t == len(budget.charges))
         words = [release.told.get(key, "") for key in told]
         table.add_row(release.name, *asked, *words, f"{noise_of[t - 1]:,.4g}", alone, far)
     if job.expand_rows:
@@ -163,7 +180,7 @@ def show_budget() -> None:
 
 
 def show_joint_epsilon(jobs: Sequence[Job], read: bool) -> list[float]:
-    """Checks all jobs of a sweep, and prints the joint epsilon of those on the same data.
+    """Prints the joint epsilon of the jobs of a sweep on the same data.
 
     read: know the data by their content too, for which local files are read once.
     Returns the joint epsilon of each data set. Raises UserError where jobs on one protect different units.
@@ -188,6 +205,8 @@ def agree_to_joint_epsilon(jobs: Sequence[Job]) -> None:
 
     Raises UserError unless the joint epsilon on each data set was agreed to, and where a limit is set and passed.
     """
+    for job in jobs:
+        check(job)
     joint = max(show_joint_epsilon(jobs, read=True), default=0.0) if len(jobs) > 1 else 0.0
     accepted = [job.privacy.accept_joint_epsilon for job in jobs]
     least = min((value for value in accepted if value is not None), default=None)
@@ -217,7 +236,6 @@ def _by_data(jobs: Sequence[Job], read: bool) -> list[list[Job]]:
     """Jobs that protect somebody, those together that share data."""
     groups: list[tuple[set[str], list[Job]]] = []
     for job in jobs:
-        check(job)
         if not job.privacy.is_private:
             continue
         keys, mine = set(job.data_known_by(read)), [job]
@@ -228,11 +246,14 @@ def _by_data(jobs: Sequence[Job], read: bool) -> list[list[Job]]:
     return [runs for _, runs in groups]
 
 
-def _epsilon(job: Job, charges: Sequence[Charge]) -> str:
+def _epsilon(job: Job, charges: Sequence[Charge], whole: bool = False) -> str:
+    """whole: of the whole budget, which the accountant knows; the others by exact convolution, which takes a hundredth
+    of its time (measured: 0.3 ms against 30 to 120)."""
     if not job.privacy.is_private:
         return "-"
     assert job.privacy.delta is not None
-    return format_epsilon(epsilon_of(charges, job.privacy.delta, job.privacy.adjacency))
+    of = epsilon_of if whole else exact_epsilon
+    return format_epsilon(of(charges, job.privacy.delta, job.privacy.adjacency))
 
 
 def _shortened(names: Sequence[str]) -> str:

@@ -82,6 +82,10 @@ class Api(Protocol):
         """Raises UserError for labels that it cannot be asked for."""
         return None
 
+    def check_keys(self) -> None:
+        """Raises UserError for a key that a request needs and that is not set. A finished run needs none."""
+        return None
+
 
 @dataclass(frozen=True)
 class Unasked(Api):

@@ -19,7 +19,7 @@ import numpy as np
 
 from dpsyn.api import Api, Degree, Meter, Usage
 from dpsyn.data import Data
-from dpsyn.errors import UserError, check_packages, invalid
+from dpsyn.errors import UserError, check_packages, invalid, missing
 from dpsyn.language.answers import Answers, answer_key
 from dpsyn.language.asking import Answer, Question, ask, ping, tokens_of
 from dpsyn.language.endpoints import DEFAULT_URL, Endpoint, check_address, check_key_name, key_in
@@ -160,7 +160,7 @@ class Chat(Api):
         """Raises UserError for a missing package, model or price, what is no address, what are no prompts."""
         check_packages("api", "chat", "openai", "aiohttp")
         if not self.model:
-            raise invalid("api.model", "null", "the name of a model of the endpoint")
+            raise missing("api.model", "null", "the name of a model of the endpoint")
         for url, _ in self._addresses():
             check_address(url)
         self.prompts.check()
@@ -192,6 +192,10 @@ class Chat(Api):
     def check_labels(self, labels: Sequence[Label]) -> None:
         """Raises UserError for a placeholder or a label that the prompt file has nothing for."""
         self.prompts.check_labels(labels)
+
+    def check_keys(self) -> None:
+        """Raises UserError for a key that is not set, or is none."""
+        self._endpoints()
 
     def reads(self) -> Sequence[Data]:
         return ()

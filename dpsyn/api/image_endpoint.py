@@ -25,7 +25,7 @@ import numpy as np
 
 from dpsyn.api import Api, Degree, Meter, Usage
 from dpsyn.data import Data
-from dpsyn.errors import UserError, check_packages, invalid
+from dpsyn.errors import UserError, check_packages, invalid, missing
 from dpsyn.files import answers_cache, write
 from dpsyn.language.asking import Answer, Question, ask, ping, posted
 from dpsyn.language.endpoints import (
@@ -167,14 +167,14 @@ class ImageEndpoint(Api):
         """Raises UserError for a missing package, model, price, prompt or edit, and for what is no address."""
         check_packages("api", "image_endpoint", "openai", "aiohttp", "PIL")
         if not self.model:
-            raise invalid("api.model", "null", "the name of a model of the endpoint")
+            raise missing("api.model", "null", "the name of a model of the endpoint")
         check_address(self.base_url)
         if self.prompts is None:
-            raise invalid(
+            raise missing(
                 "api.prompts", "null", "a template over the label's columns, a list, or either for each label"
             )
         if self.vary_with == "edit" and self.edits is None:
-            raise invalid("api.edits", "null", "a list of instructions, from the mildest to the strongest")
+            raise missing("api.edits", "null", "a list of instructions, from the mildest to the strongest")
         if self.max_cost is not None and self.model not in self.prices:
             do = f"Give '+api.prices={{{self.model}: 0.04}}', with what an image costs."
             raise invalid("api.max_cost", self.max_cost, "null where api.prices lacks the model", do)
@@ -195,6 +195,10 @@ class ImageEndpoint(Api):
 
         for answer in ping([self._endpoint()], self._limits(), request, exchange):
             self._meter.calls += answer.finish == "stop"
+
+    def check_keys(self) -> None:
+        """Raises UserError for a key that is not set, or is none."""
+        key_in(self.api_key_env)
 
     def check_degree(self, degree: Degree) -> None:
         """Raises UserError for what is no degree."""

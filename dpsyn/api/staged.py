@@ -67,6 +67,11 @@ class Staged(Api):
         self.first.check_labels(labels)
         self.second.check_labels(labels)
 
+    def check_keys(self) -> None:
+        """Of both."""
+        self.first.check_keys()
+        self.second.check_keys()
+
     def reads(self) -> Sequence[Data]:
         return (*self.first.reads(), *self.second.reads())
 

@@ -1,11 +1,14 @@
 """The contract of private (or held-out) data: public facts as attributes, private rows streamed in batches."""
 
+import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Protocol, runtime_checkable
 
+from dpsyn.errors import UserError
 from dpsyn.population import I64, Label, Samples
 from dpsyn.tables.schema import Schema
 
@@ -118,3 +121,12 @@ class TableData(Data, Protocol):
 def held_out(row: bytes) -> bool:
     """True for a fifth of all rows, by their content: no other row moves a row to the other side."""
     return int.from_bytes(blake2b(row, digest_size=8).digest(), "big") % 5 == 0
+
+
+@contextmanager
+def said_of(key: str) -> Iterator[None]:
+    """What a reader says of `data.` is said of `key`, so that nobody looks for it in the private data."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(re.sub(r"(?<![\w./=])data(?=[.=])", key, str(error))) from None

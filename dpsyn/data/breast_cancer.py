@@ -16,6 +16,14 @@ from dpsyn.tables.columns import REFUSED
 from dpsyn.tables.schema import Schema, check_schema
 from dpsyn.validate import choice
 
+MEASURED = (
+    "radius", "texture", "perimeter", "area", "smoothness", "compactness", "concavity", "concave points", "symmetry",
+    "fractal dimension",
+)  # fmt: skip
+COLUMNS = frozenset(form.format(name) for name in MEASURED for form in ("mean {}", "{} error", "worst {}")) | {
+    "diagnosis"
+}
+
 
 @dataclass(frozen=True)
 class BreastCancer:
@@ -56,7 +64,7 @@ class BreastCancer:
     def check(self) -> None:
         """Raises UserError without scikit-learn, and for a schema of other columns."""
         check_packages("data", "breast_cancer", "sklearn")
-        if wrong := set(self.schema.columns) ^ set(_cells()):
+        if wrong := set(self.schema.columns) ^ COLUMNS:
             raise invalid("data.schema.file", min(wrong), "the columns of the schema breast_cancer, all and no other")
 
     def fingerprint(self) -> str:

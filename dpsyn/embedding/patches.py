@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from dpsyn import __version__
-from dpsyn.data import Data
+from dpsyn.data import Data, said_of
 from dpsyn.embedding import Embedding
-from dpsyn.errors import UserError, check_packages, invalid
+from dpsyn.errors import UserError, check_packages, invalid, missing
 from dpsyn.files import public_cache, write
 from dpsyn.networks.runtime import Runtime, exact, torch_device
 from dpsyn.networks.tensors import tensor, with_channels
@@ -65,8 +65,9 @@ class Patches(Embedding):
         """Raises UserError where the public images are not there."""
         check_packages("embedding", "patches", "torch")
         if self.data is None:
-            raise invalid("embedding.data", "null", "public images to learn from")
-        self.data.check()
+            raise missing("embedding.data", "null", "public images to learn from")
+        with said_of("embedding.data"):
+            self.data.check()
 
     def fingerprint(self) -> str:
         """Of the images that it learned from."""

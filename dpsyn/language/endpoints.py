@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
-from dpsyn.errors import UserError, invalid
+from dpsyn.errors import UserError, invalid, missing
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession, TCPConnector
@@ -140,14 +140,14 @@ def check_key_name(name: Any) -> None:
 
 
 def key_in(name: str | None) -> str | None:
-    """The key that an environment variable holds; None: there is no variable. Raises UserError for what is no key, and
-    never shows it."""
+    """The key that an environment variable holds; None: there is no variable. Raises Missing where it is not
+    set, UserError for what is no key, and never shows it."""
     if name is None:
         return None
     key = os.environ.get(name, "").strip()
     if not key:
         do = "Set it; for an endpoint without keys give api.api_key_env=null."
-        raise invalid("api.api_key_env", name, "an environment variable that holds the key", do)
+        raise missing("api.api_key_env", name, "an environment variable that holds the key", do)
     if key[0] in "\"'" and key[-1] == key[0]:
         raise invalid("api.api_key_env", name, "a variable with a key", "There are quotes around it.")
     odd = "a character that is not ASCII (a long dash or a curly quote?)"

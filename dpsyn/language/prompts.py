@@ -29,7 +29,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dpsyn.errors import did_you_mean, invalid, one_of
+from dpsyn.errors import did_you_mean, invalid, missing, one_of
 from dpsyn.language.reasoning import without_reasoning
 from dpsyn.marks import PLACE
 from dpsyn.networks.hub import model_folder, pinned
@@ -109,7 +109,7 @@ class Prompts:
         described = any("description" in _names(key, text) for key, _, text in _all_templates(file))
         if described and not (self.description or "").strip():
             do = "Give api.prompts.description='...'."
-            raise invalid("api.prompts.description", "null", "one sentence that describes your data", do)
+            raise missing("api.prompts.description", "null", "one sentence that describes your data", do)
         if self.description is not None and not described:
             do = "This prompt file has no {description}; general has."
             raise invalid("api.prompts.description", self.description, "null", do)

@@ -18,9 +18,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from dpsyn import __version__
-from dpsyn.data import Data
+from dpsyn.data import Data, said_of
 from dpsyn.embedding import Embedding
-from dpsyn.errors import UserError, invalid
+from dpsyn.errors import Missing, UserError, invalid
 from dpsyn.files import cache_folder, named_by, room_on_disk
 from dpsyn.population import Population, Samples, take
 from dpsyn.validate import whole
@@ -68,11 +68,9 @@ def check_settings(metric: Any, name: str, least: Mapping[str, int]) -> None:
 def check_real(data: Data | None) -> None:
     """Raises UserError without real data, or for what they can tell to be wrong without reading a row."""
     if data is None:
-        raise UserError("held_out=null: this metric needs real data. Declare a part of the group data as held_out.")
-    try:
+        raise Missing("held_out=null: this metric needs real data. Declare a part of the group data as held_out.")
+    with said_of("held_out"):
         data.check()
-    except UserError as error:
-        raise type(error)(re.sub(r"\bdata\.", "held_out.", str(error))) from None
 
 
 def real_samples(data: Data, size: int) -> Iterator[Samples]:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
-from dpsyn.errors import UserError
+from dpsyn.errors import Missing, UserError
 from dpsyn.metric import Metric, check_comparable, check_real, check_settings, sampled_sides
 from dpsyn.population import Population
 
@@ -41,7 +41,7 @@ class Mauve(Metric):
     def check(self) -> None:
         """Raises UserError without the package, and without real data."""
         if find_spec("mauve") is None:
-            raise UserError("metric mauve: the package is not installed. pip install mauve-text, or leave it out.")
+            raise Missing("metric mauve: the package is not installed. pip install mauve-text, or leave it out.")
         check_real(self.data)
         self.embedding.check()
 

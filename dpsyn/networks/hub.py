@@ -13,7 +13,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
-from dpsyn.errors import invalid
+from dpsyn.errors import invalid, missing
 from dpsyn.files import folder, public_cache, write
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -22,11 +22,11 @@ NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 def model_folder(key: str, name: Any, expected: str, needs_owner: bool = True) -> Path | None:
     """The folder that a model's name is, or None for a name on the hub: OWNER/NAME, or NAME alone where no owner is
-    needed. Raises UserError for anything else, with what is expected."""
+    needed. Raises Missing for anything else, with what is expected."""
     if isinstance(name, str) and name and (folder := Path(name).expanduser()).is_dir():
         return folder
     if not isinstance(name, str) or not NAME.fullmatch(name) or (needs_owner and "/" not in name):
-        raise invalid(key, name or "null", expected)
+        raise missing(key, name or "null", expected)
     return None
 
 

@@ -8,14 +8,14 @@ import re
 import tempfile
 from pathlib import Path
 
-from dpsyn.errors import UserError, invalid
+from dpsyn.errors import UserError, invalid, missing
 from dpsyn.files import public_cache, room_on_disk, sha256, write
 
 
 def check_weights(key: str, path: str | None, what: str) -> None:
-    """Raises UserError where `path` (of the setting `key`) is neither a file that is there nor an address."""
+    """Raises Missing where `path` (of the setting `key`) is neither a file that is there nor an address."""
     if not isinstance(path, str) or not ("://" in path or Path(path).expanduser().is_file()):
-        raise invalid(key, "null" if path is None else path, f"an existing file or an address ({what})")
+        raise missing(key, "null" if path is None else path, f"an existing file or an address ({what})")
 
 
 def local_weights(key: str, path: str, what: str) -> Path:

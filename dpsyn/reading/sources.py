@@ -23,7 +23,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from dpsyn.errors import check_packages, invalid, one_of
+from dpsyn.errors import check_packages, invalid, missing, one_of
 from dpsyn.networks.hub import check_revision, commit_of
 from dpsyn.reading.rows import (
     Broken,
@@ -105,7 +105,8 @@ class Source:
             raise invalid("data.encoding", self.encoding, "an encoding of texts: utf-8, latin-1, cp1252, utf-16, ...")
 
     def check(self, packages: Sequence[str] = ()) -> Path | None:
-        """The first local file; None for the hub, which is not asked. Raises UserError for a missing path or package.
+        """The first local file; None for the hub, which is not asked. Raises Missing for a path or package that is not
+        there.
 
         packages: those that are needed whatever the kind.
         """
@@ -120,7 +121,7 @@ class Source:
             raise invalid("data.revision", self.revision, "null for local files")
         first = next(walk(self.place, kind), None)
         if first is None:
-            raise invalid("data.path", self.place, "images in it" if kind == "imagefolder" else CALLED[kind])
+            raise missing("data.path", self.place, "images in it" if kind == "imagefolder" else CALLED[kind])
         return Path(first)
 
     @property
@@ -134,23 +135,23 @@ class Source:
         return str(place.with_name(place.name.replace("train", self.split)))
 
     def kind(self) -> str:
-        """One of `builders`, or 'hub'. Raises UserError for a local path that is not there."""
+        """One of `builders`, or 'hub'. Raises Missing for a local path that is not there."""
         called = [CALLED[builder] for builder in self.builders]
         if not isinstance(self.path, str) or not self.path:
             anything = f"a name on the hub, {', '.join(called[:-1])}, or {called[-1]}"
-            raise invalid(
+            raise missing(
                 "data.path", "null" if self.path is None else self.path, CALLED.get(str(self.builder), anything)
             )
         place = os.path.expanduser(self.path)
         if os.path.exists(place) or glob.has_magic(place):
             place = os.path.expanduser(self.place)
             if not os.path.exists(place) and not glob.has_magic(place):
-                raise invalid("data.path", self.place, "an existing file or folder")
+                raise missing("data.path", self.place, "an existing file or folder")
             return self.builder or self._local_kind(place)
         is_name = re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", self.path) and not self.path.endswith(".zip")
         if self.builder is not None or not is_name or self.path.lower().endswith(tuple(sum(SUFFIXES.values(), ()))):
             name = "" if self.builder else ", or a name on the hub"
-            raise invalid("data.path", self.path, f"an existing file or folder{name}")
+            raise missing("data.path", self.path, f"an existing file or folder{name}")
         return "hub"
 
     def _local_kind(self, place: str) -> str:

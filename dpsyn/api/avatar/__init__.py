@@ -14,7 +14,7 @@ from dpsyn.api import Api, Degree
 from dpsyn.api.avatar.faces import HEIGHT, PARAMETERS, WIDTH, names, pictures, values
 from dpsyn.api.avatar.processes import CHUNK, stop, workers_of
 from dpsyn.data import Data
-from dpsyn.errors import UserError, check_packages, invalid
+from dpsyn.errors import UserError, check_packages, invalid, missing
 from dpsyn.networks.runtime import Runtime
 from dpsyn.population import Label, Samples
 from dpsyn.randomness import uniform
@@ -61,7 +61,7 @@ class Avatar(Api):
             import cairosvg  # noqa: F401
         except OSError:
             do = "Install it: apt-get install libcairo2, or brew install cairo."
-            raise invalid("api", "avatar", "the system's library libcairo", do) from None
+            raise missing("api", "avatar", "the system's library libcairo", do) from None
 
     def check_degree(self, degree: Degree) -> None:
         """Raises UserError for what is no degree."""

@@ -19,7 +19,7 @@ import numpy as np
 from dpsyn.api import Api, Degree
 from dpsyn.api.draw_text.fonts import FINEST, Masters, font_files
 from dpsyn.data import Data
-from dpsyn.errors import UserError, invalid
+from dpsyn.errors import UserError, invalid, missing
 from dpsyn.marks import PLACE
 from dpsyn.population import Label, Samples, take
 from dpsyn.randomness import uniform
@@ -112,7 +112,7 @@ class DrawText(Api):
     def check(self) -> None:
         """Raises UserError for a folder without fonts. Whether they have the characters is found when they draw."""
         if self.fonts not in (None, "bundled") and not font_files(Path(str(self.fonts)).expanduser()):
-            raise invalid("api.fonts", self.fonts, "null, bundled, or a folder of fonts (ttf, otf, ttc)")
+            raise missing("api.fonts", self.fonts, "null, bundled, or a folder of fonts (ttf, otf, ttc)")
 
     def reads(self) -> Sequence[Data]:
         return ()

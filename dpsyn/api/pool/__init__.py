@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +17,9 @@ from dpsyn import __version__
 from dpsyn.api import Api, Degree
 from dpsyn.api.pool.graph import connect, is_wide, nearest
 from dpsyn.api.pool.stock import FARTHEST, Stock, opened, write_items, write_vectors
-from dpsyn.data import Data
+from dpsyn.data import Data, said_of
 from dpsyn.embedding import Embedding
-from dpsyn.errors import UserError, invalid
+from dpsyn.errors import UserError, invalid, missing
 from dpsyn.files import UNNAMED, alone, named_by, public_cache, room_on_disk, sync_file, sync_folder
 from dpsyn.marks import PLACE
 from dpsyn.networks.runtime import Runtime, torch_device
@@ -69,10 +68,10 @@ class Pool(Api):
     def check(self) -> None:
         """Raises UserError without a path, for data that are not there, and for what the embedding finds wrong."""
         if not self.path:
-            raise invalid("api.path", "null", "public data: a name on the hub, parquet files, or a folder")
+            raise missing("api.path", "null", "public data: a name on the hub, parquet files, or a folder")
         for part in (self.data, self.embedding):
             _named(part)
-        with _about_the_pool():
+        with said_of("api.data"):
             self.data.check()
         self.embedding.check()
 
@@ -138,7 +137,7 @@ class Pool(Api):
 
     @cached_property
     def _fingerprint(self) -> str:
-        with _about_the_pool():
+        with said_of("api.data"):
             return self.data.fingerprint()
 
     @cached_property
@@ -152,7 +151,7 @@ class Pool(Api):
         folder = public_cache() / "pools" / self._name
         if not folder.exists():
             folder.parent.mkdir(exist_ok=True)
-            with alone(folder.with_suffix(".lock")), room_on_disk(folder), _about_the_pool():
+            with alone(folder.with_suffix(".lock")), room_on_disk(folder), said_of("api.data"):
                 if not folder.exists():
                     self._collect(folder)
         return opened(folder, len(self.data.labels) if self.by_label else 0)
@@ -252,13 +251,3 @@ def _named(part: Any) -> str:
 
 def _shown(labels: Sequence[Label]) -> str:
     return ", ".join(str(dict(label)) for label in labels[:3]) + (", ..." if len(labels) > 3 else "")
-
-
-@contextmanager
-def _about_the_pool() -> Iterator[None]:
-    """What a reader says of `data.` is said of `api.data.`, so that nobody looks for it in the private data."""
-    try:
-        yield
-    except UserError as error:
-        text = str(error)
-        raise type(error)(f"api.{text}" if text.startswith("data") else text) from None

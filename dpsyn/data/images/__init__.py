@@ -14,7 +14,7 @@ import numpy as np
 
 from dpsyn.data import Records, Refusal
 from dpsyn.data.images.files import HEIF, ONLY_A_PATH, pixels_of
-from dpsyn.errors import invalid
+from dpsyn.errors import invalid, missing
 from dpsyn.marks import PLACE
 from dpsyn.population import Label, Samples
 from dpsyn.reading.rows import (
@@ -116,7 +116,7 @@ class Images:
         needs = self._source.kind() == "imagefolder" and self.on_error == "refuse" and find_spec("pillow_heif") is None
         if needs and any(file.suffix.lower() in HEIF for file in self._source.files()):
             do = "Install it: pip install pillow-heif"
-            raise invalid("data.path", self.path, "the package pillow-heif, as there are HEIC files", do)
+            raise missing("data.path", self.path, "the package pillow-heif, as there are HEIC files", do)
         if self._source.kind() == "parquet":
             self._parquet_columns(first)
             if self.unit_column is not None:
