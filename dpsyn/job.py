@@ -149,11 +149,12 @@ def lacks(job: Job) -> Iterator[Missing]:
             )
     yield from (no_api := list(_missing(job.api.check)))
     # what reads the same data lacks them for the same reason
-    if not (no_api and {data.place for data in job.api.reads()} & {data.place for data in job.embed.reads()}):
-        yield from _missing(job.embed.check)
+    same = no_api and {data.place for data in job.api.reads()} & {data.place for data in job.embed.reads()}
+    implied = {str(lack) for lack in _missing(job.embed.check)} if same else set()
+    yield from (lack for lack in _missing(job.embed.check) if str(lack) not in implied)
     for metric in job.metrics.values():
         if not (no_data and any(data.place == job.data.place for data in metric.reads())):
-            yield from _missing(metric.check)
+            yield from (lack for lack in _missing(metric.check) if str(lack) not in implied)
     yield from _missing(partial(job.api.check_labels, job.labels))
 
 

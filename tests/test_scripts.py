@@ -30,6 +30,7 @@ TINY = [
     "bench_frechet --rows 200 --dimension 32",
     "bench_inception --images 2 --sides 32 --threads 1 --rounds 1 --network 1",
     "bench_memory --sizes 2000",
+    "bench_plan --experiments smoke --rounds 1",
     "bench_pool --rows 500 --dimension 16 --neighbours 5",
     "bench_render --images 200 --fonts bundled --rounds 1",
     "bench_table_votes --rows 2000 --threads 1",

@@ -1,0 +1,126 @@
+"""`dpsyn plan`: every experiment, anywhere, in about the time that its libraries take to be imported."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_light import CODE
+
+from dpsyn import cli
+from dpsyn.build import config_folder
+from dpsyn.data import said_of
+from dpsyn.errors import Missing, UserError, invalid, missing
+from dpsyn.privacy import budget
+
+EXPERIMENTS = sorted(path.stem for path in (config_folder() / "experiment").glob("*.yaml"))
+# scipy.stats is not among them: dp_accounting imports it
+UNNEEDED = (
+    "torch", "diffusers", "transformers", "sentence_transformers", "faiss", "datasets", "openai", "httpx", "matplotlib",
+    "sklearn", "pandas", "pyarrow", "huggingface_hub", "safetensors", "ray", "opendp",
+)  # fmt: skip
+ALL = f"""
+import contextlib, io, json, sys
+from dpsyn.cli import main
+printed = {{}}
+for name in {EXPERIMENTS}:
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert main(["plan", "+experiment=" + name]) == 0, name
+    printed[name] = out.getvalue()
+print(json.dumps([printed, sorted({{name.split(".")[0] for name in sys.modules}})]))
+"""
+
+
+def planned(code):
+    """What the plan of each experiment prints, and the packages that all of them imported."""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout)
+
+
+def needs(printed):
+    return re.findall(r"^still needed to run: (.*?)=", printed, re.MULTILINE)
+
+
+def test_every_experiment_is_planned_without_data_weights_keys_and_heavy_imports(in_tmp, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    printed, packages = planned(ALL)
+    assert not set(packages) & set(UNNEEDED)
+    assert not list(in_tmp.iterdir())
+    for name, text in printed.items():
+        table, _, after = text.partition("rows of the synthetic data")
+        assert "promise: (" in table and "epsilon so" in table and "still needed" not in table and after, name
+    assert needs(printed["digits"]) == needs(printed["smoke"]) == needs(printed["text_smoke"]) == []
+    assert needs(printed["adult"]) == ["data.path"]  # and not that of the held out rows beside it
+    assert needs(printed["yelp"]) == ["data.path", "api.model", "api.api_key_env"]
+    assert needs(printed["yelp_pool"]) == ["data.path", "api.path"]
+    assert needs(printed["cifar10_pool"]) == ["api.path"]
+    assert "known only with the data: " in printed["adult"] and "known only" not in printed["digits"]
+
+
+def test_the_light_install_plans_every_experiment_and_names_the_packages_that_a_run_needs(in_tmp):
+    printed, _ = planned(CODE.split("from dpsyn.cli")[0] + ALL)
+    cifar10 = [line for line in printed["cifar10"].splitlines() if line.startswith("still needed")]
+    assert any("expected the package datasets. Install it: pip install datasets" in line for line in cifar10)
+    assert all("expected the package " in line for line in cifar10)
+
+
+def test_a_sweep_is_planned_without_data(in_tmp, own_state, capsys):
+    assert cli.main(["plan", "-m", "+experiment=cat", "privacy.epsilon=1,2"]) == 0
+    assert capsys.readouterr().out.count("still needed to run: data.path=null") == 2
+
+
+def test_what_is_missing_stops_a_run_and_what_is_wrong_stops_a_plan(in_tmp, own_state, capsys):
+    assert cli.main(["run", "+experiment=adult"]) == 2
+    assert capsys.readouterr().err.startswith("dpsyn: data.path=null: expected ")
+    Path("adult.csv").write_text("a,b\n1,2\n")
+    assert cli.main(["plan", "+experiment=adult", "data.path=adult.csv"]) == 2
+    assert "data.path=adult.csv: expected csv whose first line" in capsys.readouterr().err
+
+
+def test_an_api_that_is_given_beside_votes_in_cells_is_said_to_be_ignored(in_tmp, own_state, capsys):
+    assert cli.main(["plan", "+experiment=breast_cancer", "api=table"]) == 0
+    assert "warning: api=table is ignored" in capsys.readouterr().out
+    for given in (["+experiment=breast_cancer"], ["+experiment=breast_cancer_tab_pe", "api=table"]):
+        assert cli.main(["plan", *given]) == 0
+        assert "ignored" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("experiment", ["digits", "mnist", "breast_cancer", "adult"])
+def test_the_last_row_of_the_table_says_what_the_promise_says(experiment, in_tmp, own_state, capsys):
+    assert cli.main(["plan", f"+experiment={experiment}"]) == 0
+    out = capsys.readouterr().out
+    promised = re.search(r"promise: \((\S+),", out).group(1)
+    rows = [line for line in out.splitlines() if line.lstrip().startswith(("votes", "counts"))]
+    assert rows[-1].split()[-1] == promised
+    spent = [float(line.split()[-1]) for line in rows]
+    assert spent == sorted(spent)
+
+
+@pytest.mark.parametrize("unit", ["record", "user"])
+@pytest.mark.parametrize("adjacency", ["add_remove", "replace"])
+@pytest.mark.parametrize(
+    ("epsilon", "delta", "shares"),
+    [(1, 1e-5, [1] * 5), (10, 5e-7, [1] * 10), (0.332, 5e-9, [1, 1, 10, 3, 5]), (17.7, 9e-6, [1] * 9)],
+)
+def test_sigma_is_the_one_that_the_accountant_alone_finds(unit, adjacency, epsilon, delta, shares):
+    settings = budget.Settings(epsilon=epsilon, delta=delta, unit=unit, adjacency=adjacency)
+    releases = [budget.Release(str(at), 1, share) for at, share in enumerate(shares)]
+    found = budget.calibrated(settings, releases)
+
+    def spent(sigma):
+        return budget.epsilon_of(budget.calibrated(settings, releases, sigma).charges, delta, adjacency)
+
+    with pytest.raises(UserError, match="over the"):
+        spent(round(found.sigma - 2e-4, 4))
+    assert spent(found.sigma) <= epsilon
+
+
+def test_what_a_reader_says_of_its_settings_is_said_of_the_key_that_names_it():
+    for error in (invalid, missing):
+        with pytest.raises(UserError) as raised, said_of("api.data"):
+            raise error("data.path", "a/data.csv", "files", "Or say data.builder=.")
+        assert str(raised.value) == "api.data.path=a/data.csv: expected files. Or say api.data.builder=."
+        assert isinstance(raised.value, Missing) == (error is missing)
