@@ -44,8 +44,7 @@ usage: dpsyn {verb} [+experiment=NAME] [GROUP=PART ...] [KEY=VALUE ...] [--confi
 """
 WHAT = {
     "run": "Makes the synthetic data. The same command goes on with what was interrupted. -m KEY=A,B runs a sweep.",
-    "plan": "Tells what a run would cost: privacy, calls, tokens, money, disk, and what it still needs. Reads no private\n"
-    "row, writes nothing.",
+    "plan": "Tells what a run would cost: privacy, calls, tokens, money, disk. Reads no private row, writes nothing.",
     "check": "Reads the private rows and tells, privately, what a run would make of them. Spends and writes nothing.",
 }
 UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
