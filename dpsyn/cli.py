@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dpsyn import __version__
 from dpsyn.errors import UserError, invalid
+from dpsyn.threads import wait_passively
 
 HELP = """\
 dpsyn: differentially private synthetic data by Private Evolution, without training anything.
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 stops nothing
+    wait_passively()
     atexit.register(gc.freeze)  # else Python looks at its end for garbage among all of torch: 0.7 s
     given = list(sys.argv[1:] if arguments is None else arguments)
     verbs = {

@@ -29,6 +29,7 @@ from dpsyn.schedule import Ask, PublicSide
 from dpsyn.schedule.vital_signs import vital_signs
 from dpsyn.show import Screen
 from dpsyn.sides import private_side, public_side
+from dpsyn.threads import on_free_threads
 
 PICTURED = 20  # samples of a label that are read for the picture
 
@@ -219,7 +220,10 @@ def _electorate(job: Job, run: RunDirectory, screen: Screen) -> Electorate:
 def _measure(job: Job, run: RunDirectory, population: Population, screen: Screen) -> None:
     final = population.iteration == job.iterations
     for at, (name, metric) in enumerate(job.metrics.items(), 1):
-        with private_side(run, screen, f"metric {at} of {len(job.metrics)}: {name}", f"metric {name}"):
+        with (
+            private_side(run, screen, f"metric {at} of {len(job.metrics)}: {name}", f"metric {name}"),
+            on_free_threads(),
+        ):
             numbers = metric(population)
         run.add_metrics({"iteration": population.iteration, "final": final, "metric": name, **numbers}, metric.private)
         if numbers and not metric.private:

@@ -24,6 +24,7 @@ from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError
 from dpsyn.networks.runtime import Runtime
 from dpsyn.population import Label, Samples, concatenate, take
+from dpsyn.threads import processors
 
 Ask = Callable[..., Any]
 """(what: 'generate', 'vary' or 'embed', its arguments ...) -> its answer"""
@@ -144,7 +145,7 @@ def _begin(device: str, devices: int, api: Api, embed: Embedding) -> None:
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     os.environ["CUDA_VISIBLE_DEVICES"] = (visible[int(number)] if visible else number) if kind == "cuda" else ""
     if kind == "cpu":
-        os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // devices))
+        os.environ["OMP_NUM_THREADS"] = str(max(1, processors() // devices))
     _ask_here = _asker(api, embed)
 
 

@@ -21,9 +21,10 @@ import numpy as np
 import python_avatars
 from PIL import Image
 
-from dpsyn.api.avatar import Avatar, cores, random_rows
+from dpsyn.api.avatar import Avatar, random_rows
 from dpsyn.api.avatar.faces import PARAMETERS, values
 from dpsyn.networks.runtime import Runtime
+from dpsyn.threads import processors
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"dpsyn, one core:    {1 / min(one):.0f} images/s, {min(theirs) / min(one):.1f} times as many")
     drawn(None)
     all_cores = min(timed(drawn, None)[0] for _ in range(chosen.rounds)) / chosen.images
-    print(f"dpsyn, {cores()} workers:   {1 / all_cores:.0f} images/s, {min(one) / all_cores:.2f} times one core")
+    print(f"dpsyn, {processors()} workers:   {1 / all_cores:.0f} images/s, {min(one) / all_cores:.2f} times one core")
 
 
 if __name__ == "__main__":

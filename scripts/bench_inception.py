@@ -8,6 +8,7 @@ random weights: it, and not the resize, is what a CPU is slow at.
 """
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             part = Inception(file.name, Runtime(device="cpu"))
             part(images)
             for threads in chosen.threads:
-                torch.set_num_threads(threads)
+                os.environ["OMP_NUM_THREADS"] = str(threads)
                 print(
                     f"resize and network, {threads} thread(s): {chosen.network / seconds(part, images):,.1f} images/s"
                 )

@@ -24,6 +24,7 @@ def test_a_script_is_a_module_with_a_main_that_has_help(path, monkeypatch, capsy
 
 TINY = [
     "bench_avatar --images 20 --rounds 1",
+    "bench_busy --work boosting --rows 300 --rounds 1",
     "bench_cells --rows 2000 --columns 5 --rounds 1",
     "bench_chat --rounds 5 --concurrency 4 --latency 0.01 --seconds 1",
     "bench_diffusion --rows 2 --calls 1 --rounds 1 --uncompiled --device cpu",

@@ -13,9 +13,10 @@ import numpy as np
 from dpsyn.data import Data
 from dpsyn.errors import UserError, check_packages, invalid
 from dpsyn.metric import Metric, check_real, check_settings
-from dpsyn.networks.runtime import DEVICE
+from dpsyn.networks.runtime import DEVICE, take_free_threads
 from dpsyn.networks.tensors import resized, tensor
 from dpsyn.population import Population
+from dpsyn.threads import on_free_threads
 from dpsyn.validate import choice, flag, whole
 
 LIGHT = ("logistic", "nearest")  # of scikit-learn, without torch
@@ -98,6 +99,7 @@ class Classifier(Metric):
             return {"accuracy": _accuracy_without_torch(self, population)}
         import torch
 
+        take_free_threads()
         device = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         _, *shape, channels = population.samples.content.shape
         with torch.random.fork_rng(range(torch.cuda.device_count()) if device.startswith("cuda") else []):
@@ -127,13 +129,14 @@ def _accuracy_without_torch(part: Classifier, population: Population) -> float:
     made = population.samples.content
     is_logistic = part.network == "logistic"
     model = LogisticRegression(max_iter=100 * part.epochs) if is_logistic else KNeighborsClassifier(1)
-    model.fit(made.reshape(len(made), -1) / np.float32(255), population.labels)
     right = total = 0
-    for records in part.data.batches(1024):
-        if len(records.samples):
-            pixels = [_resized(image, made.shape[1:]) for image in records.samples.content]
-            guess = model.predict(np.stack(pixels) / np.float32(255))
-            right, total = right + int((guess == records.labels).sum()), total + len(guess)
+    with on_free_threads():
+        model.fit(made.reshape(len(made), -1) / np.float32(255), population.labels)
+        for records in part.data.batches(1024):
+            if len(records.samples):
+                pixels = [_resized(image, made.shape[1:]) for image in records.samples.content]
+                guess = model.predict(np.stack(pixels) / np.float32(255))
+                right, total = right + int((guess == records.labels).sum()), total + len(guess)
     return right / max(total, 1)
 
 

@@ -12,7 +12,7 @@ from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, check_packages, invalid
 from dpsyn.metric import Metric, check_comparable, check_real, check_settings, sampled_sides
-from dpsyn.networks.runtime import Runtime, torch_device
+from dpsyn.networks.runtime import Runtime, take_free_threads, torch_device
 from dpsyn.population import Population
 
 BLOCK_BYTES = 1 << 27  # of distances held at once
@@ -85,6 +85,7 @@ def manifolds(
     """
     import torch
 
+    take_free_threads()
     with torch.no_grad():
         # about their common mean, where rounding is least
         x, y = (torch.from_numpy(np.ascontiguousarray(v)).to(device, torch.float64) for v in (ours, real))

@@ -15,6 +15,7 @@ from dpsyn.metric import Metric, check_real, check_settings, real_samples
 from dpsyn.population import Population
 from dpsyn.tables.columns import Column
 from dpsyn.tables.schema import Schema, check_schema
+from dpsyn.threads import on_free_threads
 from dpsyn.validate import choice
 
 BATCH = 4096
@@ -70,7 +71,8 @@ class TableClassifier(Metric):
             guess = _classifier(self, _matrix(ours, self.schema.features), target.codes_of(ours[target.name]))
             wanted = target.codes_of(real[target.name])
             chances = np.zeros((len(real), target.size))
-            values, share = guess(_matrix(real, self.schema.features))
+            with on_free_threads():
+                values, share = guess(_matrix(real, self.schema.features))
             chances[:, values] = share
             found |= {f"{kind}_{target.name}": value for kind, value in _judged(wanted, chances).items()}
         return found
@@ -123,7 +125,8 @@ class TableRegressor(Metric):
         others = [column for column in self.schema.columns.values() if column is not target]
         guess = _regressor(self, _matrix(ours, others), target.numbers(ours[target.name]).astype(np.float64))
         wanted = target.numbers(real[target.name]).astype(np.float64)
-        error = guess(_matrix(real, others)) - wanted
+        with on_free_threads():
+            error = guess(_matrix(real, others)) - wanted
         spread = np.square(wanted - wanted.mean()).sum()
         r2 = 1 - np.square(error).sum() / spread if spread else 0.0
         return {f"r2_{target.name}": float(r2), f"mae_{target.name}": float(np.abs(error).mean())}
@@ -225,7 +228,8 @@ def _fitted(what: str, part: Part, values: np.ndarray, categories: np.ndarray, w
         marked = categories if categories.any() else None
         # with nothing to hold leaves of few rows back, a rare label drives it apart: accuracy 0.44, not 1, of real rows
         model = make(l2_regularization=1, categorical_features=marked, random_state=part.seed)
-        return model.fit(values, wanted)
+        with on_free_threads():
+            return model.fit(values, wanted)
     try:
         if part.model == "tabicl":
             import tabicl

@@ -25,8 +25,9 @@ from dpsyn.metric import (
     texts_of,
 )
 from dpsyn.networks.hub import check_revision, model_folder, pinned, quiet_transformers
-from dpsyn.networks.runtime import Runtime, torch_device
+from dpsyn.networks.runtime import Runtime, take_free_threads, torch_device
 from dpsyn.population import Label, Population, Samples
+from dpsyn.threads import on_free_threads
 from dpsyn.validate import choice, number
 
 PER_BATCH = 1024  # texts read and embedded at once
@@ -126,7 +127,8 @@ class TextClassifier(Metric):
             wanted = values[population.labels]
             if len(np.unique(wanted)) > 1:
                 model = LogisticRegression(C=self.inverse_penalty, max_iter=ROUNDS, random_state=self.seed)
-                fitted[name] = model.fit((vectors - mean) / scale, wanted).predict
+                with on_free_threads():
+                    fitted[name] = model.fit((vectors - mean) / scale, wanted).predict
             else:
                 fitted[name] = functools.partial(_always, wanted[0])
 
@@ -142,6 +144,7 @@ class TextClassifier(Metric):
     def _encoder(self, population: Population, tasks: Mapping[str, np.ndarray]) -> Guess:
         import torch
 
+        take_free_threads()
         device = torch_device(self.runtime)
         with torch.random.fork_rng(range(torch.cuda.device_count()) if device.startswith("cuda") else []):
             torch.manual_seed(self.seed)

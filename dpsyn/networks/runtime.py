@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from dpsyn.errors import UserError, invalid
+from dpsyn.threads import free_threads
 from dpsyn.validate import choice, flag, whole
 
 T = TypeVar("T")
@@ -112,12 +114,27 @@ def placed(network: Any, runtime: Runtime) -> Any:
     return torch.compile(network) if runtime.compile else network
 
 
+def take_free_threads() -> None:
+    """torch works on the free processors of the CPU from now on, and on no more than it began with."""
+    import torch
+
+    torch.set_num_threads(min(_threads_at_first(), free_threads()))
+
+
+@functools.cache
+def _threads_at_first() -> int:
+    import torch
+
+    return int(torch.get_num_threads())
+
+
 @contextlib.contextmanager
 def running(runtime: Runtime) -> Iterator[None]:
     """For the api's networks: no gradients, autocast to the dtype, TF32 only where asked."""
     import torch
 
     device, dtype = torch_device(runtime), torch_dtype(runtime)
+    take_free_threads()
     autocast = torch.autocast(device.partition(":")[0], dtype, enabled=dtype != torch.float32)
     with torch.no_grad(), _tf32(runtime.tf32), autocast:
         yield
@@ -128,6 +145,7 @@ def exact() -> Iterator[None]:
     """For embeddings: no gradients, float32, no TF32, whatever else is asked of the runtime."""
     import torch
 
+    take_free_threads()
     with torch.no_grad(), _tf32(False):
         yield
 

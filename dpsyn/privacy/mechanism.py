@@ -4,12 +4,12 @@ Whole integers in, whole integers out: there are no low-order bits of a float to
 """
 
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from dpsyn.privacy.budget import SMALLEST_SIGMA
+from dpsyn.threads import free_threads
 
 PART = 500  # entries that are worth a thread
 
@@ -37,7 +37,7 @@ def discrete_gaussian(counts: np.ndarray, scale: float) -> np.ndarray:
         noisy = make_gaussian(vector, l2_distance(T="f64"), scale=float(scale))
         return np.asarray(noisy(part.astype(np.int64).tolist()), dtype=np.int64)
 
-    parts = np.array_split(counts, min(os.cpu_count() or 1, len(counts) // PART + 1))
+    parts = np.array_split(counts, min(free_threads(), len(counts) // PART + 1))
     with ThreadPoolExecutor(len(parts)) as pool:
         return np.concatenate(list(pool.map(drawn, parts)))
 

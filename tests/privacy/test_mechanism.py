@@ -34,7 +34,7 @@ def test_two_draws_differ_whatever_the_seed():
 
 
 def test_parts_of_a_long_vector_have_independent_noise(monkeypatch):
-    monkeypatch.setattr(mechanism.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(mechanism, "free_threads", lambda: 4)
     counts = np.arange(8000) * 1000
     noise = (discrete_gaussian(counts, 50.0) - counts).reshape(4, 2000)
     assert np.abs(noise).max() < 50 * 8  # every entry has its own count

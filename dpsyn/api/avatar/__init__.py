@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from dpsyn.errors import UserError, check_packages, invalid, missing
 from dpsyn.networks.runtime import Runtime
 from dpsyn.population import Label, Samples
 from dpsyn.randomness import uniform
+from dpsyn.threads import processors
 
 OFTEN_NONE = ("facial_hair", "accessory")  # python_avatars draws NONE half of the time, any value else
 
@@ -97,7 +97,7 @@ class Avatar(Api):
         """rows: int64 [n, 16], indices into the values of each parameter."""
         distinct, places = np.unique(rows, axis=0, return_inverse=True)
         crop = tuple(self.crop or (0, 0, WIDTH, HEIGHT))
-        workers = cores() if self.runtime.workers is None else self.runtime.workers
+        workers = processors() if self.runtime.workers is None else self.runtime.workers
         if workers < 2 or len(distinct) <= CHUNK or multiprocessing.parent_process() is not None:
             images = pictures(distinct, tuple(self.image_size), crop)
         else:
@@ -134,7 +134,3 @@ def random_rows(seeds: np.ndarray, stream: str) -> np.ndarray:
             column[uniform(seeds, stream, 50 + k) < 0.5] = names(name).index("NONE")
         columns.append(column)
     return np.stack(columns, axis=1)
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
