@@ -110,5 +110,5 @@ def test_threads_without_work_sleep_and_the_environment_has_the_last_word(monkey
 
 def test_nobody_else_counts_processors():
     for path in Path(dpsyn.__file__).parent.rglob("*.py"):
-        if path.name not in ("threads.py", "nearest.py"):  # faiss
+        if path.name != "threads.py":
             assert not re.search(r"cpu_count|sched_getaffinity|n_jobs|omp_get", path.read_text()), path

@@ -6,7 +6,6 @@ BLAS in faiss's wheel takes a new processor for one of 2004: 29 GFLOP a CPU seco
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -16,6 +15,7 @@ import numpy as np
 
 from dpsyn.networks.runtime import exact
 from dpsyn.population import F32, I64
+from dpsyn.threads import free_threads
 
 VECTORS, BLOCK = 2048, 2**18  # of a block; and its distances, 1 MiB
 FEW = 4  # neighbours that are taken one after the other; more of them are parted from the rest at once
@@ -71,7 +71,7 @@ def cpu_search(vectors: F32) -> Search:
 
 def shared(share: Search, queries: Any, k: int) -> tuple[F32, I64]:
     """What `share` finds for all queries, a part of them on every processor."""
-    threads = max(1, min(len(os.sched_getaffinity(0)), len(queries) // LEAST))
+    threads = max(1, min(free_threads(), len(queries) // LEAST))
     if threads == 1:
         return share(queries, k)
     ends = np.linspace(0, len(queries), threads + 1).astype(np.int64).tolist()

@@ -75,7 +75,7 @@ def test_threads_that_share_the_records_find_the_same(monkeypatch):
     rng = np.random.default_rng(3)
     candidates, records = np.float32(np.round(rng.standard_normal((40, 6)))), np.float32(rng.standard_normal((1001, 6)))
     candidates = candidates[distinct(candidates)]
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(3))
+    monkeypatch.setattr("dpsyn.networks.search.free_threads", lambda: 3)
     assert (nearest(records, candidates, 1, cpu_search(candidates)) == brute(records, candidates, 1)).all()
 
 
