@@ -18,8 +18,8 @@ from dpsyn.privacy import budget
 EXPERIMENTS = sorted(path.stem for path in (config_folder() / "experiment").glob("*.yaml"))
 # scipy.stats is not among them: dp_accounting imports it
 UNNEEDED = (
-    "torch", "diffusers", "transformers", "sentence_transformers", "faiss", "datasets", "openai", "httpx", "matplotlib",
-    "sklearn", "pandas", "pyarrow", "huggingface_hub", "safetensors", "ray", "opendp",
+    "torch", "diffusers", "transformers", "sentence_transformers", "faiss", "datasets", "openai", "aiohttp",
+    "matplotlib", "sklearn", "pandas", "pyarrow", "huggingface_hub", "safetensors", "ray", "opendp",
 )  # fmt: skip
 ALL = f"""
 import contextlib, io, json, sys
