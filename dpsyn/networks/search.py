@@ -7,7 +7,6 @@ BLAS in faiss's wheel takes a new processor for one of 2004: 29 GFLOP a CPU seco
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from dpsyn.networks.runtime import exact
 from dpsyn.population import F32, I64
-from dpsyn.threads import free_threads
+from dpsyn.threads import free_threads, in_threads
 
 VECTORS, BLOCK = 2048, 2**18  # of a block; and its distances, 1 MiB
 FEW = 4  # neighbours that are taken one after the other; more of them are parted from the rest at once
@@ -71,14 +70,11 @@ def cpu_search(vectors: F32) -> Search:
 
 def shared(share: Search, queries: Any, k: int) -> tuple[F32, I64]:
     """What `share` finds for all queries, a part of them on every processor."""
-    threads = max(1, min(free_threads(), len(queries) // LEAST))
-    if threads == 1:
-        return share(queries, k)
-    ends = np.linspace(0, len(queries), threads + 1).astype(np.int64).tolist()
-    with ThreadPoolExecutor(threads) as pool:
-        parts = [pool.submit(share, queries[a:b], k) for a, b in pairwise(ends)]
-        distances, rows = zip(*(part.result() for part in parts), strict=True)
-    return np.concatenate(distances), np.concatenate(rows)
+    parts = max(1, min(free_threads(), len(queries) // LEAST))
+    ends = np.linspace(0, len(queries), parts + 1).astype(np.int64).tolist()
+    found = in_threads(lambda part: share(queries[slice(*part)], k), pairwise(ends))
+    distances, rows = zip(*found, strict=True)
+    return (distances[0], rows[0]) if parts == 1 else (np.concatenate(distances), np.concatenate(rows))
 
 
 def few(blocks: Iterable[tuple[int, F32]], k: int) -> tuple[F32, I64]:
