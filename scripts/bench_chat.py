@@ -128,6 +128,9 @@ def without_limits(concurrency, rounds, latency):
         base = base or cpu / calls  # of the first line, openai's
         shares = f"{calls / wall / ideal:.3f} of the ideal; {1e3 * cpu / calls:.3f} ms of CPU a call"
         print(f"  {name:9} {calls / wall:6.0f} a second, {shares}, {cpu / calls / base:.2f} of openai's")
+        if name in ("generate", "vary"):
+            what = f"{name} by a chat endpoint, {concurrency} at once, {1e3 * cpu / calls:.2f} ms of CPU a call"
+            print(f"| {what} | openai's client | {cpu / calls / base:.2f} of its time |")
         return answer
 
     with server("--latency", str(latency)) as (url, _):

@@ -46,6 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(
             f"{name:30} {statistics.median(values):5.2f} CPU s, {statistics.median(values) / baseline:4.2f} of imports"
         )
+    slowest = max(statistics.median(values) for name, values in seconds.items() if name != "imports")
+    ratio = slowest / baseline
+    imports = "importing hydra, numpy and dp_accounting"
+    print(f"| the slowest plan of all experiments, {slowest:.1f} CPU s | {imports} | {ratio:.1f} times as long |")
 
 
 if __name__ == "__main__":

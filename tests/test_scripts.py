@@ -23,23 +23,17 @@ def test_a_script_is_a_module_with_a_main_that_has_help(path, monkeypatch, capsy
 
 
 TINY = [
-    "bench_avatar --images 20 --rounds 1",
+    "bench_all --tiny",
     "bench_busy --work boosting --rows 300 --rounds 1",
-    "bench_cells --rows 2000 --columns 5 --rounds 1",
-    "bench_chat --rounds 5 --concurrency 4 --latency 0.01 --seconds 1",
     "bench_diffusion --rows 2 --calls 1 --rounds 1 --uncompiled --device cpu",
     "bench_frechet --rows 200 --dimension 32",
     "bench_inception --images 2 --sides 32 --threads 1 --rounds 1 --network 1",
     "bench_memory --sizes 2000",
-    "bench_plan --experiments smoke --rounds 1",
-    "bench_pool --rows 500 --dimension 16 --neighbours 5",
-    "bench_render --images 200 --fonts bundled --rounds 1",
     "bench_table_votes --rows 2000 --threads 1",
     "bench_texts --sizes 2000 --formats csv",
-    "bench_voting --candidates 50 --dimensions 16 --billions 0.001 --rounds 1",
 ]
 """Those that need neither data, nor weights, nor a minute."""
-NEEDED = {"bench_avatar": ["python_avatars", "cairosvg"], "bench_diffusion": ["diffusers"]}
+NEEDED = {"bench_all": ["python_avatars", "cairosvg", "openai"], "bench_diffusion": ["diffusers"]}
 
 
 @pytest.mark.slow
