@@ -20,7 +20,7 @@ from dpsyn.privacy.budget import Budget, Charge
 from dpsyn.privacy.electorate import Electorate, open_electorate, row_reports, survey_of
 from dpsyn.privacy.ledger import Ledger, answer_of
 from dpsyn.privacy.nearest import search_on
-from dpsyn.privacy.query import CELLS, LABELS, QUERIES, Answer, Nearest, Query
+from dpsyn.privacy.query import CELLS, LABELS, QUERIES, SUMS, Answer, Nearest, Query
 from dpsyn.privacy.statement import statement
 from dpsyn.privacy.survey import check_survey
 from dpsyn.runs.directory import RunDirectory
@@ -134,7 +134,7 @@ class _State:
                 receipt = self.ledger.release(t, query, electorate)
             answer = answer_of(receipt, query)
             if not isinstance(query, Nearest):
-                size = f"{len(answer.values):,} noisy counts"
+                size = f"{len(answer.values):,} noisy numbers"
                 self.screen.line(f"{name[t - 1]}: {size}, deviation {answer.deviation:.4g} records")
             return answer
 
@@ -180,7 +180,7 @@ def _show_votes(
     """Vital signs of an iteration whose release was of votes for the population before it. Returns the ancestors."""
     if before is None or ancestors is None:
         return np.arange(len(after)) if t == 0 else None
-    if t > len(state.budget.charges) or state.ledger.subject(t).startswith((LABELS, CELLS)):
+    if t > len(state.budget.charges) or state.ledger.subject(t).startswith((LABELS, CELLS, SUMS)):
         return None
     receipt = state.ledger.written(t, sha256(state.run.checkpoint(t - 1)))
     ancestors = ancestors[after.parents]

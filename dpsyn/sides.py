@@ -36,7 +36,7 @@ def public_side(
 
     try:
         with asked_in_batches(job.api, job.embed, job.runtime, progress) as asked:
-            yield PublicSide(asked, asked.embed, job.labels, job.facts, job.seed)
+            yield PublicSide(asked, asked.embed, job.labels, job.facts, job.seed, job.api.labelled)
     finally:
         spending.save()
 

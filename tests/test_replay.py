@@ -22,6 +22,7 @@ ROWS = digits(137)
 ODD = {"image": png(CANARY), "label": "3", "user": "canary-user"}
 USERS = ["privacy.unit=user", "data.unit_column=user"]
 NOISY_SHARES = ["label_shares=noisy"]
+SUMS = ["schedule.candidates=400"]
 SKIP = ["data.on_error=skip", "data.max_refused=0.1"]
 
 NEIGHBOURS = {
@@ -38,6 +39,12 @@ NEIGHBOURS = {
     "a user with many records less, noisy label shares": (
         [row for row in ROWS if row["user"] != "u3"],
         [*USERS, *NOISY_SHARES],
+    ),
+    "one record more, sums of embeddings": ([*ROWS, ODD], [*SUMS, *NOISY_SHARES]),
+    "one record replaced, sums of embeddings": ([*ROWS[:50], ODD, *ROWS[51:]], [*SUMS, "privacy.adjacency=replace"]),
+    "a user with many records more, sums of embeddings": (
+        [*ROWS, *[{**ODD, "label": str(i % 10)} for i in range(30)]],
+        [*USERS, *SUMS],
     ),
     "no record at all of a label": ([row for row in ROWS if row["label"] != "7"], []),
 }

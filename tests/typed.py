@@ -41,10 +41,11 @@ from dpsyn.metric.overlap import Overlap
 from dpsyn.metric.precision_recall import PrecisionRecall
 from dpsyn.metric.table_models import TableClassifier, TableRegressor
 from dpsyn.metric.text_classifier import TextClassifier
-from dpsyn.privacy.query import CellCounts, CellScores, LabelCounts, Nearest, Query
+from dpsyn.privacy.query import CellCounts, CellScores, EmbeddingSums, LabelCounts, Nearest, Query
 from dpsyn.schedule import Schedule
 from dpsyn.schedule.cells import Cells
 from dpsyn.schedule.evolution import Evolution, NoVotes, WithLabelShares
+from dpsyn.schedule.start import InformedStart
 
 
 def apis(
@@ -78,9 +79,13 @@ def metrics(
     return [*some, precision, tables, regressor, texts]
 
 
-def queries(nearest: Nearest, labels: LabelCounts, counts: CellCounts, scores: CellScores) -> list[Query]:
-    return [nearest, labels, counts, scores]
+def queries(
+    nearest: Nearest, labels: LabelCounts, counts: CellCounts, scores: CellScores, sums: EmbeddingSums
+) -> list[Query]:
+    return [nearest, labels, counts, scores, sums]
 
 
-def schedules(cells: Cells, steps: Evolution, none: NoVotes, shares: WithLabelShares) -> list[Schedule]:
-    return [cells, steps, none, shares]
+def schedules(
+    cells: Cells, steps: Evolution, none: NoVotes, shares: WithLabelShares, start: InformedStart
+) -> list[Schedule]:
+    return [cells, steps, none, shares, start]

@@ -70,6 +70,11 @@ class Api(Protocol):
         """Every data set that it reads, also through another part; () for none. It is a promise."""
         ...
 
+    @property
+    def labelled(self) -> bool:
+        """Whether a fresh sample is of the label that it was asked for; otherwise it may serve any."""
+        return True
+
     def check(self) -> None:
         """Cheap checks of its settings, before anything is written or spent. Raises UserError."""
         return None

@@ -40,6 +40,10 @@ class Staged(Api):
     def row_bytes(self) -> int:
         return max(self.first.row_bytes, self.second.row_bytes)
 
+    @property
+    def labelled(self) -> bool:
+        return self.first.labelled
+
     def check(self) -> None:
         """The cheap checks of both, and that `second` can go on with what `first` made."""
         if not isinstance(self.second, Adopting):

@@ -34,7 +34,8 @@ class Charge:
     """What one release costs.
 
     sigma: standard deviation of the noise, in votes.
-    grid: votes are counted in whole 1/grid. 1 under the record unit; noise has standard deviation sigma * grid there.
+    grid: votes are counted in whole 1/grid, and noise has standard deviation sigma * grid there. Under the record unit
+        it is 1 but for sums of vectors.
     moves: by how many entries, each by one vote, a record that is added or removed changes the release. Under the user
         unit (grid > 1) it is one move: all votes of a user have a joint L2 norm of at most one.
     """
@@ -53,6 +54,7 @@ class Settings:
     noise_multiplier: sigma in votes, instead of epsilon; with budget_split, the least sigma.
     budget_split: how the budget is shared among the releases, one number each; None: equally.
     label_shares_budget: the part of the budget that noisy label shares spend, where they are asked for.
+    sums_budget: the part that noisy sums of embeddings spend, where they choose the first population of votes.
     unit: 'record', or 'user': all rows with one value of `data.unit_column`.
     adjacency: neighbouring data sets differ by one unit added or removed ('add_remove') or replaced ('replace').
     votes_per_record: a record votes for this many nearest candidates.
@@ -68,6 +70,7 @@ class Settings:
     noise_multiplier: float | None = None
     budget_split: Sequence[float] | None = None
     label_shares_budget: float = 0.1
+    sums_budget: float = 0.5
     unit: Unit = "record"
     adjacency: Adjacency = "add_remove"
     votes_per_record: int = 1
@@ -96,8 +99,9 @@ class Settings:
             or not self.budget_split
         ):
             raise invalid("privacy.budget_split", self.budget_split, "null, or one number over 0 a release")
-        if type(self.label_shares_budget) is not float or not 0 < self.label_shares_budget < 1:
-            raise invalid("privacy.label_shares_budget", self.label_shares_budget, "a number between 0 and 1")
+        for key in ("label_shares_budget", "sums_budget"):
+            if type(getattr(self, key)) is not float or not 0 < getattr(self, key) < 1:
+                raise invalid(f"privacy.{key}", getattr(self, key), "a number between 0 and 1")
         if self.noise == "none":
             return  # whatever an experiment promises: nothing is, and all that is written says so
         if self.epsilon is None and self.noise_multiplier is None:
@@ -152,12 +156,15 @@ class Release:
     moves: entries that a record which is added or removed changes, by at most one each.
     share: of the budget, in proportion to those of the other releases.
     told: what the table of `dpsyn plan` says of it, by column.
+    grid: under the record unit, what is released is counted in whole 1/grid; over 1, a record moves one vector of norm
+        one at most. Under the user unit it is this grid too, where it is over 1, and else GRID.
     """
 
     name: str
     moves: int
     share: float
     told: Mapping[str, str] = field(default_factory=dict)
+    grid: int = 1
 
 
 def calibrated(settings: Settings, releases: Sequence[Release], sigma: float | None = None) -> Budget:
@@ -173,7 +180,12 @@ def calibrated(settings: Settings, releases: Sequence[Release], sigma: float | N
 
     def charges(sigma: float) -> tuple[Charge, ...]:
         return tuple(
-            Charge(release.name, _rounded_up(sigma * (factor / least)), *((GRID, 1) if by_user else (1, release.moves)))
+            Charge(
+                release.name,
+                _rounded_up(sigma * (factor / least)),
+                release.grid if release.grid > 1 else GRID if by_user else 1,
+                1 if by_user else release.moves,
+            )
             for release, factor in zip(releases, factors, strict=True)
         )
 

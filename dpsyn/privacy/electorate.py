@@ -24,11 +24,11 @@ from dpsyn.embedding import Coder, Sparse, SparseEmbedding, Truncating
 from dpsyn.errors import invalid
 from dpsyn.files import private_folder, room_on_disk, write
 from dpsyn.population import Samples
-from dpsyn.privacy.budget import GRID
+from dpsyn.privacy.budget import Unit
 from dpsyn.privacy.nearest import Vectors, flushed
 from dpsyn.privacy.query import Block, Query
 from dpsyn.privacy.survey import Survey, Surveyor, read_survey
-from dpsyn.privacy.votes import Votes, count_by_user
+from dpsyn.privacy.votes import Votes
 
 BATCH = 256  # rows embedded at once: one fixed shape, whatever the number of records
 BLOCK_BYTES = 2**26
@@ -50,7 +50,7 @@ class Electorate:
     dimension: int
     entries: int
     kind: str
-    unit: str
+    unit: Unit
 
     def __repr__(self) -> str:
         return "Electorate(private)"
@@ -58,10 +58,13 @@ class Electorate:
     def tallied(self, query: Query) -> Votes:
         """The exact answer, sealed. Raises UserError where these records cannot be asked."""
         query.check(self.dimension)
-        blocks = (block for label in range(self.labels) for block in self._blocks(label))
+
+        def blocks() -> Iterator[Block]:
+            return (block for label in range(self.labels) for block in self._blocks(label))
+
         if self.unit == "user":
-            return Votes(query.answer(count_by_user(query.choices(blocks), query.size)), 1, GRID)
-        return Votes(query.answer(query.tally(blocks)), query.moves, 1)
+            return Votes(query.answer(query.tally_by_user(blocks)), 1, query.grid("user"))
+        return Votes(query.answer(query.tally(blocks())), query.moves, query.grid("record"))
 
     def _blocks(self, label: int) -> Iterator[Block]:
         """One block of records after the other; the next one overwrites it."""
@@ -92,7 +95,7 @@ def _row(dimension: int, entries: int, kind: str) -> np.dtype:
     return np.dtype([*places, ("values", kind, (entries or dimension,))])
 
 
-def open_electorate(data: Data, embed: Coder, identity: dict[str, object], unit: str, folder: Path) -> Electorate:
+def open_electorate(data: Data, embed: Coder, identity: dict[str, object], unit: Unit, folder: Path) -> Electorate:
     """The private records, embedded now or found in the private cache.
 
     identity: all settings of the data and of the embedding; with the content of the data and the versions of dpsyn and

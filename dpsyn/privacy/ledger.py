@@ -88,7 +88,8 @@ class Ledger:
             )
         charge = self.budget.charges[iteration - 1]
         one_row = charge.grid == 1 and self.budget.adjacency == "add_remove"
-        if (charge.grid == 1 and query.moves > charge.moves) or not (query.additive or one_row):
+        doubled = query.signed and self.budget.adjacency == "replace"
+        if (charge.grid == 1 and query.moves > charge.moves) or not (query.additive or one_row) or doubled:
             raise RuntimeError(f"release {iteration}: it moves more than it is charged for; nothing was read")
         votes, population = electorate.tallied(query), query.about
         if votes.moves > charge.moves or votes.grid != charge.grid:

@@ -8,6 +8,7 @@ in the docstring and shown in `tests/privacy/test_stability.py`.
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -15,15 +16,20 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dpsyn.embedding import Sparse
 from dpsyn.errors import UserError
 from dpsyn.networks.search import Search, cpu_search
 from dpsyn.population import F32, F64, I64
+from dpsyn.privacy.budget import GRID, Unit
 from dpsyn.privacy.marginals import Marginal, counts_of, entries_of
-from dpsyn.privacy.nearest import distinct, flushed, nearest
-from dpsyn.privacy.votes import count_by_record
+from dpsyn.privacy.nearest import FARTHEST, distinct, flushed, nearest
+from dpsyn.privacy.votes import count_by_record, count_by_user
 
 LABELS = "the declared labels"  # what a receipt of their counts is about
 CELLS = "cells"  # and what that of counts of cells begins with
+SUMS = "sums"  # and of sums of embeddings
+SUMS_GRID = 2**20  # sums are counted in whole 1/grid: fine beside an entry of a unit vector shared by a user's rows
+COUNT = 0.2  # of a record's vector of length one, what goes into the count
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,16 @@ class Query(Protocol):
         record that is replaced, a user of many rows. The ledger refuses it for them."""
         return True
 
+    @property
+    def signed(self) -> bool:
+        """Whether two units may count in opposite directions, so that one that is replaced moves the answer by twice
+        what one that is added does, not by the root of 2 of it. The ledger refuses it under replace-one."""
+        return False
+
+    def grid(self, unit: Unit) -> int:
+        """What is tallied is counted in whole 1/grid."""
+        return GRID if unit == "user" else 1
+
     def check(self, dimension: int) -> None:
         """Raises UserError where records of vectors of this length cannot be asked."""
         return None
@@ -87,6 +103,13 @@ class Query(Protocol):
     def tally(self, blocks: Iterable[Block]) -> I64:
         """int64 [size], exact: the sum over records, so that shards can be added up."""
         return count_by_record((rows for _, rows in self.choices(blocks)), self.size)
+
+    def tally_by_user(self, blocks: Callable[[], Iterable[Block]]) -> I64:
+        """int64 [size], exact, in 1/grid: all that a user's records count for is one vector of norm one at most.
+
+        blocks: all records, as often as it is called.
+        """
+        return count_by_user(self.choices(blocks()), self.size)
 
     def answer(self, total: I64) -> I64:
         """int64, exact: what is noised, of the sum of all tallies."""
@@ -254,7 +277,100 @@ class CellScores(CellCounts):
         return self.expected
 
 
-QUERIES = (Nearest, LabelCounts, CellCounts, CellScores)
+@dataclass(frozen=True)
+class EmbeddingSums(Query):
+    """The sum of the vectors of each label's records, and their number, as one vector: entries [labels, d + 1], of each
+    label its d sums and then its count.
+
+    labels: how many are declared.
+    centre: float32 [d], and radius: public. A record's vector v is taken as (v - centre) / radius, cut to length one;
+        one that is NaN or infinite as 0.
+    replaceable: the same at half the square of the length, for replace-one.
+
+    Guarantee: a record adds one vector to the entries of its label, and which one depends on the record and on public
+    facts alone: sqrt(1 - COUNT^2) times what its vector is taken as, beside COUNT. So its length is at most one, and
+    rounding to whole 1/grid, toward zero, makes it no longer. A record that is added or removed moves the answer by L2
+    norm one at most. The records of a user share that: each counts for one part in their number, so their sum is no
+    longer than one (the triangle inequality), whatever labels they have. Two vectors of length one may be 2 apart;
+    two of length sqrt(1/2) are sqrt(2) apart at most, as two votes are, and only these are asked under replace-one.
+    """
+
+    labels: int
+    centre: F32
+    radius: float
+    replaceable: bool = False
+
+    @property
+    def size(self) -> int:
+        return self.labels * (len(self.centre) + 1)
+
+    @property
+    def moves(self) -> int:
+        return 1
+
+    @property
+    def signed(self) -> bool:
+        return not self.replaceable
+
+    @property
+    def about(self) -> str:
+        digest = hashlib.sha256(np.ascontiguousarray(self.centre, "<f4").tobytes())
+        digest.update(f"{self.labels} {self.radius!r} {self.replaceable}".encode())
+        return f"{SUMS} {digest.hexdigest()}"
+
+    def grid(self, unit: Unit) -> int:
+        return SUMS_GRID
+
+    def check(self, dimension: int) -> None:
+        if dimension and len(self.centre) != dimension:
+            raise UserError("embedding: candidates and records have vectors of different lengths.")
+
+    def choices(self, blocks: Iterable[Block]) -> Iterator[tuple[I64, I64]]:
+        raise RuntimeError("sums: a record chooses none of their entries; nothing was read")
+
+    def tally(self, blocks: Iterable[Block]) -> I64:
+        return self._summed((block, np.ones(len(block.units))) for block in blocks)
+
+    def tally_by_user(self, blocks: Callable[[], Iterable[Block]]) -> I64:
+        units = np.concatenate([np.empty(0, np.int64), *(np.array(block.units) for block in blocks())])
+        users, rows = np.unique(units[units >= 0], return_counts=True)
+
+        def shared() -> Iterator[tuple[Block, F64]]:
+            for block in blocks():
+                parts, known = np.zeros(len(block.units)), block.units >= 0
+                parts[known] = 1 / rows[np.searchsorted(users, block.units[known])]
+                yield block, parts
+
+        return self._summed(shared())
+
+    def told(self, answer: Answer) -> tuple[F64, F64, float, float]:
+        """What a noisy answer says: sums float64 [labels, d] of what the vectors are taken as, counts float64 [labels],
+        and the standard deviations of the noise in each of them."""
+        entries, deviation = answer.values.reshape(self.labels, -1) / self._length, answer.deviation / self._length
+        vector = math.sqrt(1 - COUNT**2)
+        return entries[:, :-1] / vector, entries[:, -1] / COUNT, deviation / vector, deviation / COUNT
+
+    @property
+    def _length(self) -> float:
+        return math.sqrt(0.5) if self.replaceable else 1.0
+
+    def _summed(self, parts: Iterable[tuple[Block, F64]]) -> I64:
+        total = np.zeros((self.labels, len(self.centre) + 1), np.int64)
+        most = self._length * SUMS_GRID
+        for block, share in parts:
+            vectors = block.vectors.dense() if isinstance(block.vectors, Sparse) else block.vectors
+            taken = (vectors.astype(np.float64) - self.centre) / self.radius
+            taken[~(np.abs(taken) < FARTHEST).all(1)] = 0
+            taken /= np.maximum(np.sqrt(np.einsum("ij,ij->i", taken, taken)), 1)[:, None]
+            joint = np.concatenate([math.sqrt(1 - COUNT**2) * taken, np.full((len(taken), 1), COUNT)], 1)
+            # a little less than the most, so that what floats round up is still below it
+            whole = np.trunc(joint * (share * most * (1 - 1e-9))[:, None]).astype(np.int64)
+            assert (np.einsum("ij,ij->i", whole, whole) <= (share * most) ** 2).all(), "a record counts for too much"
+            total[block.label] += whole.sum(0)
+        return total.ravel()
+
+
+QUERIES = (Nearest, LabelCounts, CellCounts, CellScores, EmbeddingSums)
 """The closed set: a schedule can ask nothing else."""
 
 

@@ -18,7 +18,7 @@ from dpsyn.files import sha256
 from dpsyn.privacy import account
 from dpsyn.privacy.budget import GRID, SMALLEST_SIGMA, Charge, exact_epsilon, format_epsilon
 from dpsyn.privacy.ledger import Receipt, read_receipt
-from dpsyn.privacy.query import CELLS, LABELS
+from dpsyn.privacy.query import CELLS, LABELS, SUMS
 from dpsyn.privacy.statement import Facts, document, format_delta, unprotected
 from dpsyn.runs.directory import RunDirectory
 
@@ -135,8 +135,9 @@ def _check_receipt(
         faults.append(f"{path}: not the receipt that the statement names")
     before, subject = run.checkpoint(t - 1), receipt.population
     kind = receipt.charge.name.split()[0]
-    of_counts = subject == LABELS or subject.startswith(f"{CELLS} ")
-    meant = {"votes": not of_counts, "label": subject == LABELS, "counts": subject.startswith(f"{CELLS} ")}
+    of_cells, of_sums = (subject.startswith(f"{kind} ") for kind in (CELLS, SUMS))
+    of_counts = subject == LABELS or of_cells or of_sums
+    meant = {"votes": not of_counts, "label": subject == LABELS, "counts": of_cells, "embedding": of_sums}
     if not meant.get(kind, True):
         faults.append(f"{path}: not about what its charge is for")
     elif not of_counts and before.exists() and sha256(before) != subject:

@@ -58,6 +58,7 @@ class PublicSide:
     labels: as declared.
     facts: as above.
     seed: of every random draw except the noise.
+    labelled: a fresh sample is of the label it was asked for; otherwise it may serve any.
     """
 
     api: Maker
@@ -65,6 +66,7 @@ class PublicSide:
     labels: Sequence[Label]
     facts: Facts
     seed: int
+    labelled: bool = True
 
     def named(self, labels: I64) -> list[Label]:
         return [self.labels[i] for i in labels]
@@ -96,6 +98,14 @@ class Schedule(Protocol):
         and the seed.
         """
         ...
+
+    def first_size(self) -> int | None:
+        """Rows of the first population; None where it is not made of fresh samples."""
+        return None
+
+    def least_size(self) -> int | None:
+        """The rows that a step shares out among the labels, at least; None where there is no such step."""
+        return None
 
     @property
     def uses_api(self) -> bool:

@@ -20,7 +20,9 @@ from dpsyn.randomness import row_seeds, seed_sequence
 from dpsyn.schedule import Ask, Facts, Keep, PublicSide, Schedule
 from dpsyn.schedule.expansion import expand
 from dpsyn.schedule.selection import shares_of, smoothed
+from dpsyn.schedule.start import InformedStart, begin, split
 from dpsyn.schedule.steps import Select, Step, steps, tab_pe_steps
+from dpsyn.validate import whole
 
 LOOKAHEAD_ROWS = 8192  # variations that are alive at once while candidates are embedded by them
 
@@ -52,6 +54,12 @@ class Evolution(Schedule):
 
     def final_size(self, facts: Facts) -> int:
         return self.steps[-1].rows
+
+    def first_size(self) -> int | None:
+        return self.steps[0].rows
+
+    def least_size(self) -> int | None:
+        return min(step.size for step in self.steps)
 
     def check(self, facts: Facts, api: Api) -> None:
         for step in self.steps:
@@ -98,6 +106,9 @@ class NoVotes(Schedule):
     def final_size(self, facts: Facts) -> int:
         return self.rows
 
+    def first_size(self) -> int | None:
+        return self.rows
+
     def check(self, facts: Facts, api: Api) -> None:
         _check_size(self.rows, facts)
 
@@ -135,6 +146,12 @@ class WithLabelShares(Schedule):
     def final_size(self, facts: Facts) -> int:
         return self.inner.final_size(facts)
 
+    def first_size(self) -> int | None:
+        return self.inner.first_size()
+
+    def least_size(self) -> int | None:
+        return self.inner.least_size()
+
     def check(self, facts: Facts, api: Api) -> None:
         if self.inner.coder(facts) is not None:
             raise invalid("label_shares", "noisy", "'uniform' with a schedule that counts the labels itself")
@@ -153,7 +170,7 @@ class WithLabelShares(Schedule):
         releases = len(self.releases(public.facts))
         if releases:
             counts = ask(releases, LabelCounts(len(public.labels))).values
-            facts = replace(public.facts, shares=_large_enough(shares_of(counts), self._least_size))
+            facts = replace(public.facts, shares=_large_enough(shares_of(counts), self.least_size()))
             public = replace(public, facts=facts)
         return self.inner.run(public, ask, last)
 
@@ -161,10 +178,6 @@ class WithLabelShares(Schedule):
         self, public: PublicSide, ask: Ask, final: Population, rows: int, degree: Degree | None, keep: Keep
     ) -> Population:
         return self.inner.expand(public, ask, final, rows, degree, keep)
-
-    @property
-    def _least_size(self) -> int | None:
-        return min(step.size for step in self.inner.steps) if isinstance(self.inner, Evolution) else None
 
 
 def private_evolution(
@@ -176,10 +189,13 @@ def private_evolution(
     keep_survivors: bool | Sequence[bool] = True,
     lookahead: int | Sequence[int] = 0,
     smooth: int | Sequence[int] = 1,
-) -> Evolution:
+    candidates: int | None = None,
+) -> Schedule:
     """`releases` steps; every other argument, see `Step`, is one value for all of them, or a list with a value a
-    release. Raises UserError for a list of another length."""
-    return Evolution(steps(releases, size, degree, select, variations, keep_survivors, lookahead, smooth))
+    release. candidates: fresh rows among which noisy sums of embeddings choose the first population, a release of its
+    own; None: it is not chosen. Raises UserError for a list of another length."""
+    made = steps(releases, size, degree, select, variations, keep_survivors, lookahead, smooth)
+    return _begun(Evolution(made), candidates)
 
 
 def tab_pe(
@@ -198,18 +214,17 @@ def no_votes(
     keep_survivors: bool | Sequence[bool] = True,
     lookahead: int | Sequence[int] = 0,
     smooth: int | Sequence[int] = 1,
-) -> NoVotes:
-    """As many fresh rows as `private_evolution` with these arguments would end with."""
+    candidates: int | None = None,
+) -> Schedule:
+    """As many fresh rows as `private_evolution` with these arguments would end with. candidates: fresh rows among which
+    noisy sums of embeddings choose them, in the only release; None: no private row is read."""
     made = steps(releases, size, degree, select, variations, keep_survivors, lookahead, smooth)
-    return NoVotes(made[-1].rows)
+    return _begun(NoVotes(made[-1].rows), candidates)
 
 
-def begin(public: PublicSide, size: int) -> Population:
-    """Iteration 0: `size` fresh samples, as many a label as its share."""
-    sizes = split(size, public.facts.shares)
-    labels = np.repeat(np.arange(len(sizes)), sizes)
-    samples = public.api.generate(public.named(labels), row_seeds(public.seed, 0, "generate", len(labels)))
-    return Population(0, samples, labels, np.full(len(labels), -1), np.zeros(len(labels), bool))
+def _begun(schedule: Schedule, candidates: int | None) -> Schedule:
+    whole("schedule.candidates", candidates, 1, optional=True)
+    return schedule if candidates is None else InformedStart(schedule, candidates)
 
 
 def candidate_vectors(public: PublicSide, step: Step, population: Population, t: int, known: np.ndarray) -> np.ndarray:
@@ -260,15 +275,6 @@ def offspring(public: PublicSide, step: Step, population: Population, chosen: np
         parts.append(public.api.vary(take(population.samples, parents), named, step.degree, drawn))
     rows = np.concatenate([kept, parents])
     return Population(t, concatenate(parts), population.labels[rows], rows, np.arange(len(rows)) < len(kept))
-
-
-def split(size: int, shares: np.ndarray) -> np.ndarray:
-    """`size` in whole parts by share, the largest remainders first; int64 [l], sums to `size`."""
-    exact = size * shares
-    parts = np.floor(exact + 1e-9).astype(np.int64)
-    rest = np.argsort(-(exact - parts), kind="stable")[: size - parts.sum()]
-    parts[rest] += 1
-    return parts
 
 
 def _check_size(size: int, facts: Facts) -> None:

@@ -36,6 +36,7 @@ class Asked:
     about: str
     moves: int = 1
     additive: bool = True
+    signed: bool = False
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,10 @@ class Pool(Api):
         """About what a row takes on disk: a small colour picture, or some paragraphs."""
         return 3000
 
+    @property
+    def labelled(self) -> bool:
+        return self.by_label
+
     def check(self) -> None:
         """Raises UserError without a path, for data that are not there, and for what the embedding finds wrong."""
         if not self.path:

@@ -1,0 +1,130 @@
+"""Sums of embeddings: what one unit moves, on the grid and through the real electorate and ledger."""
+
+import numpy as np
+import pytest
+from harness import digits
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_stability import EMBED, ODD, ROWS, electorate_of
+
+from dpsyn.embedding import Sparse
+from dpsyn.privacy.budget import Charge, Release, Settings, calibrated
+from dpsyn.privacy.ledger import Ledger
+from dpsyn.privacy.query import COUNT, SUMS_GRID, Answer, Block, EmbeddingSums
+from dpsyn.privacy.votes import unseal
+
+QUERY = EmbeddingSums(10, np.full(64, 0.1, np.float32), 2.0)
+HALF = EmbeddingSums(10, np.full(64, 0.1, np.float32), 2.0, replaceable=True)
+
+
+def sums(folder, rows, unit="record", query=QUERY):
+    return unseal(electorate_of(folder, rows, unit).tallied(query))
+
+
+def block(vectors, label=0, units=None):
+    units = np.arange(len(vectors)) if units is None else np.asarray(units)
+    return Block(label, np.asarray(vectors, np.float32), units)
+
+
+@settings(max_examples=80, deadline=None)
+@given(seed=st.integers(0, 2**32), scale=st.sampled_from([1e-9, 0.3, 1.0, 50.0, 1e12]), replaceable=st.booleans())
+def test_a_record_adds_a_vector_of_norm_one_at_most(seed, scale, replaceable):
+    rng = np.random.default_rng(seed)
+    d = int(rng.integers(1, 40))
+    query = EmbeddingSums(3, rng.standard_normal(d).astype(np.float32), float(rng.uniform(0.1, 3)), replaceable)
+    vectors = (scale * rng.standard_normal((5, d))).astype(np.float32)
+    vectors[0], vectors[1] = np.nan, np.inf
+    for vector in vectors:
+        moved = query.tally([block(vector[None], 1)])
+        assert np.linalg.norm(moved / SUMS_GRID) <= (0.5**0.5 if replaceable else 1.0)
+        assert moved.reshape(3, -1)[[0, 2]].any() == False  # noqa: E712
+    assert (query.tally([block(vectors, 1)]) == sum(query.tally([block(v[None], 1)]) for v in vectors)).all()
+
+
+@pytest.mark.parametrize("at", [0, 70, 150], ids=["front", "middle", "end"])
+def test_one_record_more_moves_the_sums_of_its_label_by_norm_one_at_most_and_no_other(tmp_path, at):
+    difference = sums(tmp_path / "b", [*ROWS[:at], ODD, *ROWS[at:]]) - sums(tmp_path / "a", ROWS)
+    assert 0.2 * SUMS_GRID < np.linalg.norm(difference) <= SUMS_GRID
+    assert set(np.flatnonzero(difference.reshape(10, 65).any(1))) == {3}
+
+
+@pytest.mark.parametrize("where", ["one label", "all labels"])
+def test_one_user_more_moves_the_sums_by_norm_one_at_most_whatever_their_labels(tmp_path, where):
+    theirs = [{**row, "user": "new"} for row in digits(80, seed=9)]
+    if where == "one label":
+        theirs = [{**row, "label": "3"} for row in theirs]
+    difference = sums(tmp_path / "b", [*theirs[:30], *ROWS, *theirs[30:]], "user") - sums(tmp_path / "a", ROWS, "user")
+    assert 0.05 * SUMS_GRID < np.linalg.norm(difference) <= SUMS_GRID
+
+
+def test_one_row_more_of_a_user_moves_no_other_user(tmp_path):
+    assert len({row["user"] for row in ROWS}) > 3
+    mine = [row for row in ROWS if row["user"] == "u3"]
+    others = [row for row in ROWS if row["user"] != "u3"]
+    alone = sums(tmp_path / "a", mine, "user")
+    assert (sums(tmp_path / "b", ROWS, "user") - sums(tmp_path / "c", others, "user") == alone).all()
+
+
+def test_a_unit_that_is_replaced_moves_what_may_be_asked_then_by_the_root_of_two_at_most():
+    rng = np.random.default_rng(0)
+    vectors = np.concatenate([rng.standard_normal((40, 64)), np.eye(64), -np.eye(64)]).astype(np.float32) * 9
+    parts = np.stack([HALF.tally([block(v[None])]) for v in vectors])
+    gaps = np.linalg.norm(parts[:, None] - parts[None], axis=2) / SUMS_GRID
+    assert 1.35 < gaps.max() <= 2**0.5
+    whole = np.stack([QUERY.tally([block(v[None])]) for v in vectors])
+    assert np.linalg.norm(whole[:, None] - whole[None], axis=2).max() / SUMS_GRID > 1.9  # so the ledger refuses these
+
+
+def test_rows_without_an_id_are_in_no_sum():
+    blocks = [block(np.ones((4, 64)), 2, [-1, 0, -1, 1])]
+    known = [block(np.ones((2, 64)), 2, [0, 1])]
+    assert (QUERY.tally_by_user(lambda: blocks) == QUERY.tally_by_user(lambda: known)).all()
+    assert not QUERY.tally_by_user(lambda: []).any()
+
+
+def test_sparse_records_have_the_sums_of_their_dense_vectors():
+    dense = EMBED(next(iter(_digits().batches(100))).samples)
+    told = Sparse(np.tile(np.arange(64, dtype=np.int32), (len(dense), 1)), dense, 64)
+    units = np.arange(len(dense))
+    assert (QUERY.tally([Block(0, told, units)]) == QUERY.tally([Block(0, dense, units)])).all()
+
+
+def _digits():
+    from dpsyn.data.digits import Digits
+
+    return Digits(split="test", id=None, records=None, on_error="refuse")
+
+
+def test_a_noisy_answer_tells_means_and_counts_in_records():
+    vectors = np.random.default_rng(1).normal(0.1, 0.1, (500, 64)).astype(np.float32)
+    exact = QUERY.tally([block(vectors, 4)]) / SUMS_GRID
+    found, counts, noise, noise_of_count = QUERY.told(Answer(exact, 2.0))
+    taken = (vectors.astype(np.float64) - QUERY.centre) / 2
+    assert np.allclose(found[4], taken.sum(0), atol=1e-2) and counts.round(3).tolist() == [0, 0, 0, 0, 500, *[0] * 5]
+    assert noise == pytest.approx(2 / (1 - COUNT**2) ** 0.5) and noise_of_count == pytest.approx(2 / COUNT)
+
+
+def ledger(folder, release, **given):
+    chosen = Settings(**{"epsilon": 1.0, "delta": 1e-5, **given})
+    votes = folder / "votes"
+    votes.mkdir(parents=True)
+    return Ledger(folder / "private", votes, "run", chosen, calibrated(chosen, [release]))
+
+
+def test_the_ledger_releases_sums_on_their_grid_and_refuses_what_moves_more(tmp_path):
+    records = electorate_of(tmp_path / "data", ROWS, "record")
+    declared = Release("embedding sums", 1, 1.0, grid=SUMS_GRID)
+    own = ledger(tmp_path / "a", declared)
+    assert own.budget.charges == (Charge("embedding sums", own.budget.sigma, SUMS_GRID, 1),)
+    receipt = own.release(1, QUERY, records)
+    exact = sums(tmp_path / "data", ROWS)
+    assert 0.9 < np.std(receipt.votes - exact) / (own.budget.sigma * SUMS_GRID) < 1.1
+    replaced = ledger(tmp_path / "b", declared, adjacency="replace")
+    with pytest.raises(RuntimeError, match="moves more than it is charged for; nothing was read"):
+        replaced.release(1, QUERY, records)
+    replaced.release(1, HALF, records)
+    with pytest.raises(RuntimeError, match="moves more than it is charged for; nothing was released"):
+        ledger(tmp_path / "c", Release("votes 1", 1, 1.0)).release(1, QUERY, records)
+    assert not list((tmp_path / "c").rglob("*.parquet"))
+    of_user = ledger(tmp_path / "d", declared, unit="user")
+    of_user.release(1, QUERY, electorate_of(tmp_path / "data", ROWS, "user"))

@@ -1,0 +1,112 @@
+"""The first population, chosen by noisy sums: many labels of few records, where votes are lost in the noise."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from dpsyn.errors import UserError
+from dpsyn.population import Samples
+from dpsyn.privacy.budget import Settings
+from dpsyn.privacy.query import SUMS_GRID, Answer, Block, EmbeddingSums
+from dpsyn.schedule import Facts, PublicSide
+from dpsyn.schedule.evolution import InformedStart, NoVotes, private_evolution
+from dpsyn.schedule.selection import balanced
+from dpsyn.schedule.start import nearest_to_label, scores_of, sums_about
+
+LABELS, DIMENSION, RECORDS, SIGMA = 40, 48, 60, 3.7
+CENTRES = np.random.default_rng(7).standard_normal((LABELS, DIMENSION))
+
+
+def around(labels, rng, width=1.5):
+    return (CENTRES[labels] + width * rng.standard_normal((len(labels), DIMENSION))).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Points:
+    """Fresh samples are points around some label's centre: of the one they are asked for, or of any."""
+
+    labelled: bool
+    row_bytes: int = 1
+
+    def generate(self, labels, seeds):
+        rng = np.random.default_rng(seeds)
+        mine = np.array([int(label["label"]) for label in labels])
+        whose = mine if self.labelled else rng.integers(0, LABELS, len(labels))
+        return Samples(around(whose, rng), {"whose": whose})
+
+    def vary(self, samples, labels, degree, seeds):
+        return samples
+
+    def check_degree(self, degree):
+        pass
+
+
+def public_side(api, **privacy):
+    facts = Facts(np.full(LABELS, 1 / LABELS), None, None, Settings(epsilon=1, delta=1e-5, **privacy))
+    named = [{"label": str(i)} for i in range(LABELS)]
+    return PublicSide(api, lambda samples: samples.content, named, facts, 1, api.labelled)
+
+
+def noisy(query, sigma, seed=0):
+    rng = np.random.default_rng(seed)
+    blocks = [Block(label, around(np.full(RECORDS, label), rng), np.arange(RECORDS)) for label in range(LABELS)]
+    return Answer(query.tally(blocks) / SUMS_GRID + sigma * rng.standard_normal(query.size), sigma)
+
+
+@pytest.mark.parametrize("adjacency", ["add_remove", "replace"])
+def test_candidates_of_no_label_get_the_one_they_lie_in(adjacency):
+    asked = []
+
+    def ask(t, query):
+        asked.append((t, query))
+        return noisy(query, SIGMA)
+
+    start = InformedStart(NoVotes(400), 8000)
+    (population,) = start.run(public_side(Points(False), adjacency=adjacency), ask, None)
+    assert [t for t, _ in asked] == [1] and isinstance(asked[0][1], EmbeddingSums)
+    assert asked[0][1].replaceable == (adjacency == "replace")
+    assert np.bincount(population.labels).tolist() == [10] * LABELS
+    right = (population.samples.traits["whose"] == population.labels).mean()
+    assert (
+        right > 0.9 if adjacency == "add_remove" else right > 0.75
+    )  # chance: 1/40; half the votes' length, more noise
+
+
+def test_candidates_of_a_label_stay_with_it_and_those_near_its_records_are_taken():
+    start = InformedStart(NoVotes(200), 4000)
+    (population,) = start.run(public_side(Points(True)), lambda t, query: noisy(query, 0.01), None)
+    assert (population.samples.traits["whose"] == population.labels).all()
+
+
+def test_noise_alone_tells_nothing_and_the_means_are_drawn_to_the_middle():
+    rng = np.random.default_rng(3)
+    vectors = rng.standard_normal((2000, DIMENSION)).astype(np.float32)
+    query = sums_about(vectors, 5, False)
+    silent = Answer(100 * rng.standard_normal(query.size), 100.0)
+    loud = replace(silent, deviation=1e-3)
+    assert np.abs(scores_of(vectors, query, silent)).max() < 0.05 * np.abs(scores_of(vectors, query, loud)).max()
+
+
+def test_sizes_are_kept_and_a_label_with_too_few_candidates_goes_through_them_again():
+    scores = np.array([[3.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
+    rows, labels = nearest_to_label(scores, np.array([2, 1]), None)
+    assert rows.tolist() == [0, 1, 2] and labels.tolist() == [0, 0, 1]
+    rows, labels = nearest_to_label(scores, np.array([1, 3]), np.array([0, 0, 1]))
+    assert rows.tolist() == [0, 2, 2, 2] and labels.tolist() == [0, 1, 1, 1]
+    rows, _ = nearest_to_label(scores[:, :1], np.array([2]), None)
+    assert rows.tolist() == [0, 1]
+
+
+def test_it_is_a_release_of_its_own_with_its_part_of_the_budget():
+    schedule = private_evolution(3, 400, 0, balanced, candidates=4000)
+    facts = public_side(Points(False), sums_budget=0.25).facts
+    *votes, sums = schedule.releases(facts)
+    assert len(votes) == 3 and sums.name == "embedding sums" and (sums.moves, sums.grid) == (1, SUMS_GRID)
+    assert sums.share / (sums.share + sum(release.share for release in votes)) == pytest.approx(0.25)
+    assert schedule.api_rows(facts)[0] == (4000, 0) and len(schedule.api_rows(facts)) == 4
+    assert [release.share for release in InformedStart(NoVotes(10), 20).releases(facts)] == [1.0]
+    with pytest.raises(UserError, match=r"schedule.candidates=100: expected at least the rows of the first population"):
+        private_evolution(3, 400, 0, balanced, candidates=100).check(facts, Points(False))
+    with pytest.raises(UserError, match="schedule.candidates"):
+        private_evolution(3, 400, 0, balanced, candidates=-1)
