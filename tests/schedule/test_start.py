@@ -108,5 +108,5 @@ def test_it_is_a_release_of_its_own_with_its_part_of_the_budget():
     assert [release.share for release in InformedStart(NoVotes(10), 20).releases(facts)] == [1.0]
     with pytest.raises(UserError, match=r"schedule.candidates=100: expected at least the rows of the first population"):
         private_evolution(3, 400, 0, balanced, candidates=100).check(facts, Points(False))
-    with pytest.raises(UserError, match="schedule.candidates"):
+    with pytest.raises(UserError, match=r"schedule\.candidates"):
         private_evolution(3, 400, 0, balanced, candidates=-1)
