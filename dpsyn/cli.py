@@ -262,7 +262,7 @@ def _carry_out(plain, swept: Sequence[str]) -> None:  # type: ignore[no-untyped-
 
     job = build(plain, swept)
     check(job)
-    carry_out(job, _screen(facts(job), len(job.releases)))
+    carry_out(job, _screen(facts(job), job.iterations))
     show_end(job)
 
 
@@ -303,9 +303,9 @@ def _hydra(flags: list[str], folder: str | None, overrides: list[str], job) -> i
     return 0
 
 
-def _screen(facts, releases: int):  # type: ignore[no-untyped-def]
+def _screen(facts, iterations: int):  # type: ignore[no-untyped-def]
     from rich.console import Console
 
     from dpsyn.show import Screen
 
-    return Screen(Console(), facts, releases)
+    return Screen(Console(), facts, iterations)

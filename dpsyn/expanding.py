@@ -33,9 +33,8 @@ def expand_run(job: Job, screen: Screen, rows: int) -> Path:
         if rows < len(final):
             raise invalid("rows", rows, f"at least {len(final)}, the rows of the final population")
         if job.schedule.uses_api:
-            if job.degree is None:
-                raise invalid("expand.degree", "null", "how far a variation goes", "Add expand.degree=.")
-            job.api.check_degree(job.degree)
+            if job.degree is not None:
+                job.api.check_degree(job.degree)
             job.api.check()
         receipts = {int(path.stem): read_receipt(path) for path in run.votes.glob("*.parquet")}
 

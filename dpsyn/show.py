@@ -26,12 +26,12 @@ SIGNS = {
 
 
 class Screen:
-    """facts: lines at the head, name to value. releases: how many are declared."""
+    """facts: lines at the head, name to value. iterations: how many there will be."""
 
-    def __init__(self, console: Console, facts: Mapping[str, str], releases: int) -> None:
+    def __init__(self, console: Console, facts: Mapping[str, str], iterations: int) -> None:
         self.console = console
         self.facts = facts
-        self.releases = releases
+        self.iterations = iterations
         self.signs: dict[int, Mapping[str, float]] = {}
         self.notes: list[str] = []
         self.asked: Callable[[], str] = lambda: ""  # what the api took so far, and will take
@@ -69,7 +69,7 @@ class Screen:
         self.signs[iteration] = signs
         if self.live is None:
             parts = [f"{words} {form.format(signs[name])}" for name, (words, form) in SIGNS.items()]
-            self._print(f"iteration {iteration} of {self.releases}: " + ", ".join(parts))
+            self._print(f"iteration {iteration} of {self.iterations}: " + ", ".join(parts))
             if asked := self.asked():
                 self._print(f"asked: {asked}")
 
@@ -108,7 +108,7 @@ class Screen:
         for name, value in self.facts.items():
             head.add_row(f"[dim]{name}", value)
         made = max(self.signs, default=0)
-        head.add_row("[dim]releases", f"{made} of {self.releases}")
+        head.add_row("[dim]iterations", f"{made} of {self.iterations}")
         if asked := self.asked():
             head.add_row("[dim]asked", asked)
         parts: list[Any] = [head]

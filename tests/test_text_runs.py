@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from chat_server import FILTERED, ChatServer, Reply, failure
@@ -324,3 +325,23 @@ def test_a_storm_of_faults_fills_every_row(tmp_path):
     from dpsyn.runs.directory import open_run
 
     assert all(text for text in open_run(tmp_path / "run").load(2).samples.content)
+
+
+@pytest.mark.parametrize("schedule", [["schedule=none", "schedule.size=300"], ["schedule.size=300"]])
+def test_sums_choose_texts_of_their_labels_and_are_verified_resumed_and_expanded(schedule, tmp_path, own_state, capsys):
+    root = tmp_path / "run"
+    given = ["run", "+experiment=text_smoke", *schedule, "schedule.candidates=900", "metric=none", f"run_dir={root}"]
+    assert cli.main(given) == 0
+    said = capsys.readouterr().out
+    assert "embedding sums: " in said
+    statement = json.loads((root / "release/privacy.json").read_text())
+    assert [charge["name"] for charge in statement["charges"]][-1] == "embedding sums"
+    assert statement["charges"][-1]["grid"] == 2**20
+    assert cli.main(["verify", str(root)]) == 0
+    before = (root / "release/synthetic.parquet").read_bytes()
+    (root / "release/synthetic.parquet").unlink()
+    assert cli.main(given) == 0  # nothing is asked again
+    assert (root / "release/synthetic.parquet").read_bytes() == before
+    assert cli.main(["expand", str(root), "--rows", "500"]) == 0
+    assert pq.read_table(root / "release/synthetic.parquet").num_rows == 500
+    assert len(list((root / "private/intents").iterdir())) == len(statement["charges"])

@@ -19,6 +19,7 @@ from dpsyn.privacy.exact import epsilon as convolved
 from dpsyn.validate import whole
 
 GRID = 1024  # a user's votes are scaled to an L2 norm of at most one on the integers divided by this
+SUMS_GRID = 2**20  # so are sums of vectors: fine beside an entry of a unit vector that a user's rows share
 SMALLEST_SIGMA = 0.3  # below it the sampler's and the accountant's numbers stop meaning anything useful
 LARGEST_SIGMA = 1e9  # above it noise would leave 64 bits on a user's grid
 WIDE = 100.0  # from here on a discrete Gaussian is accounted as the continuous one that it rounds, see `_gaussians`

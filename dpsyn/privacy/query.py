@@ -20,7 +20,7 @@ from dpsyn.embedding import Sparse
 from dpsyn.errors import UserError
 from dpsyn.networks.search import Search, cpu_search
 from dpsyn.population import F32, F64, I64
-from dpsyn.privacy.budget import GRID, Unit
+from dpsyn.privacy.budget import GRID, SUMS_GRID, Unit
 from dpsyn.privacy.marginals import Marginal, counts_of, entries_of
 from dpsyn.privacy.nearest import FARTHEST, distinct, flushed, nearest
 from dpsyn.privacy.votes import count_by_record, count_by_user
@@ -28,7 +28,6 @@ from dpsyn.privacy.votes import count_by_record, count_by_user
 LABELS = "the declared labels"  # what a receipt of their counts is about
 CELLS = "cells"  # and what that of counts of cells begins with
 SUMS = "sums"  # and of sums of embeddings
-SUMS_GRID = 2**20  # sums are counted in whole 1/grid: fine beside an entry of a unit vector shared by a user's rows
 COUNT = 0.2  # of a record's vector of length one, what goes into the count
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from dpsyn.errors import UserError
 from dpsyn.files import sha256
 from dpsyn.privacy import account
-from dpsyn.privacy.budget import GRID, SMALLEST_SIGMA, Charge, exact_epsilon, format_epsilon
+from dpsyn.privacy.budget import GRID, SMALLEST_SIGMA, SUMS_GRID, Charge, exact_epsilon, format_epsilon
 from dpsyn.privacy.ledger import Receipt, read_receipt
 from dpsyn.privacy.query import CELLS, LABELS, SUMS
 from dpsyn.privacy.statement import Facts, document, format_delta, unprotected
@@ -77,7 +77,7 @@ def _report(lines: Sequence[str], faults: Sequence[str], complete: bool) -> Repo
 
 def _charge(said: Mapping[str, Any]) -> Charge:
     charge = Charge(**{key: value for key, value in said.items() if key != "receipt_sha256"})
-    whole = type(charge.moves) is int and charge.moves > 0 and charge.grid in (1, GRID)
+    whole = type(charge.moves) is int and charge.moves > 0 and charge.grid in (1, GRID, SUMS_GRID)
     if not isinstance(charge.name, str) or not whole or not 0 <= charge.sigma < math.inf:
         raise ValueError(charge)
     return charge

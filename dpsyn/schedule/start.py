@@ -16,9 +16,9 @@ from dpsyn.api import Api, Degree
 from dpsyn.embedding import Coder
 from dpsyn.errors import invalid
 from dpsyn.population import F32, F64, I64, Population, take
-from dpsyn.privacy.budget import Release
+from dpsyn.privacy.budget import SUMS_GRID, Release
 from dpsyn.privacy.nearest import distinct
-from dpsyn.privacy.query import SUMS_GRID, Answer, EmbeddingSums
+from dpsyn.privacy.query import Answer, EmbeddingSums
 from dpsyn.randomness import row_seeds
 from dpsyn.schedule import Ask, Facts, Keep, PublicSide, Schedule
 
@@ -88,18 +88,25 @@ class InformedStart(Schedule):
 
     def run(self, public: PublicSide, ask: Ask, last: Population | None) -> Iterator[Population]:
         if last is None:
-            last = self._begin(public, ask)
+            rows = self.inner.first_size()
+            assert rows is not None
+            last = self._chosen(public, ask, rows)
             yield last
         yield from self.inner.run(public, ask, last)
 
     def expand(
         self, public: PublicSide, ask: Ask, final: Population, rows: int, degree: Degree | None, keep: Keep
     ) -> Population:
-        return self.inner.expand(public, ask, final, rows, degree, keep)
+        if degree is not None or self.inner.releases(public.facts):
+            return self.inner.expand(public, ask, final, rows, degree, keep)
+        if rows > self.candidates:
+            raise invalid(
+                "expand.rows", rows, f"at most schedule.candidates={self.candidates}, of which they are chosen"
+            )
+        return self._chosen(public, ask, rows)
 
-    def _begin(self, public: PublicSide, ask: Ask) -> Population:
-        rows = self.inner.first_size()
-        assert rows is not None
+    def _chosen(self, public: PublicSide, ask: Ask, rows: int) -> Population:
+        """So many of the candidates: those that fit their labels best."""
         fresh = begin(public, self.candidates)
         vectors = public.embed(fresh.samples)
         known = distinct(vectors)

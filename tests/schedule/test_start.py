@@ -7,8 +7,8 @@ import pytest
 
 from dpsyn.errors import UserError
 from dpsyn.population import Samples
-from dpsyn.privacy.budget import Settings
-from dpsyn.privacy.query import SUMS_GRID, Answer, Block, EmbeddingSums
+from dpsyn.privacy.budget import SUMS_GRID, Settings
+from dpsyn.privacy.query import Answer, Block, EmbeddingSums
 from dpsyn.schedule import Facts, PublicSide
 from dpsyn.schedule.evolution import InformedStart, NoVotes, private_evolution
 from dpsyn.schedule.selection import balanced
