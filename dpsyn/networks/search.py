@@ -1,7 +1,7 @@
 """The nearest of many vectors, by a flat search in float32: right up to rounding.
 
 On a CPU by numpy's BLAS, in blocks of distances that stay in a core's cache until the smallest of them are taken. (The
-BLAS in faiss's wheel takes a new processor for one of 2004: 29 GFLOP a CPU second, where numpy's does 110.)
+BLAS in faiss's wheel does not know every processor: 29 GFLOP a CPU second on one, 110 on another, numpy's 110 on both.)
 """
 
 from __future__ import annotations
