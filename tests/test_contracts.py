@@ -20,12 +20,14 @@ class Plain:
     """No dataclass, no subclass; it says what it reads."""
 
     row_bytes = 1
+    labelled = True
 
     def __init__(self, path):
         self._public = [Texts(path, text_column="text")]
 
     def reads(self): return self._public
     def check(self): pass
+    def check_keys(self): pass
     def check_degree(self, degree): pass
     def check_labels(self, labels): pass
     def generate(self, labels, seeds): return Samples(np.array(["a text"] * len(labels), object))
