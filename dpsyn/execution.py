@@ -13,7 +13,7 @@ from dpsyn.errors import UserError
 from dpsyn.expanding import longer, write_synthetic
 from dpsyn.files import cache_folder, named_by, sha256, write
 from dpsyn.job import Job, check, public_sources
-from dpsyn.networks.runtime import check_device, torch_dtype
+from dpsyn.networks.runtime import check_device, torch_device, torch_dtype
 from dpsyn.population import Population
 from dpsyn.privacy import account
 from dpsyn.privacy.budget import Budget, Charge
@@ -210,7 +210,9 @@ def _electorate(job: Job, run: RunDirectory, screen: Screen) -> Electorate:
     with private_side(run, screen, "reading and embedding the private records", "electorate"):
         own = job.schedule.coder(job.facts)  # its settings stand nowhere else
         identity = {**job.cache_identity, "embedded by": job.coder.fingerprint(), "coder": own and named_by(own)}
-        electorate = open_electorate(job.data, job.coder, identity, job.privacy.unit, cache)
+        electorate = open_electorate(job.data, job.coder, identity, job.privacy.unit, cache, job.runtime.shards)
+        if torch_device(job.runtime) != "cpu":
+            electorate = replace(electorate, shards=1)  # a GPU's memory is one
     for name, content in row_reports(electorate).items():
         write(run.private / name, content, private=True)
     check_survey(survey_of(electorate), job.data, job.privacy.unit, str(run.private))

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -44,17 +45,18 @@ def free_threads() -> int:
             now = _reading()
         _free, _then = _unused(_then, now), now
     most = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    return min(_free, int(most)) if most.isdecimal() and int(most) else _free
+    free = min(_free, int(most)) if most.isdecimal() and int(most) else _free
+    return max(1, free // _sharing.get())
 
 
 def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """What `work` gives for each of the items, in order, by as many threads as are free. It should spend its time in
-    numpy, which leaves the interpreter to the other threads."""
+    numpy, which leaves the interpreter to the other threads. What it starts itself has its share of those alone."""
     parts = list(items)
     workers = min(free_threads(), len(parts)) if len(parts) > 1 else 1
     if workers < 2:
         return list(map(work, parts))
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers, initializer=_sharing.set, initargs=(workers * _sharing.get(),)) as pool:
         return list(pool.map(work, parts))
 
 
@@ -160,5 +162,6 @@ def _groups() -> list[Path]:
     return list(folders)
 
 
+_sharing: ContextVar[int] = ContextVar("sharing", default=1)  # threads like this one that share the processors
 _then = _reading()
 _free: int | None = None

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import os
 import queue
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from typing import Any, cast
 
 import numpy as np
 
+from dpsyn import processes
 from dpsyn.api import Api, Degree, LooksUp, Queued, queue_of
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError
@@ -139,22 +138,13 @@ def _asker(api: Api, embed: Embedding) -> Ask:
 def _begin(device: str, devices: int, api: Api, embed: Embedding) -> None:
     """In the new process, before torch is imported there."""
     global _ask_here
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once, without a word
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    processes.begin()
     kind, _, number = device.partition(":")
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     os.environ["CUDA_VISIBLE_DEVICES"] = (visible[int(number)] if visible else number) if kind == "cuda" else ""
     if kind == "cpu":
         os.environ["OMP_NUM_THREADS"] = str(max(1, processors() // devices))
     _ask_here = _asker(api, embed)
-
-
-def _end_with_parent() -> None:
-    """Else it waits for ever, with the memory of its device, once its parent was killed."""
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _ask(what: str, arguments: tuple[Any, ...]) -> Any:

@@ -20,7 +20,7 @@ GROUPS = ("api", "data", "embedding", "metric")  # their packages hold the contr
 # a module imports what stands on its own floor or on one below; a package stands for all its modules
 FLOORS = [
     {"", "errors", "marks"},
-    {"files", "population", "randomness", "threads", "validate"},
+    {"files", "population", "processes", "randomness", "threads", "validate"},
     {"tables", "language", "networks", "reading"},
     {*GROUPS},
     {"privacy"},
@@ -43,6 +43,7 @@ HEAVY = {
     "openai",
     "aiohttp",
     "matplotlib",
+    "ray",
 }
 
 

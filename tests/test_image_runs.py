@@ -616,14 +616,14 @@ def test_private_vectors_are_made_again_when_the_public_images_behind_them_chang
     run(tmp_path / "b", given)
     entries = [path for path in cache.iterdir() if (path / "complete.json").exists()]
     (second,) = [path for path in entries if path != first]
-    assert (first / "0.vectors").read_bytes() != (second / "0.vectors").read_bytes()
+    assert (first / "000/0.vectors").read_bytes() != (second / "000/0.vectors").read_bytes()
     from dpsyn.embedding.patches import Patches
 
     made_now = build(compose.settings([*given, f"run_dir={tmp_path}/c"])).embed
     assert isinstance(made_now, Patches)
     (records,) = Images(str(made / "cifar/train.parquet")).batches(100)
     expected = made_now(Samples(records.samples.content))[::10]
-    kept = np.frombuffer((second / "0.vectors").read_bytes(), np.float32).reshape(6, -1)
+    kept = np.frombuffer((second / "000/0.vectors").read_bytes(), np.float32).reshape(6, -1)
     np.testing.assert_allclose(kept, expected, atol=1e-6)
 
 

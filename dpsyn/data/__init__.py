@@ -2,7 +2,7 @@
 
 import re
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -44,6 +44,8 @@ class Records:
     adjusted: how many cells of these rows were read as another value, as a schema says, by 'column: rule'. The numbers
         are private.
     remarks: what else was met since the batch before, files that are passed over say, and how often; private.
+    users: the ids of the users met for the first time since the batch before, by their numbers, which go up from 0 by
+        one. Data that are not `Divisible` need not tell them.
     """
 
     samples: Samples
@@ -52,6 +54,7 @@ class Records:
     refused: Sequence[Refusal] = ()
     adjusted: Mapping[str, int] = field(default_factory=dict)
     remarks: Mapping[str, int] = field(default_factory=dict)
+    users: Sequence[str] = ()
 
 
 @runtime_checkable
@@ -107,6 +110,20 @@ class Data(Protocol):
     @abstractmethod
     def batches(self, size: int) -> Iterator[Records]:
         """All rows in batches of at most `size`, streamed. A UserError raised here names a column and a rule only."""
+        ...
+
+
+Batches = Callable[[int], Iterator[Records]]
+"""Some rows of a data set, as `Data.batches` gives all of them: their numbers, and those of users, begin at 0."""
+
+
+@runtime_checkable
+class Divisible(Data, Protocol):
+    """Data that can be read in parts, each in a process of its own. Others are read in one."""
+
+    def parts(self, n: int, least: int = 1) -> Sequence[Batches]:
+        """At most `n` of at least `least` bytes: runs of the rows which in this order are all of them, each read
+        as it is among all. Another process can be given them."""
         ...
 
 

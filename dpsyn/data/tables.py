@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dpsyn.data import Records, Refusal
+from dpsyn.data import Batches, Records, Refusal
 from dpsyn.errors import did_you_mean, invalid, one_of
 from dpsyn.marks import PLACE
 from dpsyn.population import Label, Samples
@@ -20,6 +20,7 @@ from dpsyn.reading.rows import (
     Broken,
     Columns,
     Row,
+    Span,
     check_declared,
     excerpt,
     guarded,
@@ -28,7 +29,7 @@ from dpsyn.reading.rows import (
     spelled_otherwise,
 )
 from dpsyn.reading.sources import Source
-from dpsyn.reading.spelling import LOST_DIGITS, coded, has_lost_digits, unit_of
+from dpsyn.reading.spelling import LOST_DIGITS, Users, has_lost_digits, unit_of
 from dpsyn.tables.columns import FINE, REFUSED, RULES, ReadCells
 from dpsyn.tables.schema import Schema, check_schema, told
 
@@ -125,22 +126,24 @@ class Tables:
         """Of names, sizes and content of local files; of the name and the commit of a data set on the hub."""
         return self._source.fingerprint()
 
-    def batches(self, size: int) -> Iterator[Records]:
-        """What can be read of each `size` lines, or fewer. Raises UserError for files that cannot be read and missing
-        columns."""
-        rows = enumerate(guarded(self._rows(), self.path))
-        codes: dict[str, int] = {}
-        known = self.schema.cells_read()
+    def parts(self, n: int, least: int = 1) -> Sequence[Batches]:
+        return [functools.partial(self.batches, spans=spans or None) for spans in self._source.shares(n, least)]
+
+    def batches(self, size: int, spans: Sequence[Span] | None = None) -> Iterator[Records]:
+        """What can be read of each `size` lines, or fewer. spans: of these alone. Raises UserError for files that
+        cannot be read and missing columns."""
+        rows = enumerate(guarded(self._rows(spans), self.path))
+        users, known = Users(), self.schema.cells_read()
         while some := list(itertools.islice(rows, size)):
-            yield self._records(some, codes, known)
+            yield self._records(some, users, known)
 
     def _records(
         self,
         rows: Sequence[tuple[int, tuple[str, int, Row | Broken]]],
-        codes: dict[str, int],
+        users: Users,
         known: Mapping[str, ReadCells],
     ) -> Records:
-        """codes: the numbers of units, known: the cells that were read; new ones are added to both."""
+        """known: the cells that were read, to which new ones are added."""
         refused: list[Refusal] = []
         whole: list[Row] = []
         places = []
@@ -180,11 +183,10 @@ class Tables:
         content = content[good]
         if self.unit_column is not None and all(self.unit_column in row for row in whole):
             voting = (unit_of(user) for user, fits in zip(named, good, strict=True) if fits)
-            units = np.array([coded(unit, codes) for unit in voting], np.int64)
+            units = np.array([users.number(unit) for unit in voting], np.int64)
         refused.sort(key=lambda refusal: refusal.row)
-        return Records(
-            Samples(content, forms=self.schema.forms), self.schema.labels_of(content), units, tuple(refused), adjusted
-        )
+        samples, labels = Samples(content, forms=self.schema.forms), self.schema.labels_of(content)
+        return Records(samples, labels, units, tuple(refused), adjusted, users=users.met())
 
     def _plain(self, cell: str | None) -> str | None:
         return plain_number(cell, self.decimal, self.thousands) if self.decimal != "." or self.thousands else cell
@@ -195,9 +197,9 @@ class Tables:
         plain = self._plain(cell)
         return cell if plain is not None and plain.startswith("?") else plain
 
-    def _rows(self) -> Iterator[tuple[str, int, Row | Broken]]:
+    def _rows(self, spans: Sequence[Span] | None) -> Iterator[tuple[str, int, Row | Broken]]:
         """Rows, each with its file and its line."""
-        for table in self._source.tables(self._chosen):
+        for table in self._source.tables(self._chosen, spans):
             for line, row in table.rows:
                 yield table.name, line, row
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from dpsyn.data import Records, Refusal
+from dpsyn.data import Batches, Records, Refusal
 from dpsyn.errors import invalid
 from dpsyn.marks import PLACE
 from dpsyn.population import Samples
@@ -18,6 +18,7 @@ from dpsyn.reading.rows import (
     Broken,
     Columns,
     Row,
+    Span,
     check_declared,
     combinations,
     excerpt,
@@ -27,7 +28,7 @@ from dpsyn.reading.rows import (
     labeller,
 )
 from dpsyn.reading.sources import Source
-from dpsyn.reading.spelling import LOST_DIGITS, canonical, coded, has_lost_digits, unit_of
+from dpsyn.reading.spelling import LOST_DIGITS, Users, canonical, has_lost_digits, unit_of
 from dpsyn.validate import whole
 
 KINDS = ("csv", "jsonl", "parquet")
@@ -131,18 +132,21 @@ class Texts:
         """Of names, sizes and content of local files; of the name and the commit of a data set on the hub."""
         return self._source.fingerprint()
 
-    def batches(self, size: int) -> Iterator[Records]:
+    def parts(self, n: int, least: int = 1) -> Sequence[Batches]:
+        return [functools.partial(self.batches, spans=spans or None) for spans in self._source.shares(n, least)]
+
+    def batches(self, size: int, spans: Sequence[Span] | None = None) -> Iterator[Records]:
         """Batches of exactly `size` rows but for the last, which may have none where rows were refused after it.
 
-        Raises UserError for files that cannot be read and missing columns.
+        spans: of these alone. Raises UserError for files that cannot be read and missing columns.
         """
         label_of = labeller(self.labels, label_sources(self.labels, self.label_columns), self.label_values)
-        codes: dict[str, int] = {}
+        users = Users()
         texts: list[str] = []
         labels: list[int] = []
         units: list[int] = []
         refused: list[Refusal] = []
-        for number, (file, line, column, row) in enumerate(guarded(self._rows(), self.path)):
+        for number, (file, line, column, row) in enumerate(guarded(self._rows(spans), self.path)):
             found = row if isinstance(row, Broken) else self._read(row, column, label_of)
             if isinstance(found, Broken):
                 refused.append(Refusal(number, found.column, found.rule, found.value, file, line))
@@ -150,12 +154,12 @@ class Texts:
             text, label, unit = found
             texts.append(text)
             labels.append(label)
-            units.append(coded(unit, codes))
+            units.append(users.number(unit))
             if len(texts) == size:
-                yield self._records(texts, labels, units, refused)
+                yield self._records(texts, labels, units, refused, users)
                 texts, labels, units, refused = [], [], [], []
         if texts or refused:
-            yield self._records(texts, labels, units, refused)
+            yield self._records(texts, labels, units, refused, users)
 
     def _read(
         self, row: Row, column: str, label_of: Callable[[Row], int | Broken]
@@ -176,15 +180,17 @@ class Texts:
             return Broken(str(self.unit_column), LOST_DIGITS, excerpt(user))
         return text, label, unit_of(user)
 
-    def _records(self, texts: list[str], labels: list[int], units: list[int], refused: list[Refusal]) -> Records:
+    def _records(
+        self, texts: list[str], labels: list[int], units: list[int], refused: list[Refusal], users: Users
+    ) -> Records:
         content = np.empty(len(texts), object)
         content[:] = texts
-        users = np.array(units, np.int64) if self.unit_column is not None else None
-        return Records(Samples(content), np.array(labels, np.int64), users, tuple(refused))
+        numbers = np.array(units, np.int64) if self.unit_column is not None else None
+        return Records(Samples(content), np.array(labels, np.int64), numbers, tuple(refused), users=users.met())
 
-    def _rows(self) -> Iterator[tuple[str, int, str, Row | Broken]]:
+    def _rows(self, spans: Sequence[Span] | None) -> Iterator[tuple[str, int, str, Row | Broken]]:
         """Rows, each with its file, its line and the column of its text."""
-        for table in self._source.tables(self._chosen):
+        for table in self._source.tables(self._chosen, spans):
             for line, row in table.rows:
                 yield table.name, line, table.columns[0], row
 

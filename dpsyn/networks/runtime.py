@@ -32,6 +32,8 @@ class Runtime:
     device: 'auto', 'cpu', 'cuda', 'cuda:1', ...: of the networks, and of the search for the nearest candidates.
     devices: the api and the public side of the embedding work on each of these at once, in a process each; None: on
         `device`, in this one.
+    shards: processes that read and embed the private records, and threads that count their votes; None: one a core,
+        and one process where the data are small or a network embeds them.
     dtype: of the api's networks (autocast). 'auto': bfloat16 on a GPU, float32 elsewhere. Embeddings are float32.
     channels_last, compile: memory format and `torch.compile` of the api's networks. tf32: allow it there.
     """
@@ -41,6 +43,7 @@ class Runtime:
     workers: int | None = None
     device: str = "auto"
     devices: Sequence[str] | None = None
+    shards: int | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     channels_last: bool = True
     compile: bool = False
@@ -49,6 +52,7 @@ class Runtime:
     def __post_init__(self) -> None:
         for key in ("batch_size", "network_batch_size"):
             whole(f"runtime.{key}", getattr(self, key), 1)
+        whole("runtime.shards", self.shards, 1, optional=True)
         if self.workers is not None and (type(self.workers) is not int or self.workers < 0):
             raise invalid("runtime.workers", self.workers, "a whole number, 0 or more, or null for one a core")
         if not re.fullmatch(DEVICE, str(self.device)):

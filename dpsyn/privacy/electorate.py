@@ -1,56 +1,75 @@
 """The private side: every record embedded once, on disk, streamed past the candidates at every vote.
 
-Vectors lie in the private cache, a file a label, and are read back block by block, so memory is bounded by the
-block, not by the number of records. (Plain reads, not a memory map: a map's pages count as resident until the
-system takes them back.)
+Records are read and embedded in parts, each by a process of its own where that is worth it, and vectors lie in the
+private cache, a folder a part with a file a label. They are read back block by block, so memory is bounded by the
+block, not by the number of records. (Plain reads, not a memory map: a map's pages count as resident until the system
+takes them back.) Votes are counted by threads, a run of the records each. How many parts and threads changes no byte.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from dpsyn import __version__
-from dpsyn.data import Data
+from dpsyn.data import Batches, Data, Divisible
 from dpsyn.embedding import Coder, Sparse, SparseEmbedding, Truncating
-from dpsyn.errors import invalid
+from dpsyn.errors import UserError, invalid
 from dpsyn.files import private_folder, room_on_disk, write
-from dpsyn.population import Samples
+from dpsyn.population import I64, Samples
 from dpsyn.privacy.budget import Unit
 from dpsyn.privacy.nearest import Vectors, flushed
 from dpsyn.privacy.query import Block, Query
-from dpsyn.privacy.survey import Survey, Surveyor, read_survey
+from dpsyn.privacy.survey import Survey, Surveyor, merged, read_survey
 from dpsyn.privacy.votes import Votes
+from dpsyn.processes import Ended, can_be_sent, in_processes
+from dpsyn.threads import free_threads, in_threads
 
 BATCH = 256  # rows embedded at once: one fixed shape, whatever the number of records
 BLOCK_BYTES = 2**26
-FORMAT = 8  # of a cache entry
+FORMAT = 9  # of a cache entry
 SPARSE = 5  # a sparse product takes as many times as long an entry as a dense one
+PART_BYTES = 2**24  # of data: what takes less is read in this process, as starting another takes a second
+FEW = 2**13  # records that one thread counts in less time than it takes to share them
+USER = 16  # bytes of the digest of a user's id
+
+Count = Callable[["Electorate", Query, int], Sequence[I64]]
+"""(records, query, n) -> what `Electorate.tally` gives for each of n shares of them"""
+Spread = Callable[[Callable[..., None], Sequence[tuple[Any, ...]]], object]
+"""(`embed_part`, its arguments for each part): calls it for all of them"""
+Run = Sequence[tuple[int, int, int, int]]
+"""Records that a thread counts: (label, part, first, last) ..."""
 
 
 @dataclass(frozen=True)
 class Electorate:
-    """Embedded private records, by label. Private, all of it: the repr tells nothing.
+    """Embedded private records, by part and label. Private, all of it: the repr tells nothing.
 
     folder: where they lie.
     entries: how many of a vector lie there, each with its index, where the others are 0; 0: all of them, without.
     kind: 'float32' for vectors, 'int32' for codes.
+    shards: in which votes are counted; None: as many as processors are free.
+    count: how.
     """
 
     folder: Path
+    parts: int
     labels: int
     dimension: int
     entries: int
     kind: str
     unit: Unit
+    shards: int | None
+    count: Count
 
     def __repr__(self) -> str:
         return "Electorate(private)"
@@ -58,31 +77,85 @@ class Electorate:
     def tallied(self, query: Query) -> Votes:
         """The exact answer, sealed. Raises UserError where these records cannot be asked."""
         query.check(self.dimension)
+        tallies = self.count(self, query, self._shares())
+        total = query.answer(np.sum(tallies, axis=0, dtype=np.int64))
+        return Votes(total, 1 if self.unit == "user" else query.moves, query.grid(self.unit))
+
+    def tally(self, query: Query, at: int, shares: int) -> I64:
+        """The exact answer, not sealed, of one of so many shares of the records: they sum up to that of all."""
+        if self.unit == "record":
+            return query.tally(self._blocks(self._runs(shares)[at], shares))
+        (run,) = self._runs(1)  # a user's records may lie anywhere
 
         def blocks() -> Iterator[Block]:
-            return (block for label in range(self.labels) for block in self._blocks(label))
+            theirs = (_of_units(block, block.units % shares == at) for block in self._blocks(run, shares))
+            return (block for block in theirs if len(block.units))
 
-        if self.unit == "user":
-            return Votes(query.answer(query.tally_by_user(blocks)), 1, query.grid("user"))
-        return Votes(query.answer(query.tally(blocks())), query.moves, query.grid("record"))
+        return query.tally_by_user(blocks)
 
-    def _blocks(self, label: int) -> Iterator[Block]:
+    def _shares(self) -> int:
+        records = sum(rows for _, _, rows in self._places())
+        return max(1, min(self.shards or free_threads(), records // FEW))
+
+    def _places(self) -> list[tuple[int, int, int]]:
+        """(label, part, records in it), label by label."""
+        found = [(label, part) for label in range(self.labels) for part in range(self.parts) if self.dimension]
+        return [(label, part, self._file(part, label, "units").stat().st_size // 8) for label, part in found]
+
+    def _runs(self, shares: int) -> list[Run]:
+        """All records, label by label, in so many runs of about as many."""
+        places = self._places()
+        ends = list(itertools.accumulate(rows for _, _, rows in places))
+        borders = [(ends or [0])[-1] * at // shares for at in range(shares + 1)]
+        return [
+            [
+                (label, part, max(0, start - end + rows), min(rows, stop - end + rows))
+                for (label, part, rows), end in zip(places, ends, strict=True)
+                if start < end and end - rows < stop
+            ]
+            for start, stop in itertools.pairwise(borders)
+        ]
+
+    def _blocks(self, run: Run, threads: int) -> Iterator[Block]:
         """One block of records after the other; the next one overwrites it."""
-        if not self.dimension:
+        if not run:
             return
-        rows = max(1, BLOCK_BYTES // (4 * self.dimension))
-        block = np.empty(rows, _row(self.dimension, self.entries, self.kind))
-        with (
-            (self.folder / f"{label}.vectors").open("rb") as vectors,
-            (self.folder / f"{label}.units").open("rb") as units,
-        ):
-            while True:
-                n = vectors.readinto(block.view(np.uint8)) // block.itemsize  # type: ignore[arg-type]
-                if not n:
-                    return
-                values = block["values"][:n]
-                records = Sparse(block["indices"][:n], values, self.dimension) if self.entries else values
-                yield Block(label, records, np.frombuffer(units.read(8 * n), np.int64))
+        block = np.empty(
+            max(1, BLOCK_BYTES // (4 * self.dimension * threads)), _row(self.dimension, self.entries, self.kind)
+        )
+        for label, part, first, last in run:
+            with (
+                self._file(part, label, "vectors").open("rb") as vectors,
+                self._file(part, label, "units").open("rb") as units,
+            ):
+                vectors.seek(first * block.itemsize)
+                units.seek(first * 8)
+                while first < last:
+                    some = block[: last - first]
+                    n = vectors.readinto(some.view(np.uint8)) // block.itemsize  # type: ignore[arg-type]
+                    first += n
+                    values = some["values"][:n]
+                    records = Sparse(some["indices"][:n], values, self.dimension) if self.entries else values
+                    yield Block(label, records, np.frombuffer(units.read(8 * n), np.int64))
+
+    def _file(self, part: int, label: int, kind: str) -> Path:
+        return _part(self.folder, part) / f"{label}.{kind}"
+
+
+def by_threads(electorate: Electorate, query: Query, shares: int) -> Sequence[I64]:
+    from threadpoolctl import threadpool_limits
+
+    # a search that ends would give the library its threads back, while others count on its having one
+    with threadpool_limits(1 if shares > 1 else None, "blas"):
+        return in_threads(lambda at: electorate.tally(query, at, shares), range(shares))
+
+
+def _of_units(block: Block, mine: np.ndarray) -> Block:
+    return Block(block.label, block.vectors[mine], block.units[mine])
+
+
+def _part(folder: Path, part: int) -> Path:
+    return folder / f"{part:03d}"
 
 
 def _lengths(vectors: Vectors) -> tuple[int, int]:
@@ -95,19 +168,31 @@ def _row(dimension: int, entries: int, kind: str) -> np.dtype:
     return np.dtype([*places, ("values", kind, (entries or dimension,))])
 
 
-def open_electorate(data: Data, embed: Coder, identity: dict[str, object], unit: Unit, folder: Path) -> Electorate:
+def open_electorate(
+    data: Data,
+    embed: Coder,
+    identity: dict[str, object],
+    unit: Unit,
+    folder: Path,
+    shards: int | None = None,
+    spread: Spread = in_processes,
+    count: Count = by_threads,
+) -> Electorate:
     """The private records, embedded now or found in the private cache.
 
     identity: all settings of the data and of the embedding; with the content of the data and the versions of dpsyn and
         of the format they name the cache entry.
+    shards: in which they are read and embedded, and votes are counted; None: as many as processors are free, and one
+        for reading where the data are small or a network, which uses all processors itself, embeds them.
+    spread, count: how the shards are read, and counted.
     """
     named = json.dumps([__version__, FORMAT, data.fingerprint(), identity], sort_keys=True)
     key = hashlib.sha256(named.encode()).hexdigest()[:32]
     entry = folder / key
     if not (entry / "complete.json").exists():
-        _embed_all(data, embed, entry)
+        _embed_all(_parts(data, embed, shards), data, embed, entry, spread)
     facts = json.loads((entry / "complete.json").read_text())
-    return Electorate(entry, len(data.labels), facts["dimension"], facts["entries"], facts["kind"], unit)
+    return Electorate(entry, labels=len(data.labels), unit=unit, shards=shards, count=count, **facts)
 
 
 def row_reports(electorate: Electorate) -> dict[str, bytes]:
@@ -122,7 +207,20 @@ def survey_of(electorate: Electorate) -> Survey:
     return read_survey((electorate.folder / "survey.json").read_bytes())
 
 
-def _embed_all(data: Data, embed: Coder, entry: Path) -> None:
+def _parts(data: Data, embed: Coder, shards: int | None) -> Sequence[Batches]:
+    """What each process reads; one part is read in this one."""
+    if shards == 1 or not isinstance(data, Divisible):
+        return [data.batches]
+    if shards is not None:
+        if not can_be_sent(data, embed):
+            raise invalid("runtime.shards", shards, "1, as data or embedding are parts that cannot be pickled")
+        return data.parts(shards)
+    has_network = is_dataclass(embed) and any(field.name == "runtime" for field in fields(embed))
+    parts = [] if has_network else data.parts(free_threads(), PART_BYTES)
+    return parts if len(parts) > 1 and can_be_sent(data, embed) else [data.batches]
+
+
+def _embed_all(parts: Sequence[Batches], data: Data, embed: Coder, entry: Path, spread: Spread) -> None:
     for dead in entry.parent.glob("*.part"):  # of runs that were killed: vectors of private rows
         if not Path(f"/proc/{dead.name.split('.')[1]}").exists():
             shutil.rmtree(dead, ignore_errors=True)
@@ -130,35 +228,87 @@ def _embed_all(data: Data, embed: Coder, entry: Path) -> None:
     private_folder(temporary)
     with room_on_disk(entry):
         try:
-            facts, survey = _write_vectors(data, embed, temporary)
-            write(temporary / "survey.json", survey.json(), private=True)
+            folders = [private_folder(_part(temporary, part)) for part in range(len(parts))]
+            each = [
+                (batches, len(data.labels), data.unit_column, embed, folder)
+                for batches, folder in zip(parts, folders, strict=True)
+            ]
+            if len(each) == 1 and spread is in_processes:
+                embed_part(*each[0])
+            else:
+                spread(embed_part, each)
+            facts = _joined(temporary, folders)
             write(temporary / "complete.json", json.dumps(facts).encode(), private=True)
             shutil.rmtree(entry, ignore_errors=True)
             temporary.rename(entry)
+        except Ended:
+            shutil.rmtree(temporary, ignore_errors=True)
+            do = "With fewer of them less memory is needed; the same command goes on."
+            raise UserError(
+                f"runtime.shards={len(parts)}: a process that reads private records ended (out of memory?). {do}"
+            ) from None
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
 
 
-def _write_vectors(data: Data, embed: Coder, folder: Path) -> tuple[dict[str, Any], Survey]:
-    """Vectors, units and refused rows as they come, so that memory is bounded by a batch."""
+def _joined(entry: Path, folders: Sequence[Path]) -> dict[str, Any]:
+    """What is said of all parts: the survey and the refused rows, numbered like the users as if they were one."""
+    users = _number_users(folders)
+    surveys = [read_survey((folder / "survey.json").read_bytes()) for folder in folders]
+    first = 0
+    with _private_file(entry / "refused.jsonl") as refused:
+        for folder, survey in zip(folders, surveys, strict=True):
+            with (folder / "refused.jsonl").open("rb") as lines:
+                for line in lines:
+                    refusal = json.loads(line)
+                    refused.write(f"{json.dumps({**refusal, 'row': refusal['row'] + first})}\n".encode())
+            first += survey.rows
+    survey = surveys[0] if len(folders) == 1 else merged(surveys, users)
+    write(entry / "survey.json", survey.json(), private=True)
+    found = [json.loads((folder / "facts.json").read_text()) for folder in folders]
+    met = [facts for facts in found if facts["dimension"]] or found[:1]
+    if any(facts != met[0] for facts in met):
+        raise RuntimeError("embedding: vectors of several lengths")
+    return {"parts": len(folders), **met[0]}
+
+
+def _number_users(folders: Sequence[Path]) -> int:
+    """Gives the users of all parts the numbers that they had in one. Returns how many there are."""
+    digests = [np.fromfile(folder / "users", np.dtype((np.void, USER))) for folder in folders]
+    for folder in folders:
+        (folder / "users").unlink()
+    together = np.concatenate(digests)
+    _, first, place = np.unique(together, return_index=True, return_inverse=True)
+    numbers = np.argsort(np.argsort(first))[place].astype(np.int64)  # by where they are first met
+    starts = np.cumsum([0, *map(len, digests)])
+    for folder, start in zip(folders[1:], starts[1:].tolist(), strict=False):
+        for file in folder.glob("*.units"):
+            units = np.fromfile(file, np.int64)
+            known = units >= 0
+            units[known] = numbers[start + units[known]]
+            units.tofile(file)
+    return len(first)
+
+
+def embed_part(batches: Batches, labels: int, unit_column: str | None, embed: Coder, folder: Path) -> None:
+    """Writes vectors, units, users and refused rows as they come, so that memory is bounded by a batch, and then what
+    they are and what was met."""
     dimension, entries, kind = 0, 0, "float32"  # until there is a record
-    met = Surveyor(len(data.labels))
+    met = Surveyor(labels)
     look: Callable[[Samples], Vectors] = embed.sparse if isinstance(embed, SparseEmbedding) else embed
-    refused = _private_file(folder / "refused.jsonl")
-    files = [
-        [_private_file(folder / f"{label}.{kind}") for kind in ("vectors", "units")]
-        for label in range(len(data.labels))
-    ]
+    refused, users = _private_file(folder / "refused.jsonl"), _private_file(folder / "users")
+    files = [[_private_file(folder / f"{label}.{kind}") for kind in ("vectors", "units")] for label in range(labels)]
     try:
-        for records in data.batches(BATCH):
+        for records in batches(BATCH):
             met.add(records)
             refused.writelines(f"{json.dumps(asdict(refusal))}\n".encode() for refusal in records.refused)
+            users.writelines(_digest(user) for user in records.users)
             n = len(records.samples)
             if not n:
                 continue
-            if records.units is None and data.unit_column is not None:
-                raise invalid("data.unit_column", data.unit_column, "a column of every file")
+            if records.units is None and unit_column is not None:
+                raise invalid("data.unit_column", unit_column, "a column of every file")
             vectors = _embed_padded(look, records.samples)[:n]
             if isinstance(vectors, Sparse) and SPARSE * vectors.indices.shape[1] > vectors.dimension:
                 look, vectors = embed, vectors.dense()
@@ -179,9 +329,15 @@ def _write_vectors(data: Data, embed: Coder, folder: Path) -> tuple[dict[str, An
                 files[label][0].write(lines[mine].tobytes())
                 files[label][1].write(units[mine].astype(np.int64).tobytes())
     finally:
-        for file in [refused, *(file for pair in files for file in pair)]:
+        for file in [refused, users, *(file for pair in files for file in pair)]:
             file.close()
-    return {"dimension": dimension, "entries": entries, "kind": kind}, met.survey
+    facts = {"dimension": dimension, "entries": entries, "kind": kind}
+    write(folder / "facts.json", json.dumps(facts).encode(), private=True)
+    write(folder / "survey.json", met.survey.json(), private=True)
+
+
+def _digest(user: str) -> bytes:
+    return hashlib.blake2b(user.encode("utf-8", "surrogatepass"), digest_size=USER).digest()
 
 
 def _private_file(path: Path) -> BinaryIO:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -44,15 +44,34 @@ class Survey:
     def notes(self) -> bytes:
         """Private: what was adjusted, by 'column: rule', and what else was met."""
         adjusted = {f"{column}: {rule}": n for column, rules in self.adjusted.items() for rule, n in rules.items()}
-        return json.dumps({**adjusted, **self.remarks}, indent=1).encode()
+        return json.dumps({**adjusted, **self.remarks}, indent=1, sort_keys=True).encode()
 
     def json(self) -> bytes:
-        return json.dumps(asdict(self), indent=1).encode()
+        return json.dumps(asdict(self), indent=1, sort_keys=True).encode()
 
 
 def read_survey(content: bytes) -> Survey:
     """The inverse of `Survey.json`."""
     return Survey(**json.loads(content))
+
+
+def merged(surveys: Sequence[Survey], users: int) -> Survey:
+    """Of all parts of the rows. users: different ones in all of them."""
+
+    def summed(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+        return dict(sum(map(Counter, counts), Counter[str]()))
+
+    labels = np.array([survey.labels for survey in surveys], np.int64).sum(0)
+    columns = {column for survey in surveys for column in survey.adjusted}
+    return Survey(
+        sum(survey.rows for survey in surveys),
+        summed(survey.refused for survey in surveys),
+        {column: summed(survey.adjusted.get(column, {}) for survey in surveys) for column in columns},
+        summed(survey.remarks for survey in surveys),
+        labels.tolist(),
+        None if all(survey.users is None for survey in surveys) else users,
+        sum(survey.without_user for survey in surveys),
+    )
 
 
 class Surveyor:

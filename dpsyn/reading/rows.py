@@ -9,6 +9,7 @@ import gzip
 import io
 import itertools
 import json
+import mmap
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +38,8 @@ WIDE: Mapping[str, Sequence[Sequence[int | None]]] = {  # how files of more byte
     "utf-16-le": ((None, 0, None, 0),),
     "utf-16-be": ((0, None, 0, None),),
 }
+
+BYTEWISE = ("utf-8", "ascii", "iso8859-1", "iso8859-15", "cp1252")  # no byte of a sign is one of the csv's own signs
 
 UNDECLARED = "not among the declared values"
 CELLS = "more or fewer cells than the first line has names"
@@ -103,9 +106,51 @@ def spelled_otherwise(name: str, names: Sequence[str]) -> str:
 # Formats
 
 
-def opened(file: Path) -> BinaryIO:
+@dataclass(frozen=True)
+class Span:
+    """Some rows of a local file, from `start` up to `stop`: bytes of csv and jsonl, rows of parquet. None: to its end.
+
+    before: how many lines of csv and jsonl stand before it.
+    """
+
+    file: Path
+    start: int = 0
+    stop: int | None = None
+    before: int = 0
+
+
+class _Some(io.RawIOBase):
+    """Some bytes of a file."""
+
+    def __init__(self, span: Span) -> None:
+        self._file, self._left = span.file.open("rb", buffering=0), (span.stop or 0) - span.start
+        self._file.seek(span.start)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, into: Any) -> int:
+        read = self._file.readinto(memoryview(into)[: max(0, self._left)]) or 0
+        self._left -= read
+        return read
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def opened(file: Path, span: Span | None = None) -> BinaryIO:
     """The bytes of a file, unpacked where its name ends in .gz, after the mark that some programs put at the head of
-    UTF-8."""
+    UTF-8. span: those of it."""
+    if span is not None and span.stop is not None:
+        part = io.BufferedReader(_Some(span), 2**16)
+        if span.start == 0 and part.peek(len(BOM)).startswith(BOM):
+            part.read(len(BOM))
+        return part
+    if span is not None and span.start:
+        rest = file.open("rb")
+        rest.seek(span.start)
+        return rest
     is_packed = file.name.lower().endswith(".gz")
     stream: Any = gzip.GzipFile(file, "rb") if is_packed else file.open("rb")
     if stream.read(len(BOM)) != BOM:
@@ -181,7 +226,7 @@ def csv_names(file: Path, delimiter: str, path: str | None, encoding: str = "utf
 
 
 def csv_rows(
-    file: Path,
+    span: Span,
     columns: Sequence[str],
     delimiter: str,
     path: str | None,
@@ -193,19 +238,19 @@ def csv_rows(
 
     Raises UserError for quotes that do not match: what follows has no known rows.
     """
-    names = csv_names(file, delimiter, path, encoding) if header is None else header
+    names = csv_names(span.file, delimiter, path, encoding) if header is None else header
     places, width = [(column, names.index(column)) for column in columns], len(names)
     try:
-        with _csv(file, delimiter, encoding) as lines:
-            if header is None:
+        with _csv(span.file, delimiter, encoding, span) as lines:
+            if header is None and not span.start:
                 next(lines)
-            first = lines.line_num + 1
+            first = span.before + lines.line_num + 1
             for cells in lines:
                 if len(cells) == width:
                     yield first, {column: cells[place] for column, place in places}
                 elif cells:
                     yield first, Broken(LINE, CELLS, excerpt(delimiter.join(cells)))
-                first = lines.line_num + 1
+                first = span.before + lines.line_num + 1
             return
     except csv.Error:
         pass
@@ -214,6 +259,58 @@ def csv_rows(
 
 def _same_encoding(one: str, two: str) -> bool:
     return codecs.lookup(one).name == codecs.lookup(two).name
+
+
+def csv_cuts(file: Path, delimiter: str, encoding: str, wanted: Sequence[int]) -> list[tuple[int, int]]:
+    """For each of the bytes `wanted`, rising, the first place at or after it where a row of a csv begins, and how many
+    lines stand before that. None in an encoding in which a byte of a sign may be one of another."""
+    if codecs.lookup(encoding).name not in BYTEWISE:
+        return []
+    sign, cuts, at, counted, lines = delimiter.encode(encoding), [], 0, 0, 0
+    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        start = len(BOM) if content[: len(BOM)] == BOM else 0
+        for place in wanted:
+            at = _row_end(content, sign, start, at, place)
+            while counted < at:
+                block = content[counted : min(at, counted + 2**24)]
+                lines += block.count(b"\n") + block.count(b"\r") - block.count(b"\r\n")
+                lines -= counted > 0 and block[:1] == b"\n" and content[counted - 1 : counted] == b"\r"
+                counted += len(block)
+            cuts.append((at, lines))
+    return cuts
+
+
+def _row_end(content: mmap.mmap, sign: bytes, start: int, at: int, place: int) -> int:
+    """Where a row ends at or after `place`. at: a place before it that is in no quotes, as a csv reader sees them: a
+    quote opens a cell at its beginning alone, and two of them in one are a sign."""
+    end = -1
+    while True:
+        if end < max(at, place) and (end := content.find(b"\n", max(at, place))) < 0:
+            end = len(content)
+        quote = content.find(b'"', at, end)
+        if quote < 0:
+            return min(end + 1, len(content))
+        at = quote + 1
+        if quote == start or content[quote - 1 : quote] in (b"\n", b"\r") or content[quote - len(sign) : quote] == sign:
+            while (quote := content.find(b'"', at)) >= 0 and content[quote + 1 : quote + 2] == b'"':
+                at = quote + 2
+            if quote < 0:
+                return len(content)
+            at = quote + 1
+
+
+def jsonl_cuts(file: Path, wanted: Sequence[int]) -> list[tuple[int, int]]:
+    """The same of a jsonl file."""
+    cuts, at, counted, lines = [], 0, 0, 0
+    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for place in wanted:
+            at = content.find(b"\n", max(at, place)) + 1 or len(content)
+            while counted < at:
+                block = content[counted : min(at, counted + 2**24)]
+                lines += block.count(b"\n")
+                counted += len(block)
+            cuts.append((at, lines))
+    return cuts
 
 
 def check_jsonl(file: Path, path: str | None) -> None:
@@ -225,19 +322,19 @@ def check_jsonl(file: Path, path: str | None) -> None:
 
 
 @contextlib.contextmanager
-def _csv(file: Path, delimiter: str, encoding: str) -> Iterator[Any]:
+def _csv(file: Path, delimiter: str, encoding: str, span: Span | None = None) -> Iterator[Any]:
     """A reader of the csv module."""
     csv.field_size_limit(sys.maxsize)
-    with io.TextIOWrapper(opened(file), encoding, "surrogateescape", newline="") as stream:
+    with io.TextIOWrapper(opened(file, span), encoding, "surrogateescape", newline="") as stream:
         yield csv.reader(stream, delimiter=delimiter, strict=True)
 
 
-def jsonl_rows(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, Row | Broken]]:
+def jsonl_rows(span: Span, columns: Sequence[str]) -> Iterator[tuple[int, Row | Broken]]:
     """Rows, each with the number of its line, from 1 on. Numbers keep the text they are written as; a key that is not
     there is a missing cell. No row is a blank line."""
     decode = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str).decode
-    with opened(file) as stream:
-        for number, line in enumerate(stream, 1):
+    with opened(span.file, span) as stream:
+        for number, line in enumerate(stream, span.before + 1):
             text = line.decode("utf-8", "surrogateescape")
             if text.isspace():
                 continue
@@ -275,24 +372,24 @@ def parquet_schema(file: Path, path: str | None) -> Any:
     return schema
 
 
-def parquet_rows(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, Row]]:
+def parquet_rows(span: Span, columns: Sequence[str]) -> Iterator[tuple[int, Row]]:
     """Rows, each with its number in the file, from 1 on."""
-    numbers = itertools.count(1)
-    for batch, cells in parquet_batches(file, columns, 512):
+    numbers = itertools.count(span.start + 1)
+    for batch, cells in parquet_batches(span, columns, 512):
         lists = [cells(batch.column(column), column) for column in columns]
         for values in zip(*lists, strict=True):
             yield next(numbers), dict(zip(columns, values, strict=True))
 
 
 def parquet_batches(
-    file: Path, columns: Sequence[str], size: int
+    span: Span, columns: Sequence[str], size: int
 ) -> Iterator[tuple[Any, Callable[[Any, str], list[str | None]]]]:
     """Arrow's batches of at most `size` rows, and what turns one of their columns into cells."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     # With either left at its default, Arrow holds a row group: 991 MiB for one of 751, against 433 (its pages).
-    with pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False) as reader:
+    with pq.ParquetFile(span.file, buffer_size=1 << 20, pre_buffer=False) as reader:
         names = _class_names(reader.schema_arrow.metadata)
 
         def cells(array: Any, column: str) -> list[str | None]:
@@ -307,9 +404,16 @@ def parquet_batches(
                 array = array.cast(pa.time64("us"), safe=False)
             return [as_text(value, names.get(column)) for value in array.to_pylist()]
 
+        stop = reader.metadata.num_rows if span.stop is None else span.stop
+        ends = list(itertools.accumulate(reader.metadata.row_group(i).num_rows for i in range(reader.num_row_groups)))
+        groups = [i for i, end in enumerate(ends) if end > span.start and (ends[i - 1] if i else 0) < stop]
+        at = ends[groups[0] - 1] if groups and groups[0] else 0
         # without Arrow's threads: see dpsyn/runs/storage.py
-        for batch in reader.iter_batches(batch_size=size, columns=list(columns), use_threads=False):
-            yield batch, cells
+        for batch in reader.iter_batches(size, groups, columns=list(columns), use_threads=False):
+            first, last = max(0, span.start - at), min(batch.num_rows, stop - at)
+            at += batch.num_rows
+            if first < last:
+                yield batch.slice(first, last - first), cells
 
 
 def is_text(kind: Any) -> bool:

@@ -29,13 +29,16 @@ from dpsyn.reading.rows import (
     Broken,
     Columns,
     Row,
+    Span,
     as_text,
     bad_unit,
     check_jsonl,
+    csv_cuts,
     csv_names,
     csv_rows,
     is_bytes,
     is_text,
+    jsonl_cuts,
     jsonl_rows,
     parquet_rows,
     parquet_schema,
@@ -233,8 +236,48 @@ class Source:
         if "floating numbers" in kinds or len(kinds) > 1:
             raise bad_unit(column, " and ".join(sorted(kinds)))
 
-    def tables(self, choose: Callable[[Columns], list[str]]) -> Iterator[Table]:
-        """Each file, or the one part on the hub, with the columns that `choose` wants of it."""
+    def spans(self) -> list[Span]:
+        """Each local file as a whole."""
+        return [Span(file) for file in self.files()]
+
+    def shares(self, n: int, least: int) -> list[list[Span]]:
+        """All rows of local files in at most `n` runs of about as many bytes, at least `least`, in their order; one
+        without spans for the hub."""
+        if self.kind() == "hub":
+            return [[]]
+        files = self.files()
+        sizes = [file.stat().st_size for file in files]
+        n = max(1, min(n, sum(sizes) // max(1, least)))
+        borders = [sum(sizes) * at // n for at in range(1, n)]
+        found: list[list[Span]] = [[] for _ in range(n)]
+        start = 0
+        for file, size in zip(files, sizes, strict=True):
+            first = sum(border <= start for border in borders)
+            spans = self._cut(file, size, [border - start for border in borders if start < border < start + size])
+            for at, span in enumerate(spans, first):
+                found[at].append(span)
+            start += size
+        return [spans for spans in found if spans]
+
+    def _cut(self, file: Path, size: int, places: Sequence[int]) -> list[Span]:
+        """A file in pieces, which end at about these bytes."""
+        kind = self.kind()
+        if not places or kind == "imagefolder" or file.name.lower().endswith(".gz"):
+            return [Span(file)]
+        if kind == "parquet":
+            import pyarrow.parquet as pq
+
+            rows = pq.read_metadata(file).num_rows
+            cuts = [(rows * place // size, 0) for place in places]
+        elif kind == "csv":
+            cuts = csv_cuts(file, self._delimiter(file), self.encoding, places)
+        else:
+            cuts = jsonl_cuts(file, places)
+        ends = [*(at for at, _ in cuts), None]
+        return [Span(file, at, end, before) for (at, before), end in zip([(0, 0), *cuts], ends, strict=True)]
+
+    def tables(self, choose: Callable[[Columns], list[str]], spans: Sequence[Span] | None = None) -> Iterator[Table]:
+        """Each file, or the one part on the hub, with the columns that `choose` wants of it. spans: of these alone."""
         kind = self.kind()
         if kind == "hub":
             with hub_stream(self, "rows", commit(str(self.path), self.revision)) as stream:
@@ -247,14 +290,14 @@ class Source:
                 yield Table("", columns, hub_rows(stream, columns))
             return
         top = root(self.place)
-        for file in self.files():
-            columns = choose(self.columns(file))
+        for span in self.spans() if spans is None else spans:
+            columns = choose(self.columns(span.file))
             rows: Iterator[tuple[int, Row | Broken]]
             if kind == "csv":
-                rows = csv_rows(file, columns, self._delimiter(file), self.path, self.header, self.encoding)
+                rows = csv_rows(span, columns, self._delimiter(span.file), self.path, self.header, self.encoding)
             else:
-                rows = (jsonl_rows if kind == "jsonl" else parquet_rows)(file, columns)
-            yield Table(name_below(file, top), columns, rows)
+                rows = (jsonl_rows if kind == "jsonl" else parquet_rows)(span, columns)
+            yield Table(name_below(span.file, top), columns, rows)
 
     def _delimiter(self, file: Path) -> str:
         is_tabs = file.name.lower().removesuffix(".gz").endswith(".tsv")

@@ -6,6 +6,7 @@ accented letter has two encodings. Where such spellings counted as different, on
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 
@@ -47,6 +48,19 @@ def has_lost_digits(cell: str | None) -> bool:
     return cell is not None and ROUNDED.fullmatch(cell.strip()) is not None
 
 
-def coded(unit: str | None, codes: dict[str, int]) -> int:
-    """The number of a user, a new one where it is first met; -1 for nobody."""
-    return -1 if unit is None else codes.setdefault(unit, len(codes))
+class Users:
+    """Numbers users, from 0 on, as they are met."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+        self._told = 0
+
+    def number(self, unit: str | None) -> int:
+        """A new one where it is first met; -1 for nobody."""
+        return -1 if unit is None else self._numbers.setdefault(unit, len(self._numbers))
+
+    def met(self) -> tuple[str, ...]:
+        """Those that are new since it was last asked, by number."""
+        new = tuple(itertools.islice(reversed(self._numbers), len(self._numbers) - self._told))
+        self._told += len(new)
+        return new[::-1]

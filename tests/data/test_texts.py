@@ -226,7 +226,7 @@ def test_empty_rows_stop_the_run_or_cast_no_vote_and_no_message_tells_which(tmp_
         check_survey(survey_of(opened), Texts(path), "record")
     assert CANARY not in str(caught.value) and "7" not in str(caught.value)
     electorate = open_electorate(Texts(path, on_error="skip"), lengths, {"on": "skip"}, "record", tmp_path / "cache")
-    assert (electorate.folder / "0.vectors").stat().st_size == 19 * 4
+    assert (electorate.folder / "000/0.vectors").stat().st_size == 19 * 4
 
 
 def test_another_split_of_local_files_stands_beside_train_and_has_another_fingerprint(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as some
 from dpsyn.errors import UserError
 from dpsyn.reading.rows import (
     Broken,
+    Span,
     csv_names,
     csv_rows,
     encoding_of,
@@ -100,7 +101,7 @@ def test_an_index_without_a_name_is_one_more_column(tmp_path: Path) -> None:
 @pytest.mark.parametrize("tail", [f'"{CANARY},2\n3,4\n', f'"{CANARY}" x,2\n3,4\n'])
 def test_quotes_that_do_not_match_end_the_reading_with_one_line(tail: str, tmp_path: Path) -> None:
     path = file(tmp_path / "a.csv", "a,b\n1,2\n" + tail)
-    rows = csv_rows(path, ["a"], ",", "a.csv")
+    rows = csv_rows(Span(path), ["a"], ",", "a.csv")
     assert next(rows) == (2, {"a": "1"})
     with pytest.raises(UserError, match=r"^data\.path=a\.csv: expected csv whose quotes match [^\n]*$") as caught:
         list(rows)
@@ -211,7 +212,7 @@ def test_a_line_that_is_put_in_anywhere_leaves_the_others_as_they_were(
 
     def found(lines: list[bytes]) -> list[Any]:
         path.write_bytes((b"t,s\n" if is_csv else b"") + b"".join(lines))
-        rows = csv_rows(path, ["t", "s"], ",", "x") if is_csv else jsonl_rows(path, ["t", "s"])
+        rows = csv_rows(Span(path), ["t", "s"], ",", "x") if is_csv else jsonl_rows(Span(path), ["t", "s"])
         return [row for _, row in rows]
 
     path = tmp_path_factory.getbasetemp() / "property"
@@ -226,7 +227,7 @@ def test_parquet_cells_are_text_whatever_their_type_and_one_missing_changes_no_o
     table = {"n": pa.array([5, None, 7]), "x": [5.0, float("nan"), 0.5], "b": [True, None, False]}
     table |= {"d": pa.array(["u", "v", "u"]).dictionary_encode(), "raw": [b"\xff", b"ok", None]}
     pq.write_table(pa.table(table), tmp_path / "a.parquet")
-    rows = [row for _, row in parquet_rows(tmp_path / "a.parquet", list(table))]
+    rows = [row for _, row in parquet_rows(Span(tmp_path / "a.parquet"), list(table))]
     assert [tuple(row.values()) for row in rows] == [
         ("5", "5.0", "True", "u", "\udcff"), (None, None, None, "v", "ok"), ("7", "0.5", "False", "u", None),
     ]  # fmt: skip
@@ -317,11 +318,11 @@ def test_rows_on_the_hub_are_read_by_their_features(tmp_path: Path) -> None:
 
 def test_rows_come_with_the_line_on_which_they_begin(tmp_path: Path) -> None:
     path = file(tmp_path / "a.csv", 'a,b\n1,2\n\n"x\ny",3\n4,5,6\n7,8\n')
-    assert [line for line, _ in csv_rows(path, ["a"], ",", "a.csv")] == [2, 4, 6, 7]
+    assert [line for line, _ in csv_rows(Span(path), ["a"], ",", "a.csv")] == [2, 4, 6, 7]
     path = file(tmp_path / "a.jsonl", '{"a": 1}\n\n[]\n{"a": 2}\n')
-    assert [line for line, _ in jsonl_rows(path, ["a"])] == [1, 3, 4]
+    assert [line for line, _ in jsonl_rows(Span(path), ["a"])] == [1, 3, 4]
     pq.write_table(pa.table({"a": range(1000)}), tmp_path / "a.parquet")
-    assert [line for line, _ in parquet_rows(tmp_path / "a.parquet", ["a"])] == list(range(1, 1001))
+    assert [line for line, _ in parquet_rows(Span(tmp_path / "a.parquet"), ["a"])] == list(range(1, 1001))
 
 
 @pytest.mark.parametrize(
@@ -354,7 +355,7 @@ def test_the_encoding_of_a_file_is_told_wherever_its_first_accent_stands(
     path = tmp_path / "a.csv"
     path.write_bytes(("a,b\n" + "x,1\n" * (50_000 if late else 1) + "caf\u00e9,2\n").encode(encoding))
     assert encoding_of(path) == looks
-    rows = [row for _, row in csv_rows(path, ["a"], ",", "a.csv", None, looks)]
+    rows = [row for _, row in csv_rows(Span(path), ["a"], ",", "a.csv", None, looks)]
     assert rows[-1] == {"a": "caf\u00e9"} and rows[0] == {"a": "x"}
     if looks not in ("utf-8", "cp1252"):
         with pytest.raises(UserError, match=f"say data.encoding={looks},"):

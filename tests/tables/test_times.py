@@ -18,7 +18,7 @@ from dpsyn.embedding.table import Table as Vectors
 from dpsyn.errors import UserError
 from dpsyn.metric.marginals import _distances, _measured
 from dpsyn.population import Population, Samples, take
-from dpsyn.reading.rows import parquet_batches
+from dpsyn.reading.rows import Span, parquet_batches
 from dpsyn.runs.export import _csv, _jsonl
 from dpsyn.runs.storage import from_parquet, to_parquet
 from dpsyn.tables import codec, times
@@ -106,7 +106,7 @@ def test_parquets_own_times_are_read_as_what_they_are(unit: str, tmp_path: Any) 
         "at": {"kind": "time", "bounds": ["00:00", "23:59"]},
     }
     table = of({name: {**said, "missing": True} for name, said in kinds.items()})
-    ((batch, cells),) = parquet_batches(tmp_path / "t.parquet", list(columns), 9)
+    ((batch, cells),) = parquet_batches(Span(tmp_path / "t.parquet"), list(columns), 9)
     content, rules = table.read({name: cells(batch.column(name), name) for name in columns})
     assert (rules == FINE).all()
     assert content["plain"][0] == np.datetime64("2024-01-31T11:00:05") == content["zoned"][0] - np.timedelta64(1, "h")

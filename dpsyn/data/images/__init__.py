@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dpsyn.data import Records, Refusal
+from dpsyn.data import Batches, Records, Refusal
 from dpsyn.data.images.files import HEIF, ONLY_A_PATH, pixels_of
 from dpsyn.errors import invalid, missing
 from dpsyn.marks import PLACE
@@ -20,6 +20,7 @@ from dpsyn.population import Label, Samples
 from dpsyn.reading.rows import (
     Broken,
     Columns,
+    Span,
     as_text,
     check_declared,
     combinations,
@@ -31,7 +32,7 @@ from dpsyn.reading.rows import (
     parquet_schema,
 )
 from dpsyn.reading.sources import Source, class_names, commit, floating, hub_stream, name_below, root
-from dpsyn.reading.spelling import LOST_DIGITS, canonical, coded, has_lost_digits, unit_of
+from dpsyn.reading.spelling import LOST_DIGITS, Users, canonical, has_lost_digits, unit_of
 
 IMAGE = "\0image"  # in a Row, whatever the column is called
 
@@ -136,19 +137,30 @@ class Images:
         """Of names, sizes and content of local files; of the name and the commit of a data set on the hub."""
         return self._source.fingerprint()
 
-    def batches(self, size: int) -> Iterator[Records]:
+    def parts(self, n: int, least: int = 1) -> Sequence[Batches]:
+        shares = self._source.shares(n, least)
+        if len(shares) == 1:
+            return [self.batches]
+        first = next((records for records in self.batches(1) if len(records.labels)), None)
+        shape = None if first is None else first.samples.content.shape[1:]
+        return [functools.partial(self.batches, spans=spans, at=at, shape=shape) for at, spans in enumerate(shares)]
+
+    def batches(
+        self, size: int, spans: Sequence[Span] | None = None, at: int = 0, shape: tuple[int, ...] | None = None
+    ) -> Iterator[Records]:
         """Batches of exactly `size` rows but for the last, which may have none where rows were refused after it.
 
-        Raises UserError for files that cannot be read, missing columns, and images of several sizes without `size`.
+        spans: of these alone; at: the number of this part; shape: of the first image of all. Raises UserError for files
+        that cannot be read, missing columns, and images of several sizes without `size`.
         """
-        label_of, codes = self._labeller(), dict[str, int]()
-        shape = (*self.size, self._channels) if self.size is not None else None
+        label_of, users = self._labeller(), Users()
+        shape = (*self.size, self._channels) if self.size is not None else shape
         images: list[np.ndarray] = []
         labels: list[int] = []
         units: list[int] = []
         refused: list[Refusal] = []
-        remarks: Mapping[str, int] = self._source.passed_over()
-        for number, (file, line, row) in enumerate(guarded(self._rows(), self.path)):
+        remarks: Mapping[str, int] = self._source.passed_over() if at == 0 else {}
+        for number, (file, line, row) in enumerate(guarded(self._rows(spans), self.path)):
             label = label_of(row)
             user = row[self.unit_column] if self.unit_column is not None else None
             image = row[IMAGE]
@@ -168,13 +180,13 @@ class Images:
                 raise invalid("data.size", "null", "[height, width], since the images are of several sizes")
             images.append(image)
             labels.append(label)
-            units.append(coded(unit_of(user), codes))
+            units.append(users.number(unit_of(user)))
             if len(images) == size:
-                yield self._records(images, labels, units, refused, remarks)
+                yield self._records(images, labels, units, refused, remarks, users)
                 images, labels, units, refused, remarks = [], [], [], [], {}
         if images or refused or remarks:
             images = images or [np.empty((0, *(shape or (0, 0, self._channels))), np.uint8)]
-            yield self._records(images, labels, units, refused, remarks)
+            yield self._records(images, labels, units, refused, remarks, users)
 
     def _records(
         self,
@@ -183,10 +195,12 @@ class Images:
         units: list[int],
         refused: list[Refusal],
         remarks: Mapping[str, int],
+        users: Users,
     ) -> Records:
         content = np.stack(images) if labels else images[0]
-        users = np.array(units, np.int64) if self.unit_column is not None else None
-        return Records(Samples(content), np.array(labels, np.int64), users, tuple(refused), remarks=remarks)
+        numbers = np.array(units, np.int64) if self.unit_column is not None else None
+        read = Samples(content), np.array(labels, np.int64), numbers
+        return Records(*read, tuple(refused), remarks=remarks, users=users.met())
 
     def _labeller(self) -> Callable[[Row], int | Broken]:
         sources = label_sources(self.labels, self.label_columns)
@@ -220,7 +234,7 @@ class Images:
             raise invalid("data.image_column", image_column, "a column of images, or of their bytes")
         return [image_column, *dict.fromkeys(named.values())]
 
-    def _rows(self) -> Iterator[tuple[str, int, Row]]:
+    def _rows(self, spans: Sequence[Span] | None) -> Iterator[tuple[str, int, Row]]:
         """Rows, each with its file and its number in there, from 1 on; 0 for a file that is one image."""
         kind = self._source.kind()
         if kind == "hub":
@@ -228,10 +242,11 @@ class Images:
                 yield "", number, row
             return
         top = root(self._source.place)
-        for file in self._source.files():
+        for span in self._source.spans() if spans is None else spans:
+            file = span.file
             name = name_below(file, top)
             if kind == "parquet":
-                for number, row in enumerate(self._parquet_rows(file), 1):
+                for number, row in enumerate(self._parquet_rows(span), span.start + 1):
                     yield name, number, row
             else:
                 yield name, 0, {IMAGE: file, "label": file.parent.name if file.parent != top else None}
@@ -246,12 +261,12 @@ class Images:
         ]
         return self._columns(schema.names, images + binary if self.image_column else images or binary)
 
-    def _parquet_rows(self, file: Path) -> Iterator[Row]:
+    def _parquet_rows(self, span: Span) -> Iterator[Row]:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        image, *columns = self._parquet_columns(file)
-        for batch, cells in parquet_batches(file, [image, *columns], 64):
+        image, *columns = self._parquet_columns(span.file)
+        for batch, cells in parquet_batches(span, [image, *columns], 64):
             array = batch.column(image)
             if pa.types.is_struct(array.type):
                 paths = array.type.get_field_index("path") >= 0
