@@ -11,9 +11,9 @@ import numpy as np
 from dpsyn.api import Pinged
 from dpsyn.errors import UserError
 from dpsyn.expanding import longer, write_synthetic
-from dpsyn.files import cache_folder, named_by, sha256, write
+from dpsyn.files import cache_folder, named_by, private_folder, sha256, write
 from dpsyn.job import Job, check, public_sources
-from dpsyn.networks.runtime import check_device, torch_device, torch_dtype
+from dpsyn.networks.runtime import OnRay, check_device, torch_device, torch_dtype
 from dpsyn.population import Population
 from dpsyn.privacy import account
 from dpsyn.privacy.budget import Budget, Charge
@@ -41,6 +41,20 @@ def carry_out(job: Job, screen: Screen) -> Path:
         check_device(device)
     if job.runtime.dtype == "float16":
         torch_dtype(job.runtime)
+    if not isinstance(job.runtime, OnRay):
+        return _carry_out(job, screen)
+    from dpsyn.cluster.private import check_nodes
+    from dpsyn.cluster.session import connected
+
+    with connected(job.runtime) as lines:
+        if job.releases:
+            check_nodes(job.data, _private_cache(job))
+        for line in lines:
+            screen.line(line)
+        return _carry_out(job, screen)
+
+
+def _carry_out(job: Job, screen: Screen) -> Path:
     run = RunDirectory(job.root, job.privacy.is_private)
     known, fingerprint = run.identity() if run.has_begun() else None, job.data.fingerprint()
     _check_public(job)
@@ -206,17 +220,29 @@ def _check_public(job: Job) -> None:
 
 
 def _electorate(job: Job, run: RunDirectory, screen: Screen) -> Electorate:
-    cache = cache_folder()  # out here, where what is wrong with it may be said
+    cache = _private_cache(job)  # out here, where what is wrong with it may be said
     with private_side(run, screen, "reading and embedding the private records", "electorate"):
         own = job.schedule.coder(job.facts)  # its settings stand nowhere else
         identity = {**job.cache_identity, "embedded by": job.coder.fingerprint(), "coder": own and named_by(own)}
-        electorate = open_electorate(job.data, job.coder, identity, job.privacy.unit, cache, job.runtime.shards)
-        if torch_device(job.runtime) != "cpu":
-            electorate = replace(electorate, shards=1)  # a GPU's memory is one
+        given = (job.data, job.coder, identity, job.privacy.unit, cache)
+        if isinstance(job.runtime, OnRay):
+            from dpsyn.cluster import private, session
+
+            shards = session.shards_of(job.runtime)
+            electorate = open_electorate(*given, shards, private.reading(job.data, shards), private.counting)
+        else:
+            electorate = open_electorate(*given, job.runtime.shards)
+            if torch_device(job.runtime) != "cpu":
+                electorate = replace(electorate, shards=1)  # a GPU's memory is one
     for name, content in row_reports(electorate).items():
         write(run.private / name, content, private=True)
     check_survey(survey_of(electorate), job.data, job.privacy.unit, str(run.private))
     return electorate
+
+
+def _private_cache(job: Job) -> Path:
+    own = job.runtime.private_folder if isinstance(job.runtime, OnRay) else None
+    return cache_folder() if own is None else private_folder(Path(own).expanduser().absolute())
 
 
 def _measure(job: Job, run: RunDirectory, population: Population, screen: Screen) -> None:

@@ -21,7 +21,7 @@ from dpsyn import processes
 from dpsyn.api import Api, Degree, LooksUp, Queued, queue_of
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError
-from dpsyn.networks.runtime import Runtime
+from dpsyn.networks.runtime import OnRay, Runtime
 from dpsyn.population import Label, Samples, concatenate, take
 from dpsyn.threads import processors
 
@@ -73,8 +73,7 @@ class InBatches:
             return cast(Samples, _whole(ask(slice(0, n)), n, text))
 
     def _asked(self, what: str, text: str, n: int, arguments: Callable[[slice], tuple[Any, ...]]) -> list[Any]:
-        devices = len(self.runtime.devices or [None])
-        size = min(self.runtime.batch_size, max(1, -(-n // devices)))
+        size = min(self.runtime.batch_size, max(1, -(-n // self.runtime.places)))
         slices = [slice(start, min(start + size, n)) for start in range(0, max(n, 1), size)]
         parts = []
         with self.progress(text, n) as advance:
@@ -95,8 +94,16 @@ def _whole(part: Any, rows: int, text: str) -> Any:
 def asked_in_batches(api: Api, embed: Embedding, runtime: Runtime, progress: Progress) -> Iterator[InBatches]:
     """The processes of `runtime.devices` start when first asked and end with the context. Raises UserError where one
     of them dies."""
-    with dispatching(api, embed, runtime.devices) as dispatch:
+    with _dispatching(api, embed, runtime) as dispatch:
         yield InBatches(api, embed, runtime, dispatch, progress)
+
+
+def _dispatching(api: Api, embed: Embedding, runtime: Runtime) -> AbstractContextManager[Dispatch]:
+    if isinstance(runtime, OnRay):
+        from dpsyn.cluster import public
+
+        return public.dispatching(api, embed, runtime)
+    return dispatching(api, embed, runtime.devices)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ FLOORS = [
     {*GROUPS},
     {"privacy"},
     {"schedule"},
-    {"workers", "runs", "show"},
+    {"cluster", "workers", "runs", "show"},
     {"job"},
     {"sides", "publish"},
     {"build"},

@@ -71,6 +71,43 @@ class Runtime:
         for key in ("channels_last", "compile", "tf32"):
             flag(f"runtime.{key}", getattr(self, key))
 
+    @property
+    def places(self) -> int:
+        """Where the public side works at once."""
+        return len(self.devices or [None])
+
+
+@dataclass(frozen=True)
+class OnRay(Runtime):
+    """The same on a Ray cluster: makers ask the api and the embedding, shards hold the private records.
+
+    address: 'auto', or host:port; None: a cluster on this machine is started for the run, and ended.
+    makers: processes that generate, vary and embed samples; gpus: of each of them.
+    shards: in which private records are read and counted, on nodes with the resource `private`; None: one a processor
+        of those.
+    private_folder: where their vectors lie, on a disk that all these nodes see; None: the private cache of this user.
+    """
+
+    address: str | None = None
+    makers: int = 2
+    gpus: int = 0
+    private_folder: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole("runtime.makers", self.makers, 1)
+        whole("runtime.gpus", self.gpus)
+        if self.devices is not None:
+            raise invalid("runtime.devices", self.devices, "null on Ray", "Say runtime.makers and runtime.gpus.")
+        for key in ("address", "private_folder"):
+            value = getattr(self, key)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise invalid(f"runtime.{key}", value, "a text, or null")
+
+    @property
+    def places(self) -> int:
+        return self.makers
+
 
 def check_device(device: str) -> None:
     """Raises UserError for one that this machine does not have. A run for another machine can be planned here."""

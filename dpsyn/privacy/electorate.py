@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import os
+import platform
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
@@ -221,10 +222,11 @@ def _parts(data: Data, embed: Coder, shards: int | None) -> Sequence[Batches]:
 
 
 def _embed_all(parts: Sequence[Batches], data: Data, embed: Coder, entry: Path, spread: Spread) -> None:
-    for dead in entry.parent.glob("*.part"):  # of runs that were killed: vectors of private rows
+    host = platform.node()
+    for dead in entry.parent.glob(f"*.{host}.part"):  # of runs that were killed: vectors of private rows
         if not Path(f"/proc/{dead.name.split('.')[1]}").exists():
             shutil.rmtree(dead, ignore_errors=True)
-    temporary = entry.with_name(f"{entry.name}.{os.getpid()}.part")
+    temporary = entry.with_name(f"{entry.name}.{os.getpid()}.{host}.part")
     private_folder(temporary)
     with room_on_disk(entry):
         try:
@@ -341,7 +343,7 @@ def _digest(user: str) -> bytes:
 
 
 def _private_file(path: Path) -> BinaryIO:
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb")
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
 
 
 def _embed_padded(embed: Callable[[Samples], Vectors], samples: Samples) -> Vectors:
