@@ -271,9 +271,11 @@ def test_a_process_that_dies_is_one_line_and_leaves_nothing(tmp_path):
 
 def test_an_error_in_a_process_comes_back_with_where_it_was_raised(tmp_path):
     data = texts(tmp_path / "data", "csv")
-    with pytest.raises(ValueError, match="apple") as caught:
+    with pytest.raises(ValueError) as caught:  # of whichever fails first
         open_electorate(data, Failing(), {}, "record", tmp_path / "cache", 2)
-    assert "in embed_part" in caught.value.__notes__[0] and not list((tmp_path / "cache").iterdir())
+    assert (
+        str(caught.value) and "in embed_part" in caught.value.__notes__[0] and not list((tmp_path / "cache").iterdir())
+    )
 
 
 def test_parts_that_cannot_be_sent_are_read_in_one_process_unless_several_are_asked_for(tmp_path, monkeypatch):

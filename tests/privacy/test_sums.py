@@ -115,7 +115,7 @@ def test_the_ledger_releases_sums_on_their_grid_and_refuses_what_moves_more(tmp_
     records = electorate_of(tmp_path / "data", ROWS, "record")
     declared = Release("embedding sums", 1, 1.0, grid=SUMS_GRID)
     own = ledger(tmp_path / "a", declared)
-    assert own.budget.charges == (Charge("embedding sums", own.budget.sigma, 1),)
+    assert own.budget.charges == (Charge("embedding sums", own.budget.sigma, SUMS_GRID, 1),)
     receipt = own.release(1, QUERY, records)
     exact = sums(tmp_path / "data", ROWS)
     assert 0.9 < np.std(receipt.votes - exact) / (own.budget.sigma * SUMS_GRID) < 1.1
