@@ -23,8 +23,10 @@ dpsyn: differentially private synthetic data by Private Evolution, without train
   dpsyn plan [the same arguments]                 what it would cost: privacy, calls, disk; reads and writes nothing
   dpsyn check [the same arguments]                what a run would make of your rows; spends nothing
   dpsyn expand RUN --rows N                       more rows from a finished run; costs no privacy
+  dpsyn report RUN                                one HTML page to look at, safe to publish; or --private
   dpsyn export RUN --to DIR --format csv          its data as csv, jsonl, parquet, imagefolder or npz
   dpsyn schema FILE > schema.yaml                 drafts the schema of a table from a codebook or a public sample
+  dpsyn list [RUN or FOLDER ...]                  runs side by side: state, epsilon, rows, public metrics; --json
   dpsyn verify RUN                                recompute epsilon from the receipts by exact convolution
   dpsyn budget                                    what was spent on each data set
   dpsyn --version
@@ -65,8 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "plan": plan,
         "check": check,
         "expand": expand,
+        "report": report,
         "export": export,
         "schema": schema,
+        "list": list_runs,
         "verify": verify,
         "budget": budget,
     }
@@ -168,6 +172,20 @@ def expand(given: list[str]) -> int:
     return 0
 
 
+def report(given: list[str]) -> int:
+    """`dpsyn report RUN`: from `release/` alone; the data and `private/` may be gone."""
+    parser = argparse.ArgumentParser("dpsyn report", description="One HTML page of a run, from release/ alone.")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--private", action="store_true", help="private/report.html, with what only you may see")
+    chosen = parser.parse_args(given)
+    from dpsyn.report import write_private_report, write_report
+    from dpsyn.runs.directory import open_run
+
+    run = open_run(chosen.run)
+    print(write_private_report(run) if chosen.private else write_report(run))
+    return 0
+
+
 def export(given: list[str]) -> int:
     """`dpsyn export RUN --to DIR --format FORMAT`: the data and `private/` may be gone."""
     parser = argparse.ArgumentParser("dpsyn export", description="A run's synthetic data as files of one's own.")
@@ -204,6 +222,19 @@ def schema(given: list[str]) -> int:
         sys.stdout.reconfigure(encoding="utf-8")  # whatever the terminal's: a schema is read as UTF-8
     print("dpsyn:", " ".join(WARNING.split()), file=sys.stderr)
     print(drafted, end="")
+    return 0
+
+
+def list_runs(given: list[str]) -> int:
+    """`dpsyn list`: from what is released alone."""
+    parser = argparse.ArgumentParser("dpsyn list", description="Runs side by side, from their release/ alone.")
+    parser.add_argument("places", nargs="*", type=Path, default=[Path("runs")], help="runs, or folders of runs")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    chosen = parser.parse_args(given)
+    from dpsyn.report.listing import as_json, as_text, listed
+
+    lines = listed(chosen.places)
+    print(as_json(lines) if chosen.json else as_text(lines), end="")
     return 0
 
 

@@ -23,6 +23,7 @@ from dpsyn.privacy.nearest import search_on
 from dpsyn.privacy.query import CELLS, LABELS, QUERIES, SUMS, Answer, Nearest, Query
 from dpsyn.privacy.statement import statement
 from dpsyn.privacy.survey import check_survey
+from dpsyn.report import write_report
 from dpsyn.runs.directory import RunDirectory
 from dpsyn.runs.picture import preview
 from dpsyn.schedule import Ask, PublicSide
@@ -88,7 +89,7 @@ def _carry_out(job: Job, screen: Screen) -> Path:
                 synthetic = write_synthetic(job, run, public, state.ask(None), final, job.expand_rows)
             preview(run.release, [run.load(t, per_label=PICTURED) for t in run.iterations()], job.labels)
             state.declare()
-            run.stamp()
+            _present(run)
             run.log("data are there")
             for line in run.contents():
                 screen.line(line)
@@ -97,7 +98,8 @@ def _carry_out(job: Job, screen: Screen) -> Path:
             except KeyboardInterrupt:
                 there = run.release / "synthetic.parquet"
                 raise KeyboardInterrupt(f"The data are there ({there}); metrics are missing.") from None
-        run.stamp()
+            if not all(metric.private for metric in job.metrics.values()):
+                _present(run)
         run.log("done")
     return run.release
 
@@ -204,6 +206,13 @@ def _show_votes(
     if silent := signs["labels_without_votes"]:
         state.screen.line(f"iteration {t}: {silent:.0f} label(s) without votes, chosen at random")
     return ancestors
+
+
+def _present(run: RunDirectory) -> None:
+    """The page and the card, from all else that is released."""
+    with run.timed("report"):
+        write_report(run)
+    run.stamp()
 
 
 def _check_public(job: Job) -> None:

@@ -13,6 +13,7 @@ from dpsyn.job import Job
 from dpsyn.population import Population
 from dpsyn.privacy.ledger import answer_of, read_receipt
 from dpsyn.privacy.query import Answer, Query
+from dpsyn.report import write_report
 from dpsyn.runs.directory import RunDirectory
 from dpsyn.runs.storage import from_parquet, to_parquet
 from dpsyn.schedule import Ask, PublicSide
@@ -45,6 +46,7 @@ def expand_run(job: Job, screen: Screen, rows: int) -> Path:
 
         with screen.shown(), public_side(job, run, screen, [(0, rows)]) as public:
             write_synthetic(job, run, public, ask, final, rows)
+        write_report(run)
         run.stamp()
     return run.release
 

@@ -24,6 +24,8 @@ SLOW = [
     "metric/test_text_metrics",
     "privacy/test_account",
     "privacy/test_ledger",
+    "report/test_card",
+    "report/test_report",
     "schedule/test_cells",
     "schedule/test_third_schedule",
     "test_cli",

@@ -33,7 +33,8 @@ RUNS = {
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Of all released files but those that name the run or the version. Of a receipt, what it says."""
+    """Of all released files but those that name the run or the version, and those that are functions of all the others
+    (report.html and README.md: they hold the others' checksums and wording). Of a receipt, what it says."""
     from dpsyn.privacy.ledger import read_receipt
 
     found = {}
@@ -43,7 +44,7 @@ def digests(folder: Path) -> dict[str, str]:
         if name.startswith("votes/"):
             receipt = read_receipt(path)
             content = f"{receipt.iteration} {receipt.population} {receipt.votes.tolist()}".encode()
-        if name not in ("config.yaml", "privacy.json") and not name.endswith("SHA256SUMS"):
+        if name not in ("config.yaml", "privacy.json", "report.html", "README.md") and not name.endswith("SHA256SUMS"):
             found[name] = hashlib.sha256(content).hexdigest()[:16]
     return found
 

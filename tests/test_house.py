@@ -27,7 +27,7 @@ FLOORS = [
     {"schedule"},
     {"cluster", "workers", "runs", "show"},
     {"job"},
-    {"sides", "publish"},
+    {"sides", "publish", "report"},
     {"build"},
     {"expanding", "planning", "checking", "compose"},
     {"execution"},

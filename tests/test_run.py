@@ -52,7 +52,8 @@ def test_a_run_leaves_what_the_design_names(finished):
     for name in (
         "release/privacy.json", "release/config.yaml", "release/votes/001.parquet", "release/votes/002.parquet",
         "release/iterations/000/samples.parquet", "release/iterations/002/samples.parquet", "release/synthetic.parquet",
-        "release/metrics.jsonl", "release/samples.png", "private/config.yaml", "private/log", "private/refused.jsonl",
+        "release/metrics.jsonl", "release/samples.png", "release/report.html", "release/README.md",
+        "private/config.yaml", "private/log", "private/refused.jsonl",
         "private/intents/001-1",
     ):  # fmt: skip
         assert name in names
@@ -242,6 +243,8 @@ MOMENTS = {  # the call before which a run is killed, by its name and the path t
     "last population": ("replace", "iterations/002"),
     "synthetic data": ("replace", "synthetic.parquet"),
     "pictures": ("replace", "samples.png"),
+    "card": ("replace", "README.md"),
+    "page": ("replace", "report.html"),
     "end": ("replace", "release/privacy.json", 2),
 }
 FULL = MOMENTS | {
@@ -323,7 +326,7 @@ def test_a_killed_run_goes_on_to_the_same_data(tmp_path, whole, at):
     different = {
         name for name in released.keys() | uninterrupted.keys() if released.get(name) != uninterrupted.get(name)
     }
-    assert different == ({"privacy.json"} if lost else set())
+    assert different == ({"privacy.json", "README.md", "report.html"} if lost else set())
     said = json.loads(released["privacy.json"])
     assert said["lost_draws"] == lost
     assert (said["epsilon"] > 4) == lost
@@ -348,7 +351,7 @@ def test_writes_that_find_no_room_leave_nothing_half_written_and_the_same_comman
     different = {
         name for name in released.keys() | uninterrupted.keys() if released.get(name) != uninterrupted.get(name)
     }
-    assert different == ({"privacy.json"} if lost else set())
+    assert different == ({"privacy.json", "README.md", "report.html"} if lost else set())
 
 
 def test_a_line_that_a_crash_cut_off_takes_no_other_run_off_the_account(tmp_path):

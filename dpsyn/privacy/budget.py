@@ -14,8 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
 from dpsyn.errors import UserError, invalid, one_of
 from dpsyn.privacy.exact import epsilon as convolved
+from dpsyn.privacy.exact import hit_rates
 from dpsyn.validate import whole
 
 GRID = 1024  # a user's votes are scaled to an L2 norm of at most one on the integers divided by this
@@ -235,6 +238,12 @@ def epsilon_of(charges: Sequence[Charge], delta: float, adjacency: Adjacency) ->
 def exact_epsilon(charges: Sequence[Charge], delta: float, adjacency: Adjacency) -> float:
     """Epsilon of all charges together, by exact convolution alone."""
     return _exact(tuple(sorted(_gaussians(charges, adjacency).items())), delta) if charges else 0.0
+
+
+def largest_hit_rates(charges: Sequence[Charge], adjacency: Adjacency, false_alarms: np.ndarray) -> np.ndarray:
+    """What share of the units in the data any attacker finds at most, float64 [n], who takes these shares of those that
+    are not in them for ones that are."""
+    return hit_rates(_gaussians(charges, adjacency), false_alarms)
 
 
 @functools.lru_cache(maxsize=4096)

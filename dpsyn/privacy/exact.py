@@ -28,9 +28,26 @@ def epsilon(gaussians: Mapping[tuple[float, bool], int], delta: float) -> float:
 
     gaussians: (standard deviation, whether its noise is whole numbers) -> how often it is composed.
     """
+    return _at(delta, *_composed(gaussians)) if gaussians else 0.0
+
+
+def hit_rates(gaussians: Mapping[tuple[float, bool], int], false_alarms: np.ndarray) -> np.ndarray:
+    """The largest hit rate that any test of one unit's presence has at these rates of false alarms, float64 [n]: by the
+    lemma of Neyman and Pearson, which tests on the privacy loss. gaussians: as in `epsilon`."""
+    if not gaussians:
+        return np.array(false_alarms, np.float64)
+    first, masses, step = _composed(gaussians)
+    there = masses > 0
+    losses = (first + np.flatnonzero(there)) * step
+    hits = masses[there][::-1]
+    alarms = np.exp(np.log(hits) - losses[::-1])  # the same mass under the other hypothesis
+    known = np.minimum(np.cumsum([0.0, *alarms]), 1.0), np.minimum(np.cumsum([0.0, *hits]), 1.0)
+    return np.maximum(np.interp(false_alarms, *known), false_alarms)
+
+
+def _composed(gaussians: Mapping[tuple[float, bool], int]) -> tuple[int, np.ndarray, float]:
+    """The losses of all mechanisms together, and the step of their grid."""
     mu = math.sqrt(sum(times / deviation**2 for (deviation, _), times in gaussians.items()))
-    if mu == 0:
-        return 0.0
     step = mu / STEPS
     if len(gaussians) == 1:
         ((deviation, whole),) = gaussians
@@ -48,7 +65,7 @@ def epsilon(gaussians: Mapping[tuple[float, bool], int], delta: float) -> float:
     first, masses = parts[0]
     for other, more in parts[1:]:
         first, masses = first + other, np.convolve(masses, more)
-    return _at(delta, first, masses, step)
+    return first, masses, step
 
 
 def _is_dense(deviation: float, times: int) -> bool:

@@ -150,9 +150,9 @@ def document(facts: Facts) -> dict[str, Any]:
     }
 
 
-def format_delta(delta: float) -> str:
-    """Six digits, rounded up: what is shown is never less than what is promised."""
-    rounded = Context(prec=6, rounding=ROUND_CEILING).create_decimal(Decimal(repr(delta)))
+def format_delta(delta: float, digits: int = 6) -> str:
+    """Rounded up to so many digits: what is shown is never less than what is promised."""
+    rounded = Context(prec=digits, rounding=ROUND_CEILING).create_decimal(Decimal(repr(delta)))
     return f"{float(rounded):g}"
 
 

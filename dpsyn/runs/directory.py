@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dpsyn.errors import UserError
 from dpsyn.files import folder, private_folder, room_on_disk, sha256, stamp, write, write_folder
 from dpsyn.population import Label, Population
-from dpsyn.runs.storage import from_parquet, to_parquet
+from dpsyn.runs.storage import from_parquet, read_lineage, to_parquet
 
 SHOWN_KEYS = 3  # of those in which two runs differ
 
@@ -124,10 +126,17 @@ class RunDirectory:
             self.checkpoint(population.iteration).parent, {"samples.parquet": content, "SHA256SUMS": digest.encode()}
         )
 
-    def load(self, iteration: int, per_label: int | None = None) -> Population:
-        """per_label: at most this many rows of each label, survivors first; None: all.
+    def load(self, iteration: int, per_label: int | None = None, rows: np.ndarray | None = None) -> Population:
+        """per_label, rows: which rows, as in `from_parquet`; None: all.
 
         Raises UserError where the checkpoint is missing or is not what was written."""
+        return from_parquet(self._checked(iteration), self.checkpoint(iteration), per_label, rows)
+
+    def lineage(self, iteration: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Labels, parents and survivors of an iteration, as `read_lineage` gives them. Raises UserError as `load`."""
+        return read_lineage(self._checked(iteration), self.checkpoint(iteration))
+
+    def _checked(self, iteration: int) -> bytes:
         path = self.checkpoint(iteration)
         try:
             expected = (path.parent / "SHA256SUMS").read_text().split()[0]
@@ -138,7 +147,7 @@ class RunDirectory:
             raise UserError(
                 f"{path}: this checkpoint is damaged (wrong checksum). Restore it, or name another run_dir."
             )
-        return from_parquet(path.read_bytes(), path, per_label)
+        return path.read_bytes()
 
     def iterations(self) -> list[int]:
         """The iterations that are there, rising."""
@@ -186,6 +195,7 @@ class RunDirectory:
             "pictures": self.release / "samples.png",
             "samples to read": self.release / "samples.txt",
             "privacy statement": self.release / "privacy.json",
+            "page to look at": self.release / "report.html",
         }
         return [f"{name}: {path}" for name, path in places.items() if path.exists()]
 

@@ -78,11 +78,14 @@ def to_parquet(population: Population, labels: Sequence[Label], lineage: bool = 
     return bytes(sink.getvalue())
 
 
-def from_parquet(content: bytes, where: object, per_label: int | None = None) -> Population:
+def from_parquet(
+    content: bytes, where: object, per_label: int | None = None, rows: np.ndarray | None = None
+) -> Population:
     """The inverse of `to_parquet`. Raises UserError, naming `where`, for what it did not write. Without lineage there
     are no traits, no parents (-1), and every row is a survivor.
 
     per_label: decode at most this many rows of each label, survivors first, evenly spaced; None: all.
+    rows: int64 [m], decode these rows alone, in this order; None: as `per_label` says.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -93,7 +96,9 @@ def from_parquet(content: bytes, where: object, per_label: int | None = None) ->
         file = pq.ParquetFile(pa.BufferReader(content), pre_buffer=False)
         facts = json.loads(file.schema_arrow.metadata[b"dpsyn"])
         own = _bookkeeping(bool(facts["fields"]))
-        table = _read_few(file, own, per_label) if per_label is not None else file.read(use_threads=False)
+        if rows is None and per_label is not None:
+            rows = _few_of(file, own, per_label)
+        table = file.read(use_threads=False) if rows is None else _read_rows(file, rows)
         n = table.num_rows
         if n and own["label"] in table.column_names:
             given = table[own["label"]].to_numpy()
@@ -136,26 +141,79 @@ def labels_of(content: bytes, where: object) -> list[Label]:
         raise UserError(f"{where}: not a file of this version of dpsyn.") from None
 
 
+def rows_in(content: bytes, where: object) -> int:
+    """Of what `to_parquet` wrote. Raises UserError, naming `where`, for no parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return int(pq.ParquetFile(pa.BufferReader(content), pre_buffer=False).metadata.num_rows)
+    except pa.ArrowException:
+        raise UserError(f"{where}: not a file of this version of dpsyn.") from None
+
+
+def columns_in(content: bytes, where: object) -> dict[str, str]:
+    """Names and types of the columns of what `to_parquet` wrote, as `datasets` names them: 'image', 'class label'."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(pa.BufferReader(content))
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        kinds = {"Image": "image", "ClassLabel": "class label", "List": "list"}
+        return {name: kinds.get(features[name]["_type"]) or str(features[name]["dtype"]) for name in schema.names}
+    except (pa.ArrowException, KeyError, TypeError, ValueError):
+        raise UserError(f"{where}: not a file of this version of dpsyn.") from None
+
+
 def columns_of(content: np.ndarray, forms: Mapping[str, Mapping[str, str]] = NONE) -> dict[str, list[Any]]:
     """Texts or table rows, column by column, as Python values; None for a missing one. forms: as in `Samples`."""
     columns, _ = _content(content, forms)
     return {name: column.to_pylist() for name, column in columns.items()}
 
 
-def _read_few(file: Any, own: Mapping[str, str], per_label: int) -> Any:
-    """The rows that `_few` chooses, one group of rows after the other."""
+def read_lineage(content: bytes, where: object) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels int64 [n], parents int64 [n] and survivors bool [n] of all rows, without their content. Raises UserError,
+    naming `where`, for what `to_parquet` did not write."""
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
+    try:
+        file = pq.ParquetFile(pa.BufferReader(content), pre_buffer=False)
+        facts, n = json.loads(file.schema_arrow.metadata[b"dpsyn"]), file.metadata.num_rows
+        own, names = _bookkeeping(bool(facts["fields"])), file.schema_arrow.names
+        table = file.read([name for name in own.values() if name in names], use_threads=False)
+        missing = {"label": np.zeros(n, np.int64), "parent": np.full(n, -1), "survivor": np.ones(n, bool)}
+        labels, parents, survivors = (
+            table[own[key]].to_numpy().astype(absent.dtype) if own[key] in names else absent
+            for key, absent in missing.items()
+        )
+        if n and (labels.min() < 0 or labels.max() >= len(facts["labels"])):
+            raise ValueError("label")
+        return labels, parents, survivors
+    except (pa.ArrowException, KeyError, TypeError, ValueError):
+        raise UserError(f"{where}: not a checkpoint of this version of dpsyn.") from None
+
+
+def _few_of(file: Any, own: Mapping[str, str], per_label: int) -> np.ndarray:
     n, names = file.metadata.num_rows, file.schema_arrow.names
     keys = file.read([own[key] for key in ("label", "survivor") if own[key] in names], use_threads=False)
     labels = keys[own["label"]].to_numpy() if own["label"] in names else np.zeros(n, np.int64)
     survivors = keys[own["survivor"]].to_numpy() if own["survivor"] in names else np.ones(n, bool)
-    chosen = _few(labels, survivors, per_label)
-    found, start = [], 0
+    return _few(labels, survivors, per_label)
+
+
+def _read_rows(file: Any, chosen: np.ndarray) -> Any:
+    """These rows, in this order, one group of rows after the other."""
+    import pyarrow as pa
+
+    found: list[Any] = []
+    start = 0
     for group in range(file.num_row_groups):
         rows = file.metadata.row_group(group).num_rows
         mine = chosen[(start <= chosen) & (chosen < start + rows)] - start
-        found.append(file.read_row_group(group, use_threads=False).take(np.sort(mine)))
+        if len(mine) or not found:
+            found.append(file.read_row_group(group, use_threads=False).take(np.sort(mine)))
         start += rows
     order = np.empty(len(chosen), np.int64)
     order[np.argsort(chosen, kind="stable")] = np.arange(len(chosen))

@@ -40,7 +40,7 @@ def verified(run: RunDirectory) -> Report:
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
         lines, faults = [f"status: {said['status']}"], list[str]()
-        declared = [_charge(charge) for charge in said["charges"]]
+        declared = [read_charge(charge) for charge in said["charges"]]
         stated = {t: c["receipt_sha256"] for t, c in enumerate(said["charges"], 1) if c["receipt_sha256"]}
         if said["epsilon"] is None:
             noise = "none" if said["status"] == "NOT PRIVATE" else "insecure_seeded"
@@ -75,7 +75,8 @@ def _report(lines: Sequence[str], faults: Sequence[str], complete: bool) -> Repo
     return Report([*lines, *(f"FAULT: {fault}" for fault in faults), end], not faults, complete)
 
 
-def _charge(said: Mapping[str, Any]) -> Charge:
+def read_charge(said: Mapping[str, Any]) -> Charge:
+    """Of a statement, which may be anybody's. Raises ValueError or TypeError for what is none."""
     charge = Charge(**{key: value for key, value in said.items() if key != "receipt_sha256"})
     whole = type(charge.moves) is int and charge.moves > 0 and charge.grid in (1, GRID, SUMS_GRID)
     if not isinstance(charge.name, str) or not whole or not 0 <= charge.sigma < math.inf:
@@ -99,7 +100,7 @@ def _facts(said: Mapping[str, Any], declared: Sequence[Charge], stated: Mapping[
         unit=said["unit"],
         neighbours=said["neighbours"],
         charges=tuple(declared),
-        lost=tuple(_charge(charge) for charge in said["lost_charges"]),
+        lost=tuple(read_charge(charge) for charge in said["lost_charges"]),
         receipts=stated,
         public=said["assumed_public"],
         records=said["records"],

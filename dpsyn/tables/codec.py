@@ -68,7 +68,7 @@ class Below:
 
 def width(column: Column) -> float:
     """Of the cells of equal width, in steps. Within one, values are resolved only near zero or at one end."""
-    return float(np.diff(_starts(column)).max(initial=1))
+    return float(np.diff(starts_of(column)).max(initial=1))
 
 
 def coded_columns(schema: Schema) -> tuple[CodedColumn, ...]:
@@ -76,7 +76,7 @@ def coded_columns(schema: Schema) -> tuple[CodedColumn, ...]:
     below = _below(schema)
     found = []
     for column in schema.features:
-        count = _count(column, below) + len(_starts(column))
+        count = _count(column, below) + len(starts_of(column))
         expected = _expected(column, column.name in below) if column.numeric else None
         missing = count if column.missing else None
         found.append(CodedColumn(count + column.missing, column.has_order, missing, expected, column.name))
@@ -88,7 +88,7 @@ def encode(schema: Schema, content: np.ndarray) -> np.ndarray:
     below = _below(schema)
     table = np.empty((len(content), len(schema.features)), np.int32)
     for at, column in enumerate(schema.features):
-        near, own, places = _count(column, below), _starts(column), column.codes_of(content[column.name])
+        near, own, places = _count(column, below), starts_of(column), column.codes_of(content[column.name])
         found = near + np.searchsorted(own, places, side="right") - 1
         if near:
             edges, base = _edges(column), _base(column, below[column.name], content)
@@ -121,7 +121,7 @@ def _decode(schema: Schema, table: np.ndarray, labels: np.ndarray, seeds: np.nda
             raise ValueError(f"a code of {fact.name} is not in 0..{fact.codes - 1}")
     for at in _settled_first(schema, below):
         column, mine = schema.features[at], table[:, at].astype(np.int64)
-        near, ends = _count(column, below), np.append(_starts(column), column.size)
+        near, ends = _count(column, below), np.append(starts_of(column), column.size)
         none = mine == facts[at].missing if column.missing else np.zeros(len(mine), bool)
         own = np.where(none, 0, mine - near).clip(0)
         first, end, chance = ends[own], ends[own + 1], uniform(seeds, "codec.value", at)
@@ -232,7 +232,7 @@ def _within(column: Column, first: np.ndarray, end: np.ndarray, chance: np.ndarr
 
 
 @functools.lru_cache(maxsize=1024)
-def _starts(column: Column) -> np.ndarray:
+def starts_of(column: Column) -> np.ndarray:
     """int64 [codes of the column by itself, without the missing one], rising: the first place of each."""
     if not column.numeric:
         return np.arange(column.size)
@@ -299,7 +299,7 @@ def _edges(column: Column) -> np.ndarray:
 @functools.lru_cache(maxsize=1024)
 def _expected(column: Column, is_above: bool) -> np.ndarray:
     """float64 [codes without the missing one], the sum one: half of it of distances, where there are any."""
-    starts = _starts(column)
+    starts = starts_of(column)
     shares = np.ones(len(starts))
     if _is_fine_near_zero(column):
         sizes = np.abs(column.numbers_of(np.append(starts, column.size - 1)))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from harness import vote_budget
+from scipy.stats import norm
 
 from dpsyn.errors import UserError
 from dpsyn.privacy import budget, exact
@@ -94,3 +95,30 @@ def test_more_noise_than_64_bits_hold_is_refused():
         UserError, match=r"^privacy\.noise_multiplier=10000000000.0: expected a number between 0\.3 and 1e\+09"
     ):
         Settings(noise_multiplier=1e10, delta=1e-5)
+
+
+def test_hit_rates_are_those_of_the_best_test_of_one_discrete_gaussian():
+    """By Neyman and Pearson, on the masses themselves, a random share of the outcome at the threshold."""
+    for sigma in (0.5, 1.3, 4.0):
+        x = np.arange(-80, 82)
+        out, there = (np.exp(-0.5 * ((x - mean) / sigma) ** 2) for mean in (0, 1))
+        out, there = out / out.sum(), there / there.sum()
+        alarms = np.array([0.0, 0.001, 0.05, 0.3, 0.9, 1.0])
+        best = np.interp(alarms, np.cumsum([0, *out[::-1]]), np.cumsum([0, *there[::-1]]))
+        np.testing.assert_allclose(exact.hit_rates({(sigma, True): 1}, alarms), best, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("gaussians", [{(3.0, True): 8}, {(150.0, False): 900, (40.0, True): 20}, {(0.7, True): 3}])
+def test_hit_rates_keep_to_every_epsilon_and_delta(gaussians):
+    alarms = np.linspace(0, 1, 101)
+    hits = exact.hit_rates(gaussians, alarms)
+    assert (np.diff(hits) >= 0).all() and (hits >= alarms).all() and hits[-1] <= 1
+    for delta in (1e-8, 1e-3, 0.1):
+        assert (hits <= np.exp(exact.epsilon(gaussians, delta)) * alarms + delta + 1e-6).all()
+    mu = np.sqrt(sum(times / sigma**2 for (sigma, _), times in gaussians.items()))
+    if min(sigma for sigma, _ in gaussians) >= 3:  # then nearly the curve of one Gaussian
+        np.testing.assert_allclose(hits[1:-1], norm.cdf(norm.ppf(alarms[1:-1]) + mu), atol=2e-3)
+
+
+def test_without_a_release_nobody_does_better_than_by_guessing():
+    assert exact.hit_rates({}, np.array([0.05, 0.5])).tolist() == [0.05, 0.5]

@@ -1,0 +1,269 @@
+"""What is in the synthetic data, told from them and from noisy answers alone."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from dpsyn.errors import UserError
+from dpsyn.population import F64, I64, Array, Population
+from dpsyn.privacy.budget import records_in_a_vote
+from dpsyn.report.facts import Released
+from dpsyn.tables.codec import coded_columns, encode, starts_of
+from dpsyn.tables.columns import Column
+from dpsyn.tables.schema import Schema
+
+BARS, WORDS = 16, 8
+MOST_NOISE = 1.5  # half of the band, over the share of a bar if all were alike: with more there is nothing to see
+NORMAL = 1.96  # standard deviations of a band of 95 %
+SMALL, ALIKE = 16, 0.02  # px, and root mean square of what is left of the range: images that look the same
+MOST_COLUMNS = 200
+
+
+@dataclass(frozen=True)
+class Bars:
+    """A column's distribution: names of the bars, shares float64 [b] of the synthetic rows, and of the released noisy
+    counts, with half the width of their 95 % band; None where none were released, or where all is noise. ordered:
+    neighbours are neighbours."""
+
+    column: str
+    kind: str
+    names: tuple[str, ...]
+    synthetic: F64
+    noisy: F64 | None
+    band: F64 | None
+    ordered: bool
+
+    @property
+    def off(self) -> tuple[float, float] | None:
+        """How far a synthetic bar is from the noisy counts, on average, and the half width of the band there."""
+        if self.noisy is None or self.band is None:
+            return None
+        return float(np.abs(self.synthetic - self.noisy).mean()), float(self.band.mean())
+
+
+@dataclass(frozen=True)
+class Texts:
+    """lengths: in words, int64 [n]. distinct: share of different n-grams among all, n = 1, 2, 3. duplicates: share of
+    rows that stand there before. telling: of each label, words that are more usual there than elsewhere."""
+
+    lengths: I64
+    distinct: tuple[float, float, float]
+    duplicates: float
+    telling: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Images:
+    """means: of each label with rows, uint8 [h, w, c]. duplicates: share of images that are another one, pixel by
+    pixel; near: that look like one."""
+
+    means: tuple[tuple[str, Array], ...]
+    duplicates: float
+    near: float
+
+
+def images(sample: Population, labels: Sequence[str], most: int) -> Images:
+    """most: labels with a mean image."""
+    content = sample.samples.content
+    present = np.unique(sample.labels)[:most]
+    means = [(labels[i], content[sample.labels == i].mean(0).round().astype(np.uint8)) for i in present]
+    flat = [np.asarray(_picture(image).convert("L").resize((SMALL, SMALL), Image.Resampling.BOX)) for image in content]
+    small = np.array(flat, np.float32).reshape(len(content), -1) / 255
+    seen = Counter(image.tobytes() for image in content)
+    squares = (small**2).sum(1)
+    apart = np.sqrt(np.maximum(squares[:, None] + squares - 2 * small @ small.T, 0) / small.shape[1])
+    np.fill_diagonal(apart, np.inf)
+    many = len(content) > 1
+    return Images(
+        tuple(means),
+        sum(n - 1 for n in seen.values()) / max(1, len(content)),
+        float((apart.min(1) < ALIKE).mean()) if many else 0.0,
+    )
+
+
+def _picture(image: Array) -> Image.Image:
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+
+
+def texts(sample: Population, labels: Sequence[str], most: int) -> Texts:
+    """most: labels whose telling words are looked for."""
+    content = [str(text)[:20_000] for text in sample.samples.content]
+    words = [re.findall(r"\w+(?:['\u2019]\w+)*", text.lower()) for text in content]
+    distinct = []
+    for n in (1, 2, 3):
+        grams = [tuple(each[i : i + n]) for each in words for i in range(len(each) - n + 1)]
+        distinct.append(len(set(grams)) / max(1, len(grams)))
+    lengths = np.array([len(each) for each in words], np.int64)
+    duplicates = 1 - len(set(content)) / max(1, len(content))
+    return Texts(
+        lengths, (distinct[0], distinct[1], distinct[2]), duplicates, _telling(words, sample.labels, labels, most)
+    )
+
+
+def _telling(
+    words: Sequence[Sequence[str]], rows: I64, labels: Sequence[str], most: int
+) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """By the log-odds of how many texts have a word, with a prior of all texts, in standard deviations (Monroe et al.
+    2008)."""
+    everywhere = Counter(word for each in words for word in set(each))
+    found = []
+    for label in np.unique(rows)[:most]:
+        here = Counter(word for each, row in zip(words, rows, strict=True) if row == label for word in set(each))
+        n, others = int((rows == label).sum()), int((rows != label).sum())
+        scores = {}
+        for word, count in here.items():
+            prior = everywhere[word] / len(words)
+            one, two = count + prior, everywhere[word] - count + prior
+            odds = np.log(one / (n + 1 - one + 1e-9)) - np.log(two / (others + 1 - two + 1e-9))
+            scores[word] = odds / np.sqrt(1 / one + 1 / two)
+        best = sorted((word for word in scores if scores[word] > 2), key=lambda word: (-scores[word], word))
+        found.append((labels[label], tuple(best[:WORDS])))
+    return tuple(found) if len(found) > 1 else ()
+
+
+def schema_of(released: Released) -> Schema | None:
+    """As config.yaml publishes it; None where it is not that of these rows."""
+    try:
+        schema = Schema(released.settings["data"]["schema"]["file"])
+        return schema if schema.dtype == released.sample.samples.content.dtype else None
+    except (UserError, KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        return None
+
+
+def columns(released: Released) -> list[Bars]:
+    """Of each column of a table, the synthetic rows beside the released noisy counts, where votes in cells made any."""
+    schema = schema_of(released)
+    if schema is None:
+        return []
+    content = released.sample.samples.content
+    coded, table = coded_columns(schema), encode(schema, content)
+    released_counts = _noisy_counts(released, [column.codes for column in coded], len(schema.labels))
+    found = []
+    for at, (column, code) in enumerate(zip(schema.features, coded, strict=True)):
+        synthetic = np.bincount(table[:, at], minlength=code.codes).astype(np.float64)
+        alone = code.codes - column.missing == len(starts_of(column))  # and no distance from another column
+        noisy = released_counts[at] if released_counts and alone else None
+        if alone:
+            found.append(_bars(column, synthetic, noisy))
+        else:
+            places = column.codes_of(content[column.name])
+            own = np.where(places < 0, len(starts_of(column)), np.searchsorted(starts_of(column), places, "right") - 1)
+            counts = np.bincount(own, minlength=len(starts_of(column)) + column.missing).astype(np.float64)
+            found.append(_bars(column, counts, None))
+    if len(schema.labels) > 1:
+        synthetic = np.bincount(schema.labels_of(content), minlength=len(schema.labels)).astype(np.float64)
+        groups = _largest(synthetic)
+        names = tuple(released.labels[i] for i in groups[0]) + (("all others",) if groups[1] else ())
+        noisy = released_counts[-1] if released_counts else None
+        found.append(_of_groups(", ".join(schema.label_columns), "label", names, groups, synthetic, noisy, False))
+    return found[:MOST_COLUMNS]
+
+
+Noisy = tuple[F64, float, float]
+"""Counts, in records, the standard deviation of the noise in each, and how many records there are, about."""
+
+
+def _noisy_counts(released: Released, sizes: Sequence[int], labels: int) -> list[Noisy]:
+    """Of every column and of the labels, as the first release of votes in cells asks them; [] where it did not."""
+    receipt = released.cells.get(1)
+    if receipt is None or "marginals" not in receipt.charge.name:
+        return []
+    sizes = [*sizes, *([labels] if labels > 1 else [])]
+    if len(receipt.votes) != sum(sizes):
+        return []
+    scale = records_in_a_vote(receipt.charge, len(sizes))
+    values = receipt.votes * (scale / receipt.charge.grid)
+    parts = np.split(values, np.cumsum(sizes)[:-1])
+    total = max(1.0, float(np.average([part.sum() for part in parts], weights=1 / np.array(sizes))))
+    return [(part, receipt.charge.sigma * scale, total) for part in parts]
+
+
+Groups = tuple[list[int], list[int]]
+"""Codes with a bar each, and all others."""
+
+
+def _largest(counts: F64) -> Groups:
+    if len(counts) <= BARS:
+        return list(range(len(counts))), []
+    order = np.argsort(-counts, kind="stable").tolist()
+    return sorted(order[: BARS - 1]), sorted(order[BARS - 1 :])
+
+
+def _bars(column: Column, synthetic: F64, noisy: Noisy | None) -> Bars:
+    if not column.numeric:
+        codes = len(column.values)
+        if column.missing:
+            groups = _largest(synthetic[:codes])
+            groups = [*groups[0], codes], groups[1]
+        else:
+            groups = _largest(synthetic)
+        names = [*column.values, "missing"]
+        named = tuple(names[i] for i in groups[0]) + (("all others",) if groups[1] else ())
+        return _of_groups(column.name, column.kind, named, groups, synthetic, noisy, False)
+    starts = starts_of(column)
+    values = np.asarray(column.measured(starts), np.float64)
+    mass = np.cumsum(synthetic[: len(starts)])
+    ends = np.searchsorted(mass, np.array([0.005, 0.995]) * max(mass[-1], 1e-9))
+    low, high = (values[min(i, len(values) - 1)] for i in ends)
+    for bars in (BARS, BARS // 2, BARS // 4):  # as many as the noise allows
+        found = _equally_wide(column, starts, values, (low, high, bars), synthetic, noisy)
+        if noisy is None or found.noisy is not None:
+            break
+    else:
+        found = _equally_wide(column, starts, values, (low, high, BARS), synthetic, None)
+    return found
+
+
+def _equally_wide(
+    column: Column, starts: I64, values: F64, cut: tuple[float, float, int], synthetic: F64, noisy: Noisy | None
+) -> Bars:
+    """cut: lowest and highest value, and how many bars; what lies beyond is in the first or in the last one."""
+    low, high, bars = cut
+    edges = np.unique(np.linspace(low, high, bars + 1)) if high > low else np.array([low])
+    own = np.clip(np.searchsorted(edges, values, "right") - 1, 0, max(0, len(edges) - 2))
+    count = int(own.max()) + 1
+    places = [int(starts[np.flatnonzero(own == bar)[0]]) if (own == bar).any() else -1 for bar in range(count)]
+    names = tuple(_value(column, place) if place >= 0 else "" for place in places)
+    if column.missing:
+        own, names, count = np.append(own, count), (*names, "missing"), count + 1
+    return _summed(column.name, column.kind, names, own, count, synthetic, noisy, True)
+
+
+def _value(column: Column, place: int) -> str:
+    value = column.values_of(np.array([place]))[0]
+    return f"{value:g}" if isinstance(value, float | np.floating) else str(value)
+
+
+def _of_groups(
+    name: str, kind: str, names: tuple[str, ...], groups: Groups, synthetic: F64, noisy: Noisy | None, ordered: bool
+) -> Bars:
+    own = np.full(len(synthetic), len(groups[0]))
+    own[groups[0]] = np.arange(len(groups[0]))
+    return _summed(name, kind, names, own, len(names), synthetic, noisy, ordered)
+
+
+def _summed(
+    name: str,
+    kind: str,
+    names: tuple[str, ...],
+    own: I64,
+    count: int,
+    synthetic: F64,
+    noisy: Noisy | None,
+    ordered: bool,
+) -> Bars:
+    """own: int64 [codes], the bar of each."""
+    shares = np.bincount(own, synthetic, count) / max(1.0, float(synthetic.sum()))
+    if noisy is None:
+        return Bars(name, kind, names, shares, None, None, ordered)
+    counts, deviation, total = noisy
+    band = NORMAL * deviation * np.sqrt(np.bincount(own, minlength=count)) / total
+    if np.median(band) > MOST_NOISE / count:
+        return Bars(name, kind, names, shares, None, None, ordered)
+    return Bars(name, kind, names, shares, np.bincount(own, counts, count) / total, band, ordered)

@@ -1,0 +1,508 @@
+"""The page: what facts.py has read, as one HTML file without a request of any kind."""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import hashlib
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from PIL import Image
+
+from dpsyn.population import I64, Array, Samples
+from dpsyn.privacy.budget import SMALLEST_SIGMA, WEAK, exact_epsilon, format_epsilon, largest_hit_rates
+from dpsyn.privacy.statement import format_delta
+from dpsyn.report import contents, drawing, lineage
+from dpsyn.report.facts import LOOKED_AT, Released, kind_of
+from dpsyn.runs.storage import columns_of
+
+THUMB, SHARP = 64, 48  # px of a thumbnail; images up to this are kept pixel by pixel
+STRIP, QUOTES, ROWS = 24, 3, 5  # on the first screen
+BROWSED, BROWSED_LABELS, BROWSED_ITERATIONS, LEAST = 360, 12, 7, 2  # samples of the browser
+EXCERPT, LONG = 280, 600  # characters of a text
+TABLE_ROWS, TABLE_COLUMNS = 60, 40
+LABELS, SHOWN_SETTINGS, SHOWN_FILES, SHOWN_CHARGES = 40, 60_000, 400, 400
+ALARMS = 0.05  # the rate of false alarms that is told in words
+NOUNS = {"images": "images", "texts": "texts", "tables": "table rows"}
+
+
+def rendered(released: Released, private: Mapping[str, Any] | None = None) -> bytes:
+    """HTML. private: what the private page says besides, by `dpsyn.report.private`; None for the public one."""
+    import jinja2
+
+    style, script = _file("style.css"), _file("script.js")
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    filled = environment.from_string(_file("page.html")).render(
+        **_context(released),
+        private=private,
+        style=Markup(style),
+        script=Markup(script),
+        policy=f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}; "
+        "base-uri 'none'; form-action 'none'",
+    )
+    return filled.encode("utf-8", "backslashreplace")
+
+
+def _file(name: str) -> str:
+    return resources.files("dpsyn.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _digest(content: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+
+
+def _context(released: Released) -> dict[str, Any]:
+    promise, kind = released.promise, released.kind
+    state, headline = _state(released)
+    return {
+        "released": released,
+        "promise": promise,
+        "kind": kind,
+        "noun": NOUNS[kind],
+        "state": state,
+        "headline": headline,
+        "epsilon": format_epsilon(promise.epsilon) if promise.epsilon is not None else None,
+        "delta": format_delta(promise.delta, digits=3) if promise.delta else None,
+        "one_in": f"{math.floor(1 / promise.delta):,}" if promise.delta else None,
+        "joint": format_epsilon(promise.joint) if promise.joint is not None else "unknown",
+        "first": _first(released),
+        "trade_off": _trade_off(released),
+        "budget": _budget(released),
+        "checklist": _checklist(released),
+        "signs": _signs(released),
+        "votes": _votes(released),
+        "stream": _stream(released),
+        "trees": _trees(released),
+        "changes": _changes(released),
+        "browser": _browser(released),
+        "contents": _contents(released),
+        "measured": [numbers for numbers in released.numbers if numbers.get("metric") and len(numbers) > 3],
+        "settings": released.settings_text[:SHOWN_SETTINGS],
+        "settings_cut": len(released.settings_text) > SHOWN_SETTINGS,
+        "files": released.files[:SHOWN_FILES],
+        "files_left_out": max(0, len(released.files) - SHOWN_FILES),
+        "looked_at": len(released.sample) if len(released.sample) < released.rows else None,
+    }
+
+
+def _state(released: Released) -> tuple[str, str]:
+    """The colour of the band, and what it says."""
+    promise = released.promise
+    if promise.epsilon is None:
+        return "bad", f"{promise.status}: made without noise that protects anybody. For tests only; do not publish."
+    if not promise.charges:
+        return "good", "No private record was read: nothing here can tell anything of one."
+    weak = f" Epsilon is above {WEAK:g}: a weak guarantee." if promise.epsilon > WEAK else ""
+    if "INCOMPLETE" in promise.status or not released.is_finished:
+        return "warn", f"INCOMPLETE: the run stopped early. The guarantee holds; these are not the final data.{weak}"
+    if weak:
+        return "warn", f"Differentially private.{weak}"
+    return "good", "Differentially private. This page, and all that lies beside it, may be published."
+
+
+# Samples as they are shown
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A sample on the page. One of uri, text and cells is there. tiny: shown pixel by pixel."""
+
+    label: str
+    iteration: str
+    survivor: bool
+    votes: float | None
+    uri: str = ""
+    tiny: bool = False
+    text: str = ""
+    cells: str = ""
+
+    @property
+    def told(self) -> str:
+        return self.label + (f", {self.votes:.4g} noisy votes" if self.votes is not None else "")
+
+
+def thumbnail(image: Array, size: int = THUMB) -> tuple[str, bool]:
+    """A data URI, and whether the image is as small as its pixels."""
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    tiny = max(picture.size) <= SHARP
+    sink = io.BytesIO()
+    if tiny:
+        picture.save(sink, "PNG", optimize=True)
+    else:
+        picture.thumbnail((size, size), Image.Resampling.BOX)
+        picture.save(sink, "JPEG", quality=82)
+    return f"data:image/{'png' if tiny else 'jpeg'};base64,{base64.b64encode(sink.getvalue()).decode()}", tiny
+
+
+def cut(text: object, most: int = EXCERPT) -> str:
+    words = str(text)
+    return words if len(words) <= most else words[: most - 2].rstrip() + " …"
+
+
+def _shown(
+    samples: Samples, row: int, label: str, iteration: str = "", survivor: bool = False, votes: float | None = None
+) -> Shown:
+    content = samples.content
+    facts = (label, iteration, survivor, votes)
+    if content.ndim == 4:
+        return Shown(*facts, *thumbnail(content[row]))
+    if content.dtype.names:
+        return Shown(*facts, cells=cut(", ".join(f"{k} {v}" for k, v in _cells(samples, row).items()), LONG))
+    return Shown(*facts, text=cut(content[row], LONG))
+
+
+def _cells(samples: Samples, row: int) -> dict[str, str]:
+    columns = columns_of(samples.content[row : row + 1], samples.forms)
+    return {name: "missing" if values[0] is None else _cell(values[0]) for name, values in columns.items()}
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)[:80]
+
+
+def _spaced(n: int, most: int) -> list[int]:
+    return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int)).tolist() if n else []
+
+
+def _first(released: Released) -> dict[str, Any]:
+    """What the first screen shows: images, texts or rows, of as many labels as there is room for."""
+    sample, kind = released.sample, released.kind
+    most = {"images": STRIP, "texts": QUOTES, "tables": ROWS}[kind]
+    labels = [int(label) for label in np.unique(sample.labels)]
+    chosen: list[int] = []
+    turns = max(1, math.ceil(most / max(1, len(labels))))
+    for turn in range(turns):
+        for label in labels if len(labels) <= most else [labels[i] for i in _spaced(len(labels), most)]:
+            rows = np.flatnonzero(sample.labels == label)
+            if turn < len(rows) and len(chosen) < most:
+                chosen.append(int(rows[(turn * len(rows)) // turns]))
+    if kind == "tables":
+        return {"table": _table(released, chosen)}
+    return {"samples": [_shown(sample.samples, row, released.labels[sample.labels[row]]) for row in chosen]}
+
+
+def _table(released: Released, rows: Sequence[int]) -> dict[str, Any]:
+    """Rows of the sample; columns that hold labels come first."""
+    population, schema = released.sample, contents.schema_of(released)
+    label_columns = schema.label_columns if schema else ()
+    content = population.samples.content[np.array(rows, np.int64)]
+    columns = columns_of(content, population.samples.forms)
+    first = list(label_columns)
+    names = [*first, *(name for name in columns if name not in first)][:TABLE_COLUMNS]
+    lines = [["" if columns[n][i] is None else _cell(columns[n][i]) for n in names] for i in range(len(rows))]
+    numbers = [content.dtype[name].kind in "if" and content.dtype[name] != np.int8 for name in names]
+    return {"names": names, "lines": lines, "numbers": numbers, "left_out": len(columns) - len(names)}
+
+
+# Privacy
+
+
+def _trade_off(released: Released) -> dict[str, Any] | None:
+    promise = released.promise
+    charges = (*promise.charges, *promise.lost)
+    if promise.epsilon is None or not charges or min(charge.sigma for charge in charges) < SMALLEST_SIGMA:
+        return None
+    alarms = np.concatenate([[0], np.geomspace(1e-4, 0.05, 30), np.linspace(0.06, 1, 48)])
+    hits = largest_hit_rates(charges, promise.neighbours, alarms)
+    hit = float(largest_hit_rates(charges, promise.neighbours, np.array([ALARMS]))[0])
+    return {
+        "svg": drawing.trade_off(alarms, hits, ALARMS, hit),
+        "hit": math.ceil(hit * 100),
+        "alarms": round(ALARMS * 100),
+    }
+
+
+def _budget(released: Released) -> dict[str, Any] | None:
+    promise = released.promise
+    charges = [*promise.charges, *promise.lost]
+    if promise.delta is None or not charges or len(charges) > SHOWN_CHARGES:
+        return None
+    if min(charge.sigma for charge in charges) < SMALLEST_SIGMA:
+        return None
+    alone = [exact_epsilon([charge], promise.delta, promise.neighbours) for charge in charges]
+    so_far = [exact_epsilon(charges[: i + 1], promise.delta, promise.neighbours) for i in range(len(charges))]
+    lost = [i >= len(promise.charges) for i in range(len(charges))]
+    rows = [
+        {
+            "name": charge.name[:80],
+            "sigma": f"{charge.sigma:,.4g}",
+            "moves": f"{charge.moves:,}",
+            "alone": format_epsilon(alone[i]),
+            "so_far": format_epsilon(so_far[i]),
+            "made": "lost draw" if lost[i] else "made" if i + 1 in promise.receipts else "not made yet",
+        }
+        for i, charge in enumerate(charges)
+    ]
+    return {"svg": drawing.budget([charge.name for charge in charges], alone, so_far, lost), "rows": rows}
+
+
+def _checklist(released: Released) -> list[tuple[str, bool, str]]:
+    """The points of NIST SP 800-226 (2025), whether the release states them, and where."""
+    promise = released.promise
+    stated, measured = promise.is_private, any(numbers.get("metric") for numbers in released.numbers)
+    change = "replaced" if promise.neighbours == "replace" else "added or removed"
+    return [
+        ("Privacy parameters", stated, f"epsilon {promise.epsilon:g}, delta {promise.delta:g}" if stated else "none"),
+        ("Unit of privacy", stated, f"one {promise.unit}" if stated else "none"),
+        ("What neighbouring data sets are", stated, f"one {promise.unit} {change}" if stated else "none"),
+        ("How much one unit can change", stated, "charges in privacy.json: the entries that it moves, by one each"),
+        ("Mechanism and its random numbers", stated, promise.mechanism),
+        ("How losses add up within the run", stated, promise.accountant),
+        ("How losses add up with other releases", stated, "only those known where it was made: see the statement"),
+        ("What is assumed public", stated, "all settings of config.yaml"),
+        ("Who is trusted", stated, "whoever held the private data and ran dpsyn; nobody else"),
+        (
+            "Accuracy and utility",
+            measured,
+            "measured without private data" if measured else "no number that may be published",
+        ),
+        ("Bias: groups for whom the data are worse", False, "small groups drown in the noise first"),
+        ("Side channels: time and traffic", False, "named among what the statement does not cover"),
+        ("Security of the private data themselves", False, "left to whoever holds them"),
+        ("How the data were collected", False, "left to whoever holds them"),
+    ]
+
+
+# Votes and vital signs
+
+
+def _signs(released: Released) -> list[dict[str, Any]]:
+    """One drawing a vital sign, with advice where it is out of range."""
+    lines = [numbers for numbers in released.numbers if "signal_to_noise" in numbers]
+    lines.sort(key=lambda numbers: numbers["iteration"])
+    if not lines:
+        return []
+    names = [f"iteration {numbers['iteration']}" for numbers in lines]
+    candidates = {t: len(receipt.votes) for t, receipt in released.votes.items()}
+
+    def series(key: str) -> list[float]:
+        found = [numbers.get(key, 0.0) for numbers in lines]
+        return [float(value) if isinstance(value, int | float) else math.nan for value in found]
+
+    signal, effective, ancestors = series("signal_to_noise"), series("effective"), series("ancestors")
+    silent, top = series("labels_without_votes"), series("top_tenth")
+    n = candidates.get(lines[-1]["iteration"], 0)
+    labels = len(released.labels)
+    signs = [
+        (
+            "Signal to noise", signal, 1.0, "how far votes differ between candidates, over the noise",
+            signal[-1] < 1 and "Below 1 the noise decides more than the votes. Ask about fewer candidates "
+            "(schedule.size), make fewer releases, or spend a larger epsilon.",
+        ),
+        (
+            "Effective candidates", effective, None, f"how many candidates share the votes{f', of {n:,}' if n else ''}",
+            bool(n) and effective[-1] < 0.02 * n and "Very few candidates take nearly all votes: most of what is made "
+            "is far from the private data. Vary more (schedule.degree), or begin with other candidates.",
+        ),
+        (
+            "Votes of the first tenth", top, None, "share of the votes that the most voted tenth holds", False,
+        ),
+        (
+            "Founders with descendants", ancestors, None, "rows of iteration 0 from which anything is left",
+            ancestors[-1] < 2 * labels and "Nearly all rows descend from a few first ones: the data may lack variety. "
+            "Use more candidates, or schedule=balanced.",
+        ),
+        (
+            "Labels without votes", silent, None, "their rows are chosen at random",
+            silent[-1] > 0 and "Some labels have too few records for this noise. Merge labels, declare their "
+            "shares, or spend a larger epsilon.",
+        ),
+    ]  # fmt: skip
+    return [
+        {
+            "title": title,
+            "svg": drawing.small_line(values, names, f"{title}: {values[-1]:.4g} at the end", low),
+            "value": f"{values[-1]:.0%}"
+            if title.startswith("Votes")
+            else f"{values[-1]:,.3g}"
+            if values[-1] < 100
+            else f"{values[-1]:,.0f}",
+            "what": what,
+            "advice": advice or None,
+        }
+        for title, values, low, what, advice in signs
+        if np.isfinite(values).all()  # without noise a signal is infinitely clear
+    ]
+
+
+def _votes(released: Released) -> list[dict[str, Any]]:
+    found = []
+    chosen = sorted(released.votes)
+    for t in [chosen[i] for i in _spaced(len(chosen), 6)]:
+        receipt = released.votes[t]
+        deviation = receipt.charge.sigma
+        if deviation > 0 and len(receipt.votes) > 1:
+            found.append({"iteration": t, "svg": drawing.votes(receipt.votes / receipt.charge.grid, deviation)})
+    return found
+
+
+# Evolution
+
+
+def _stream(released: Released) -> dict[str, Any] | None:
+    known = lineage.stream(released.lineages)
+    if known is None or not len(known.founders):
+        return None
+    founders = released.run.load(0, rows=known.founders)
+    named = [_shown(founders.samples, i, released.labels[founders.labels[i]]) for i in range(len(known.founders))]
+    shares = [f"{share:.1%}" for share in known.shares[:-1, -1]]
+    told = [f"{each.label}: {share} of the last rows" for each, share in zip(named, shares, strict=True)]
+    return {
+        "svg": drawing.stream(known.iterations, known.shares, [*told, "all others"]),
+        "founders": [
+            (each, share, cut(each.text or each.cells, 90)) for each, share in zip(named, shares, strict=True)
+        ],
+        "distinct": known.distinct,
+    }
+
+
+def _trees(released: Released) -> list[list[dict[str, Any]]]:
+    chains = lineage.trees(released)
+    wanted: dict[int, list[int]] = {}
+    for link in (link for chain in chains for link in chain):
+        wanted.setdefault(link.iteration, []).append(link.row)
+    loaded = {t: released.run.load(t, rows=np.array(sorted(set(rows)), np.int64)) for t, rows in wanted.items()}
+    at = {t: {row: i for i, row in enumerate(sorted(set(rows)))} for t, rows in wanted.items()}
+    found = []
+    for chain in chains:
+        links: list[dict[str, Any]] = []
+        before: Any = None
+        for link in chain:
+            population, row = loaded[link.iteration], at[link.iteration][link.row]
+            label = released.labels[population.labels[row]]
+            shown = _shown(population.samples, row, label, str(link.iteration), True, link.votes)
+            if released.kind == "tables":
+                now: Any = _cells(population.samples, row)
+                parts = [("ins" if before and before[k] != v else "same", f"{k} {v}") for k, v in now.items()]
+                parts = parts if before is None else [part for part in parts if part[0] == "ins"]
+                joined = parts[:TABLE_COLUMNS]
+            else:
+                now = shown.text.split()
+                joined = [] if released.kind == "images" else list(_differences(before, now))
+            links.append({"shown": shown, "parts": joined, "table": released.kind == "tables"})
+            before = now
+        found.append(links)
+    return found
+
+
+def _differences(before: Sequence[str] | None, now: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """('same' | 'ins' | 'del', words)"""
+    if before is None:
+        yield "same", " ".join(now)
+        return
+    for what, a, b, c, d in difflib.SequenceMatcher(None, before, now, autojunk=False).get_opcodes():
+        if what == "equal":
+            yield "same", " ".join(now[c:d])
+            continue
+        if b > a:
+            yield "del", " ".join(before[a:b])
+        if d > c:
+            yield "ins", " ".join(now[c:d])
+
+
+def _changes(released: Released) -> dict[str, Any] | None:
+    """Of tables: how far successive ones are apart, the mean total variation over columns that are no numbers in cells
+    of their own, each number by its tenths."""
+    if released.kind != "tables" or len(released.lineages) < 3:
+        return None
+    tables = []
+    for each in released.lineages:
+        n = len(each.labels)
+        rows = np.array(_spaced(n, 5000), np.int64)
+        population = released.run.load(each.iteration, rows=rows)
+        tables.append(population.samples.content)
+    apart = [_apart(one, two) for one, two in pairwise(tables)]
+    names = [f"iteration {each.iteration}" for each in released.lineages[1:]]
+    told = f"Total variation from the table before, {apart[-1]:.3f} at the end"
+    return {"svg": drawing.small_line(apart, names, told), "last": f"{apart[-1]:.3f}"}
+
+
+def _apart(one: Array, two: Array) -> float:
+    found = []
+    for name in one.dtype.names or ():
+        a, b = one[name], two[name]
+        if a.dtype.kind == "O":
+            a, b = a.astype(str), b.astype(str)
+        elif a.dtype.kind in "mM":
+            a, b = a.astype(np.int64), b.astype(np.int64)
+        known, codes = np.unique(np.concatenate([a, b]), return_inverse=True)
+        if len(known) > 20 and a.dtype.kind in "if":
+            codes = codes * 10 // len(known)
+        size = int(codes.max()) + 1 if len(codes) else 1
+        shares = [np.bincount(part, minlength=size) / max(1, len(part)) for part in (codes[: len(a)], codes[len(a) :])]
+        found.append(float(np.abs(shares[0] - shares[1]).sum() / 2))
+    return float(np.mean(found)) if found else 0.0
+
+
+# Samples to browse, and what is in them
+
+
+def _browser(released: Released) -> dict[str, Any]:
+    """Of each label and iteration the most voted, else survivors first; of a table rows of the final one."""
+    if released.kind == "tables":
+        rows = _spaced(len(released.sample), TABLE_ROWS)
+        return {"table": _table(released, rows), "samples": [], "labels": [], "iterations": [], "of": released.rows}
+    lineages = [released.lineages[i] for i in _spaced(len(released.lineages), BROWSED_ITERATIONS)]
+    present = np.unique(released.row_labels)
+    labels = [int(present[i]) for i in _spaced(len(present), BROWSED_LABELS)]
+    each_has = max(LEAST, BROWSED // max(1, len(labels) * (len(lineages) + 1)))
+    samples: list[Shown] = []
+    for each in lineages:
+        receipt = released.votes.get(each.iteration + 1)
+        score = receipt.votes / receipt.charge.grid if receipt is not None else None
+        rank = -score if score is not None else ~each.survivors
+        of_label = [np.flatnonzero(each.labels == label) for label in labels]
+        best: I64 = np.concatenate([mine[np.argsort(rank[mine], kind="stable")[:each_has]] for mine in of_label])
+        population = released.run.load(each.iteration, rows=best)
+        for i, row in enumerate(best.tolist()):
+            votes = None if score is None else float(score[row])
+            name = released.labels[each.labels[row]]
+            samples.append(_shown(population.samples, i, name, str(each.iteration), bool(each.survivors[row]), votes))
+    if released.is_finished:
+        for label in labels:
+            for row in np.flatnonzero(released.sample.labels == label)[:each_has].tolist():
+                samples.append(_shown(released.sample.samples, row, released.labels[label], "final"))
+    iterations = list(dict.fromkeys(sample.iteration for sample in samples))
+    shown = {"samples": samples, "labels": [released.labels[i] for i in labels], "iterations": iterations}
+    return {**shown, "table": None, "of": sum(len(each.labels) for each in released.lineages)}
+
+
+def _contents(released: Released) -> dict[str, Any]:
+    counts = np.bincount(released.row_labels, minlength=len(released.labels))
+    shown = np.argsort(-counts, kind="stable")[:LABELS] if len(counts) > LABELS else np.arange(len(counts))
+    names = [released.labels[i] for i in shown]
+    found: dict[str, Any] = {
+        "counts": drawing.counts(names, counts[shown].tolist(), f"Rows of {len(names)} labels"),
+        "labels_left_out": len(counts) - len(shown),
+        "many_labels": len(counts) > 1,
+        "sampled": LOOKED_AT[kind_of(released.sample)],
+    }
+    if not len(released.sample):
+        return {**found, "kind": "none"}
+    if released.kind == "images":
+        seen = contents.images(released.sample, released.labels, LABELS)
+        return {**found, "images": seen, "means": [(name, *thumbnail(image)) for name, image in seen.means]}
+    if released.kind == "texts":
+        told = contents.texts(released.sample, released.labels, LABELS)
+        lengths = drawing.histogram(
+            told.lengths.astype(np.float64), f"Lengths, {np.median(told.lengths):.0f} words in the middle", "words"
+        )
+        return {**found, "texts": told, "lengths": lengths, "median": f"{np.median(told.lengths):.0f}"}
+    bars = contents.columns(released)
+    compared = [each for each in bars if each.off is not None]
+    return {
+        **found,
+        "columns": [(each, drawing.marginal(each)) for each in bars],
+        "compared": len(compared),
+        "off": np.mean([each.off for each in compared if each.off is not None], axis=0).tolist() if compared else None,
+    }

@@ -1,0 +1,311 @@
+"""The page: a function of what is released alone, and safe whatever is in it."""
+
+import dataclasses
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from harness import digits, own_data, parquet, run, same_noise
+
+from dpsyn import cli
+from dpsyn.errors import UserError
+from dpsyn.population import Population, of_texts
+from dpsyn.privacy.budget import Budget, Charge, Settings, exact_epsilon, format_epsilon
+from dpsyn.privacy.statement import as_json, statement, unprotected
+from dpsyn.report import facts, write_report
+from dpsyn.report.lineage import stream, trees
+from dpsyn.report.page import rendered
+from dpsyn.runs.directory import RunDirectory, open_run
+
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7 * 7 }}]]>"
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A run of each kind, by name."""
+    home = tmp_path_factory.mktemp("runs")
+    small = {
+        "images": ["+experiment=smoke", "schedule.size=20", "expand.rows=60"],
+        "texts": ["+experiment=text_smoke", "schedule.size=80", "metric=lengths"],
+        "cells": ["+experiment=breast_cancer", "schedule.size=300", "metric=none", "privacy.epsilon=8"],
+        "Tab-PE": ["+experiment=breast_cancer_tab_pe", "schedule.releases=2", "schedule.sampled_releases=1",
+                   "metric=none"],
+        "none": ["+experiment=smoke", "schedule=none", "schedule.size=20", "expand.rows=null"],
+        "noisy label shares": ["+experiment=smoke", "label_shares=noisy", "schedule.size=20", "schedule.releases=2"],
+        "not private": ["+experiment=smoke", "schedule.size=20", "privacy=none"],
+    }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_STATE_HOME", str(home / "state"))
+        patched.setenv("XDG_CACHE_HOME", str(home / "cache"))
+        for name, overrides in small.items():
+            assert cli.main(["run", *overrides, f"run_dir={home / name}"]) == 0, name
+    return home
+
+
+KINDS = ["images", "texts", "cells", "Tab-PE", "none", "noisy label shares", "not private"]
+
+
+class Elements(html.parser.HTMLParser):
+    """Tags and their attributes, ids, and what is seen of the text."""
+
+    def __init__(self, content):
+        super().__init__()
+        self.found, self.text, self.inside = [], "", ""
+        self.feed(content)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+        self.inside = tag
+
+    def handle_data(self, data):
+        if self.inside not in ("script", "style"):
+            self.text += data
+
+
+def check_safe(content):
+    """No request, one script and one style, of which the policy knows the digests; no handler."""
+    elements = Elements(content)
+    assert [tag for tag, _ in elements.found].count("script") == 1 == [tag for tag, _ in elements.found].count("style")
+    assert not {"iframe", "object", "embed", "base", "link", "form"} & {tag for tag, _ in elements.found}
+    for tag, attributes in elements.found:
+        for name, value in attributes.items():
+            assert not name.startswith("on") and name not in ("srcset", "action", "style"), (tag, name)
+            if name in ("src", "href", "xlink:href"):
+                assert re.match(r"data:image/(png|jpeg);base64,|#", value), value
+    policy = next(a["content"] for _, a in elements.found if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-") and "unsafe" not in policy
+    return elements
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_run_ends_with_a_page_that_makes_no_request_and_is_small(runs, name):
+    here = open_run(runs / name)
+    content = (here.release / "report.html").read_text()
+    elements = check_safe(content)
+    assert len(content) < 3_000_000
+    assert ("Differentially private" in elements.text) == (name not in ("none", "not private"))
+    assert ("do not publish" in elements.text) == (name == "not private")
+    ids = {attributes["id"] for _, attributes in elements.found if "id" in attributes}
+    links = {attributes["href"][1:] for tag, attributes in elements.found if tag == "a"}
+    assert links <= ids
+    assert all("alt" in attributes for tag, attributes in elements.found if tag == "img")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_it_is_a_function_of_what_is_released_alone(runs, tmp_path, name):
+    here = open_run(runs / name)
+    shutil.copytree(here.release, tmp_path / "elsewhere" / here.release.name)
+    alone = open_run(tmp_path / "elsewhere")
+    expected = (here.release / "report.html").read_bytes()
+    (alone.release / "report.html").unlink()
+    assert not alone.private.exists()
+    write_report(alone)
+    assert (alone.release / "report.html").read_bytes() == expected
+    assert str(runs).encode() not in expected
+
+
+def test_neighbouring_data_with_equal_noise_give_the_same_page(tmp_path, monkeypatch):
+    rows = digits()
+    parquet(tmp_path / "one.parquet", rows)
+    parquet(tmp_path / "two.parquet", rows[:-1])
+    with monkeypatch.context() as patched:
+        noisy = same_noise(patched)
+        run(tmp_path / "a", *own_data(tmp_path / "one.parquet"))
+    with monkeypatch.context() as patched:
+        same_noise(patched, noisy)
+        run(tmp_path / "b", *own_data(tmp_path / "two.parquet"), "privacy.max_joint_epsilon=null")
+    one, two = (RunDirectory(tmp_path / name) for name in "ab")
+    for here in (one, two):  # the joint epsilon counts the runs: it is not a fact of the data
+        said = json.loads((here.release / "privacy.json").read_text())
+        alone = {**said, "joint": None, "statement": ""}
+        (here.release / "privacy.json").write_text(json.dumps({**alone, "joint": {"runs": 1, "epsilon": None}}))
+        write_report(here)
+    assert (one.release / "report.html").read_bytes() == (two.release / "report.html").read_bytes()
+
+
+def stranger(root, texts, labels, settings="name: x\n", said=None):
+    """A release of somebody else's making."""
+    here = RunDirectory(root, is_private=False)
+    with here.locked():
+        n = len(texts)
+        population = Population(0, of_texts(texts), np.arange(n) % len(labels), np.full(n, -1), np.ones(n, bool))
+        here.save(population, labels)
+    (here.release / "config.yaml").write_text(settings)
+    (here.release / "privacy.json").write_bytes(as_json(said or unprotected("none", [], {})))
+    return here
+
+
+def test_hostile_texts_labels_and_settings_stay_text(tmp_path):
+    labels = [{"a": EVIL}, {"a": "</style><b>"}]
+    settings = f"name: {json.dumps(EVIL)}\ndata: {{schema: {{file: [1]}}}}\n"
+    said = {**unprotected("none", [Charge(EVIL, 0.0)], {}), "statement": EVIL + "\ud800", "status": EVIL}
+    here = stranger(tmp_path, [EVIL, f"{EVIL} more", "</script>", ""], labels, settings, said)
+    (here.release / "metrics.jsonl").write_text(
+        json.dumps({"iteration": 0, "metric": EVIL, "final": True, EVIL: EVIL, "b": 1})
+    )
+    content = write_report(here).read_text()
+    elements = check_safe(content)
+    assert EVIL in elements.text  # all of it is shown, as it stands
+    assert "<b>&lt;" not in content and "alert(1)</script>" not in content
+
+
+@pytest.mark.parametrize(
+    "said",
+    [[], {}, {"status": "DP"}, {"epsilon": 1, "charges": [], "status": "DP"},
+     {**unprotected("none", [], {}), "charges": [{"name": "a", "sigma": -1, "receipt_sha256": None}]},
+     {**unprotected("none", [], {}), "epsilon": "1"}],
+)  # fmt: skip
+def test_a_strange_statement_is_refused_in_one_line(tmp_path, said):
+    here = stranger(tmp_path, ["a"], [{}])
+    (here.release / "privacy.json").write_text(json.dumps(said))
+    with pytest.raises(UserError, match=r"this is no statement of this version of dpsyn\.$"):
+        write_report(here)
+
+
+def test_a_run_without_a_population_and_a_damaged_one_are_refused(runs, tmp_path, capsys):
+    assert cli.main(["report", str(tmp_path)]) == 2
+    here = stranger(tmp_path / "empty", ["a"], [{}])
+    shutil.rmtree(here.release / "iterations")
+    shutil.copytree(runs / "images", tmp_path / "damaged")
+    with (tmp_path / "damaged/release/iterations/001/samples.parquet").open("ab") as file:
+        file.write(b"\0")
+    for root, message in (("empty", "nothing is there to report on yet"), ("damaged", "this checkpoint is damaged")):
+        assert cli.main(["report", str(tmp_path / root)]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_an_interrupted_run_says_so_and_shows_what_is_there(runs, tmp_path):
+    shutil.copytree(runs / "texts", tmp_path / "run")
+    here = open_run(tmp_path / "run")
+    last = here.iterations()[-1]
+    shutil.rmtree(here.checkpoint(last).parent)
+    for path in (here.votes / f"{last:03d}.parquet", here.release / "synthetic.parquet"):
+        path.unlink()
+    said = json.loads((here.release / "privacy.json").read_text())
+    said["charges"][last - 1]["receipt_sha256"] = None
+    (here.release / "privacy.json").write_text(json.dumps({**said, "status": "INCOMPLETE"}))
+    elements = check_safe(write_report(here).read_text())
+    assert "INCOMPLETE: the run stopped early." in elements.text
+    assert f"{len(said['charges']) - 1} of {len(said['charges'])}" in elements.text
+    assert "not made yet" in elements.text
+
+
+def test_lost_draws_are_red_and_counted(runs, tmp_path):
+    shutil.copytree(runs / "images", tmp_path / "run")
+    here = open_run(tmp_path / "run")
+    said = json.loads((here.release / "privacy.json").read_text())
+    charge = {key: value for key, value in said["charges"][0].items() if key != "receipt_sha256"}
+    said |= {"lost_draws": 1, "lost_charges": [charge]}
+    (here.release / "privacy.json").write_text(json.dumps(said))
+    content = write_report(here).read_text()
+    assert content.count('class="lost"') == 1 and "lost draw" in Elements(content).text
+    together = exact_epsilon([Charge(**charge)] * (len(said["charges"]) + 1), said["delta"], "add_remove")
+    assert format_epsilon(together) in content
+
+
+def test_a_statement_without_any_release_is_reported(tmp_path):
+    here = RunDirectory(tmp_path)
+    shutil.copytree(stranger(tmp_path / "other", ["a", "b"], [{}]).release, here.release)
+    settings = Settings(epsilon=1, delta=1e-5)
+    said = statement(settings, Budget((), 0.0, 1e-5, "add_remove"), [], [], {}, None, [], None)
+    (here.release / "privacy.json").write_bytes(said)
+    assert "No private record was read" in Elements(write_report(here).read_text()).text
+
+
+def test_of_many_rows_it_says_what_was_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setitem(facts.LOOKED_AT, "texts", 50)
+    here = stranger(tmp_path, [f"text {i} {'word ' * 200}" for i in range(20_000)], [{"l": str(i)} for i in range(300)])
+    content = write_report(here).read_text()
+    assert len(content) < 3_000_000
+    assert "Looked at: 50 rows, evenly spaced, of 20,000." in Elements(content).text
+
+
+def test_the_released_counts_of_a_table_are_those_of_its_receipt(runs):
+    from dpsyn.report.contents import columns
+
+    released = facts.read(open_run(runs / "cells"))
+    bars = {each.column: each for each in columns(released)}
+    assert len(bars) == 31
+    assert all(each.synthetic.sum() == pytest.approx(1) for each in bars.values())
+    label = bars["diagnosis"]
+    receipt = released.cells[1]
+    assert label.noisy is not None
+    np.testing.assert_allclose(label.noisy / label.noisy.sum(), receipt.votes[-2:] / receipt.votes[-2:].sum())
+    assert label.band[0] / label.noisy[0] == pytest.approx(1.96 * receipt.charge.sigma / receipt.votes[-2])
+
+
+def test_streams_and_trees_follow_the_parents(runs):
+    released = facts.read(open_run(runs / "images"))
+    found = stream(released.lineages)
+    np.testing.assert_allclose(found.shares.sum(0), 1)
+    ancestors = np.arange(len(released.lineages[0].labels))
+    for each in released.lineages[1:]:
+        ancestors = ancestors[each.parents]
+    counts = np.bincount(ancestors)
+    np.testing.assert_allclose(found.shares[0, -1], counts.max() / len(ancestors))
+    chains = trees(released)
+    assert 1 <= len(chains) <= 10
+    for chain in chains:
+        assert chain[0].iteration == 0 and [link.iteration for link in chain] == sorted(
+            link.iteration for link in chain
+        )
+    last = released.votes[len(released.lineages) - 1]
+    assert chains[0][-1].votes is not None and chains[0][-1].votes <= last.votes.max() * 1000
+
+
+def test_vital_signs_out_of_range_come_with_advice(runs):
+    released = facts.read(open_run(runs / "images"))
+    bad = {"iteration": 1, "effective": 0.1, "top_tenth": 1, "signal_to_noise": 0.2, "ancestors": 3.0}
+    faint = dataclasses.replace(released, numbers=({**bad, "labels_without_votes": 2.0},))
+    text = Elements(rendered(faint).decode()).text
+    loud = dataclasses.replace(released, numbers=({**bad, "signal_to_noise": float("inf")},))
+    assert "Signal to noise" not in Elements(rendered(loud).decode()).text
+    for advice in ("the noise decides more", "too few records for this noise", "descend from a few"):
+        assert advice in text
+
+
+def test_the_private_page_is_private_and_holds_what_is_private(runs, tmp_path, capsys):
+    shutil.copytree(runs / "texts", tmp_path / "run")
+    before = (tmp_path / "run/release/report.html").read_bytes()
+    assert cli.main(["report", str(tmp_path / "run"), "--private"]) == 0
+    path = tmp_path / "run/private/report.html"
+    assert capsys.readouterr().out.strip() == str(path)
+    assert path.stat().st_mode & 0o077 == 0
+    text = check_safe(path.read_text()).text
+    assert "Do not share it." in text and "lengths" in text and "Time by phase" in text
+    assert (tmp_path / "run/release/report.html").read_bytes() == before
+    assert b"Time by phase" not in before
+
+
+def test_expanding_writes_the_page_again(runs, tmp_path):
+    shutil.copytree(runs / "images", tmp_path / "run")
+    assert cli.main(["expand", str(tmp_path / "run"), "--rows", "90"]) == 0
+    assert "90 synthetic images" in (tmp_path / "run/release/report.html").read_text()
+
+
+PROBE = """<script>document.title = [innerWidth, document.documentElement.scrollWidth,
+document.getElementById("shown") ? document.getElementById("shown").textContent : ""].join(" ");</script></body>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no headless browser is installed")
+@pytest.mark.parametrize("name", ["images", "texts", "cells"])
+def test_in_a_browser_nothing_complains_asks_or_overflows(runs, tmp_path, name):
+    content = (runs / name / "release/report.html").read_text()
+    (tmp_path / "asis.html").write_text(content)
+    probed = re.sub(r'<meta http-equiv="Content-Security-Policy".*?>', "", content)
+    (tmp_path / "probed.html").write_text(probed.replace("</body>", PROBE))
+    own = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    own += ["--enable-logging=stderr", "--disable-background-networking"]
+    for width in (500, 1400):  # no narrower one has a window; 380 px are looked at in a frame
+        for file in ("asis.html", "probed.html"):
+            command = [BROWSER, *own, f"--window-size={width},900", (tmp_path / file).as_uri()]
+            ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+            assert "CONSOLE" not in ended.stderr
+            assert name == "cells" or re.search(r'id="shown"[^>]*>\d+ shown<', ended.stdout)
+        inner, scrolled = map(int, re.search(r"<title>(\d+) (\d+)", ended.stdout).groups())
+        assert scrolled <= inner
