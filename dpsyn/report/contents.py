@@ -12,9 +12,15 @@ from PIL import Image
 
 from dpsyn.errors import UserError
 from dpsyn.population import F64, I64, Array, Population
-from dpsyn.privacy.budget import records_in_a_vote
+from dpsyn.privacy.budget import Settings, multiplier, records_in_a_vote
+from dpsyn.privacy.ledger import answer_of
+from dpsyn.privacy.marginals import counts_of
+from dpsyn.privacy.query import CellCounts
+from dpsyn.randomness import generator
 from dpsyn.report.facts import Released
-from dpsyn.tables.codec import coded_columns, encode, starts_of
+from dpsyn.schedule import gibbs
+from dpsyn.schedule.subspaces import plan
+from dpsyn.tables.codec import CodedColumn, coded_columns, encode, starts_of
 from dpsyn.tables.columns import Column
 from dpsyn.tables.schema import Schema
 
@@ -163,6 +169,65 @@ def columns(released: Released) -> list[Bars]:
         noisy = released_counts[-1] if released_counts else None
         found.append(_of_groups(", ".join(schema.label_columns), "label", names, groups, synthetic, noisy, False))
     return found[:MOST_COLUMNS]
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """A column with the label: how far the synthetic rows are from the released noisy counts, in standard deviations of
+    their noise, float64 [cells, labels]. names: of the labels."""
+
+    column: str
+    deviations: F64
+    names: tuple[str, ...]
+
+    @property
+    def spread(self) -> float:
+        """Root mean square: 1 is what noise alone gives."""
+        return float(np.sqrt((self.deviations**2).mean()))
+
+
+def with_label(released: Released) -> list[Residuals]:
+    """Of each column with the label, as the second release of votes in cells asks them; [] where it did not, or where
+    its receipt is not about the cells that follow from the first one."""
+    schema = schema_of(released)
+    first, second = released.cells.get(1), released.cells.get(2)
+    if schema is None or first is None or second is None or len(schema.labels) < 2:
+        return []
+    content, coded = released.sample.samples.content, coded_columns(schema)
+    try:
+        asked = _asked(released, coded, len(schema.labels))
+        if asked is None or asked.about != second.population or asked.size != len(second.votes):
+            return []
+        scale = records_in_a_vote(second.charge, len(asked.marginals))
+        noisy, deviation = second.votes * (scale / second.charge.grid), second.charge.sigma * scale
+        synthetic = counts_of(asked.marginals, [(encode(schema, content), schema.labels_of(content))])
+    except (UserError, KeyError, TypeError, ValueError, IndexError):  # of a stranger's settings
+        return []
+    sums = [part.sum() for part in np.split(noisy, np.cumsum([m.size for m in asked.marginals])[:-1])]
+    apart = (synthetic * (float(np.mean(sums)) / max(1, len(content))) - noisy) / max(deviation, 1e-9)
+    parts = np.split(apart, np.cumsum([m.size for m in asked.marginals])[:-1])
+    return [
+        Residuals(column.name, part.reshape(marginal.shape), released.labels)
+        for column, marginal, part in zip(coded, asked.marginals, parts, strict=True)
+    ]
+
+
+def _asked(released: Released, coded: Sequence[CodedColumn], labels: int) -> CellCounts | None:
+    """The query of the second release, as the run made it of the first one's answer."""
+    said = released.settings["privacy"]
+    privacy = Settings(**{key: said[key] for key in ("epsilon", "delta", "unit", "adjacency", "noise")})
+    records, seed = released.promise.records, released.settings["seed"]
+    if records is None or type(seed) is not int:
+        return None
+    scores = released.settings["schedule"]["scores"] and privacy.unit == "record" and privacy.adjacency == "add_remove"
+    releases = plan(coded, labels, records, multiplier(privacy), bool(scores))
+    state = gibbs.start(coded, labels, records)
+    query = gibbs.next_query(state, releases[0])
+    answer = answer_of(released.cells[1], query)
+    if len(answer.values) != query.size or releases[1].kind != "by_label":
+        return None
+    state = gibbs.update(state, releases[0], query, answer, generator(seed, 1, "cells"))
+    return gibbs.next_query(state, releases[1])
 
 
 Noisy = tuple[F64, float, float]

@@ -9,10 +9,11 @@ import numpy as np
 from markupsafe import Markup
 
 from dpsyn.population import F64
-from dpsyn.report.contents import Bars
+from dpsyn.report.contents import Bars, Residuals
 
 POINTS = 240  # of a curve, at most
 WIDE = 40  # characters of a text in a drawing
+CELLS, ROWS = 64, 10  # of a grid of residuals
 
 
 def svg(width: float, height: float, told: str, parts: Sequence[Markup]) -> Markup:
@@ -243,3 +244,18 @@ def marginal(bars: Bars) -> Markup:
     if not shown and n:
         parts += [text(left, low + 15, bars.names[0]), text(left + width, low + 15, bars.names[-1], "end")]
     return svg(left + width + 8, low + 22, f"{bars.column}: {n} bars", parts)
+
+
+def residuals(pair: Residuals) -> Markup:
+    """A square for each cell of the column, left to right, and each label, top to bottom, by how far it is off."""
+    cells = pair.deviations[:CELLS, :ROWS]
+    left, width, high = 92.0, 220.0, 16.0
+    step = width / max(1, len(cells))
+    parts = [text(left - 6, label * high + 12, pair.names[label][:14], "end") for label in range(cells.shape[1])]
+    for cell, row in enumerate(cells):
+        for label, off in enumerate(row.tolist()):
+            kind = "r0" if abs(off) <= 2 else f"r{1 if abs(off) <= 4 else 2}{'m' if off > 0 else 'l'}"
+            told = f"cell {cell + 1}, {pair.names[label]}: {abs(off):.1f} deviations too {'many' if off > 0 else 'few'}"
+            parts.append(rectangle(left + cell * step, label * high, max(step - 1, 0.5), high - 1, kind, told))
+    told = f"{pair.column} with the label: {pair.spread:.2f} deviations off"
+    return svg(left + width + 4, cells.shape[1] * high + 2, told, parts)

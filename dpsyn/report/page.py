@@ -503,6 +503,9 @@ def _contents(released: Released) -> dict[str, Any]:
     return {
         **found,
         "columns": [(each, drawing.marginal(each)) for each in bars],
+        "pairs": [
+            (each, drawing.residuals(each)) for each in sorted(contents.with_label(released), key=lambda r: -r.spread)
+        ],
         "compared": len(compared),
         "off": np.mean([each.off for each in compared if each.off is not None], axis=0).tolist() if compared else None,
     }

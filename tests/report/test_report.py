@@ -309,3 +309,22 @@ def test_in_a_browser_nothing_complains_asks_or_overflows(runs, tmp_path, name):
             assert name == "cells" or re.search(r'id="shown"[^>]*>\d+ shown<', ended.stdout)
         inner, scrolled = map(int, re.search(r"<title>(\d+) (\d+)", ended.stdout).groups())
         assert scrolled <= inner
+
+
+def test_columns_with_the_label_are_held_against_what_the_second_release_asked(runs):
+    from dpsyn.report.contents import with_label
+
+    released = facts.read(open_run(runs / "cells"))
+    pairs = with_label(released)
+    assert [pair.column for pair in pairs[:2]] == ["mean radius", "mean texture"] and len(pairs) == 30
+    receipt = released.cells[2]
+    assert sum(pair.deviations.size for pair in pairs) == len(receipt.votes)
+    sums, start = [], 0
+    for pair in pairs:
+        sums.append(receipt.votes[start : start + pair.deviations.size].sum())
+        start += pair.deviations.size
+    expected = (np.mean(sums) - np.array(sums)) / receipt.charge.sigma
+    np.testing.assert_allclose([pair.deviations.sum() for pair in pairs], expected, atol=1e-9)
+    other = dataclasses.replace(released.promise, records=20)  # then other cells follow, and the receipt is not of them
+    assert with_label(dataclasses.replace(released, promise=other)) == []
+    assert with_label(dataclasses.replace(released, settings={**released.settings, "privacy": {"epsilon": "1"}})) == []
