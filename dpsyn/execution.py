@@ -212,7 +212,6 @@ def _present(run: RunDirectory) -> None:
     """The page and the card, from all else that is released."""
     with run.timed("report"):
         write_report(run)
-    run.stamp()
 
 
 def _check_public(job: Job) -> None:

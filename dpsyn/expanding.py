@@ -47,7 +47,6 @@ def expand_run(job: Job, screen: Screen, rows: int) -> Path:
         with screen.shown(), public_side(job, run, screen, [(0, rows)]) as public:
             write_synthetic(job, run, public, ask, final, rows)
         write_report(run)
-        run.stamp()
     return run.release
 
 

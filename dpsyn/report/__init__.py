@@ -16,6 +16,7 @@ def write_report(run: RunDirectory) -> Path:
     released, path = read(run), run.release / "report.html"
     write(run.release / "README.md", card(released), private=not run.is_private)
     write(path, rendered(released), private=not run.is_private)
+    run.stamp()
     return path
 
 

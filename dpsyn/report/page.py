@@ -9,6 +9,7 @@ import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from importlib import resources
 from itertools import pairwise
 from typing import Any
@@ -73,7 +74,7 @@ def _context(released: Released) -> dict[str, Any]:
         "headline": headline,
         "epsilon": format_epsilon(promise.epsilon) if promise.epsilon is not None else None,
         "delta": format_delta(promise.delta, digits=3) if promise.delta else None,
-        "one_in": f"{math.floor(1 / promise.delta):,}" if promise.delta else None,
+        "one_in": f"{int(1 / Decimal(repr(promise.delta))):,}" if promise.delta else None,
         "joint": format_epsilon(promise.joint) if promise.joint is not None else "unknown",
         "first": _first(released),
         "trade_off": _trade_off(released),

@@ -23,7 +23,7 @@
       count.textContent = n + " shown";
     };
     ["label", "iteration", "survivor", "words", "sort"].forEach(function (name) {
-      field(name).addEventListener("input", update);
+      field(name).addEventListener("input", function () { box.parentNode.open = true; update(); });
     });
     update();
   }
