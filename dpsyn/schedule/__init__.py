@@ -126,6 +126,10 @@ class Schedule(Protocol):
         release, in records."""
         return ()
 
+    def varies(self, facts: Facts) -> bool:
+        """Whether the rows of an expansion are variations, which `dpsyn expand` needs a degree for."""
+        return True
+
     def degree(self, declared: Degree | None) -> Degree | None:
         """How far the rows of an expansion are varied. declared: `expand.degree`."""
         return declared

@@ -163,6 +163,9 @@ class WithLabelShares(Schedule):
     def warnings(self, facts: Facts, deviations: Sequence[float]) -> Iterable[str]:
         return self.inner.warnings(facts, deviations)
 
+    def varies(self, facts: Facts) -> bool:
+        return self.inner.varies(facts)
+
     def degree(self, declared: Degree | None) -> Degree | None:
         return self.inner.degree(declared)
 

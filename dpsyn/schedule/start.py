@@ -83,6 +83,9 @@ class InformedStart(Schedule):
     def warnings(self, facts: Facts, deviations: Sequence[float]) -> Iterable[str]:
         return self.inner.warnings(facts, deviations)
 
+    def varies(self, facts: Facts) -> bool:
+        return bool(self.inner.releases(facts))
+
     def degree(self, declared: Degree | None) -> Degree | None:
         return self.inner.degree(declared)
 
