@@ -12,6 +12,7 @@ from rich.table import Table
 from dpsyn.api import metered
 from dpsyn.errors import invalid
 from dpsyn.job import Job, check, needed
+from dpsyn.networks.runtime import OnRay
 from dpsyn.privacy import account
 from dpsyn.privacy.budget import WEAK, Budget, Charge, epsilon_of, exact_epsilon, format_epsilon, records_in_a_vote
 from dpsyn.privacy.statement import format_delta
@@ -68,6 +69,8 @@ def show_plan(job: Job, given: Sequence[str] = ()) -> None:
         "labels": f"{len(job.labels)}: {_shortened([label_name(label) for label in job.labels])}",
         "records (declared)": "not declared" if job.data.records is None else f"{job.data.records:,}",
     }
+    if isinstance(job.runtime, OnRay):
+        lines["machines"] = _machines(job.runtime)
     warnings = [*_warnings(job, budget), *_ignored(job, given)]
     for name, value in [*lines.items(), *(("warning", text) for text in warnings)]:
         console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
@@ -86,6 +89,17 @@ def show_plan(job: Job, given: Sequence[str] = ()) -> None:
         console.print(f"still needed to run: {text}", markup=False, highlight=False, soft_wrap=True)
     if any(text.startswith("data") for text in needs):
         console.print("known only with the data: whether they have the declared columns", highlight=False)
+
+
+def _machines(runtime: OnRay) -> str:
+    """What runs where."""
+    where = "a cluster on this machine" if runtime.address is None else f"the Ray cluster at {runtime.address}"
+    gpus = f" of {runtime.gpus} GPU(s) each" if runtime.gpus else ""
+    shards = "a shard a processor" if runtime.shards is None else f"{runtime.shards} shard(s)"
+    return (
+        f"{where}: api and embedding in {runtime.makers} maker(s){gpus}; private records in {shards}, on nodes with "
+        "the resource `private`; noise and all files here"
+    )
 
 
 def _ignored(job: Job, given: Sequence[str]) -> Iterator[str]:

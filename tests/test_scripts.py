@@ -25,6 +25,7 @@ def test_a_script_is_a_module_with_a_main_that_has_help(path, monkeypatch, capsy
 TINY = [
     "bench_all --tiny",
     "bench_busy --work boosting --rows 300 --rounds 1",
+    "bench_cluster --records 20000 --candidates 50 --rounds 1 --memory 1000 2000",
     "bench_diffusion --rows 2 --calls 1 --rounds 1 --uncompiled --device cpu",
     "bench_frechet --rows 200 --dimension 32",
     "bench_inception --images 2 --sides 32 --threads 1 --rounds 1 --network 1",
@@ -34,7 +35,11 @@ TINY = [
     "bench_texts --sizes 2000 --formats csv",
 ]
 """Those that need neither data, nor weights, nor a minute."""
-NEEDED = {"bench_all": ["python_avatars", "cairosvg", "openai"], "bench_diffusion": ["diffusers"]}
+NEEDED = {
+    "bench_cluster": ["ray"],
+    "bench_all": ["python_avatars", "cairosvg", "openai"],
+    "bench_diffusion": ["diffusers"],
+}
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import signal
 import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from dpsyn.errors import UserError
 from dpsyn.networks.runtime import OnRay
 from dpsyn.privacy import electorate as module
 from dpsyn.privacy.electorate import by_threads, open_electorate
-from dpsyn.privacy.query import LabelCounts, Nearest
+from dpsyn.privacy.marginals import Marginal
+from dpsyn.privacy.query import QUERIES, CellCounts, CellScores, EmbeddingSums, LabelCounts, Nearest
 from dpsyn.privacy.votes import unseal
 
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'dpsyn[ray]'")
@@ -69,13 +71,30 @@ def data_of(folder, n=120):
     )
 
 
-def queries():
-    made = np.random.default_rng(0).normal(0, 9, (4000, 64)).astype(np.float32)
-    return [Nearest(made, np.arange(4000) % 10, 2), LabelCounts(10)]
+@dataclass(frozen=True)
+class Codes:
+    """Two pixels as codes of a table."""
+
+    def __call__(self, samples):
+        return samples.content.reshape(len(samples), -1)[:, 20:22].astype(np.int32) // 64
+
+    def fingerprint(self):
+        return ""
 
 
-def exact(electorate):
-    return [unseal(electorate.tallied(query)) for query in queries()]
+MADE = np.random.default_rng(0).normal(0, 9, (4000, 64)).astype(np.float32)
+GRID = tuple(Marginal((j,), (np.arange(4),)) for j in (0, 1))
+OF_VECTORS = [
+    Nearest(MADE, np.arange(4000) % 10, 2),
+    LabelCounts(10),
+    EmbeddingSums(10, np.full(64, 0.1, np.float32), 2.0),
+]
+OF_CODES = [CellCounts("cells", GRID), CellScores("scores", GRID, (np.full(4, 9), np.full(4, 7)))]
+
+
+def exact(electorate, queries=OF_VECTORS):
+    asked = [query for query in queries if electorate.unit == "record" or query.additive]
+    return [unseal(electorate.tallied(query)) for query in asked]
 
 
 def test_shards_on_ray_count_the_same_and_nothing_of_them_lies_about_in_clear(here, tmp_path, monkeypatch):
@@ -83,16 +102,18 @@ def test_shards_on_ray_count_the_same_and_nothing_of_them_lies_about_in_clear(he
     monkeypatch.setattr(module, "FEW", 5)
     data = data_of(tmp_path)
     private.check_nodes(data, tmp_path)
+    assert {type(query) for query in (*OF_VECTORS, *OF_CODES)} == set(QUERIES)
     found = {}
     for unit in ("record", "user"):
-        alone = open_electorate(data, PIXELS, {}, unit, tmp_path / "alone", 1)
-        spread = open_electorate(
-            data, PIXELS, {}, unit, tmp_path / "ray", 3, private.reading(data, 3), private.counting
-        )
-        assert spread.parts == 3 and spread.count is private.counting and alone.count is by_threads
-        found[unit] = exact(alone)
-        for one, two in zip(found[unit], exact(spread), strict=True):
-            np.testing.assert_array_equal(one, two)
+        for embed, queries in ((PIXELS, OF_VECTORS), (Codes(), OF_CODES)):
+            given = (data, embed, {"of": type(embed).__name__}, unit)
+            alone = open_electorate(*given, tmp_path / "alone", 1)
+            spread = open_electorate(*given, tmp_path / "ray", 3, private.reading(data, 3), private.counting)
+            assert spread.parts == 3 and spread.count is private.counting and alone.count is by_threads
+            expected = exact(alone, queries)
+            for one, two in zip(expected, exact(spread, queries), strict=True):
+                np.testing.assert_array_equal(one, two)
+            found.setdefault(unit, expected)
     assert not list((tmp_path / "ray").rglob("*.try"))
     assert folder.stat().st_mode & 0o77 == 0
     there = [path for path in folder.rglob("*") if path.is_file()]
