@@ -1,8 +1,8 @@
 """The Ray cluster of a run: this machine, begun and ended here, or one that is there.
 
 What Ray writes down is open to all users of a machine (measured with 2.60: session folders are 0777 and spilled objects
-0644, and `_temp_dir` itself is made 0777). So a cluster of our own has its folders below one that is ours alone, and no
-private row and no exact count is ever given to Ray in clear.
+0644, and `_temp_dir` itself is made 0777). So a cluster of our own has its folders below one that is ours alone and
+lets in nobody without a token that is in no file, and no private row and no exact count is ever given to Ray in clear.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import platform
 import re
+import secrets
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -32,6 +34,9 @@ def connected(runtime: OnRay) -> Iterator[list[str]]:
     such cluster, or it has not what is asked of it."""
     check_packages("runtime", "ray", "ray", do="Install it: pip install 'dpsyn[ray]'")
     os.environ.update(SILENT)
+    if runtime.address is None and "ray" not in sys.modules:  # it reads them once, when it is imported
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
 
     given: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "logging_level": "ERROR"}
@@ -87,6 +92,9 @@ def _refusal(runtime: OnRay, said: str) -> UserError:
 
         here = f"Ray {ray.__version__} and Python {platform.python_version()}"
         return invalid("runtime.address", runtime.address, f"a cluster with what is here, {here}")
+    if re.search(r"[Aa]uth|[Tt]oken", said):
+        do = "Give all nodes and this process the same RAY_AUTH_TOKEN, or ~/.ray/auth_token."
+        return invalid("runtime.address", runtime.address, "a Ray cluster that lets this user in", do)
     if runtime.address is None:
         return UserError(f"runtime=ray: no cluster can be started on this machine ({said}).")
     do = "`ray start --head` starts one; null starts one on this machine."

@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -285,3 +287,45 @@ def test_a_cluster_without_a_private_node_is_refused():
             pass
     finally:
         cluster.shutdown()
+
+
+def test_a_run_whose_driver_is_killed_goes_on_on_another_number_of_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr("dpsyn.runs.directory.secrets.token_hex", lambda n: "0" * 2 * n)
+    path = parquet(tmp_path / "a.parquet", digits(150))
+    given = [*own_data(path), "privacy.noise=insecure_seeded"]
+    short = Path(tempfile.mkdtemp(prefix="d", dir="/tmp"))  # what a killed driver leaves is in there
+    script = tmp_path / "begin.py"
+    script.write_text(
+        "import sys; from dpsyn.runs import directory; from harness import run\n"
+        "directory.secrets.token_hex = lambda n: '0' * 2 * n\n"
+        "if __name__ == '__main__': run(*sys.argv[1:])\n"
+    )
+    for name in ("alone", "killed"):
+        for variable in ("XDG_CACHE_HOME", "XDG_STATE_HOME"):
+            monkeypatch.setenv(variable, str(tmp_path / name))
+        root = tmp_path / name / "run"
+        if name == "killed":
+            started = [sys.executable, str(script), str(root), *given, "runtime=ray", "runtime.shards=3"]
+            driver = subprocess.Popen(started, start_new_session=True, env={**os.environ, "TMPDIR": str(short)})
+            until = time.monotonic() + 120
+            while not list(root.rglob("votes/*.parquet")) and time.monotonic() < until and driver.poll() is None:
+                time.sleep(0.01)
+            driver.kill()
+            driver.wait()
+            assert list(root.rglob("votes/001.parquet")) and not list(root.rglob("synthetic.parquet"))
+        run(root, *given, *(["runtime=ray", "runtime.shards=5"] if name == "killed" else []))
+    one, two = (
+        {at: content for at, content in files(tmp_path / name / "run").items() if "/votes/" in at or "synthetic" in at}
+        for name in ("alone", "killed")
+    )
+    assert len(one) > 2 and one == two
+
+    def left():
+        found = subprocess.run(["ps", "-ww", "-o", "args=", "-s", str(driver.pid)], capture_output=True, text=True)
+        return [line for line in found.stdout.splitlines() if "ray" in line]
+
+    while left() and time.monotonic() < until + 60:
+        time.sleep(0.5)
+    assert not left()
+    assert {path.stat().st_mode & 0o777 for path in short.iterdir()} == {0o700}
+    shutil.rmtree(short)
