@@ -6,12 +6,13 @@ import contextlib
 import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from dpsyn.errors import UserError, invalid
+from dpsyn.marks import PLACE
 from dpsyn.threads import free_threads
 from dpsyn.validate import choice, flag, whole
 
@@ -91,7 +92,7 @@ class OnRay(Runtime):
     address: str | None = None
     makers: int = 2
     gpus: int = 0
-    private_folder: str | None = None
+    private_folder: str | None = field(default=None, metadata=PLACE)
 
     def __post_init__(self) -> None:
         super().__post_init__()

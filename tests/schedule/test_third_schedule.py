@@ -81,7 +81,7 @@ def test_a_third_schedule_is_planned_run_interrupted_resumed_and_verified(theirs
         assert cli.main(["run", *GIVEN]) == 130
     assert cli.main(["run", *GIVEN]) == 0
     out = capsys.readouterr().out
-    assert out.count("census 2: 10 noisy counts, deviation") == 2  # the second time from its receipt
+    assert out.count("census 2: 10 noisy numbers, deviation") == 2  # the second time from its receipt
     said = json.loads(Path("run/release/privacy.json").read_text())
     assert [charge["name"] for charge in said["charges"]] == ["census 1", "census 2"]
     assert said["status"] == "DP" and said["lost_draws"] == 0 and 2.9 < said["epsilon"] <= 3
