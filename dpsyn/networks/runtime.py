@@ -33,8 +33,8 @@ class Runtime:
     device: 'auto', 'cpu', 'cuda', 'cuda:1', ...: of the networks, and of the search for the nearest candidates.
     devices: the api and the public side of the embedding work on each of these at once, in a process each; None: on
         `device`, in this one.
-    shards: processes that read and embed the private records, and threads that count their votes; None: one a core,
-        and one process where the data are small or a network embeds them.
+    shards: processes that read and embed the private records, and runs of them that threads count; None: a process a
+        core, but one where the data are small or a network embeds them, and one run, whose work all cores share.
     dtype: of the api's networks (autocast). 'auto': bfloat16 on a GPU, float32 elsewhere. Embeddings are float32.
     channels_last, compile: memory format and `torch.compile` of the api's networks. tf32: allow it there.
     """

@@ -7,7 +7,9 @@ BLAS in faiss's wheel does not know every processor: 29 GFLOP a CPU second on on
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,9 @@ FEW = 4  # neighbours that are taken one after the other; more of them are parte
 LEAST = 128  # queries of a thread
 DISTANCES = 2**28  # held at once on a GPU: 1 GiB
 LAST = np.int64(2**63 - 1)
+
+_door, _inside = Lock(), 0
+_limiter: Any = None
 
 Search = Callable[[Any, int], tuple[F32, I64]]
 """(queries float32 [q, d], k) -> squared distances float32 [q, k], rising, and rows int64 [q, k], ties to the lower."""
@@ -62,10 +67,27 @@ def cpu_search(vectors: F32) -> Search:
 
     def search(queries: F32, k: int) -> tuple[F32, I64]:
         # threads that share each product wait for each other at its end: twice the time where the machine is busy
-        with blas.limit(limits=1):
+        with _one_thread(blas):
             return shared(share, queries, k)
 
     return search
+
+
+@contextmanager
+def _one_thread(blas: Any) -> Iterator[None]:
+    """While anybody is inside, BLAS uses one thread a product: the last one out restores what the first one found."""
+    global _inside, _limiter
+    with _door:
+        if not _inside:
+            _limiter = blas.limit(limits=1)
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _door:
+            _inside -= 1
+            if not _inside:
+                _limiter.restore_original_limits()
 
 
 def shared(share: Search, queries: Any, k: int) -> tuple[F32, I64]:

@@ -58,7 +58,8 @@ class Electorate:
     folder: where they lie.
     entries: how many of a vector lie there, each with its index, where the others are 0; 0: all of them, without.
     kind: 'float32' for vectors, 'int32' for codes.
-    shards: in which votes are counted; None: as many as processors are free.
+    shards: in which votes are counted; None: one, as search and counter share each block among the processors (two took
+        1.2 to 1.8 times as long, `scripts/bench_shards.py`).
     count: how.
     """
 
@@ -96,7 +97,7 @@ class Electorate:
 
     def _shares(self) -> int:
         records = sum(rows for _, _, rows in self._places())
-        return max(1, min(self.shards or free_threads(), records // FEW))
+        return max(1, min(self.shards or 1, records // FEW))
 
     def _places(self) -> list[tuple[int, int, int]]:
         """(label, part, records in it), label by label."""

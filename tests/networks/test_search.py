@@ -1,9 +1,12 @@
 """A flat search by numpy and one by torch find the same rows, ties to the lower one, in any blocks."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info
 
 from dpsyn.networks import search as search_module
 from dpsyn.networks.search import cpu_search, flat_search, torch_search
@@ -44,3 +47,17 @@ def test_real_vectors_have_the_neighbours_of_float64(k):
         found, places = search(queries, k)
         assert np.allclose(found, distances, rtol=1e-5, atol=1e-4)
         assert (places == rows).mean() > 0.999
+
+
+def test_searches_at_once_leave_the_threads_of_blas_as_they_were():
+    def threads():
+        return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+    rng = np.random.default_rng(0)
+    vectors, queries = (rng.standard_normal((n, 64)).astype(np.float32) for n in (3000, 4000))
+    search = cpu_search(vectors)
+    before = threads()
+    with ThreadPoolExecutor(4) as pool:
+        parts = list(pool.map(lambda n: search(queries[:n], 1), [4000, 300, 2000, 1000, 150]))
+    assert threads() == before
+    assert all((rows == search(queries[: len(rows)], 1)[1]).all() for _, rows in parts)
