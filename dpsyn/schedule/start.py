@@ -14,7 +14,7 @@ import numpy as np
 
 from dpsyn.api import Api, Degree
 from dpsyn.embedding import Coder
-from dpsyn.errors import invalid
+from dpsyn.errors import UserError, invalid
 from dpsyn.population import F32, F64, I64, Population, take
 from dpsyn.privacy.budget import SUMS_GRID, Release
 from dpsyn.privacy.nearest import distinct
@@ -113,11 +113,15 @@ class InformedStart(Schedule):
         fresh = begin(public, self.candidates)
         vectors = public.embed(fresh.samples)
         known = distinct(vectors)
+        own = fresh.labels[known] if public.labelled else None
+        asked = split(rows, public.facts.shares)
+        if len(known) < 2 or (own is not None and not np.isin(np.flatnonzero(asked), own).all()):
+            expected = "candidates of every label whose vectors are finite and not all the same"
+            raise UserError(f"embedding: expected {expected}. The embedding does not fit the data.")
         query = sums_about(vectors[known], len(public.labels), public.facts.privacy.adjacency == "replace")
         answer = ask(len(self.releases(public.facts)), query)
         scores = scores_of(vectors[known], query, answer)
-        own = fresh.labels[known] if public.labelled else None
-        chosen, labels = nearest_to_label(scores, split(rows, public.facts.shares), own)
+        chosen, labels = nearest_to_label(scores, asked, own)
         samples = take(fresh.samples, known[chosen])
         return Population(0, samples, labels, np.full(len(labels), -1), np.zeros(len(labels), bool))
 
@@ -139,7 +143,7 @@ def scores_of(vectors: F32, query: EmbeddingSums, answer: Answer) -> F64:
     taken = (vectors.astype(np.float64) - query.centre) / query.radius
     taken /= np.maximum(np.linalg.norm(taken, axis=1), 1)[:, None]
     sums, counts, noise, noise_of_count = query.told(answer)
-    counts = np.maximum(counts, FEWEST * noise_of_count)
+    counts = np.maximum(counts, max(1.0, FEWEST * noise_of_count))
     variances, directions = np.linalg.eigh(np.atleast_2d(np.cov(taken.T)))
     variances = np.maximum(variances, 1e-9 * variances.max())
     seen, blur = (sums / counts[:, None]) @ directions, (noise / counts)[:, None] ** 2
@@ -165,7 +169,6 @@ def nearest_to_label(scores: F64, sizes: I64, own: I64 | None) -> tuple[I64, I64
         margin = scores[:, label] - (others.max(1) if others.shape[1] else 0)
         mine = np.arange(len(scores)) if own is None else np.flatnonzero(own == label)
         ranking = mine[np.argsort(-margin[mine], kind="stable")]
-        if len(ranking):
-            rows.append(np.resize(ranking[:size], size))
-            labels.append(np.full(size, label))
+        rows.append(np.resize(ranking[:size], size))
+        labels.append(np.full(size, label))
     return np.concatenate(rows), np.concatenate(labels)

@@ -110,3 +110,25 @@ def test_it_is_a_release_of_its_own_with_its_part_of_the_budget():
         private_evolution(3, 400, 0, balanced, candidates=100).check(facts, Points(False))
     with pytest.raises(UserError, match=r"schedule\.candidates"):
         private_evolution(3, 400, 0, balanced, candidates=-1)
+
+
+def test_without_noise_a_label_without_records_is_chosen_for_all_the_same(recwarn):
+    vectors = np.random.default_rng(4).standard_normal((500, DIMENSION)).astype(np.float32)
+    query = sums_about(vectors, 3, False)
+    blocks = [Block(label, vectors[:50], np.arange(50)) for label in (0, 2)]
+    scores = scores_of(vectors, query, Answer(query.tally(blocks) / SUMS_GRID, 0.0))
+    assert np.isfinite(scores).all() and not recwarn.list
+    assert np.bincount(nearest_to_label(scores, np.array([5, 5, 5]), None)[1]).tolist() == [5, 5, 5]
+
+
+@pytest.mark.parametrize("vector", [np.nan, 1.0])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_candidates_that_cannot_be_told_apart_are_one_line_before_anything_is_asked(vector, labelled):
+    public = public_side(Points(labelled))
+    public = replace(public, embed=lambda samples: np.full((len(samples), 4), vector, np.float32))
+
+    def ask(t, query):
+        raise AssertionError("the private records were asked")
+
+    with pytest.raises(UserError, match=r"^embedding: expected candidates of every label whose vectors are finite"):
+        next(InformedStart(NoVotes(80), 800).run(public, ask, None))
