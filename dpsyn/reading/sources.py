@@ -195,6 +195,10 @@ class Source:
             return blake2b(name.encode(), digest_size=32).hexdigest()
         return blake2b(json.dumps(self._digests).encode(), digest_size=32).hexdigest()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the digests of private files: a machine that is sent this looks at its own."""
+        return {name: value for name, value in vars(self).items() if name != "_digests"}
+
     @functools.cached_property
     def _digests(self) -> list[tuple[str, int, str]]:
         """Name below the path, size, and digest of the content of each local file that is read."""

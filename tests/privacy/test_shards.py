@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -354,3 +355,14 @@ def test_a_run_on_any_number_of_shards_writes_the_same(tmp_path, monkeypatch, gi
         found = files(tmp_path / f"{shards}" / "run")
         seen.append({name: content for name, content in found.items() if "/votes/" in name or "synthetic" in name})
     assert len(seen[0]) > 2 and seen[0] == seen[1] == seen[2]
+
+
+def test_data_that_are_sent_elsewhere_carry_no_digest_of_a_file_and_are_looked_at_there(tmp_path):
+    data = texts(tmp_path / "data", "csv")
+    known, digests = data.fingerprint(), data.digests()
+    sent = pickle.dumps(data)
+    assert not any(digest.encode() in sent for digest in digests)
+    assert pickle.loads(sent).fingerprint() == known
+    (file,) = (path for path in (tmp_path / "data").rglob("*") if path.is_file())
+    file.write_bytes(file.read_bytes() + b"\n")
+    assert pickle.loads(sent).fingerprint() != known
