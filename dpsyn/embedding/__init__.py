@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from dpsyn.data import Data
+from dpsyn.networks.runtime import Runtime
 from dpsyn.population import F32, I32, Array, Bool, Samples
 
 
@@ -71,6 +72,14 @@ class Truncating(Protocol):
     def truncated(self, samples: Samples) -> Bool:
         """bool [n]: of which."""
         ...
+
+
+@runtime_checkable
+class Networked(Protocol):
+    """An embedding that runs a network, which uses all processors itself."""
+
+    @property
+    def runtime(self) -> Runtime: ...
 
 
 @runtime_checkable

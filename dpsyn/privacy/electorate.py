@@ -3,7 +3,8 @@
 Records are read and embedded in parts, each by a process of its own where that is worth it, and vectors lie in the
 private cache, a folder a part with a file a label. They are read back block by block, so memory is bounded by the
 block, not by the number of records. (Plain reads, not a memory map: a map's pages count as resident until the system
-takes them back.) Votes are counted by threads, a run of the records each. How many parts and threads changes no byte.
+takes them back.) Votes are counted in one run of the records, or in several by threads. How many parts and runs there
+are changes no byte.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,7 +24,7 @@ import numpy as np
 
 from dpsyn import __version__
 from dpsyn.data import Batches, Data, Divisible
-from dpsyn.embedding import Coder, Sparse, SparseEmbedding, Truncating
+from dpsyn.embedding import Coder, Networked, Sparse, SparseEmbedding, Truncating
 from dpsyn.errors import UserError, invalid
 from dpsyn.files import private_folder, room_on_disk, write
 from dpsyn.population import I64, Samples
@@ -145,11 +146,8 @@ class Electorate:
 
 
 def by_threads(electorate: Electorate, query: Query, shares: int) -> Sequence[I64]:
-    from threadpoolctl import threadpool_limits
-
-    # a search that ends would give the library its threads back, while others count on its having one
-    with threadpool_limits(1 if shares > 1 else None, "blas"):
-        return in_threads(lambda at: electorate.tally(query, at, shares), range(shares))
+    """Each share's tally, counted by a thread."""
+    return in_threads(lambda at: electorate.tally(query, at, shares), range(shares))
 
 
 def _of_units(block: Block, mine: np.ndarray) -> Block:
@@ -184,15 +182,20 @@ def open_electorate(
 
     identity: all settings of the data and of the embedding; with the content of the data and the versions of dpsyn and
         of the format they name the cache entry.
-    shards: in which they are read and embedded, and votes are counted; None: as many as processors are free, and one
-        for reading where the data are small or a network, which uses all processors itself, embeds them.
+    shards: in which they are read and embedded, and votes are counted; None: they are counted in one, and read by as
+        many processes as processors are free, by one where the data are small or a network embeds them.
     spread, count: how the shards are read, and counted.
     """
     named = json.dumps([__version__, FORMAT, data.fingerprint(), identity], sort_keys=True)
     key = hashlib.sha256(named.encode()).hexdigest()[:32]
     entry = folder / key
     if not (entry / "complete.json").exists():
-        _embed_all(_parts(data, embed, shards), data, embed, entry, spread)
+        try:
+            _embed_all(_parts(data, embed, shards), data, embed, entry, spread)
+        except Ended:  # not how many there were: that tells how large the data are
+            said = f"runtime.shards={'null' if shards is None else shards}"
+            do = "With fewer of them less memory is needed; the same command goes on."
+            raise UserError(f"{said}: a process that reads private records ended (out of memory?). {do}") from None
     facts = json.loads((entry / "complete.json").read_text())
     return Electorate(entry, labels=len(data.labels), unit=unit, shards=shards, count=count, **facts)
 
@@ -217,8 +220,7 @@ def _parts(data: Data, embed: Coder, shards: int | None) -> Sequence[Batches]:
         if not can_be_sent(data, embed):
             raise invalid("runtime.shards", shards, "1, as data or embedding are parts that cannot be pickled")
         return data.parts(shards)
-    has_network = is_dataclass(embed) and any(field.name == "runtime" for field in fields(embed))
-    parts = [] if has_network else data.parts(free_threads(), PART_BYTES)
+    parts = [] if isinstance(embed, Networked) else data.parts(free_threads(), PART_BYTES)
     return parts if len(parts) > 1 and can_be_sent(data, embed) else [data.batches]
 
 
@@ -244,12 +246,6 @@ def _embed_all(parts: Sequence[Batches], data: Data, embed: Coder, entry: Path, 
             write(temporary / "complete.json", json.dumps(facts).encode(), private=True)
             shutil.rmtree(entry, ignore_errors=True)
             temporary.rename(entry)
-        except Ended:
-            shutil.rmtree(temporary, ignore_errors=True)
-            do = "With fewer of them less memory is needed; the same command goes on."
-            raise UserError(
-                f"runtime.shards={len(parts)}: a process that reads private records ended (out of memory?). {do}"
-            ) from None
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
