@@ -36,7 +36,7 @@ def expand_run(job: Job, screen: Screen, rows: int) -> Path:
         if job.schedule.uses_api:
             if job.degree is not None:
                 job.api.check_degree(job.degree)
-            elif job.schedule.varies(job.facts):
+            elif job.schedule.varies():
                 raise invalid("expand.degree", "null", "how far a variation goes", "Add expand.degree=.")
             job.api.check()
         receipts = {int(path.stem): read_receipt(path) for path in run.votes.glob("*.parquet")}

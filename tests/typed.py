@@ -45,7 +45,6 @@ from dpsyn.privacy.query import CellCounts, CellScores, EmbeddingSums, LabelCoun
 from dpsyn.schedule import Schedule
 from dpsyn.schedule.cells import Cells
 from dpsyn.schedule.evolution import Evolution, NoVotes, WithLabelShares
-from dpsyn.schedule.start import InformedStart
 
 
 def apis(
@@ -85,7 +84,5 @@ def queries(
     return [nearest, labels, counts, scores, sums]
 
 
-def schedules(
-    cells: Cells, steps: Evolution, none: NoVotes, shares: WithLabelShares, start: InformedStart
-) -> list[Schedule]:
-    return [cells, steps, none, shares, start]
+def schedules(cells: Cells, steps: Evolution, none: NoVotes, shares: WithLabelShares) -> list[Schedule]:
+    return [cells, steps, none, shares]

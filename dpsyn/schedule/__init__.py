@@ -99,10 +99,6 @@ class Schedule(Protocol):
         """
         ...
 
-    def first_size(self) -> int | None:
-        """Rows of the first population; None where it is not made of fresh samples."""
-        return None
-
     def least_size(self) -> int | None:
         """The rows that a step shares out among the labels, at least; None where there is no such step."""
         return None
@@ -126,7 +122,7 @@ class Schedule(Protocol):
         release, in records."""
         return ()
 
-    def varies(self, facts: Facts) -> bool:
+    def varies(self) -> bool:
         """Whether the rows of an expansion are variations, which `dpsyn expand` needs a degree for."""
         return True
 

@@ -20,7 +20,7 @@ from dpsyn.randomness import row_seeds, seed_sequence
 from dpsyn.schedule import Ask, Facts, Keep, PublicSide, Schedule
 from dpsyn.schedule.expansion import expand
 from dpsyn.schedule.selection import shares_of, smoothed
-from dpsyn.schedule.start import InformedStart, begin, split
+from dpsyn.schedule.start import begin, check_candidates, chosen_by_sums, split, sums_release
 from dpsyn.schedule.steps import Select, Step, steps, tab_pe_steps
 from dpsyn.validate import whole
 
@@ -29,9 +29,14 @@ LOOKAHEAD_ROWS = 8192  # variations that are alive at once while candidates are 
 
 @dataclass(frozen=True)
 class Evolution(Schedule):
-    """Votes for the nearest candidate, survivors, variations: one release a step."""
+    """Votes for the nearest candidate, survivors, variations: one release a step.
+
+    candidates: fresh rows among which noisy sums of embeddings choose the first population. Their release is the last
+        by its number, so that release t is that of iteration t, and the first in time. None: it is not chosen.
+    """
 
     steps: tuple[Step, ...]
+    candidates: int | None = None
 
     def releases(self, facts: Facts) -> Sequence[Release]:
         n = len(self.steps)
@@ -39,14 +44,15 @@ class Evolution(Schedule):
         if len(shares) != n:
             raise invalid("privacy.budget_split", list(shares), f"null, or one number a release ({n})")
         k = facts.privacy.votes_per_record
-        return [
+        votes = [
             Release(f"votes {t}", k, share, {"survivors": f"{step.size:,}"})
             for t, (step, share) in enumerate(zip(self.steps, shares, strict=True), 1)
         ]
+        return votes if self.candidates is None else [*votes, sums_release(facts, votes)]
 
     def api_rows(self, facts: Facts) -> Sequence[tuple[int, int]]:
         rows = self.steps[0].rows
-        found = [(rows, 0)]
+        found = [(self.candidates or rows, 0)]
         for step in self.steps:
             found.append((0, step.size * step.variations + rows * step.lookahead))
             rows = step.rows
@@ -55,13 +61,11 @@ class Evolution(Schedule):
     def final_size(self, facts: Facts) -> int:
         return self.steps[-1].rows
 
-    def first_size(self) -> int | None:
-        return self.steps[0].rows
-
     def least_size(self) -> int | None:
         return min(step.size for step in self.steps)
 
     def check(self, facts: Facts, api: Api) -> None:
+        check_candidates(self.candidates, self.steps[0].rows)
         for step in self.steps:
             _check_size(step.size, facts)
             api.check_degree(step.degree)
@@ -71,7 +75,11 @@ class Evolution(Schedule):
 
     def run(self, public: PublicSide, ask: Ask, last: Population | None) -> Iterator[Population]:
         if last is None:
-            last = begin(public, self.steps[0].rows)
+            rows = self.steps[0].rows
+            if self.candidates is None:
+                last = begin(public, rows)
+            else:
+                last = chosen_by_sums(public, ask, len(self.steps) + 1, self.candidates, rows)
             yield last
         known = np.empty((0, 0), np.float32)
         for t in range(last.iteration + 1, len(self.steps) + 1):
@@ -93,34 +101,48 @@ class Evolution(Schedule):
 
 @dataclass(frozen=True)
 class NoVotes(Schedule):
-    """Fresh candidates and no release, for comparison. No private row is read."""
+    """Fresh candidates and no vote.
+
+    candidates: fresh rows among which noisy sums of embeddings choose, in the only release. None: there is no release
+        and no private row is read, for comparison.
+    """
 
     rows: int
+    candidates: int | None = None
 
     def releases(self, facts: Facts) -> Sequence[Release]:
-        return ()
+        return () if self.candidates is None else (sums_release(facts, ()),)
 
     def api_rows(self, facts: Facts) -> Sequence[tuple[int, int]]:
-        return ((self.rows, 0),)
+        return ((self.candidates or self.rows, 0),)
 
     def final_size(self, facts: Facts) -> int:
         return self.rows
 
-    def first_size(self) -> int | None:
-        return self.rows
+    def varies(self) -> bool:
+        return self.candidates is None
 
     def check(self, facts: Facts, api: Api) -> None:
+        check_candidates(self.candidates, self.rows)
         _check_size(self.rows, facts)
 
     def run(self, public: PublicSide, ask: Ask, last: Population | None) -> Iterator[Population]:
         if last is None:
-            yield begin(public, self.rows)
+            yield self._made(public, ask, self.rows)
 
     def expand(
         self, public: PublicSide, ask: Ask, final: Population, rows: int, degree: Degree | None, keep: Keep
     ) -> Population:
-        """Without votes there is nothing to vary: all are fresh, unless a degree is given."""
-        return begin(public, rows) if degree is None else expand(public, final, rows, degree, keep)
+        """Without votes there is nothing to vary: all are fresh, or chosen, unless a degree is given."""
+        if degree is not None:
+            return expand(public, final, rows, degree, keep)
+        if self.candidates is not None and rows > self.candidates:
+            most = f"at most schedule.candidates={self.candidates}, of which they are chosen"
+            raise invalid("expand.rows", rows, most)
+        return self._made(public, ask, rows)
+
+    def _made(self, public: PublicSide, ask: Ask, rows: int) -> Population:
+        return begin(public, rows) if self.candidates is None else chosen_by_sums(public, ask, 1, self.candidates, rows)
 
 
 @dataclass(frozen=True)
@@ -146,9 +168,6 @@ class WithLabelShares(Schedule):
     def final_size(self, facts: Facts) -> int:
         return self.inner.final_size(facts)
 
-    def first_size(self) -> int | None:
-        return self.inner.first_size()
-
     def least_size(self) -> int | None:
         return self.inner.least_size()
 
@@ -163,8 +182,8 @@ class WithLabelShares(Schedule):
     def warnings(self, facts: Facts, deviations: Sequence[float]) -> Iterable[str]:
         return self.inner.warnings(facts, deviations)
 
-    def varies(self, facts: Facts) -> bool:
-        return self.inner.varies(facts)
+    def varies(self) -> bool:
+        return self.inner.varies()
 
     def degree(self, declared: Degree | None) -> Degree | None:
         return self.inner.degree(declared)
@@ -193,12 +212,13 @@ def private_evolution(
     lookahead: int | Sequence[int] = 0,
     smooth: int | Sequence[int] = 1,
     candidates: int | None = None,
-) -> Schedule:
+) -> Evolution:
     """`releases` steps; every other argument, see `Step`, is one value for all of them, or a list with a value a
     release. candidates: fresh rows among which noisy sums of embeddings choose the first population, a release of its
     own; None: it is not chosen. Raises UserError for a list of another length."""
     made = steps(releases, size, degree, select, variations, keep_survivors, lookahead, smooth)
-    return _begun(Evolution(made), candidates)
+    whole("schedule.candidates", candidates, 1, optional=True)
+    return Evolution(made, candidates)
 
 
 def tab_pe(
@@ -218,16 +238,12 @@ def no_votes(
     lookahead: int | Sequence[int] = 0,
     smooth: int | Sequence[int] = 1,
     candidates: int | None = None,
-) -> Schedule:
+) -> NoVotes:
     """As many fresh rows as `private_evolution` with these arguments would end with. candidates: fresh rows among which
     noisy sums of embeddings choose them, in the only release; None: no private row is read."""
     made = steps(releases, size, degree, select, variations, keep_survivors, lookahead, smooth)
-    return _begun(NoVotes(made[-1].rows), candidates)
-
-
-def _begun(schedule: Schedule, candidates: int | None) -> Schedule:
     whole("schedule.candidates", candidates, 1, optional=True)
-    return schedule if candidates is None else InformedStart(schedule, candidates)
+    return NoVotes(made[-1].rows, candidates)
 
 
 def candidate_vectors(public: PublicSide, step: Step, population: Population, t: int, known: np.ndarray) -> np.ndarray:

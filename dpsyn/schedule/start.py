@@ -7,20 +7,17 @@ of 3 to 1,327 reviews, epsilon 1, a pool of 5,000 texts, see docs/log.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
-from dpsyn.api import Api, Degree
-from dpsyn.embedding import Coder
 from dpsyn.errors import UserError, invalid
 from dpsyn.population import F32, F64, I64, Population, take
 from dpsyn.privacy.budget import SUMS_GRID, Release
 from dpsyn.privacy.nearest import distinct
 from dpsyn.privacy.query import Answer, EmbeddingSums
 from dpsyn.randomness import row_seeds
-from dpsyn.schedule import Ask, Facts, Keep, PublicSide, Schedule
+from dpsyn.schedule import Ask, Facts, PublicSide
 
 FEWEST = 5.0  # deviations of its noise, below which a label's count is not believed: what divides its sum
 ROUNDS = 50  # of the estimate of how far labels lie apart
@@ -43,87 +40,37 @@ def split(size: int, shares: np.ndarray) -> np.ndarray:
     return parts
 
 
-@dataclass(frozen=True)
-class InformedStart(Schedule):
-    """Another schedule, whose first population is chosen among `candidates` fresh rows.
+def sums_release(facts: Facts, others: Sequence[Release]) -> Release:
+    """That of `chosen_by_sums`. others: those of the votes that follow; without any it spends the whole budget."""
+    part = facts.privacy.sums_budget
+    share = sum(release.share for release in others) * part / (1 - part) if others else 1.0
+    return Release("embedding sums", 1, share, grid=SUMS_GRID)
 
-    Its release is the last by its number, so that release t is that of iteration t, and the first in time. Where the
-    other schedule has none, it spends the whole budget.
+
+def check_candidates(candidates: int | None, rows: int) -> None:
+    """Raises UserError where there are fewer candidates than rows to choose."""
+    if candidates is not None and candidates < rows:
+        raise invalid("schedule.candidates", candidates, f"at least the rows of the first population ({rows})")
+
+
+def chosen_by_sums(public: PublicSide, ask: Ask, release: int, candidates: int, rows: int) -> Population:
+    """Iteration 0: of so many fresh samples the `rows` that fit their labels best, by noisy sums of embeddings.
+
+    release: its number. Raises UserError where the embedding does not tell the candidates apart.
     """
-
-    inner: Schedule
-    candidates: int
-
-    def releases(self, facts: Facts) -> Sequence[Release]:
-        others = self.inner.releases(facts)
-        part = facts.privacy.sums_budget
-        share = sum(release.share for release in others) * part / (1 - part) if others else 1.0
-        return [*others, Release("embedding sums", 1, share, grid=SUMS_GRID)]
-
-    def api_rows(self, facts: Facts) -> Sequence[tuple[int, int]]:
-        return [(self.candidates, 0), *self.inner.api_rows(facts)[1:]]
-
-    def final_size(self, facts: Facts) -> int:
-        return self.inner.final_size(facts)
-
-    def least_size(self) -> int | None:
-        return self.inner.least_size()
-
-    def check(self, facts: Facts, api: Api) -> None:
-        rows = self.inner.first_size()
-        if rows is None or self.inner.coder(facts) is not None:
-            raise invalid("schedule.candidates", self.candidates, "null with a schedule that has no first population")
-        if self.candidates < rows:
-            raise invalid("schedule.candidates", self.candidates, f"at least the rows of the first population ({rows})")
-        self.inner.check(facts, api)
-
-    def coder(self, facts: Facts) -> Coder | None:
-        return self.inner.coder(facts)
-
-    def warnings(self, facts: Facts, deviations: Sequence[float]) -> Iterable[str]:
-        return self.inner.warnings(facts, deviations)
-
-    def varies(self, facts: Facts) -> bool:
-        return bool(self.inner.releases(facts))
-
-    def degree(self, declared: Degree | None) -> Degree | None:
-        return self.inner.degree(declared)
-
-    def run(self, public: PublicSide, ask: Ask, last: Population | None) -> Iterator[Population]:
-        if last is None:
-            rows = self.inner.first_size()
-            assert rows is not None
-            last = self._chosen(public, ask, rows)
-            yield last
-        yield from self.inner.run(public, ask, last)
-
-    def expand(
-        self, public: PublicSide, ask: Ask, final: Population, rows: int, degree: Degree | None, keep: Keep
-    ) -> Population:
-        if degree is not None or self.inner.releases(public.facts):
-            return self.inner.expand(public, ask, final, rows, degree, keep)
-        if rows > self.candidates:
-            raise invalid(
-                "expand.rows", rows, f"at most schedule.candidates={self.candidates}, of which they are chosen"
-            )
-        return self._chosen(public, ask, rows)
-
-    def _chosen(self, public: PublicSide, ask: Ask, rows: int) -> Population:
-        """So many of the candidates: those that fit their labels best."""
-        fresh = begin(public, self.candidates)
-        vectors = public.embed(fresh.samples)
-        known = distinct(vectors)
-        own = fresh.labels[known] if public.labelled else None
-        asked = split(rows, public.facts.shares)
-        if len(known) < 2 or (own is not None and not np.isin(np.flatnonzero(asked), own).all()):
-            expected = "candidates of every label whose vectors are finite and not all the same"
-            raise UserError(f"embedding: expected {expected}. The embedding does not fit the data.")
-        query = sums_about(vectors[known], len(public.labels), public.facts.privacy.adjacency == "replace")
-        answer = ask(len(self.releases(public.facts)), query)
-        scores = scores_of(vectors[known], query, answer)
-        chosen, labels = nearest_to_label(scores, asked, own)
-        samples = take(fresh.samples, known[chosen])
-        return Population(0, samples, labels, np.full(len(labels), -1), np.zeros(len(labels), bool))
+    fresh = begin(public, candidates)
+    vectors = public.embed(fresh.samples)
+    known = distinct(vectors)
+    own = fresh.labels[known] if public.labelled else None
+    sizes = split(rows, public.facts.shares)
+    if len(known) < 2 or (own is not None and not np.isin(np.flatnonzero(sizes), own).all()):
+        expected = "candidates of every label whose vectors are finite and not all the same"
+        raise UserError(f"embedding: expected {expected}. The embedding does not fit the data.")
+    query = sums_about(vectors[known], len(public.labels), public.facts.privacy.adjacency == "replace")
+    scores = scores_of(vectors[known], query, ask(release, query))
+    taken, labels = nearest_to_label(scores, sizes, own)
+    samples = take(fresh.samples, known[taken])
+    return Population(0, samples, labels, np.full(len(labels), -1), np.zeros(len(labels), bool))
 
 
 def sums_about(vectors: F32, labels: int, replaceable: bool) -> EmbeddingSums:

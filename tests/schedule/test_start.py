@@ -10,7 +10,7 @@ from dpsyn.population import Samples
 from dpsyn.privacy.budget import SUMS_GRID, Settings
 from dpsyn.privacy.query import Answer, Block, EmbeddingSums
 from dpsyn.schedule import Facts, PublicSide
-from dpsyn.schedule.evolution import InformedStart, NoVotes, private_evolution
+from dpsyn.schedule.evolution import NoVotes, private_evolution
 from dpsyn.schedule.selection import balanced
 from dpsyn.schedule.start import nearest_to_label, scores_of, sums_about
 
@@ -62,7 +62,7 @@ def test_candidates_of_no_label_get_the_one_they_lie_in(adjacency):
         asked.append((t, query))
         return noisy(query, SIGMA)
 
-    start = InformedStart(NoVotes(400), 8000)
+    start = NoVotes(400, 8000)
     (population,) = start.run(public_side(Points(False), adjacency=adjacency), ask, None)
     assert [t for t, _ in asked] == [1] and isinstance(asked[0][1], EmbeddingSums)
     assert asked[0][1].replaceable == (adjacency == "replace")
@@ -74,7 +74,7 @@ def test_candidates_of_no_label_get_the_one_they_lie_in(adjacency):
 
 
 def test_candidates_of_a_label_stay_with_it_and_those_near_its_records_are_taken():
-    start = InformedStart(NoVotes(200), 4000)
+    start = NoVotes(200, 4000)
     (population,) = start.run(public_side(Points(True)), lambda t, query: noisy(query, 0.01), None)
     assert (population.samples.traits["whose"] == population.labels).all()
 
@@ -105,7 +105,7 @@ def test_it_is_a_release_of_its_own_with_its_part_of_the_budget():
     assert len(votes) == 3 and sums.name == "embedding sums" and (sums.moves, sums.grid) == (1, SUMS_GRID)
     assert sums.share / (sums.share + sum(release.share for release in votes)) == pytest.approx(0.25)
     assert schedule.api_rows(facts)[0] == (4000, 0) and len(schedule.api_rows(facts)) == 4
-    assert [release.share for release in InformedStart(NoVotes(10), 20).releases(facts)] == [1.0]
+    assert [release.share for release in NoVotes(10, 20).releases(facts)] == [1.0]
     with pytest.raises(UserError, match=r"schedule.candidates=100: expected at least the rows of the first population"):
         private_evolution(3, 400, 0, balanced, candidates=100).check(facts, Points(False))
     with pytest.raises(UserError, match=r"schedule\.candidates"):
@@ -131,4 +131,4 @@ def test_candidates_that_cannot_be_told_apart_are_one_line_before_anything_is_as
         raise AssertionError("the private records were asked")
 
     with pytest.raises(UserError, match=r"^embedding: expected candidates of every label whose vectors are finite"):
-        next(InformedStart(NoVotes(80), 800).run(public, ask, None))
+        next(NoVotes(80, 800).run(public, ask, None))
