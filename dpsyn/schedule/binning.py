@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from dpsyn.population import F64, I64
 from dpsyn.schedule.selection import project_on_simplex
 from dpsyn.tables.codec import CodedColumn
 
@@ -14,21 +15,65 @@ ATOMS = 32  # the finest cells of one column that rows move between
 MANY = 64  # values without an order, of which more are shrunk
 CLEAR = 4.0  # noisy counts above this many sigma are no noise: what the sum lacks or has too much is the others'
 GRID, ROUNDS = 60, 200  # counts that are thought of; steps of expectation and maximisation
-# Of so many codes, as of a number without a resolution, WIDE or more that hold less than EMPTY times their noise are
-# partly taken for empty, beside others that differ. Their noise together was a row in twenty far out, of 4,000 prices
-# within bounds of a million at epsilon 1. Of fewer codes it costs more of a real tail than it spares.
-SO_MANY, WIDE, EMPTY = 1500, 64, 1.5
+RUNS = 16  # of the codes of an order, that are counted beside the codes where these are LONG times as many
+LONG = 3
+# Of two blocks that differ, what the lighter one holds is partly taken for nothing below EMPTY times its noise: the noise
+# of many empty codes together was a row in twenty far out, of 4,000 prices within bounds of a million at epsilon 1.
+EMPTY = 3.0
 SHIFTS = 32  # of the blocks that counts are smoothed in; twice as many make no difference
 
 
-def denoised(noisy: np.ndarray, column: CodedColumn, sigma: float, total: float) -> np.ndarray:
+def runs_of(column: CodedColumn) -> I64 | None:
+    """int64 [codes]: of an order of many codes, in which of RUNS runs each is; a missing value in one more. None where
+    there are too few codes, or no order.
+
+    They are counted too: hundreds of codes are needed to tell where values lie, and the noise of hundreds adds up in
+    what a half or a tail of them holds. Each count has sqrt(2) of the noise that codes alone would have; and yet, of the
+    columns of eleven tables at epsilon 1, the Wasserstein distance became 0.58 of what it was, the total variation (20
+    bins) 0.88. Three or five resolutions are worse (0.85 and 1.2 of the distance by codes alone).
+    """
+    many = column.codes - (column.missing is not None)
+    if not column.ordered or many < LONG * RUNS:
+        return None
+    runs = np.arange(many) * RUNS // many
+    return runs if column.missing is None else np.append(runs, RUNS)
+
+
+def with_runs(noisy: F64, of_runs: F64, runs: I64) -> F64:
+    """Noisy counts of codes, float64 [codes], made to agree with those of their runs of the same noise, float64 [runs]:
+    the least squares."""
+    sizes = np.bincount(runs)
+    adjusted: F64 = noisy + ((of_runs - np.bincount(runs, noisy)) / (1 + sizes))[runs]
+    return adjusted
+
+
+def variance_of(codes: F64 | I64, run: float) -> F64:
+    """Of what so many codes next to each other hold, in that of a code's noise. run: how many codes one has that is
+    counted too; inf where none is."""
+    codes = np.asarray(codes, np.float64)
+    found: F64 = codes * np.where(codes > run, 1 / (1 + run), 1 - codes / (1 + run))
+    return found
+
+
+def run_length(column: CodedColumn) -> float:
+    """Codes of a run; inf where runs are not counted."""
+    return math.inf if runs_of(column) is None else (column.codes - (column.missing is not None)) / RUNS
+
+
+def denoised(noisy: np.ndarray, column: CodedColumn, sigma: float, total: float, run: float = math.inf) -> np.ndarray:
     """A column's counts, non-negative, of the sum `total`; those of an order are smoothed, those of many values without
-    one shrunk."""
+    one shrunk.
+
+    noisy: float64 [codes].
+    sigma: the standard deviation of a code's noise.
+    total: in records.
+    run: codes of a run, where counts agree with those of runs (see `with_runs`).
+    """
     noisy = noisy.astype(np.float64)
     if column.ordered:
         inside = np.arange(column.codes) != (-1 if column.missing is None else column.missing)
         expected = np.ones(int(inside.sum())) if column.expected is None else column.expected
-        noisy[inside] = _smoothed(noisy[inside], expected, sigma)
+        noisy[inside] = _smoothed(noisy[inside], expected, sigma, run)
     elif is_shrunk(column):
         return _shrunk(noisy, sigma, total)
     return project_on_simplex(noisy, total)
@@ -63,7 +108,7 @@ def _shrunk(noisy: np.ndarray, sigma: float, total: float) -> np.ndarray:
     return found * (total / found.sum()) if found.sum() > 0 else np.full(len(noisy), total / len(noisy))
 
 
-def _smoothed(noisy: np.ndarray, expected: np.ndarray, sigma: float) -> np.ndarray:
+def _smoothed(noisy: np.ndarray, expected: np.ndarray, sigma: float, run: float) -> np.ndarray:
     """Hard-thresholded unbalanced Haar wavelets, the mean over shifts: where the blocks begin does not matter (Coifman
     and Donoho 1995). In Haar's own blocks alone 1.3 times as many rows lie in wrong codes (California's columns,
     epsilon 1). The counts of two neighbouring blocks keep the shares that are expected of them, unless noise does not
@@ -82,15 +127,17 @@ def _smoothed(noisy: np.ndarray, expected: np.ndarray, sigma: float) -> np.ndarr
         total = shares[:, ::2] + shares[:, 1::2]
         left = shares[:, ::2] / np.where(total > 0, total, 1)
         gap = counts[:, ::2] - (counts[:, ::2] + counts[:, 1::2]) * left
-        noise = sigma * np.sqrt(sizes[:, ::2] * (1 - left) ** 2 + sizes[:, 1::2] * left**2)
+        noise = sigma * np.sqrt(
+            variance_of(sizes[:, ::2], run) * (1 - left) ** 2 + variance_of(sizes[:, 1::2], run) * left**2
+        )
         told = np.abs(gap) > 3 * noise
         first = sums * left + np.where(told, gap, 0)
-        if len(noisy) >= SO_MANY:
+        if run < math.inf:
             lighter = np.where(gap < 0, counts[:, ::2], counts[:, 1::2])
             its_size = np.where(gap < 0, sizes[:, ::2], sizes[:, 1::2])
-            kept = (lighter / np.maximum(EMPTY * sigma * np.sqrt(its_size), 1e-300)).clip(0, 1)
+            kept = (lighter / np.maximum(EMPTY * sigma * np.sqrt(variance_of(its_size, run)), 1e-300)).clip(0, 1)
             shrunk = np.where(gap < 0, first * kept, sums - (sums - first) * kept)
-            first = np.where(told & (its_size >= WIDE), shrunk, first)
+            first = np.where(told & (its_size >= 2), shrunk, first)
         sums = np.stack([first, sums - first], 2).reshape(len(shifts), -1)
     smooth: np.ndarray = np.bincount(at.ravel(), sums.ravel())[: len(noisy)] / len(shifts)
     return smooth

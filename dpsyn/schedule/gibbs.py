@@ -19,7 +19,18 @@ import numpy as np
 
 from dpsyn.privacy.marginals import LABEL, Counter, Marginal
 from dpsyn.privacy.query import Answer, CellCounts, CellScores
-from dpsyn.schedule.binning import ATOMS, codes_within, denoised, inverse, is_shrunk, nested_bins
+from dpsyn.schedule.binning import (
+    ATOMS,
+    codes_within,
+    denoised,
+    inverse,
+    is_shrunk,
+    nested_bins,
+    run_length,
+    runs_of,
+    variance_of,
+    with_runs,
+)
 from dpsyn.schedule.subspaces import CellRelease
 from dpsyn.schedule.sweeps import Redraw, Term, redraw, sweep
 from dpsyn.tables.codec import CodedColumn
@@ -95,6 +106,7 @@ def next_query(state: State, release: CellRelease) -> CellCounts:
         every = [Marginal((j,), (np.arange(column.codes),)) for j, column in enumerate(state.columns)]
         if state.labels > 1:
             every.append(Marginal((LABEL,), (np.arange(state.labels),)))
+        every += [Marginal((j,), (runs,)) for j, runs in _runs(state)]
         return CellCounts(release.kind, tuple(every))
     names: Iterable[tuple[int, ...]]
     if release.kind == "by_label":
@@ -155,16 +167,25 @@ def sample(state: State, rows: int, rng: np.random.Generator, settle: bool = Tru
     return codes, copies[:, LABEL].astype(np.int64)
 
 
+def _runs(state: State) -> list[tuple[int, np.ndarray]]:
+    """The columns whose runs are counted too, and in which of them each code is."""
+    return [(j, runs) for j, column in enumerate(state.columns) if (runs := runs_of(column)) is not None]
+
+
 def _begin(state: State, tables: list[np.ndarray], sigma: float, rng: np.random.Generator) -> State:
     # every marginal estimates the number of records; the declared one counts as a guess good to a tenth
     weights = np.array([1 / (h.size * max(sigma, 1e-3) ** 2) for h in tables] + [1 / (0.1 * state.records) ** 2])
     total = max(1.0, float(np.average([h.sum() for h in tables] + [state.records], weights=weights)))
+    d = len(state.columns)
+    of_runs = dict(zip((j for j, _ in _runs(state)), tables[d + (state.labels > 1) :], strict=True))
     one_way, bins, measurements = [], [], []
-    for j, (column, noisy) in enumerate(zip(state.columns, tables[: len(state.columns)], strict=True)):
-        one_way.append(denoised(noisy, column, sigma, total))
+    for j, (column, noisy) in enumerate(zip(state.columns, tables[:d], strict=True)):
+        runs, run = runs_of(column), run_length(column)
+        noisy = noisy if runs is None else with_runs(noisy, of_runs[j], runs)
+        one_way.append(denoised(noisy, column, sigma, total, run))
         bins.append(nested_bins(one_way[j], column))
         atoms = bins[j][-1]
-        spread = np.maximum(sigma, 1e-3) * np.sqrt(np.bincount(atoms))
+        spread = np.maximum(sigma, 1e-3) * np.sqrt(variance_of(np.bincount(atoms), run))
         finest = Marginal((j,), (np.arange(len(spread)),))
         # atoms of many values were chosen by their noise, which would count twice
         told = one_way[j] if is_shrunk(column) else noisy
@@ -173,13 +194,13 @@ def _begin(state: State, tables: list[np.ndarray], sigma: float, rng: np.random.
         measurements.append(
             Measurement(
                 Marginal((LABEL,), (np.arange(state.labels),)),
-                tables[-1],
+                tables[d],
                 np.full(state.labels, max(sigma, 1e-3)),
                 np.zeros(state.labels),
             )
         )
     everyone = CodedColumn(state.labels, ordered=False)
-    one_way.append(denoised(tables[-1], everyone, sigma, total) if state.labels > 1 else np.array([total]))
+    one_way.append(denoised(tables[d], everyone, sigma, total) if state.labels > 1 else np.array([total]))
     known = replace(
         state,
         total=total,

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from dpsyn.schedule.binning import runs_of
 from dpsyn.tables.codec import CodedColumn
 
 # One setting for all tables. Adult and Artificial Characters at epsilon 1, three seeds or more: with MARGINALS from
@@ -80,7 +81,7 @@ def plan(
     if not count:
         marginals, by_label = marginals / (marginals + by_label), by_label / (marginals + by_label)
 
-    releases = [CellRelease("marginals", d + (labels > 1), marginals)]
+    releases = [CellRelease("marginals", d + (labels > 1) + sum(runs_of(c) is not None for c in columns), marginals)]
     if labels > 1:
         releases.append(CellRelease("by_label", d, by_label, room / math.sqrt(d / by_label), True))
     first = math.ceil(ROUND * count) if scored else min(pairs, count)
