@@ -190,13 +190,16 @@ def _lightest_together(groups: list[list[int]], weights: np.ndarray, until: int)
     return list(left.values()), np.array([weight for weight, _ in sorted(heap, key=lambda group: group[1])])
 
 
-def codes_within(atoms: np.ndarray, mass: np.ndarray, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A code of every chosen atom, by the mass of the codes; evenly where an atom has none. int64 [n]."""
+def codes_within(atoms: np.ndarray, mass: np.ndarray, chosen: np.ndarray, places: F64) -> np.ndarray:
+    """A code of every chosen atom, by the mass of the codes; evenly where an atom has none. int64 [n].
+
+    places: float64 [n], 0 to 1: which part of the atom's mass lies below.
+    """
     order = np.argsort(atoms, kind="stable")
     ends = np.cumsum(np.bincount(atoms))
     sums = np.cumsum(np.concatenate([[0.0], mass[order] + 1e-9]))
     low, high = sums[ends - np.bincount(atoms)], sums[ends]
-    found = inverse(sums[1:], low[chosen] + rng.random(len(chosen)) * (high - low)[chosen])
+    found = inverse(sums[1:], low[chosen] + places * (high - low)[chosen])
     return order[np.clip(found, (ends - np.bincount(atoms))[chosen], ends[chosen] - 1)]
 
 

@@ -17,7 +17,7 @@ from itertools import combinations, repeat
 
 import numpy as np
 
-from dpsyn.privacy.marginals import LABEL, Counter, Marginal
+from dpsyn.privacy.marginals import LABEL, Counter, Marginal, cell_of
 from dpsyn.privacy.query import Answer, CellCounts, CellScores
 from dpsyn.schedule.binning import (
     ATOMS,
@@ -32,6 +32,7 @@ from dpsyn.schedule.binning import (
     with_runs,
 )
 from dpsyn.schedule.subspaces import CellRelease
+from dpsyn.schedule.within import Scored, places
 from dpsyn.schedule.sweeps import Redraw, Term, redraw, sweep
 from dpsyn.tables.codec import CodedColumn
 
@@ -39,6 +40,10 @@ FAINT = 3.0  # noisy counts below this many sigma may be noise
 PRIOR = 1.0  # standard deviation of a potential; from 0.7 to 1.5 it makes no difference
 SWEEPS = 12  # after each release; the last takes twice as many
 WORK = 1e8  # cells looked at in a sweep: bounds the population that learns
+
+
+LEVELS = True
+FINE = 1.0
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class Measurement:
     sigma: np.ndarray
     potential: np.ndarray
     shared: float = 0.0
+    levels: tuple[Level, ...] = ()
 
     @property
     def faint(self) -> np.ndarray:
@@ -62,7 +68,21 @@ class Measurement:
 
     @property
     def force(self) -> np.ndarray:
-        return self.potential + self.shared * self.faint
+        found: np.ndarray = self.potential + self.shared * self.faint
+        for level in self.levels:
+            found = found + level.potential[np.ix_(*level.to)]
+        return found
+
+
+@dataclass(frozen=True)
+class Level:
+    to: tuple[np.ndarray, ...]
+    potential: np.ndarray
+
+    def summed(self, cells: np.ndarray) -> np.ndarray:
+        for axis, to in enumerate(self.to):
+            cells = np.add.reduceat(np.take(cells, np.argsort(to, kind="stable"), axis), np.searchsorted(np.sort(to), np.arange(to.max() + 1)), axis)
+        return cells
 
 
 @dataclass(frozen=True)
@@ -116,6 +136,8 @@ def next_query(state: State, release: CellRelease) -> CellCounts:
     else:
         groups = [group for k in range(2, release.columns + 1) for group in combinations(range(d), k)]
         with_label = [(*group, LABEL) for group in groups] if release.labelled else []
+        if release.labelled:  # of three columns only with the label: what they say about it is what pairs cannot
+            groups = [group for group in groups if len(group) == 2]
         asked = with_label if release.labelled and release.kind == "tables" else groups + with_label
         names = (name for name in asked if name not in state.asked)
     marginals = tuple(_grid(state, name, release.cells) for name in names)
@@ -130,14 +152,14 @@ def update(state: State, release: CellRelease, query: CellCounts, answer: Answer
     """What is known after the answer to the query of a release."""
     noisy, sigma = np.asarray(answer.values, np.float64), answer.deviation
     if isinstance(query, CellScores):
-        return replace(state, chosen=_best(state, release, query, noisy))
+        return replace(state, chosen=_best(state, release, query, noisy, sigma))
     ends = np.cumsum([m.size for m in query.marginals])[:-1]
     tables = [counts.reshape(m.shape) for m, counts in zip(query.marginals, np.split(noisy, ends), strict=True)]
     if release.kind == "marginals":
         return _begin(state, tables, sigma, rng)
     new = [
-        Measurement(m, counts, np.full(m.shape, max(sigma, 1e-3)), np.zeros(m.shape))
-        for m, counts in zip(_on_atoms(state, query.marginals), tables, strict=True)
+        Measurement(m, counts, np.full(m.shape, max(sigma, 1e-3)), np.zeros(m.shape), levels=_levels(state, asked, m))
+        for m, asked, counts in zip(_on_atoms(state, query.marginals), query.marginals, tables, strict=True)
     ]
     state = replace(state, measurements=(*state.measurements, *new), chosen=())
     if release.kind == "by_label":
@@ -162,9 +184,24 @@ def sample(state: State, rows: int, rng: np.random.Generator, settle: bool = Tru
         sweep(redraws(state, state.measurements, rows), copies, rng, times=SWEEPS // 4)
     copies = copies[rng.permutation(rows)]
     codes = np.empty((rows, len(state.columns)), np.int32)
+    at = places([copies[:, j] for j in range(len(state.columns))], [_scored(state, j) for j in range(len(state.columns))], rng)
     for j in range(len(state.columns)):
-        codes[:, j] = codes_within(state.bins[j][-1], state.one_way[j], copies[:, j], rng)
+        codes[:, j] = codes_within(state.bins[j][-1], state.one_way[j], copies[:, j], at[j])
     return codes, copies[:, LABEL].astype(np.int64)
+
+
+WITHIN = True
+TRIPLE = 1.0
+
+
+def _scored(state: State, j: int) -> Scored | None:
+    column, atoms = state.columns[j], state.bins[j][-1]
+    if not column.ordered or not WITHIN:
+        return None
+    missing = -1 if column.missing is None else int(atoms[column.missing])
+    if missing >= 0 and (atoms == missing).sum() > 1:
+        missing = -1
+    return Scored(np.bincount(atoms, state.one_way[j]), missing)
 
 
 def _runs(state: State) -> list[tuple[int, np.ndarray]]:
@@ -255,13 +292,48 @@ def _evolve(state: State, steps: Iterable[float], rng: np.random.Generator) -> S
     tables[LABEL] = 0  # labels are not drawn again, so theirs never overshoot
     measurements = state.measurements
     counter = Counter([m.marginal for m in measurements])
-    for step in steps:
+    steps = list(steps)
+    for turn, step in enumerate(steps, 1):
         # all tables of a column move at once: each by its part, or they overshoot together
         parts = [step * min(0.4, 1 / max(1.0, tables[list(m.marginal.columns)].max())) for m in measurements]
         held = _counts(counter, rows)
         measurements = tuple(map(_pulled, measurements, held, repeat(scale), parts))
         sweep(redraws(state, measurements, len(rows)), rows, rng)
+        if RAKE and turn % RAKE == 0 and turn + AFTER <= len(steps):
+            rows = _raked(state, measurements, rows, scale, rng)
     return replace(state, rows=rows, measurements=measurements)
+
+
+RAKE, AFTER, ROUNDS = 4, 2, 12
+
+
+def _raked(
+    state: State, measurements: Sequence[Measurement], rows: np.ndarray, scale: float, rng: np.random.Generator
+) -> np.ndarray:
+    parts = [(m, cell_of(m.marginal, rows)) for m in measurements if m.marginal.columns != (LABEL,)]
+    log_weights = np.zeros(len(rows))
+    pulls = [np.zeros(m.noisy.size) for m, _ in parts]
+    for _ in range(ROUNDS):
+        for at, (m, cells) in enumerate(parts):
+            weights = np.exp(np.clip(log_weights, -2, 2))
+            weights *= len(weights) / weights.sum()
+            held = np.bincount(cells, weights, m.noisy.size)
+            wanted = m.noisy.ravel() * scale
+            noise = ((m.sigma.ravel() * scale) ** 2 + held) / 0.25
+            some = held + 1.0
+            step = 0.5 * np.clip((some * (wanted - held) - noise * pulls[at]) / (some**2 + noise), -0.5, 0.5)
+            step[held < 5] = 0
+            pulls[at] += step
+            log_weights += step[cells]
+    weights = np.exp(np.clip(log_weights, -2, 2))
+    chosen = np.arange(len(rows))
+    for label in range(state.labels):
+        at = np.flatnonzero(rows[:, LABEL] == label)
+        if len(at) > 1:
+            sums = np.cumsum(weights[at])
+            points = (np.arange(len(at)) + rng.random()) * (sums[-1] / len(at))
+            chosen[at] = at[inverse(sums, points)]
+    return np.asfortranarray(rows[chosen])
 
 
 def _counts(counter: Counter, rows: np.ndarray) -> list[np.ndarray]:
@@ -275,11 +347,43 @@ def _pulled(m: Measurement, held: np.ndarray, scale: float, part: float) -> Meas
     """A part of Newton's step to the most likely potentials, as if each cell stood alone. held: counts of the
     population. scale: rows per record."""
     wanted, noise = m.noisy * scale, (m.sigma * scale / PRIOR) ** 2
-    potential = m.potential + part * _newton(held, wanted, noise, m.potential)
+    fine = noise / FINE**2 if m.levels else noise
+    levels = []
+    held = held.astype(np.float64)
+    for level in m.levels:
+        step = _newton(level.summed(held), level.summed(wanted), level.summed(noise), level.potential)
+        levels.append(replace(level, potential=level.potential + part * step))
+        held = held * np.exp(step)[np.ix_(*level.to)]
     shared, faint = m.shared, m.faint
     if held.ndim > 1 and faint.any():
-        shared += part * float(_newton(held[faint].sum(), wanted[faint].sum(), noise[faint].sum(), shared))
-    return replace(m, potential=potential, shared=shared)
+        step = float(_newton(held[faint].sum(), wanted[faint].sum(), noise[faint].sum(), shared))
+        shared += part * step
+        held = held * np.exp(step * faint)
+    potential = m.potential + part * _newton(held, wanted, fine, m.potential)
+    return replace(m, potential=potential, shared=shared, levels=tuple(levels))
+
+
+def _levels(state: State, asked: Marginal, marginal: Marginal) -> tuple[Level, ...]:
+    if not LEVELS or len(_without_label(marginal.columns)) < 2:
+        return ()
+    found = []
+    sizes = [size if j != LABEL else size for j, size in zip(marginal.columns, marginal.shape, strict=True)]
+    halves = 2
+    while True:
+        new = [size if j == LABEL else min(size, max(2, round(size / halves))) for j, size in zip(marginal.columns, sizes, strict=True)]
+        if all(n == s or n >= s for n, s in zip(new, sizes, strict=True)) or (found and [len(np.unique(t)) for t in found[-1].to] == new):
+            break
+        to = []
+        for j, size, coarse, cells in zip(marginal.columns, sizes, new, asked.cells, strict=True):
+            if j == LABEL:
+                to.append(np.arange(size))
+            else:
+                of = np.zeros(size, np.int64)
+                of[cells] = state.bins[j][coarse - 1]
+                to.append(of)
+        found.append(Level(tuple(to), np.zeros([int(t.max()) + 1 for t in to])))
+        halves *= 2
+    return tuple(reversed(found))
 
 
 def _newton(held: np.ndarray, wanted: np.ndarray, noise: np.ndarray, potential: np.ndarray | float) -> np.ndarray:
@@ -314,10 +418,14 @@ def redraws(state: State, measurements: Sequence[Measurement], rows: int) -> lis
     return found
 
 
-def _best(state: State, release: CellRelease, query: CellScores, scores: np.ndarray) -> tuple[tuple[int, ...], ...]:
-    """The tables with the highest scores, less what a population that fits would score by chance."""
+def _best(
+    state: State, release: CellRelease, query: CellScores, scores: np.ndarray, sigma: float
+) -> tuple[tuple[int, ...], ...]:
+    """The tables with the highest scores, less what a population that fits would score by chance; and of three columns
+    less the noise too, since the largest of so many are large by noise."""
     spread = 2 / math.pi * (1 + state.total / len(state.rows))
     chance = [np.minimum(np.sqrt(spread * e), 2 * e).sum() for e in query.expected]
+    chance = [by + TRIPLE * sigma * (len(_without_label(m.columns)) > 2) for by, m in zip(chance, query.marginals, strict=True)]
     best: dict[tuple[int, ...], tuple[int, ...]] = {}
     for at in np.argsort(-(scores - chance), kind="stable"):
         columns = query.marginals[at].columns

@@ -63,10 +63,10 @@ def plan(
     tables = 1 - marginals - by_label - SCORES
     room = records / (MASS * multiplier)
 
-    triples = math.comb(d, 3) if labels == 1 and scores and math.comb(d, 3) <= MANY else 0
-    if _noise_of_scores(multiplier, pairs + triples) > records / 20:
+    triples = math.comb(d, 3) if scores and math.comb(d, 3) <= MANY else 0
+    if _noise_of_scores(multiplier, pairs * (1 + (labels > 1)) + triples) > records / 20:
         triples = 0
-    everything = pairs + triples
+    everything = pairs + triples * (labels == 1)
     limit = everything if everything <= FEW else min(max(FEW, pairs // 2), 4 * d)
     # the noise of that many tables leaves room for four cells in each label, or four in all
     with_label, without = (tables * (room / n) ** 2 for n in (4 * labels, 4))
