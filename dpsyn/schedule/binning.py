@@ -11,14 +11,15 @@ from dpsyn.population import F64, I64
 from dpsyn.schedule.selection import project_on_simplex
 from dpsyn.tables.codec import CodedColumn
 
-ATOMS = 32  # the finest cells of one column that rows move between
+ATOMS = 32, 64  # the finest cells of one column that rows move between: where noise is high, and where it is low
+TOLD = 50.0  # records of an atom, in standard deviations of a code's noise, where there are more than the least
 MANY = 64  # values without an order, of which more are shrunk
 CLEAR = 4.0  # noisy counts above this many sigma are no noise: what the sum lacks or has too much is the others'
 GRID, ROUNDS = 60, 200  # counts that are thought of; steps of expectation and maximisation
 RUNS = 16  # of the codes of an order, that are counted beside the codes where these are LONG times as many
 LONG = 3
-# Of two blocks that differ, what the lighter one holds is partly taken for nothing below EMPTY times its noise: the noise
-# of many empty codes together was a row in twenty far out, of 4,000 prices within bounds of a million at epsilon 1.
+# Of two blocks that differ, what the lighter one holds is partly taken for nothing below EMPTY times its noise: that of
+# many empty codes together was a row in twenty far out, of 4,000 prices within bounds of a million at epsilon 1.
 EMPTY = 3.0
 SHIFTS = 32  # of the blocks that counts are smoothed in; twice as many make no difference
 
@@ -28,7 +29,7 @@ def runs_of(column: CodedColumn) -> I64 | None:
     there are too few codes, or no order.
 
     They are counted too: hundreds of codes are needed to tell where values lie, and the noise of hundreds adds up in
-    what a half or a tail of them holds. Each count has sqrt(2) of the noise that codes alone would have; and yet, of the
+    what a half or a tail of them holds. Each count has sqrt(2) of the noise that codes alone would have; yet, of the
     columns of eleven tables at epsilon 1, the Wasserstein distance became 0.58 of what it was, the total variation (20
     bins) 0.88. Three or five resolutions are worse (0.85 and 1.2 of the distance by codes alone).
     """
@@ -143,12 +144,25 @@ def _smoothed(noisy: np.ndarray, expected: np.ndarray, sigma: float, run: float)
     return smooth
 
 
-def nested_bins(mass: np.ndarray, column: CodedColumn) -> tuple[np.ndarray, ...]:
+def atoms_for(records: float, sigma: float) -> int:
+    """How many atoms a column has at most: more where noise is low. (At epsilon 4, 64 instead of 32 take the total
+    variation of two columns to 0.87 on flights, 0.84 on stops, 0.88 on diamonds; where noise is high to 1.09 on Adult.)
+
+    records: as declared.
+    sigma: the standard deviation of a code's noise.
+    """
+    return int(np.clip(records / (TOLD * max(sigma, 1e-3)), *ATOMS))
+
+
+def nested_bins(mass: np.ndarray, column: CodedColumn, atoms: int) -> tuple[np.ndarray, ...]:
     """Nested cells of near-equal mass: neighbours are merged in an order, the lightest elsewhere.
 
     A missing value is a cell of its own among the atoms, and next to the last code below.
+
+    mass: float64 [codes].
+    atoms: cells at most.
     """
-    finest = max(1, min(ATOMS, int((mass > 0).sum())))
+    finest = max(1, min(atoms, int((mass > 0).sum())))
     order = [code for code in range(column.codes) if code != column.missing]
     order += [] if column.missing is None else [column.missing]
     groups, weights = [[code] for code in order], mass[order].astype(np.float64)
