@@ -91,14 +91,22 @@ class Columns:
 
 
 def bad_unit(column: str, found: str) -> UserError:
-    """found: of which types the ids are."""
+    """The error of ids whose type differs between files, or that are floats.
+
+    column: the unit column, as its setting names it.
+    found: of which types the ids are.
+    """
     do = "pandas turns whole numbers into floats where one is missing: write them as Int64, or as texts."
     what = f"ids that are whole numbers, or texts, in all files alike (here: {found})"
     return invalid("data.unit_column", column, what, do)
 
 
 def spelled_otherwise(name: str, names: Sequence[str]) -> str:
-    """A line about the one of `names` that differs by no more than white space, capitals or its Unicode form."""
+    """A line about the one of `names` that differs by no more than white space, capitals or its Unicode form.
+
+    name: a column that is looked for and not there.
+    names: the columns that are there.
+    """
     same = next((other for other in names if canonical(other).casefold() == canonical(name).casefold()), None)
     return "" if same is None else f"The file spells it {same!r}: white space, capitals or the Unicode form differ."
 
@@ -141,7 +149,11 @@ class _Some(io.RawIOBase):
 
 def opened(file: Path, span: Span | None = None) -> BinaryIO:
     """The bytes of a file, unpacked where its name ends in .gz, after the mark that some programs put at the head of
-    UTF-8. span: those of it."""
+    UTF-8.
+
+    file: any file; its name alone says whether it is packed.
+    span: bytes `start` to `stop` of it, which is not packed then; None: all.
+    """
     if span is not None and span.stop is not None:
         part = io.BufferedReader(_Some(span), 2**16)
         if span.start == 0 and part.peek(len(BOM)).startswith(BOM):
@@ -186,7 +198,11 @@ def _looks(head: bytes, mark: Sequence[int | None]) -> bool:
 
 
 def delimiter_of(file: Path, encoding: str) -> str:
-    """What parts the cells of a csv: by which its first lines have the same number of cells, more than one."""
+    """What parts the cells of a csv: by which its first lines have the same number of cells, more than one.
+
+    file: a csv.
+    encoding: of its text, as Python names it; what cannot be decoded is passed over.
+    """
     with opened(file) as stream:
         head = stream.read(SNIFFED).decode(encoding, "replace")
     lines = head.splitlines()[:50]
@@ -204,7 +220,13 @@ def delimiter_of(file: Path, encoding: str) -> str:
 
 
 def csv_names(file: Path, delimiter: str, path: str | None, encoding: str = "utf-8") -> list[str]:
-    """The first line. Raises UserError where it is none, or gives two columns one name; some may have none."""
+    """The first line. Raises UserError where it is none, or gives two columns one name; some may have none.
+
+    file: a csv.
+    delimiter: one sign.
+    path: `data.path`, for messages.
+    encoding: of its text, as Python names it.
+    """
     names: list[str] | None = None
     try:
         with _csv(file, delimiter, encoding) as lines:
@@ -233,8 +255,14 @@ def csv_rows(
     header: Sequence[str] | None = None,
     encoding: str = "utf-8",
 ) -> Iterator[tuple[int, Row | Broken]]:
-    """Rows, each with the number of its first line, from 1 on; blank lines are left out. header: names of the columns,
-    where the first line is a row like the others.
+    """Rows, each with the number of its first line, from 1 on; blank lines are left out.
+
+    span: the file, and which bytes of it; they begin where a row begins.
+    columns: those that a row has in the end, which are all among the names.
+    delimiter: one sign.
+    path: `data.path`, for messages.
+    header: names of the columns, where the first line is a row like the others; None: the first line has them.
+    encoding: of its text, as Python names it.
 
     Raises UserError for quotes that do not match: what follows has no known rows.
     """
@@ -263,7 +291,13 @@ def _same_encoding(one: str, two: str) -> bool:
 
 def csv_cuts(file: Path, delimiter: str, encoding: str, wanted: Sequence[int]) -> list[tuple[int, int]]:
     """For each of the bytes `wanted`, rising, the first place at or after it where a row of a csv begins, and how many
-    lines stand before that. None in an encoding in which a byte of a sign may be one of another."""
+    lines stand before that. None in an encoding in which a byte of a sign may be one of another.
+
+    file: a csv that is not packed.
+    delimiter: one sign.
+    encoding: of its text, as Python names it.
+    wanted: positions in the file, rising.
+    """
     if codecs.lookup(encoding).name not in BYTEWISE:
         return []
     sign, cuts, at, counted, lines = delimiter.encode(encoding), [], 0, 0, 0
@@ -300,7 +334,11 @@ def _row_end(content: mmap.mmap, sign: bytes, start: int, at: int, place: int) -
 
 
 def jsonl_cuts(file: Path, wanted: Sequence[int]) -> list[tuple[int, int]]:
-    """The same of a jsonl file."""
+    """As `csv_cuts`, of a jsonl file, where every line is a row.
+
+    file: a jsonl that is not packed.
+    wanted: positions in the file, rising.
+    """
     cuts, at, counted, lines = [], 0, 0, 0
     with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
         for place in wanted:
@@ -314,7 +352,11 @@ def jsonl_cuts(file: Path, wanted: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def check_jsonl(file: Path, path: str | None) -> None:
-    """Raises UserError for lines in UTF-16 or UTF-32, none of which could be read."""
+    """Raises UserError for lines in UTF-16 or UTF-32, none of which could be read.
+
+    file: a jsonl.
+    path: `data.path`, for messages.
+    """
     with opened(file) as stream:
         head = stream.read(4)
     if any(_looks(head, mark) for marks in WIDE.values() for mark in marks):
@@ -331,7 +373,11 @@ def _csv(file: Path, delimiter: str, encoding: str, span: Span | None = None) ->
 
 def jsonl_rows(span: Span, columns: Sequence[str]) -> Iterator[tuple[int, Row | Broken]]:
     """Rows, each with the number of its line, from 1 on. Numbers keep the text they are written as; a key that is not
-    there is a missing cell. No row is a blank line."""
+    there is a missing cell. No row is a blank line.
+
+    span: the file, and which bytes of it; they begin where a line begins.
+    columns: the keys that a row has in the end.
+    """
     decode = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str).decode
     with opened(span.file, span) as stream:
         for number, line in enumerate(stream, span.before + 1):
@@ -357,7 +403,11 @@ def jsonl_rows(span: Span, columns: Sequence[str]) -> Iterator[tuple[int, Row | 
 
 
 def parquet_schema(file: Path, path: str | None) -> Any:
-    """Arrow's. Raises UserError for what is no parquet, or names a column twice."""
+    """Arrow's. Raises UserError for what is no parquet, or names a column twice.
+
+    file: a parquet.
+    path: `data.path`, for messages.
+    """
     import pyarrow.parquet as pq
 
     broken = False
@@ -373,7 +423,11 @@ def parquet_schema(file: Path, path: str | None) -> Any:
 
 
 def parquet_rows(span: Span, columns: Sequence[str]) -> Iterator[tuple[int, Row]]:
-    """Rows, each with its number in the file, from 1 on."""
+    """Rows, each with its number in the file, from 1 on.
+
+    span: the file, and which rows of it.
+    columns: those that a row has in the end, which are all in the file.
+    """
     numbers = itertools.count(span.start + 1)
     for batch, cells in parquet_batches(span, columns, 512):
         lists = [cells(batch.column(column), column) for column in columns]
@@ -384,7 +438,12 @@ def parquet_rows(span: Span, columns: Sequence[str]) -> Iterator[tuple[int, Row]
 def parquet_batches(
     span: Span, columns: Sequence[str], size: int
 ) -> Iterator[tuple[Any, Callable[[Any, str], list[str | None]]]]:
-    """Arrow's batches of at most `size` rows, and what turns one of their columns into cells."""
+    """Arrow's batches, and what turns one of their columns into cells.
+
+    span: the file, and which rows of it.
+    columns: those that are read.
+    size: rows of a batch at most; memory is bounded by it and by the pages of the file.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -443,7 +502,11 @@ def _class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]
 
 
 def as_text(value: Any, names: Sequence[str] | None = None) -> str | None:
-    """One cell as a string; None for a missing one. A class is its name, and one without a name is None."""
+    """One cell as a string; None for a missing one. A class is its name, and one without a name is None.
+
+    value: as a library gives it: None, text, bytes, a number, or the index of a class.
+    names: of the classes, where the column holds indices of them; None: it does not.
+    """
     if names is not None:
         return names[value] if isinstance(value, int) and 0 <= value < len(names) else None
     if value is None or (isinstance(value, float) and value != value):
@@ -456,6 +519,10 @@ def as_text(value: Any, names: Sequence[str] | None = None) -> str | None:
 def plain_number(cell: str | None, decimal: str, thousands: str | None) -> str | None:
     """A number as Python writes it, 1.234,5 as 1234.5. What is no number in this way of writing stays as it is, but for
     a point that would be read as a decimal one: that cell is no number, and begins with a question mark.
+
+    cell: as it stands in the file; None for a missing one.
+    decimal: the sign before the fraction.
+    thousands: the sign between groups of three digits; None: there is none.
 
     >>> plain_number("1.234,5", ",", "."), plain_number("1.2", ",", "."), plain_number("n.a.", ",", ".")
     ('1234.5', '?1.2', 'n.a.')
@@ -508,7 +575,11 @@ def combinations(labels: Any) -> tuple[Label, ...]:
 
 
 def label_sources(labels: Sequence[Label], columns: Mapping[str, str]) -> dict[str, str]:
-    """Label column to the source column it is read from. Raises UserError for `columns` that are not declared."""
+    """Label column to the source column it is read from. Raises UserError for `columns` that are not declared.
+
+    labels: as declared, each with the same label columns.
+    columns: source columns by label column; one that is not here has its own name in the file.
+    """
     for column in columns:
         if column not in labels[0]:
             raise invalid("data.label_columns", column, "columns that data.labels declares")
@@ -518,7 +589,12 @@ def label_sources(labels: Sequence[Label], columns: Mapping[str, str]) -> dict[s
 def labeller(
     labels: Sequence[Label], sources: Mapping[str, str], values: Mapping[str, Mapping[str, str]] | None = None
 ) -> Callable[[Row], int | Broken]:
-    """Row -> the index of its label, or what is wrong with it. values: what stands for a declared value, by column."""
+    """Row -> the index of its label, or what is wrong with it.
+
+    labels: as declared, each with the same label columns.
+    sources: source column of each label column, as `label_sources` gives them.
+    values: by label column, the declared value that each of these other values stands for.
+    """
     meant = {column: {label[column]: label[column] for label in labels} for column in sources}
     for column, others in (values or {}).items():
         meant[column] |= {value: declared for value, declared in others.items() if declared in meant[column]}
@@ -543,7 +619,14 @@ def labeller(
 def check_declared(
     id: str | None, records: int | None, on_error: str, max_refused: float = 0.0, max_adjusted: float = 0.0
 ) -> None:
-    """Raises UserError for a wrong setting of these."""
+    """Raises UserError for a wrong setting of these.
+
+    id: `data.id`, a name for the account, or null.
+    records: `data.records`, the declared number of records, or null.
+    on_error: `data.on_error`.
+    max_refused: share of the rows that may be refused, 0 to 1.
+    max_adjusted: share of a column's cells that may be adjusted, 0 to 1.
+    """
     if id is not None and (not isinstance(id, str) or not id):
         raise invalid("data.id", id, "a name or null")
     if records is not None and (type(records) is not int or records < 1):
@@ -556,7 +639,11 @@ def check_declared(
 
 
 def guarded(rows: Iterator[T], path: str | None) -> Iterator[T]:
-    """The same rows. An exception of a library may quote a private row, so none goes on, nor is chained to ours."""
+    """The same rows. An exception of a library may quote a private row, so none goes on, nor is chained to ours.
+
+    rows: of a library, which may raise anything.
+    path: `data.path`, for messages.
+    """
     while True:
         try:
             row = next(rows)
