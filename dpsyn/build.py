@@ -54,7 +54,10 @@ def _folder_name(swept: Sequence[str]) -> str:
 
 
 def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
-    """The parts. swept: what tells this run from the others of a multirun; it goes into the name of its directory.
+    """The parts.
+
+    plain: settings as `compose.settings` gives them.
+    swept: what tells this run from the others of a multirun; it goes into the name of its directory.
 
     Raises UserError for settings that a part refuses.
     """

@@ -51,7 +51,11 @@ def free_threads() -> int:
 
 def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """What `work` gives for each of the items, in order, by as many threads as are free. It should spend its time in
-    numpy, which leaves the interpreter to the other threads. What it starts itself has its share of those alone."""
+    numpy, which leaves the interpreter to the other threads. What it starts itself has its share of those alone.
+
+    work: called with one item; what it raises is raised here.
+    items: drawn before the first is worked on.
+    """
     parts = list(items)
     workers = min(free_threads(), len(parts)) if len(parts) > 1 else 1
     if workers < 2:

@@ -15,7 +15,11 @@ def flag(key: str, value: Any) -> None:
 
 
 def text_or_null(key: str, value: Any) -> None:
-    """A text or None."""
+    """A text or None.
+
+    key: the setting, as it is typed.
+    value: what it was set to.
+    """
     if not isinstance(value, str | None):
         raise invalid(key, value, "a text, or null")
 
@@ -26,7 +30,13 @@ def choice(key: str, value: Any, allowed: Sequence[Any]) -> None:
 
 
 def whole(key: str, value: Any, least: int = 0, optional: bool = False) -> None:
-    """An int that is no bool. optional: or None."""
+    """An int that is no bool.
+
+    key: the setting, as it is typed.
+    value: what it was set to.
+    least: the smallest that is allowed.
+    optional: whether None is allowed.
+    """
     if not (optional and value is None) and (type(value) is not int or value < least):
         raise invalid(key, value, f"a whole number, {least} or more" + (", or null" if optional else ""))
 
@@ -40,7 +50,16 @@ def number(
     above: float = -math.inf,
     optional: bool = False,
 ) -> None:
-    """A finite int or float, `least` to `most` and over `above`. expected: in words. optional: or None."""
+    """A finite int or float within bounds.
+
+    key: the setting, as it is typed.
+    value: what it was set to.
+    expected: the bounds in words, a noun.
+    least: the smallest that is allowed.
+    most: the largest that is allowed.
+    above: an open bound below.
+    optional: whether None is allowed.
+    """
     if optional and value is None:
         return
     if type(value) not in (int, float) or not (least <= value <= most and above < value < math.inf):
@@ -48,7 +67,12 @@ def number(
 
 
 def side_lengths(key: str, value: Any, optional: bool = False) -> None:
-    """[height, width] px. optional: or None."""
+    """[height, width] px.
+
+    key: the setting, as it is typed.
+    value: what it was set to.
+    optional: whether None is allowed.
+    """
     expected = "[height, width] px" + (", or null" if optional else "")
     if optional and value is None:
         return

@@ -57,8 +57,17 @@ def entry(
     lost: Sequence[Charge] = (),
     file: bytes = b"",
 ) -> Entry:
-    """What a run declares. known_by: id, places and digests of its data. run: None before it has begun. file: in which
-    the run keeps its settings."""
+    """What a run declares.
+
+    data: what the user is shown of which data they are, a name or a place.
+    known_by: id, places and digests of its data; the account keeps salted digests of them.
+    run: its id; None before it has begun.
+    directory: of the run.
+    settings: privacy settings of the run.
+    budget: what it will spend.
+    lost: charges of draws whose receipts are gone, which count as well.
+    file: in which the run keeps its settings; empty before it has begun.
+    """
     place = os.path.realpath(directory)
     charges = (*budget.charges, *lost) if settings.is_private else ()
     keys = tuple(sorted(_salted(text) for text in known_by))
@@ -95,7 +104,11 @@ def enter(*entries: Entry) -> None:
 
 
 def check_directory(run: str, directory: Path) -> None:
-    """Raises UserError for a run that was begun in another directory."""
+    """Raises UserError for a run that was begun in another directory.
+
+    run: its id.
+    directory: in which it is to go on.
+    """
     _check_directory(run, os.path.realpath(directory), _read())
 
 
@@ -141,7 +154,11 @@ def everything() -> list[list[Entry]]:
 
 
 def joint_epsilon(runs: Sequence[Entry], delta: float) -> float | None:
-    """Epsilon of all releases of all runs together at one delta. None where they protect different units."""
+    """Epsilon of all releases of all runs together at one delta. None where they protect different units.
+
+    runs: entries of the account.
+    delta: of the joint statement.
+    """
     if len({(run.unit, run.neighbours) for run in runs}) != 1:
         return None
     return epsilon_of([charge for run in runs for charge in run.charges], delta, runs[0].neighbours)

@@ -174,6 +174,8 @@ class Release:
 def calibrated(settings: Settings, releases: Sequence[Release], sigma: float | None = None) -> Budget:
     """The budget of some releases: what one costs, moves / sigma^2, is in proportion to its share.
 
+    settings: privacy settings, with a target epsilon or a noise multiplier.
+    releases: in their order.
     sigma: the least, as calibrated when the run began; it is verified, not computed again. None: calibrate.
     """
     if not releases:
@@ -209,7 +211,11 @@ def calibrated(settings: Settings, releases: Sequence[Release], sigma: float | N
 
 def records_in_a_vote(charge: Charge, moves: int) -> float:
     """What one vote of a release stands for. Under the user unit a user with one row is spread over all entries that a
-    record moves, by a vote of norm one."""
+    record moves, by a vote of norm one.
+
+    charge: of the release.
+    moves: entries of the answer that a record moves.
+    """
     return 1.0 if charge.grid == 1 else math.sqrt(moves)
 
 
@@ -222,7 +228,12 @@ def multiplier(settings: Settings) -> float:
 
 
 def epsilon_of(charges: Sequence[Charge], delta: float, adjacency: Adjacency) -> float:
-    """Epsilon of all charges together. Raises UserError where accountant and exact convolution disagree."""
+    """Epsilon of all charges together. Raises UserError where accountant and exact convolution disagree.
+
+    charges: in any order.
+    delta: of the statement.
+    adjacency: how neighbouring data sets differ.
+    """
     if not charges:
         return 0.0
     gaussians = tuple(sorted(_gaussians(charges, adjacency).items()))
@@ -236,13 +247,23 @@ def epsilon_of(charges: Sequence[Charge], delta: float, adjacency: Adjacency) ->
 
 
 def exact_epsilon(charges: Sequence[Charge], delta: float, adjacency: Adjacency) -> float:
-    """Epsilon of all charges together, by exact convolution alone."""
+    """Epsilon of all charges together, by exact convolution alone.
+
+    charges: in any order.
+    delta: of the statement.
+    adjacency: how neighbouring data sets differ.
+    """
     return _exact(tuple(sorted(_gaussians(charges, adjacency).items())), delta) if charges else 0.0
 
 
 def largest_hit_rates(charges: Sequence[Charge], adjacency: Adjacency, false_alarms: np.ndarray) -> np.ndarray:
     """What share of the units in the data any attacker finds at most, float64 [n], who takes these shares of those that
-    are not in them for ones that are."""
+    are not in them for ones that are.
+
+    charges: in any order.
+    adjacency: how neighbouring data sets differ.
+    false_alarms: float64 [n], between 0 and 1.
+    """
     return hit_rates(_gaussians(charges, adjacency), false_alarms)
 
 
@@ -274,7 +295,12 @@ def _accounted(gaussians: tuple[tuple[tuple[float, bool], int], ...], delta: flo
 
 
 def closed_form(charges: Sequence[Charge], delta: float, adjacency: Adjacency) -> float:
-    """Epsilon of the continuous Gaussians with the same noise: exact for them, near for the discrete ones."""
+    """Epsilon of the continuous Gaussians with the same noise: exact for them, near for the discrete ones.
+
+    charges: in any order.
+    delta: of the statement.
+    adjacency: how neighbouring data sets differ.
+    """
     from scipy.optimize import brentq
     from scipy.special import log_ndtr
 
