@@ -136,9 +136,12 @@ class Texts:
         return [functools.partial(self.batches, spans=spans or None) for spans in self._source.shares(n, least)]
 
     def batches(self, size: int, spans: Sequence[Span] | None = None) -> Iterator[Records]:
-        """Batches of exactly `size` rows but for the last, which may have none where rows were refused after it.
+        """Batches of one size; the last may have fewer rows, and none where rows were refused after it.
 
-        spans: of these alone. Raises UserError for files that cannot be read and missing columns.
+        size: rows of a batch.
+        spans: which runs of which files are read; None: all.
+
+        Raises UserError for files that cannot be read and missing columns.
         """
         label_of = labeller(self.labels, label_sources(self.labels, self.label_columns), self.label_values)
         users = Users()

@@ -137,9 +137,12 @@ def _taps(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def features(images: Any, layers: Mapping[str, tuple[Any, Any]]) -> Any:
-    """float32 [n, 3, 299, 299] -> [n, 2048]. layers: weight and bias of every convolution (Szegedy et al. 2015).
+    """The pooled features, float32 [n, 2048], of the network of Szegedy et al. 2015.
 
     Where TensorFlow's network differs from torchvision's: means leave out the padding, and the last block takes maxima.
+
+    images: float32 [n, 3, 299, 299].
+    layers: weight and bias of every convolution, by name.
     """
     import torch
     from torch.nn.functional import avg_pool2d, conv2d, max_pool2d

@@ -144,7 +144,9 @@ class Sentence(Embedding):
 def batches(lengths: Sequence[int], limit: int, tokens: int) -> Iterator[tuple[np.ndarray, int, int]]:
     """Rows int64 [`size` or fewer], the length that they are padded to, and `size`: a function of that length.
 
-    lengths: in tokens, of every row. limit: the longest. tokens: of a batch, about.
+    lengths: in tokens, of every row.
+    limit: the longest that the network takes, in tokens.
+    tokens: of a batch, about.
     """
     padded = np.minimum(np.maximum(-(-np.asarray(lengths, np.int64) // STEP), 1) * STEP, limit)
     for length in np.unique(padded).tolist():

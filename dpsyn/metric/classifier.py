@@ -225,6 +225,12 @@ def residual(kind: str, depth: int | None, width: int | None, channels: int, lab
 
     Three stages, each half as high and wide as the one before and with twice the channels; where these change, the
     shortcut is a 1x1 convolution.
+
+    kind: a key of PUBLISHED.
+    depth: layers; None: the published ones.
+    width: channels of the first stage; None: the published ones.
+    channels: of an image.
+    labels: how many scores.
     """
     from torch import Tensor, nn
 

@@ -147,7 +147,11 @@ def torch_dtype(runtime: Runtime) -> Any:
 
 
 def placed(network: Any, runtime: Runtime) -> Any:
-    """The network (torch.nn.Module) on the device, for inference alone."""
+    """The network on the device, for inference alone.
+
+    network: a torch.nn.Module.
+    runtime: names the device.
+    """
     import torch
 
     network = network.eval().requires_grad_(False).to(torch_device(runtime))
@@ -193,9 +197,15 @@ def exact() -> Iterator[None]:
 
 
 def in_batches(n: int, runtime: Runtime, what: str, work: Callable[[slice], T]) -> list[T]:
-    """`work` on rows 0..n in turn, network_batch_size at once; on out-of-memory the same rows again, half as many.
+    """What is called on rows 0..n in turn, network_batch_size at once; on out-of-memory the same rows again, half as
+    many.
 
-    what: names the work, so that the next call starts with what fitted. Raises UserError where not one row fits.
+    n: rows.
+    runtime: network_batch_size, rows at once.
+    what: names the work, so that the next call starts with what fitted.
+    work: called with a slice of the rows.
+
+    Raises UserError where not one row fits.
     """
     parts: list[T] = []
     start, size = 0, min(runtime.network_batch_size, _fitting.get(what, runtime.network_batch_size))

@@ -28,11 +28,16 @@ FORMATS = ("csv", "jsonl", "parquet", "imagefolder", "npz")
 
 
 def export(run: RunDirectory, to: Path, form: str, iteration: int | None = None, everything: bool = False) -> int:
-    """Writes the folder `to` and returns how many rows it holds.
+    """Writes a folder and returns how many rows it holds.
 
+    run: a finished or an interrupted one.
+    to: the folder, which is not there or empty.
+    form: one of FORMATS.
     iteration: None for the final data set, a number for what survived that iteration's vote (of iteration 0: all).
-    everything: of an iteration also the fresh variations that nobody has voted for.
-    Besides the data the folder gets the run's privacy.json. Raises UserError for what is not there or does not fit.
+    everything: of an iteration also the fresh variations that nobody has voted for. Besides the data the folder gets
+        the run's privacy.json.
+
+    Raises UserError for what is not there or does not fit.
     """
     if form not in FORMATS:
         raise invalid("--format", form, one_of(FORMATS))

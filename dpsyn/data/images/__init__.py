@@ -148,10 +148,14 @@ class Images:
     def batches(
         self, size: int, spans: Sequence[Span] | None = None, at: int = 0, shape: tuple[int, ...] | None = None
     ) -> Iterator[Records]:
-        """Batches of exactly `size` rows but for the last, which may have none where rows were refused after it.
+        """Batches of one size; the last may have fewer rows, and none where rows were refused after it.
 
-        spans: of these alone; at: the number of this part; shape: of the first image of all. Raises UserError for files
-        that cannot be read, missing columns, and images of several sizes without `size`.
+        size: rows of a batch.
+        spans: which runs of which files are read; None: all.
+        at: the number of this part, from 0 on.
+        shape: of the first image of all parts, which all must have; None: of the first one read here.
+
+        Raises UserError for files that cannot be read, missing columns, and images of several sizes without `size`.
         """
         label_of, users = self._labeller(), Users()
         shape = (*self.size, self._channels) if self.size is not None else shape
