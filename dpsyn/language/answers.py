@@ -76,7 +76,11 @@ class Answers:
         return found
 
     def put(self, key: bytes, value: Any) -> None:
-        """Raises UserError where what came before could not be written."""
+        """Raises UserError where what came before could not be written.
+
+        key: digest of what was asked.
+        value: the answer, as JSON can hold it.
+        """
         if self._error is not None:
             raise self._error
         self._waiting.put((key, json.dumps(value)))

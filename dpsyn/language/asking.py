@@ -92,15 +92,27 @@ class Asker(Protocol):
         ...
 
     def answered(self, question: Question, answer: Answer) -> Question | None:
-        """What to ask instead, where the answer is not usable."""
+        """What to ask instead, where the answer is not usable.
+
+        question: that was asked.
+        answer: to it.
+        """
         ...
 
     def failed(self, question: Question, sent: bool) -> None:
-        """There was no answer; it will be asked again, or given up. sent: it may have been answered, and paid for."""
+        """There was no answer; it will be asked again, or given up.
+
+        question: that was asked.
+        sent: whether it may have been answered, and paid for.
+        """
         ...
 
     def given_up(self, question: Question, reason: str) -> None:
-        """It got no answer within its retries and its deadline."""
+        """It got no answer within its retries and its deadline.
+
+        question: that was asked.
+        reason: in words, without the key.
+        """
         ...
 
 
@@ -114,7 +126,11 @@ def ask(
     """Until each has an answer that is of use, or is given up. Where it must stop, those on their way are awaited.
 
     blocks: of questions, maybe empty, drawn as they are needed: a million need not be in memory, nor wait to be made.
+    endpoints: one or more, among which questions are shared.
+    limits: of each endpoint.
+    asker: told of every answer and failure.
     exchange: how one is sent and its answer read; None: as a chat.
+
     Raises UserError: a key that is refused, an unknown model, settings that the endpoint rejects, no endpoint that
     answers within limits.patience. Not for use where an event loop runs in this thread.
     """
@@ -129,6 +145,11 @@ def ping(endpoints: Sequence[Endpoint], limits: Limits, body: Any, exchange: Exc
 
     One that says it has too much to do (429) is well. Raises UserError where asking could not go on: as `ask` does, and
     where no endpoint answers. Not for use where an event loop runs in this thread.
+
+    endpoints: one or more.
+    limits: of each endpoint.
+    body: of the request.
+    exchange: how it is sent and its answer read; None: as a chat.
     """
     return asyncio.run(_ping(endpoints, limits, body, exchange or chat))
 
@@ -369,7 +390,11 @@ def _hush() -> None:
 
 
 async def chat(pacer: Pacer, body: Mapping[str, Any]) -> Answer:
-    """An exchange by chat/completions."""
+    """An exchange by chat/completions.
+
+    pacer: of the endpoint.
+    body: of the request.
+    """
     endpoint, model = pacer.endpoint, body.get("model")
     response = await posted(pacer, "chat/completions", json.dumps(body).encode())
     status, content = response.status, response.content
@@ -389,7 +414,13 @@ async def chat(pacer: Pacer, body: Mapping[str, Any]) -> Answer:
 
 
 async def posted(pacer: Pacer, path: str, content: bytes, kind: str = "application/json") -> Response:
-    """The response, whatever its status. kind: the media type of the content. Raises Failed where there is none."""
+    """The response, whatever its status. Raises Failed where there is none.
+
+    pacer: of the endpoint.
+    path: below the endpoint's address.
+    content: of the request.
+    kind: its media type.
+    """
     try:
         return await pacer.post(path, content, kind)
     except errors_of_http() as error:

@@ -124,13 +124,23 @@ class Prompts:
             raise invalid("schedule.degree", degree, expected)
 
     def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> list[Request]:
-        """One a label. seeds uint64 [n]. Raises UserError for an unknown placeholder and a label without its words."""
+        """One a label. Raises UserError for an unknown placeholder and a label without its words.
+
+        labels: [n].
+        seeds: uint64 [n].
+        """
         around = np.full(len(labels), self._typical_words)
         words = [min(count, self._words_that_fit) for count in self._word_counts(around, seeds)]
         return self._requests("generate", labels, seeds, {"word_count": words}, [self.generate_tokens] * len(labels))
 
     def vary(self, texts: Sequence[str], labels: Sequence[Label], degree: Any, seeds: np.ndarray) -> list[Request]:
-        """One a text. Each draws its own mask, words and length by its seed, uint64 [n]."""
+        """One a text. Each draws its own mask, words and length by its seed.
+
+        texts: the parents, [n].
+        labels: [n].
+        degree: how far, the same for all.
+        seeds: uint64 [n].
+        """
         self.check_degree(degree)
         words = self._word_counts(np.array([len(text.split()) for text in texts], np.int64), seeds)
         limits = [min(self.max_tokens, math.ceil(count * self.tokens_per_word)) for count in words]
@@ -148,8 +158,12 @@ class Prompts:
 
     def cleaned(self, answer: str | None, request: Request | None = None, cut: bool = False) -> str | None:
         """The text of an answer, without reasoning, quotes, preambles, Markdown and remarks on its length; None: it is
-        of no use. request: that it answers, whose own words are taken out. cut: it was cut off, and ends with its last
-        whole sentence, if it has one."""
+        of no use.
+
+        answer: as the model gave it; None: it gave none.
+        request: that it answers, whose own words are taken out; None: it is not known.
+        cut: whether it was cut off; then it ends with its last whole sentence, if it has one.
+        """
         return _cleaned(answer, self.keep_lines, request, cut)
 
     def check_labels(self, labels: Sequence[Label]) -> None:
@@ -159,7 +173,11 @@ class Prompts:
 
     def lengths(self, labels: Sequence[Label], what: Literal["generate", "vary"]) -> tuple[float, float]:
         """Tokens of a row's prompt and of its answer, about, from the file and the declared lengths alone; mean over
-        the labels. Raises UserError as `generate` does."""
+        the labels. Raises UserError as `generate` does.
+
+        labels: over which rows are spread evenly.
+        what: which templates are asked.
+        """
         file = _file(self.file)
         words = max(self._typical_words, self.min_words)
         text = words * CHARACTERS_PER_WORD
@@ -279,6 +297,9 @@ class Prompts:
 
 def read(name: str, *folders: Path) -> Mapping[str, Any]:
     """The content of the prompt file NAME.yaml in the first of the folders that has it, or of the yaml at a path.
+
+    name: of the file, or its path.
+    folders: where a name is looked for, in this order.
 
     Raises UserError where there is no such file, and where it is no prompt file.
     """

@@ -126,7 +126,11 @@ def _indices(name: str, traits: np.ndarray) -> np.ndarray:
 
 
 def random_rows(seeds: np.ndarray, stream: str) -> np.ndarray:
-    """int64 [n, 16]. Row i from seeds[i] and the stream alone."""
+    """Parameters int64 [n, 16], each row from its seed and the stream alone.
+
+    seeds: uint64 [n].
+    stream: a name of `STREAMS`.
+    """
     columns = []
     for k, name in enumerate(PARAMETERS):
         column = np.floor(uniform(seeds, stream, k) * len(values(name))).astype(np.int64)

@@ -57,7 +57,11 @@ class DiffusersModel:
         return loaded
 
     def sampler(self, loaded: Loaded, degree: Degree | None) -> Sampler | None:
-        """degree: None for fresh samples. Returns None where it leaves parents as they are."""
+        """What draws samples by the network; None where a degree leaves parents as they are.
+
+        loaded: the network.
+        degree: of the variations; None for fresh samples.
+        """
         strength, steps = (1.0, self.steps) if degree is None else self._strength(degree)
         if not strength:
             return None
