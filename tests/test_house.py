@@ -240,3 +240,36 @@ def test_arguments_are_documented_one_a_line():
                 if not any(line.startswith(f"{argument}: ") for line in lines)
             ]
     assert not missing
+
+
+def test_tests_use_public_names_of_dpsyn_alone():
+    """What a test needs is public behaviour, or a thing with a name."""
+    ours = {name for tree in TREES.values() for name in private_names(tree)}
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        nodes = list(ast.walk(tree))
+        used = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+        used |= {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+        used |= {
+            argument.value.rpartition(".")[2]
+            for node in nodes
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "setattr"
+            for argument in node.args
+            if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
+        }
+        own = set(private_names(tree))  # a test's own class may have some
+        assert not (used & ours) - own, path
+
+
+def private_names(tree):
+    """Names with an underscore that are defined here: functions, classes, variables, fields."""
+    for node in ast.walk(tree):
+        name = ""
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            name = node.name
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            name = node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            name = node.attr
+        if re.match(r"_(?!_)\w", name):
+            yield name

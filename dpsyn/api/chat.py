@@ -175,7 +175,7 @@ class Chat(Api):
         if what == "vary":
             key, most = "api.prompts.max_tokens", min(self.prompts.max_tokens, self.prompts.typical_vary_tokens)
         body = self._body(Request(({"role": "user", "content": PING},), most), 0)
-        endpoints = self._endpoints()
+        endpoints = self.endpoints()
         if self.max_cost is not None and self._worst(body) * len(endpoints) > self.max_cost:
             raise invalid("api.max_cost", self.max_cost, f"more: a single request may cost {self._worst(body):.2g}")
         for answer in ping(endpoints, self._limits(), body):
@@ -195,7 +195,7 @@ class Chat(Api):
 
     def check_keys(self) -> None:
         """Raises UserError for a key that is not set, or is none."""
-        self._endpoints()
+        self.endpoints()
 
     def reads(self) -> Sequence[Data]:
         return ()
@@ -244,7 +244,7 @@ class Chat(Api):
 
     def _asked(self, what: str, requests: Requests, seeds: np.ndarray) -> tuple[list[str | None], dict[int, str]]:
         """A row each, from the cache what is there; and of rows without an answer the reason."""
-        endpoints = self._endpoints()
+        endpoints = self.endpoints()
         with Answers(self.answers_folder) as answers:
             call = _Call(self, what, requests, seeds, answers, self._addresses_of_run(answers, endpoints))
             ask(call.blocks(), endpoints, self._limits(), call)
@@ -311,7 +311,7 @@ class Chat(Api):
         n = max(len(urls), len(names))
         return list(zip(urls * (n // len(urls)), names * (n // len(names)), strict=True))
 
-    def _endpoints(self) -> list[Endpoint]:
+    def endpoints(self) -> list[Endpoint]:
         """Raises UserError for a key that is not set, or is none."""
         return [Endpoint(url or DEFAULT_URL, key_in(name), name) for url, name in self._addresses()]
 

@@ -211,7 +211,7 @@ class StableDiffusion(Api):
             channels_last=self.runtime.channels_last,
             compile=self.runtime.compile,
         )
-        from_text, from_image, checker = _pipelines(self._place(), self.revision, self.safety_checker, runtime)
+        from_text, from_image, checker = pipelines(self._place(), self.revision, self.safety_checker, runtime)
         pipeline = from_text if parents is None else from_image
         accepted = inspect.signature(pipeline.__call__).parameters
 
@@ -238,7 +238,7 @@ class StableDiffusion(Api):
                 refused = ~values.isfinite().flatten(1).all(1)
                 values = torch.nan_to_num(values)
                 if checker is not None:
-                    refused = refused | _unsafe(checker, values)
+                    refused = refused | unsafe(checker, values)
             values = tensors.resized(values * 2 - 1, (height, width))
             return tensors.images(values), refused.cpu().numpy()
 
@@ -269,11 +269,16 @@ def _check_steps(key: str, steps: Any, guidance: Any) -> None:
 
 
 @functools.lru_cache(maxsize=1)
-def _pipelines(place: str, revision: str | None, safety_checker: bool, runtime: Runtime) -> tuple[Any, Any, Any]:
+def pipelines(place: str, revision: str | None, safety_checker: bool, runtime: Runtime) -> tuple[Any, Any, Any]:
     """Text-to-image, image-to-image on the same components, and the safety checker or None.
 
-    The checker stands apart from the pipelines, which would turn every image into one of Pillow's for it.
-    Raises UserError where the model cannot be loaded or cannot do both.
+    The checker stands apart from the pipelines, which would turn every image into one of Pillow's for it. Raises
+    UserError where the model cannot be loaded or cannot do both.
+
+    place: a folder, or OWNER/NAME on the hub.
+    revision: a commit, a tag or a branch; None: the newest at the first use.
+    safety_checker: whether it is wanted.
+    runtime: names device and type of numbers.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     revision = pinned("api.path", place, revision, f"Give api.path= {FOLDER}.")
@@ -319,8 +324,12 @@ def _checker(place: str, revision: str | None, runtime: Runtime) -> Any:
     return placed(checker.float(), replace(runtime, compile=False))
 
 
-def _unsafe(checker: Any, values: Any) -> Any:
-    """float [n, 3, h, w] in [0, 1] -> bool [n] on the same device: CLIP's own preparation, whole batches at once."""
+def unsafe(checker: Any, values: Any) -> Any:
+    """Which images it refuses, bool [n] on the same device: CLIP's own preparation, whole batches at once.
+
+    checker: of the model.
+    values: float [n, 3, h, w] in [0, 1].
+    """
     import torch
 
     side = checker.config.vision_config.image_size

@@ -88,7 +88,7 @@ class Sentence(Embedding):
             raise UserError("embedding sentence: expected texts. Choose an embedding for this kind of data.")
         device = torch_device(self.runtime)
         kind = device.partition(":")[0]
-        network, dimension = _loaded(self.model, self.revision, device)
+        network, dimension = load(self.model, self.revision, device)
         limit = self._limit(network.max_seq_length)
         half = torch.autocast(kind, torch.bfloat16, enabled=self.dtype == "bfloat16")
         vectors = np.zeros((len(samples), dimension), np.float32)
@@ -104,7 +104,7 @@ class Sentence(Embedding):
 
     def truncated(self, samples: Samples) -> np.ndarray:
         """bool [n]: texts that have as many tokens as are read, or more."""
-        network, _ = _loaded(self.model, self.revision, torch_device(self.runtime))
+        network, _ = load(self.model, self.revision, torch_device(self.runtime))
         limit = self._limit(network.max_seq_length)
         return np.array([len(tokens) >= limit for tokens in self._tokens(network, samples.content, limit)], bool)
 
@@ -156,8 +156,13 @@ def batches(lengths: Sequence[int], limit: int, tokens: int) -> Iterator[tuple[n
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(model: str, revision: str | None, device: str) -> tuple[Any, int]:
-    """The network (SentenceTransformer, float32) and the length of a vector. Raises UserError."""
+def load(model: str, revision: str | None, device: str) -> tuple[Any, int]:
+    """The network (SentenceTransformer, float32) and the length of a vector. Raises UserError.
+
+    model: a folder, or OWNER/NAME on the hub.
+    revision: a commit, a tag or a branch; None: the newest at the first use.
+    device: of torch.
+    """
     folder = _fetched(model, revision)
     try:
         with _quiet():

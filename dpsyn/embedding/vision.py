@@ -82,12 +82,12 @@ class Vision(Embedding):
         if images.ndim != 4 or images.dtype != np.uint8 or images.shape[3] not in (1, 3):
             raise UserError("embedding vision: expected images. Choose an embedding for this kind of data.")
         device = torch_device(self.runtime)
-        network, output, colours, width, patch = _loaded(self.path, self.revision, device)
+        network, output, colours, width, patch = load(self.path, self.revision, device)
         if self.size < patch:
             raise invalid("embedding.size", self.size, f"{patch} px or more, the size of one patch of this network")
 
         def embedded(rows: slice) -> np.ndarray:
-            vectors = getattr(network(_seen(images[rows], self.size, colours, device)), output)
+            vectors = getattr(network(preprocessed(images[rows], self.size, colours, device)), output)
             if self.normalize:
                 vectors = torch.nn.functional.normalize(vectors, dim=1)
             return vectors.cpu().numpy()
@@ -97,8 +97,14 @@ class Vision(Embedding):
         return np.concatenate([np.zeros((0, width), np.float32), *parts])
 
 
-def _seen(images: np.ndarray, size: int, colours: Any, device: str) -> Any:
-    """uint8 [n, h, w, c] -> float32 [n, 3, size, size] on the device, around zero."""
+def preprocessed(images: np.ndarray, size: int, colours: Any, device: str) -> Any:
+    """Images as the network takes them, float32 [n, 3, size, size] on the device, around zero.
+
+    images: uint8 [n, h, w, c].
+    size: px of a side.
+    colours: mean and deviation of each.
+    device: of torch.
+    """
     height, width = images.shape[1:3]
     shorter = min(height, width)
     values = tensors.tensor(images, device)
@@ -110,8 +116,12 @@ def _seen(images: np.ndarray, size: int, colours: Any, device: str) -> Any:
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(path: str, revision: str | None, device: str) -> tuple[Any, str, Any, int, int]:
+def load(path: str, revision: str | None, device: str) -> tuple[Any, str, Any, int, int]:
     """The network, what of its answer is the vector, mean and deviation of colours, length of a vector, px of a patch.
+
+    path: a folder, or OWNER/NAME on the hub.
+    revision: a commit, a tag or a branch; None: the newest at the first use.
+    device: of torch.
 
     Raises UserError where it cannot be fetched or lacks weights.
     """

@@ -46,7 +46,7 @@ class Answers:
         self.path = answers_cache(folder) / "answers.sqlite"
 
     def __enter__(self) -> Answers:
-        self._connection = self._opened()
+        self.connection = self._opened()
         self._error: UserError | None = None
         self._waiting: queue.SimpleQueue[tuple[bytes, str] | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write, name="answers")
@@ -59,7 +59,7 @@ class Answers:
         self._waiting.put(None)
         self._writer.join()
         with suppress(sqlite3.Error):
-            self._connection.close()
+            self.connection.close()
         if self._error is not None and kind is None:
             raise self._error
 
@@ -99,21 +99,21 @@ class Answers:
             pairs = [pair for pair in batch if pair is not None]
             if pairs and self._error is None:
                 try:
-                    self._done(lambda connection: _insert(connection, pairs))  # noqa: B023
+                    self._done(lambda connection: insert(connection, pairs))  # noqa: B023
                 except UserError as error:
                     self._error = error
 
     def _done(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
         """A file that breaks meanwhile is put aside, too."""
         try:
-            return work(self._connection)
+            return work(self.connection)
         except sqlite3.OperationalError as error:
             raise self._failure(error) from None
         except sqlite3.DatabaseError:
-            self._connection.close()
-            self._connection = self._opened()
+            self.connection.close()
+            self.connection = self._opened()
             try:
-                return work(self._connection)
+                return work(self.connection)
             except sqlite3.DatabaseError as error:
                 raise self._failure(error) from None
 
@@ -162,7 +162,7 @@ def _connected(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _insert(connection: sqlite3.Connection, pairs: list[tuple[bytes, str]]) -> None:
+def insert(connection: sqlite3.Connection, pairs: list[tuple[bytes, str]]) -> None:
     with connection:
         connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", pairs)
 

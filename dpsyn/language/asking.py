@@ -137,7 +137,7 @@ def ask(
     blocks = iter(blocks)
     if first := next(filter(None, blocks), None):
         with _few_collections():
-            asyncio.run(_Asking(chain([first], blocks), endpoints, limits, asker, exchange or chat).run())
+            asyncio.run(Asking(chain([first], blocks), endpoints, limits, asker, exchange or chat).run())
 
 
 def ping(endpoints: Sequence[Endpoint], limits: Limits, body: Any, exchange: Exchange | None = None) -> list[Answer]:
@@ -180,7 +180,7 @@ class _Row:
     began: float | None = None
 
 
-class _Asking:
+class Asking:
     """The queue of one call of `ask`."""
 
     def __init__(
@@ -278,7 +278,12 @@ class _Asking:
             self.stop = error
 
     async def one(self, row: _Row, pacer: Pacer, began: float) -> None:
-        """What it raises stops all."""
+        """Asks once. What it raises stops all.
+
+        row: a question and its attempts.
+        pacer: of the endpoint that is asked.
+        began: when it was sent, seconds of the monotonic clock.
+        """
         question = row.question
         try:
             answer = await self.exchange(pacer, question.body)
@@ -400,7 +405,7 @@ async def chat(pacer: Pacer, body: Mapping[str, Any]) -> Answer:
     status, content = response.status, response.content
     if response.is_success:
         try:
-            return replace(_read(content), endpoint=endpoint)
+            return replace(read_answer(content), endpoint=endpoint)
         except ValueError as error:
             told = json.loads(content) if _is_json(content) else None
             within = status_of_error(told)
@@ -427,7 +432,7 @@ async def posted(pacer: Pacer, path: str, content: bytes, kind: str = "applicati
         raise not_reached(pacer.endpoint, error) from None
 
 
-def _read(content: bytes) -> Answer:
+def read_answer(content: bytes) -> Answer:
     """Raises ValueError for what is no answer, with what came instead."""
     try:
         told = json.loads(content)

@@ -354,7 +354,7 @@ def judged(
     words, answered = f"{kinds} {said}", f"{endpoint.host} answered {'200 with the error ' * within}{status}"
     answered += f": {said}" if said else ", without a reason."
     key_env, no_credit = endpoint.key_env or "null", NO_CREDIT.search(words)
-    after = _retry_after(headers, content.decode("utf-8", "replace"))
+    after = retry_after(headers, content.decode("utf-8", "replace"))
     if status in (400, 403, 422, 451) and (
         FILTERED.search(kinds) or (FILTERED.search(said) and not UNKNOWN.search(said))
     ):
@@ -525,8 +525,12 @@ def _kinds(told: Any) -> str:
     return " ".join(str(error[name]) for name in ("code", "type", "status", "innererror") if error.get(name))
 
 
-def _retry_after(headers: Mapping[str, str], said: str = "") -> float | None:
-    """Seconds, at most LONGEST_RETRY_AFTER, by a header or in words; None: the endpoint does not say."""
+def retry_after(headers: Mapping[str, str], said: str = "") -> float | None:
+    """Seconds, at most LONGEST_RETRY_AFTER, by a header or in words; None: the endpoint does not say.
+
+    headers: of the response.
+    said: its content as text.
+    """
     for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
         if re.fullmatch(r"\d+(\.\d+)?", after := headers.get(name, "").strip()):
             return min(float(after) / unit, LONGEST_RETRY_AFTER)

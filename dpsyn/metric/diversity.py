@@ -110,7 +110,7 @@ def near_duplicates(whole: Words, n: int, near: float) -> np.ndarray:
             if len(met[shingle]) < PAIRS:
                 met[shingle].append(row)
         for other in candidates:
-            if not (found[row] and found[other]) and _jaccard(mine, sets[other]) >= near - 1e-9:
+            if not (found[row] and found[other]) and jaccard(mine, sets[other]) >= near - 1e-9:
                 found[row] = found[other] = True
     flags = np.zeros(n, bool)
     for rows in groups.values():
@@ -137,7 +137,11 @@ def _shingles(whole: Words, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return hashes[order], counts[which][order], np.searchsorted(rows[order], np.arange(n + 1))
 
 
-def _jaccard(one: np.ndarray, two: np.ndarray) -> float:
-    """Of two sets, not both of them empty."""
+def jaccard(one: np.ndarray, two: np.ndarray) -> float:
+    """The share of what two sets have in common, not both of them empty.
+
+    one: distinct values, rising.
+    two: distinct values, rising.
+    """
     common = len(np.intersect1d(one, two, assume_unique=True))
     return common / (len(one) + len(two) - common)

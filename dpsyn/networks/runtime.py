@@ -20,7 +20,7 @@ T = TypeVar("T")
 DEVICE = r"auto|cpu|cuda(:\d+)?"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
-_fitting: dict[str, int] = {}  # rows of a kind of work that fit, once memory ran out
+fitting: dict[str, int] = {}  # rows of a kind of work that fit, once memory ran out
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def in_batches(n: int, runtime: Runtime, what: str, work: Callable[[slice], T]) 
     Raises UserError where not one row fits.
     """
     parts: list[T] = []
-    start, size = 0, min(runtime.network_batch_size, _fitting.get(what, runtime.network_batch_size))
+    start, size = 0, min(runtime.network_batch_size, fitting.get(what, runtime.network_batch_size))
     while start < n:
         rows = slice(start, min(start + size, n))
         part = None
@@ -225,7 +225,7 @@ def in_batches(n: int, runtime: Runtime, what: str, work: Callable[[slice], T]) 
             continue
         if rows.stop - rows.start == 1:
             raise UserError(f"{what}: one row does not fit into the memory of {torch_device(runtime)}.")
-        size = _fitting[what] = (rows.stop - rows.start) // 2
+        size = fitting[what] = (rows.stop - rows.start) // 2
         if has_gpu():
             import torch
 

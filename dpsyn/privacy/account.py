@@ -70,7 +70,7 @@ def entry(
     """
     place = os.path.realpath(directory)
     charges = (*budget.charges, *lost) if settings.is_private else ()
-    keys = tuple(sorted(_salted(text) for text in known_by))
+    keys = tuple(sorted(salted(text) for text in known_by))
     return Entry(
         data,
         run or PLANNED + place,
@@ -81,7 +81,7 @@ def entry(
         charges,
         keys,
         settings.max_joint_epsilon,
-        _salted(file.hex()) if run else "",
+        salted(file.hex()) if run else "",
     )
 
 
@@ -94,7 +94,7 @@ def enter(*entries: Entry) -> None:
     with _locked() as path:
         before = _read()
         for new in entries:
-            _check_directory(new.run, new.directory, before)
+            check_known_directory(new.run, new.directory, before)
         after = _merged([*before, *entries])
         if after == before:
             return
@@ -109,7 +109,7 @@ def check_directory(run: str, directory: Path) -> None:
     run: its id.
     directory: in which it is to go on.
     """
-    _check_directory(run, os.path.realpath(directory), _read())
+    check_known_directory(run, os.path.realpath(directory), _read())
 
 
 def check_limit(new: Entry) -> None:
@@ -139,7 +139,7 @@ def of_run(run: str) -> list[Entry]:
 
 def wrote(file: bytes) -> bool:
     """Whether a run of this user keeps its settings in a file of this content: nobody else wrote it."""
-    return any(known.settings == _salted(file.hex()) for known in _read())
+    return any(known.settings == salted(file.hex()) for known in _read())
 
 
 def everything() -> list[list[Entry]]:
@@ -164,7 +164,7 @@ def joint_epsilon(runs: Sequence[Entry], delta: float) -> float | None:
     return epsilon_of([charge for run in runs for charge in run.charges], delta, runs[0].neighbours)
 
 
-def _check_directory(run: str, directory: str, entries: Sequence[Entry]) -> None:
+def check_known_directory(run: str, directory: str, entries: Sequence[Entry]) -> None:
     began = next((entry.directory for entry in entries if entry.run == run), directory)
     if began != directory:
         raise UserError(
@@ -210,7 +210,7 @@ def _merged(entries: Sequence[Entry]) -> list[Entry]:
     return list(runs.values())
 
 
-def _salted(text: str) -> str:
+def salted(text: str) -> str:
     return hashlib.sha256(_salt() + text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
@@ -262,5 +262,5 @@ def _read() -> list[Entry]:
                 continue
             known = Entry(**{**values, "charges": tuple(Charge(**charge) for charge in values["charges"])})
             # a file of its own for each data set is how earlier versions kept their accounts
-            entries.append(replace(known, keys=tuple(known.keys) or (_salted(known.data),)))
+            entries.append(replace(known, keys=tuple(known.keys) or (salted(known.data),)))
     return _merged(entries)

@@ -237,7 +237,7 @@ def epsilon_of(charges: Sequence[Charge], delta: float, adjacency: Adjacency) ->
     if not charges:
         return 0.0
     gaussians = tuple(sorted(_gaussians(charges, adjacency).items()))
-    epsilon = _accounted(gaussians, delta)
+    epsilon = accounted(gaussians, delta)
     exact = _exact(gaussians, delta)
     if not exact * (1 - BELOW) - 1e-9 <= epsilon <= exact * (1 + ABOVE) + 1e-4:
         raise UserError(
@@ -273,7 +273,7 @@ def _exact(gaussians: tuple[tuple[tuple[float, bool], int], ...], delta: float) 
 
 
 @functools.lru_cache(maxsize=4096)
-def _accounted(gaussians: tuple[tuple[tuple[float, bool], int], ...], delta: float) -> float:
+def accounted(gaussians: tuple[tuple[tuple[float, bool], int], ...], delta: float) -> float:
     from dp_accounting.pld import privacy_loss_distribution as pld
 
     parts = [

@@ -73,7 +73,7 @@ def to_parquet(population: Population, labels: Sequence[Label], lineage: bool = 
         described = {"huggingface": json.dumps({"info": {"features": features}}), "dpsyn": json.dumps(facts)}
         return pa.table(columns).replace_schema_metadata(described)
 
-    sink, step = pa.BufferOutputStream(), _group(content)
+    sink, step = pa.BufferOutputStream(), group_rows(content)
     first = table(slice(step))
     with pq.ParquetWriter(sink, first.schema, compression="zstd") as writer:
         writer.write_table(first, step)
@@ -257,7 +257,7 @@ def _few(labels: np.ndarray, survivors: np.ndarray, per_label: int) -> np.ndarra
     return np.concatenate(chosen)
 
 
-def _group(content: np.ndarray) -> int:
+def group_rows(content: np.ndarray) -> int:
     """Rows of a group in the file, which is all that memory holds of it: Arrow's arrays of bytes, and groups that it
     can read back, end at 2 GiB."""
     return max(1, GROUP_BYTES // max(1, content[:1].nbytes)) if content.ndim == 4 else 2**17
@@ -267,7 +267,7 @@ def _content(content: np.ndarray, forms: Mapping[str, Mapping[str, str]]) -> tup
     import pyarrow as pa
 
     if content.ndim == 4:
-        step = _group(content)
+        step = group_rows(content)
         parts = [content[start : start + step] for start in range(0, max(len(content), 1), step)]
         columns = [[pa.array(list(_encoded(part)), pa.binary()), pa.nulls(len(part), pa.string())] for part in parts]
         pictures = pa.chunked_array([pa.StructArray.from_arrays(pair, ["bytes", "path"]) for pair in columns])

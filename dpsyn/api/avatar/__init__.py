@@ -76,7 +76,7 @@ class Avatar(Api):
     def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
         """Every parameter uniform over its values, but for facial_hair and accessory: NONE half of the time."""
         self.check()
-        return self._drawn(random_rows(np.asarray(seeds), "avatar.fresh"))
+        return self.drawn(random_rows(np.asarray(seeds), "avatar.fresh"))
 
     def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: np.ndarray) -> Samples:
         """Each parameter keeps its value with probability 1 - degree, and else is drawn as in `generate`, which may
@@ -89,11 +89,11 @@ class Avatar(Api):
             raise UserError(f"api avatar: the samples lack the traits {lacking}: another api drew them.")
         old = np.stack([_indices(name, samples.traits[name]) for name in PARAMETERS], axis=1)
         coins = [uniform(np.asarray(seeds), "avatar.coin", k) for k in range(len(PARAMETERS))]
-        return self._drawn(
+        return self.drawn(
             np.where(np.stack(coins, axis=1) < degree, random_rows(np.asarray(seeds), "avatar.anew"), old)
         )
 
-    def _drawn(self, rows: np.ndarray) -> Samples:
+    def drawn(self, rows: np.ndarray) -> Samples:
         """rows: int64 [n, 16], indices into the values of each parameter."""
         distinct, places = np.unique(rows, axis=0, return_inverse=True)
         crop = tuple(self.crop or (0, 0, WIDTH, HEIGHT))

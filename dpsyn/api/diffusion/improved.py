@@ -68,7 +68,7 @@ class ImprovedDiffusion:
         self._skipped(degree)
 
     def load(self, runtime: Runtime) -> Loaded:
-        loaded = _checkpoint(self.path, self.heads, runtime)
+        loaded = checkpoint(self.path, self.heads, runtime)
         check_side(self.resolution, loaded.network.config)
         return loaded._replace(size=pair(self.resolution))
 
@@ -399,7 +399,7 @@ def _some(names: list[str]) -> str:
 
 
 @functools.lru_cache(maxsize=2)
-def _checkpoint(path: str, heads: int, runtime: Runtime) -> Loaded:
+def checkpoint(path: str, heads: int, runtime: Runtime) -> Loaded:
     made = network("api.path", path, heads)
     return Loaded(placed(made, runtime), made.config.in_channels, made.config.num_class_embeds, None, None)
 

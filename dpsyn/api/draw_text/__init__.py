@@ -244,7 +244,7 @@ class DrawText(Api):
     def _chunk(self, labels: Sequence[Label], traits: Mapping[str, np.ndarray]) -> np.ndarray:
         """uint8 [n, h, w, c]. Each row by itself, so that it is the same in any batch."""
         n, (h, w) = len(labels), self.image_size
-        fields = self._masters.look_up(
+        fields = self.masters.look_up(
             [self._text(label, i) for label, i in zip(labels, traits["text"].tolist(), strict=True)], traits["font"]
         )
         y = np.broadcast_to(np.arange(h, dtype=np.float32) - np.float32((h - 1) / 2), (n, h))
@@ -309,10 +309,10 @@ class DrawText(Api):
         of the plane a master px, float64 [n]."""
         stretch = np.float64(traits["stretch"]) if "stretch" in traits else np.full(len(height), float(self.stretch[0]))
         if self.box:
-            rim = 2 * self._masters.pad
+            rim = 2 * self.masters.pad
             scale = self.box / np.maximum(height - rim, (width - rim) * stretch)
         else:
-            scale = traits["size"] / self._masters.em
+            scale = traits["size"] / self.masters.em
         sine, cosine = SINES[traits["rotation"] % 360], SINES[(traits["rotation"] + 90) % 360]
         slant = np.float64(traits["slant"]) if "slant" in traits else np.full(len(scale), float(self.slant[0]))
         # image = rotate(slant(stretch(scale(master)))); counter-clockwise, y points down
@@ -338,13 +338,13 @@ class DrawText(Api):
         number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
         which = np.array([number[key] for key in keys], np.int64)
         for key, i in number.items():
-            having = self._masters.having({c for k in range(len(self.texts)) for c in self._text(dict(key), k)})
+            having = self.masters.having({c for k in range(len(self.texts)) for c in self._text(dict(key), k)})
             mine = which == i
             choice[mine] = having[np.floor(fraction[mine] * len(having)).astype(np.int64)]
-        return np.array(self._masters.fonts, np.str_)[choice]
+        return np.array(self.masters.fonts, np.str_)[choice]
 
     @cached_property
-    def _masters(self) -> Masters:
+    def masters(self) -> Masters:
         reach = max(self.stroke[1] + max(self.weight[1], 0) + self.pressure, 0) + 1
         return Masters(self.fonts, self.size, reach)
 

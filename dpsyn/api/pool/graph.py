@@ -35,7 +35,7 @@ def connect(stock: Stock, width: int, path: Path, runtime: Runtime) -> None:
                 file.write(b"\xff" * (4 * width * min(BLOCK, n - start)))
         graph = np.load(temporary, mmap_mode="r+")
         for part in np.flatnonzero(stock.sizes).tolist():
-            _connect_part(stock, stock.members(part), graph, runtime)
+            connect_part(stock, stock.members(part), graph, runtime)
         graph.flush()
         sync_file(temporary)
         os.replace(temporary, path)
@@ -45,7 +45,7 @@ def connect(stock: Stock, width: int, path: Path, runtime: Runtime) -> None:
         raise
 
 
-def _connect_part(stock: Stock, members: np.ndarray, graph: np.ndarray, runtime: Runtime) -> None:
+def connect_part(stock: Stock, members: np.ndarray, graph: np.ndarray, runtime: Runtime) -> None:
     device, k = torch_device(runtime), min(graph.shape[1], len(members))
 
     def search(rows: slice) -> bool:
