@@ -48,7 +48,7 @@ from dpsyn.language.templates import by_label, drawn, filled, several
 from dpsyn.marks import PLACE, SECRET, SPEED
 from dpsyn.population import Label, Samples
 from dpsyn.randomness import retry_seeds
-from dpsyn.validate import choice, number, text_or_null, whole
+from dpsyn.validate import choice, number, side_lengths, text_or_null, whole
 
 ATTEMPTS = 3  # prompts a fresh row is asked with before it stays grey
 SETTINGS = "size, quality, response_format, edits"
@@ -125,10 +125,7 @@ class ImageEndpoint(Api):
         pair = self.image_size
         if pair is None and self.size is None:
             raise invalid("api.image_size", "null", "[height, width] px where api.size=null")
-        if pair is not None and (isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2):
-            raise invalid("api.image_size", pair, "[height, width] px, or null")
-        if pair is not None and not all(type(side) is int and side > 0 for side in pair):
-            raise invalid("api.image_size", list(pair), "[height, width] px, or null")
+        side_lengths("api.image_size", pair, optional=True)
         for key, least in (("concurrency", 1), ("retries", 0)):
             whole(f"api.{key}", getattr(self, key), least)
         for key in ("timeout", "deadline", "patience"):
@@ -202,10 +199,8 @@ class ImageEndpoint(Api):
 
     def check_degree(self, degree: Degree) -> None:
         """Raises UserError for what is no degree."""
-        if isinstance(degree, bool) or not isinstance(degree, int | float) or not 0 <= degree <= 1:
-            raise invalid(
-                "schedule.degree", degree, "a number between 0 (the parent) and 1 (the strongest of api.edits)"
-            )
+        expected = "a number between 0 (the parent) and 1 (the strongest of api.edits)"
+        number("schedule.degree", degree, expected, least=0, most=1)
 
     def reads(self) -> Sequence[Data]:
         return ()

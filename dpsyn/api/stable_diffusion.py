@@ -10,7 +10,6 @@ import functools
 import inspect
 import json
 import logging
-import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +29,7 @@ from dpsyn.networks.hub import model_folder, pinned
 from dpsyn.networks.runtime import Runtime, in_batches, placed, running, torch_device, torch_dtype
 from dpsyn.population import Label, Samples
 from dpsyn.randomness import retry_seeds
-from dpsyn.validate import flag, side_lengths, text_or_null
+from dpsyn.validate import flag, number, side_lengths, text_or_null, whole
 
 ATTEMPTS = 5  # images a fresh row gets before it stays black
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -183,8 +182,8 @@ class StableDiffusion(Api):
             raise invalid("schedule.degree", ", ".join(map(str, named)), "strength, and if wanted steps and guidance")
         strength, steps = named["strength"], named.get("steps", self.steps)
         guidance = named.get("guidance", self.guidance)
-        if type(strength) not in (int, float) or not 0 <= strength <= 1:
-            raise invalid("schedule.degree", strength, "a strength between 0 (the parent) and 1 (nothing of it)")
+        expected = "a strength between 0 (the parent) and 1 (nothing of it)"
+        number("schedule.degree", strength, expected, least=0, most=1)
         _check_steps("schedule.degree", steps, guidance)
         if strength > 0 and int(steps * strength) < 1:
             do = f"With {steps} steps the least strength is {1 / steps:.3g}; or take more steps."
@@ -262,10 +261,8 @@ class StableDiffusion(Api):
 
 
 def _check_steps(key: str, steps: Any, guidance: Any) -> None:
-    if type(steps) is not int or steps < 1:
-        raise invalid(f"{key}.steps", steps, "a whole number, 1 or more")
-    if type(guidance) not in (int, float) or not 0 <= guidance < math.inf:
-        raise invalid(f"{key}.guidance", guidance, "a number, 0 or more")
+    whole(f"{key}.steps", steps, 1)
+    number(f"{key}.guidance", guidance, "a number, 0 or more", least=0)
 
 
 @functools.lru_cache(maxsize=1)

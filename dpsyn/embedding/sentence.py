@@ -20,7 +20,7 @@ from dpsyn.marks import PLACE
 from dpsyn.networks.hub import check_revision, fetched, model_folder, quiet_transformers
 from dpsyn.networks.runtime import Runtime, exact, in_batches, torch_device
 from dpsyn.population import Samples
-from dpsyn.validate import flag
+from dpsyn.validate import choice, flag, text_or_null, whole
 
 EXPECTED = "a folder that is there, or a name such as sentence-transformers/all-MiniLM-L6-v2"
 SAFE = ["*.json", "*.txt", "*.model", "*.safetensors", "[0-9]_*/*.bin"]
@@ -56,13 +56,10 @@ class Sentence(Embedding):
 
     def __post_init__(self) -> None:
         check_revision("embedding.revision", self.revision)
-        if self.prompt is not None and not isinstance(self.prompt, str):
-            raise invalid("embedding.prompt", self.prompt, "a text, or null")
-        if self.max_length is not None and (type(self.max_length) is not int or self.max_length < 1):
-            raise invalid("embedding.max_length", self.max_length, "a whole number of tokens, or null")
+        text_or_null("embedding.prompt", self.prompt)
+        whole("embedding.max_length", self.max_length, 1, optional=True)
         flag("embedding.normalize", self.normalize)
-        if self.dtype not in ("float32", "bfloat16"):
-            raise invalid("embedding.dtype", self.dtype, "float32 or bfloat16")
+        choice("embedding.dtype", self.dtype, ("float32", "bfloat16"))
 
     def check(self) -> None:
         """Raises UserError where `model` is neither the folder of a network nor a name on the hub."""

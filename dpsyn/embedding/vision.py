@@ -20,7 +20,7 @@ from dpsyn.networks import tensors
 from dpsyn.networks.hub import check_revision, fetched, model_folder, quiet_transformers
 from dpsyn.networks.runtime import Runtime, exact, in_batches, torch_device
 from dpsyn.population import Samples
-from dpsyn.validate import flag
+from dpsyn.validate import flag, whole
 
 # Mean and deviation of the colours that they were trained on, where no preprocessor_config.json tells.
 CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -54,8 +54,7 @@ class Vision(Embedding):
 
     def __post_init__(self) -> None:
         check_revision("embedding.revision", self.revision)
-        if type(self.size) is not int or self.size < 1:
-            raise invalid("embedding.size", self.size, "a whole number of px")
+        whole("embedding.size", self.size, 1)
         flag("embedding.normalize", self.normalize)
 
     def check(self) -> None:

@@ -36,7 +36,7 @@ from dpsyn.networks.hub import model_folder, pinned
 from dpsyn.population import Label
 from dpsyn.randomness import STREAMS, uniform
 from dpsyn.reading.declarations import read_declared
-from dpsyn.validate import flag, text_or_null
+from dpsyn.validate import flag, number, text_or_null, whole
 
 KEY = "api.prompts.file"
 BLANK = "_"
@@ -90,17 +90,10 @@ class Prompts:
         for key in ("description", "tokenizer"):
             text_or_null(f"api.prompts.{key}", getattr(self, key))
         for key in ("generate_tokens", "min_words", "max_tokens", "typical_words", "max_parent_words"):
-            value, may_lack = getattr(self, key), key in ("typical_words", "max_parent_words")
-            if not (value is None and may_lack) and (type(value) is not int or value < 1):
-                raise invalid(
-                    f"api.prompts.{key}", value, "a whole number, 1 or more" + (", or null" if may_lack else "")
-                )
-        for key in ("word_std", "tokens_per_word"):
-            value = getattr(self, key)
-            if type(value) not in (int, float) or not 0 <= value < math.inf or (key != "word_std" and not value):
-                raise invalid(
-                    f"api.prompts.{key}", value, "a number, 0 or more" if key == "word_std" else "a number over 0"
-                )
+            may_lack = key in ("typical_words", "max_parent_words")
+            whole(f"api.prompts.{key}", getattr(self, key), 1, optional=may_lack)
+        number("api.prompts.word_std", self.word_std, "a number, 0 or more", least=0)
+        number("api.prompts.tokens_per_word", self.tokens_per_word, "a number over 0", above=0)
         flag("api.prompts.keep_lines", self.keep_lines)
 
     def check(self) -> None:
@@ -119,9 +112,8 @@ class Prompts:
 
     def check_degree(self, degree: Any) -> None:
         """Raises UserError for what is no probability."""
-        if isinstance(degree, bool) or not isinstance(degree, int | float) or not 0 <= degree <= 1:
-            expected = "a number between 0 (the parent itself) and 1, the probability that a token of it is blanked"
-            raise invalid("schedule.degree", degree, expected)
+        expected = "a number between 0 (the parent itself) and 1, the probability that a token of it is blanked"
+        number("schedule.degree", degree, expected, least=0, most=1)
 
     def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> list[Request]:
         """One a label. Raises UserError for an unknown placeholder and a label without its words.

@@ -20,10 +20,10 @@ import numpy as np
 from dpsyn import __version__
 from dpsyn.data import Data, said_of
 from dpsyn.embedding import Embedding
-from dpsyn.errors import Missing, UserError, invalid
+from dpsyn.errors import Missing, UserError
 from dpsyn.files import cache_folder, named_by, room_on_disk
 from dpsyn.population import Population, Samples, take
-from dpsyn.validate import whole
+from dpsyn.validate import flag, whole
 
 ODD = np.uint64(0x9E3779B97F4A7C15)
 
@@ -65,9 +65,8 @@ def check_settings(metric: Any, name: str, least: Mapping[str, int]) -> None:
     """
     for key, at_least in least.items():
         whole(f"metric.parts.{name}.{key}", getattr(metric, key), at_least)
-    public = getattr(metric, "public", False)  # what is always private, or always public, has no such setting
-    if type(public) is not bool:
-        raise invalid(f"metric.parts.{name}.public", public, "true or false")
+    # what is always private, or always public, has no such setting
+    flag(f"metric.parts.{name}.public", getattr(metric, "public", False))
 
 
 def check_real(data: Data | None) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from dpsyn.errors import invalid, missing
 from dpsyn.files import folder, public_cache, write
+from dpsyn.validate import name_or_null
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -42,8 +43,7 @@ def check_revision(key: str, revision: str | None) -> None:
     key: the setting.
     revision: what it is set to; None: the newest at the first use.
     """
-    if revision is not None and (not isinstance(revision, str) or not revision.strip()):
-        raise invalid(key, revision, "a commit, a tag or a branch on the hub, or null: the newest at the first use")
+    name_or_null(key, revision, "a commit, a tag or a branch on the hub, or null: the newest at the first use")
 
 
 @functools.cache

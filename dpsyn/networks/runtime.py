@@ -14,10 +14,9 @@ from typing import Any, Literal, TypeVar
 from dpsyn.errors import UserError, invalid
 from dpsyn.marks import PLACE
 from dpsyn.threads import free_threads
-from dpsyn.validate import choice, flag, whole
+from dpsyn.validate import choice, flag, name_or_null, whole
 
 T = TypeVar("T")
-DEVICE = r"auto|cpu|cuda(:\d+)?"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 fitting: dict[str, int] = {}  # rows of a kind of work that fit, once memory ran out
@@ -54,10 +53,8 @@ class Runtime:
         for key in ("batch_size", "network_batch_size"):
             whole(f"runtime.{key}", getattr(self, key), 1)
         whole("runtime.shards", self.shards, 1, optional=True)
-        if self.workers is not None and (type(self.workers) is not int or self.workers < 0):
-            raise invalid("runtime.workers", self.workers, "a whole number, 0 or more, or null for one a core")
-        if not re.fullmatch(DEVICE, str(self.device)):
-            raise invalid("runtime.device", self.device, "auto, cpu, cuda or cuda:1")
+        whole("runtime.workers", self.workers, optional=True)
+        device_name("runtime.device", self.device)
         if self.devices is not None and (
             isinstance(self.devices, str)
             or not self.devices
@@ -101,13 +98,21 @@ class OnRay(Runtime):
         if self.devices is not None:
             raise invalid("runtime.devices", self.devices, "null on Ray", "Say runtime.makers and runtime.gpus.")
         for key in ("address", "private_folder"):
-            value = getattr(self, key)
-            if value is not None and (not isinstance(value, str) or not value):
-                raise invalid(f"runtime.{key}", value, "a text, or null")
+            name_or_null(f"runtime.{key}", getattr(self, key))
 
     @property
     def places(self) -> int:
         return self.makers
+
+
+def device_name(key: str, value: Any) -> None:
+    """Raises UserError for what names no device, here or elsewhere.
+
+    key: the setting, as it is typed.
+    value: what it was set to.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(value)):
+        raise invalid(key, value, "auto, cpu, cuda or cuda:1")
 
 
 def check_device(device: str) -> None:

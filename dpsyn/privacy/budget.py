@@ -16,10 +16,10 @@ from typing import Literal
 
 import numpy as np
 
-from dpsyn.errors import UserError, invalid, one_of
+from dpsyn.errors import UserError, invalid
 from dpsyn.privacy.exact import epsilon as convolved
 from dpsyn.privacy.exact import hit_rates
-from dpsyn.validate import whole
+from dpsyn.validate import choice, whole
 
 GRID = 1024  # a user's votes are scaled to an L2 norm of at most one on the integers divided by this
 SUMS_GRID = 2**20  # so are sums of vectors: fine beside an entry of a unit vector that a user's rows share
@@ -84,13 +84,9 @@ class Settings:
     max_joint_epsilon: float | None = None
 
     def __post_init__(self) -> None:
-        for key, allowed in (
-            ("unit", ("record", "user")),
-            ("adjacency", ("add_remove", "replace")),
-            ("noise", ("system", "insecure_seeded", "none")),
-        ):
-            if getattr(self, key) not in allowed:
-                raise invalid(f"privacy.{key}", getattr(self, key), one_of(allowed))
+        choice("privacy.unit", self.unit, ("record", "user"))
+        choice("privacy.adjacency", self.adjacency, ("add_remove", "replace"))
+        choice("privacy.noise", self.noise, ("system", "insecure_seeded", "none"))
         for key, least in (("votes_per_record", 1), ("accept_lost_draws", 0)):
             whole(f"privacy.{key}", getattr(self, key), least)
         for key in ("epsilon", "delta", "noise_multiplier", "accept_joint_epsilon", "max_joint_epsilon"):

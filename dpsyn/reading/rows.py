@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from dpsyn.errors import UserError, invalid, one_of
+from dpsyn.errors import UserError, invalid
 from dpsyn.population import Label
 from dpsyn.reading.spelling import canonical
+from dpsyn.validate import choice, name_or_null, number, whole
 
 T = TypeVar("T")
 
@@ -627,15 +628,11 @@ def check_declared(
     max_refused: share of the rows that may be refused, 0 to 1.
     max_adjusted: share of a column's cells that may be adjusted, 0 to 1.
     """
-    if id is not None and (not isinstance(id, str) or not id):
-        raise invalid("data.id", id, "a name or null")
-    if records is not None and (type(records) is not int or records < 1):
-        raise invalid("data.records", records, "a whole number, 1 or more, or null")
-    if on_error not in ("refuse", "skip"):
-        raise invalid("data.on_error", on_error, one_of(["refuse", "skip"]))
-    for key, share in (("max_refused", max_refused), ("max_adjusted", max_adjusted)):
-        if type(share) not in (int, float) or not 0 <= share <= 1:
-            raise invalid(f"data.{key}", share, "a share between 0 and 1")
+    name_or_null("data.id", id, "a name, or null")
+    whole("data.records", records, 1, optional=True)
+    choice("data.on_error", on_error, ("refuse", "skip"))
+    number("data.max_refused", max_refused, "a share between 0 and 1", least=0, most=1)
+    number("data.max_adjusted", max_adjusted, "a share between 0 and 1", least=0, most=1)
 
 
 def guarded(rows: Iterator[T], path: str | None) -> Iterator[T]:

@@ -99,8 +99,7 @@ def steps(
     A mapping of degrees may hold lists too: `{font: [0.8, 0.4], size: 3}`.
     Raises UserError for a list of another length.
     """
-    if isinstance(releases, bool) or not isinstance(releases, int) or releases < 1:
-        raise invalid("schedule.releases", releases, "a whole number, 1 or more")
+    whole("schedule.releases", releases, 1)
 
     def at(key: str, value: object, t: int) -> object:
         if isinstance(value, Mapping):

@@ -18,6 +18,7 @@ from dpsyn.networks.runtime import Runtime
 from dpsyn.population import Label, Samples
 from dpsyn.randomness import uniform
 from dpsyn.threads import processors
+from dpsyn.validate import number, side_lengths
 
 OFTEN_NONE = ("facial_hair", "accessory")  # python_avatars draws NONE half of the time, any value else
 
@@ -41,8 +42,7 @@ class Avatar(Api):
     runtime: Runtime = Runtime()
 
     def __post_init__(self) -> None:
-        if not _whole(self.image_size, 2) or min(self.image_size) < 1:
-            raise invalid("api.image_size", self.image_size, "[height, width] px")
+        side_lengths("api.image_size", self.image_size)
         if self.crop is not None:
             good = _whole(self.crop, 4) and min(self.crop) >= 0
             if not good or not (self.crop[0] < self.crop[2] <= WIDTH and self.crop[1] < self.crop[3] <= HEIGHT):
@@ -65,10 +65,8 @@ class Avatar(Api):
 
     def check_degree(self, degree: Degree) -> None:
         """Raises UserError for what is no degree."""
-        if isinstance(degree, bool | Mapping) or not isinstance(degree, int | float) or not 0 <= degree <= 1:
-            raise invalid(
-                "schedule.degree", degree, "one number, 0 to 1: the probability that a parameter is drawn anew"
-            )
+        expected = "one number, 0 to 1: the probability that a parameter is drawn anew"
+        number("schedule.degree", degree, expected, least=0, most=1)
 
     def reads(self) -> Sequence[Data]:
         return ()

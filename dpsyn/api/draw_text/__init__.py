@@ -23,7 +23,7 @@ from dpsyn.errors import UserError, invalid, missing
 from dpsyn.marks import PLACE
 from dpsyn.population import Label, Samples, take
 from dpsyn.randomness import uniform
-from dpsyn.validate import number
+from dpsyn.validate import number, side_lengths
 
 CHUNK = 512  # rows drawn at once
 SMALL = 0.7  # of its size is a text drawn to be measured, so that what sticks out is seen
@@ -87,16 +87,9 @@ class DrawText(Api):
         if self.stretch[0] <= 0:
             raise invalid("api.stretch", list(self.stretch), "over 0")
         for name in ("shift", "warp", "pressure"):
-            if type(getattr(self, name)) not in (int, float) or not 0 <= getattr(self, name) < np.inf:
-                raise invalid(f"api.{name}", getattr(self, name), "px, 0 or more")
+            number(f"api.{name}", getattr(self, name), "px, 0 or more", least=0)
         number("api.flourish", self.flourish, "a share, 0 to 1", least=0, most=1)
-        sides = self.image_size
-        if (
-            not isinstance(sides, Sequence)
-            or len(sides) != 2
-            or not all(type(side) is int and side > 0 for side in sides)
-        ):
-            raise invalid("api.image_size", self.image_size, "[height, width] px")
+        side_lengths("api.image_size", self.image_size)
         if type(self.box) is not int or not 0 <= self.box <= min(self.image_size):
             raise invalid("api.box", self.box, "px, a whole number, at most the size of the image; 0: no box")
         if np.shape(self.background) != np.shape(self.foreground) or np.shape(self.background) not in ((), (3,)):
@@ -209,8 +202,7 @@ class DrawText(Api):
 
     def _degrees(self, degree: Degree) -> dict[str, float]:
         for value in degree.values() if isinstance(degree, Mapping) else [degree]:
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < np.inf:
-                raise invalid("schedule.degree", value, "a number, 0 or more, or one for each trait")
+            number("schedule.degree", value, "a number, 0 or more, or one for each trait", least=0)
         if not isinstance(degree, Mapping):
             fraction = float(degree)
             width = {name: fraction * float(np.ptp(getattr(self, name))) for _, name in (*self._whole, *self._real)}

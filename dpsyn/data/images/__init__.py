@@ -33,6 +33,7 @@ from dpsyn.reading.rows import (
 )
 from dpsyn.reading.sources import Source, class_names, commit, floating, hub_stream, name_below, root
 from dpsyn.reading.spelling import LOST_DIGITS, Users, canonical, has_lost_digits, unit_of
+from dpsyn.validate import choice, whole
 
 IMAGE = "\0image"  # in a Row, whatever the column is called
 
@@ -97,10 +98,8 @@ class Images:
             raise invalid("data.size", self.size, "[height, width] in px, or null")
         if self.center_crop and self.size is None:
             raise invalid("data.center_crop", True, "data.size=[height,width] beside it")
-        if self.mode not in ("L", "RGB"):
-            raise invalid("data.mode", self.mode, "L (grey) or RGB")
-        if self.bits is not None and (type(self.bits) is not int or not 9 <= self.bits <= 16):
-            raise invalid("data.bits", self.bits, "a whole number from 9 to 16, or null: as each file says")
+        choice("data.mode", self.mode, ("L", "RGB"))
+        whole("data.bits", self.bits, 9, optional=True, most=16)
         check_declared(self.id, self.records, self.on_error, self.max_refused, self.max_adjusted)
 
     @functools.cached_property
