@@ -33,7 +33,7 @@ def answer_key(*asked: Any) -> bytes:
 
 
 class Answers:
-    """`with Answers(folder) as answers`: values by key, JSON or bytes of images, in one SQLite file for its owner alone,
+    """`with Answers(folder) as answers`: values by key, JSON or bytes, in one SQLite file for its owner alone,
     in this folder of the cache.
 
     `put` returns at once; a thread commits together what came within GATHERING, and each commit is on disk before the

@@ -34,7 +34,9 @@ class Scored:
 def places(atoms: Sequence[np.ndarray], columns: Sequence[Scored | None], rng: np.random.Generator) -> list[F64]:
     """Of each value its place in its cell, float64 [n], 0 to 1: evenly spaced in each cell.
 
-    atoms: of each column, whole numbers [n]. columns: None for one without an order.
+    atoms: of each column, whole numbers [n].
+    columns: of the table; None for one without an order.
+    rng: draws the order of what nothing tells apart.
     """
     n = len(atoms[0])
     scored = [j for j, column in enumerate(columns) if column is not None]

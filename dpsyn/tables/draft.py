@@ -100,7 +100,11 @@ class Dialect:
 
 
 def draft(path: str, delimiter: str | None = None, encoding: str | None = None) -> str:
-    """The text of a yaml. delimiter, encoding: of a csv; None: as its first lines look.
+    """The text of a yaml that declares the columns of a file.
+
+    path: a file, a folder or a pattern.
+    delimiter: of a csv; None: as its first lines look.
+    encoding: of a csv; None: as its first lines look.
 
     Raises UserError for what cannot be read.
     """
