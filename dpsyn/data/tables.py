@@ -13,15 +13,15 @@ from dpsyn.data import Batches, Records, Refusal
 from dpsyn.errors import did_you_mean, invalid, one_of
 from dpsyn.marks import PLACE
 from dpsyn.population import Label, Samples
+from dpsyn.reading.labels import check_declared
+from dpsyn.reading.lines import DELIMITERS
 from dpsyn.reading.rows import (
-    DELIMITERS,
     GROUPING,
     NOT_UTF8,
     Broken,
     Columns,
     Row,
     Span,
-    check_declared,
     excerpt,
     guarded,
     is_utf8,

@@ -13,20 +13,8 @@ from dpsyn.data import Batches, Records, Refusal
 from dpsyn.errors import invalid
 from dpsyn.marks import PLACE
 from dpsyn.population import Samples
-from dpsyn.reading.rows import (
-    NOT_UTF8,
-    Broken,
-    Columns,
-    Row,
-    Span,
-    check_declared,
-    combinations,
-    excerpt,
-    guarded,
-    is_utf8,
-    label_sources,
-    labeller,
-)
+from dpsyn.reading.labels import check_declared, combinations, label_sources, labeller
+from dpsyn.reading.rows import NOT_UTF8, Broken, Columns, Row, Span, excerpt, guarded, is_utf8
 from dpsyn.reading.sources import Source
 from dpsyn.reading.spelling import LOST_DIGITS, Users, canonical, has_lost_digits, unit_of
 from dpsyn.validate import whole

@@ -25,6 +25,7 @@ from typing import Any
 
 from dpsyn.errors import check_packages, invalid, missing, one_of
 from dpsyn.networks.hub import check_revision, commit_of
+from dpsyn.reading.lines import check_jsonl, csv_cuts, csv_names, csv_rows, jsonl_cuts, jsonl_rows
 from dpsyn.reading.rows import (
     Broken,
     Columns,
@@ -32,14 +33,8 @@ from dpsyn.reading.rows import (
     Span,
     as_text,
     bad_unit,
-    check_jsonl,
-    csv_cuts,
-    csv_names,
-    csv_rows,
     is_bytes,
     is_text,
-    jsonl_cuts,
-    jsonl_rows,
     parquet_rows,
     parquet_schema,
 )

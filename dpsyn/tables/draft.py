@@ -23,7 +23,8 @@ import numpy as np
 import yaml
 
 from dpsyn.errors import UserError, invalid, one_of
-from dpsyn.reading.rows import GROUPING, Broken, Columns, Row, delimiter_of, encoding_of, is_utf8, plain_number
+from dpsyn.reading.lines import delimiter_of, encoding_of
+from dpsyn.reading.rows import GROUPING, Broken, Columns, Row, is_utf8, plain_number
 from dpsyn.reading.sources import Source
 from dpsyn.reading.spelling import canonical
 from dpsyn.tables import times

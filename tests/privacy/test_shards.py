@@ -29,7 +29,8 @@ from dpsyn.privacy.marginals import Marginal
 from dpsyn.privacy.nearest import search_on
 from dpsyn.privacy.query import CellCounts, CellScores, LabelCounts, Nearest
 from dpsyn.privacy.votes import unseal
-from dpsyn.reading.rows import Span, csv_cuts, csv_rows
+from dpsyn.reading.lines import csv_cuts, csv_rows
+from dpsyn.reading.rows import Span
 from dpsyn.reading.sources import Source
 
 PIXELS = Pixels(size=[8, 8], blur=0.5, directions=0, pool=1)

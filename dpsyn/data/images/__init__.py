@@ -17,20 +17,8 @@ from dpsyn.data.images.files import HEIF, ONLY_A_PATH, pixels_of
 from dpsyn.errors import invalid, missing
 from dpsyn.marks import PLACE
 from dpsyn.population import Label, Samples
-from dpsyn.reading.rows import (
-    Broken,
-    Columns,
-    Span,
-    as_text,
-    check_declared,
-    combinations,
-    excerpt,
-    guarded,
-    label_sources,
-    labeller,
-    parquet_batches,
-    parquet_schema,
-)
+from dpsyn.reading.labels import check_declared, combinations, label_sources, labeller
+from dpsyn.reading.rows import Broken, Columns, Span, as_text, excerpt, guarded, parquet_batches, parquet_schema
 from dpsyn.reading.sources import Source, class_names, commit, floating, hub_stream, name_below, root
 from dpsyn.reading.spelling import LOST_DIGITS, Users, canonical, has_lost_digits, unit_of
 from dpsyn.validate import choice, whole
