@@ -36,7 +36,11 @@ PICTURED = 20  # samples of a label that are read for the picture
 
 
 def carry_out(job: Job, screen: Screen) -> Path:
-    """Runs, or resumes, the job. Returns the folder with the results. Raises UserError."""
+    """Runs, or resumes, the job. Returns the folder with the results. Raises UserError.
+
+    job: the parts of the run.
+    screen: where its progress is shown.
+    """
     check(job)
     for device in [job.runtime.device, *(job.runtime.devices or [])]:
         check_device(device)

@@ -16,10 +16,10 @@ from typing import Literal
 
 import numpy as np
 
-from dpsyn.errors import UserError, invalid, one_of
+from dpsyn.errors import UserError, invalid
 from dpsyn.privacy.exact import epsilon as convolved
 from dpsyn.privacy.exact import hit_rates
-from dpsyn.validate import whole
+from dpsyn.validate import choice, whole
 
 GRID = 1024  # a user's votes are scaled to an L2 norm of at most one on the integers divided by this
 SUMS_GRID = 2**20  # so are sums of vectors: fine beside an entry of a unit vector that a user's rows share
@@ -84,13 +84,9 @@ class Settings:
     max_joint_epsilon: float | None = None
 
     def __post_init__(self) -> None:
-        for key, allowed in (
-            ("unit", ("record", "user")),
-            ("adjacency", ("add_remove", "replace")),
-            ("noise", ("system", "insecure_seeded", "none")),
-        ):
-            if getattr(self, key) not in allowed:
-                raise invalid(f"privacy.{key}", getattr(self, key), one_of(allowed))
+        choice("privacy.unit", self.unit, ("record", "user"))
+        choice("privacy.adjacency", self.adjacency, ("add_remove", "replace"))
+        choice("privacy.noise", self.noise, ("system", "insecure_seeded", "none"))
         for key, least in (("votes_per_record", 1), ("accept_lost_draws", 0)):
             whole(f"privacy.{key}", getattr(self, key), least)
         for key in ("epsilon", "delta", "noise_multiplier", "accept_joint_epsilon", "max_joint_epsilon"):
@@ -174,6 +170,8 @@ class Release:
 def calibrated(settings: Settings, releases: Sequence[Release], sigma: float | None = None) -> Budget:
     """The budget of some releases: what one costs, moves / sigma^2, is in proportion to its share.
 
+    settings: privacy settings, with a target epsilon or a noise multiplier.
+    releases: in their order.
     sigma: the least, as calibrated when the run began; it is verified, not computed again. None: calibrate.
     """
     if not releases:
@@ -209,7 +207,11 @@ def calibrated(settings: Settings, releases: Sequence[Release], sigma: float | N
 
 def records_in_a_vote(charge: Charge, moves: int) -> float:
     """What one vote of a release stands for. Under the user unit a user with one row is spread over all entries that a
-    record moves, by a vote of norm one."""
+    record moves, by a vote of norm one.
+
+    charge: of the release.
+    moves: entries of the answer that a record moves.
+    """
     return 1.0 if charge.grid == 1 else math.sqrt(moves)
 
 
@@ -222,11 +224,16 @@ def multiplier(settings: Settings) -> float:
 
 
 def epsilon_of(charges: Sequence[Charge], delta: float, adjacency: Adjacency) -> float:
-    """Epsilon of all charges together. Raises UserError where accountant and exact convolution disagree."""
+    """Epsilon of all charges together. Raises UserError where accountant and exact convolution disagree.
+
+    charges: in any order.
+    delta: of the statement.
+    adjacency: how neighbouring data sets differ.
+    """
     if not charges:
         return 0.0
     gaussians = tuple(sorted(_gaussians(charges, adjacency).items()))
-    epsilon = _accounted(gaussians, delta)
+    epsilon = accounted(gaussians, delta)
     exact = _exact(gaussians, delta)
     if not exact * (1 - BELOW) - 1e-9 <= epsilon <= exact * (1 + ABOVE) + 1e-4:
         raise UserError(
@@ -236,13 +243,23 @@ def epsilon_of(charges: Sequence[Charge], delta: float, adjacency: Adjacency) ->
 
 
 def exact_epsilon(charges: Sequence[Charge], delta: float, adjacency: Adjacency) -> float:
-    """Epsilon of all charges together, by exact convolution alone."""
+    """Epsilon of all charges together, by exact convolution alone.
+
+    charges: in any order.
+    delta: of the statement.
+    adjacency: how neighbouring data sets differ.
+    """
     return _exact(tuple(sorted(_gaussians(charges, adjacency).items())), delta) if charges else 0.0
 
 
 def largest_hit_rates(charges: Sequence[Charge], adjacency: Adjacency, false_alarms: np.ndarray) -> np.ndarray:
     """What share of the units in the data any attacker finds at most, float64 [n], who takes these shares of those that
-    are not in them for ones that are."""
+    are not in them for ones that are.
+
+    charges: in any order.
+    adjacency: how neighbouring data sets differ.
+    false_alarms: float64 [n], between 0 and 1.
+    """
     return hit_rates(_gaussians(charges, adjacency), false_alarms)
 
 
@@ -252,7 +269,7 @@ def _exact(gaussians: tuple[tuple[tuple[float, bool], int], ...], delta: float) 
 
 
 @functools.lru_cache(maxsize=4096)
-def _accounted(gaussians: tuple[tuple[tuple[float, bool], int], ...], delta: float) -> float:
+def accounted(gaussians: tuple[tuple[tuple[float, bool], int], ...], delta: float) -> float:
     from dp_accounting.pld import privacy_loss_distribution as pld
 
     parts = [
@@ -274,7 +291,12 @@ def _accounted(gaussians: tuple[tuple[tuple[float, bool], int], ...], delta: flo
 
 
 def closed_form(charges: Sequence[Charge], delta: float, adjacency: Adjacency) -> float:
-    """Epsilon of the continuous Gaussians with the same noise: exact for them, near for the discrete ones."""
+    """Epsilon of the continuous Gaussians with the same noise: exact for them, near for the discrete ones.
+
+    charges: in any order.
+    delta: of the statement.
+    adjacency: how neighbouring data sets differ.
+    """
     from scipy.optimize import brentq
     from scipy.special import log_ndtr
 

@@ -74,7 +74,17 @@ def statement(
     runs: Sequence[Entry],
     records: int | None,
 ) -> bytes:
-    """JSON. receipts: those released so far. public: all settings that are assumed public. runs: on the same data."""
+    """`privacy.json`, as bytes of JSON.
+
+    settings: privacy settings of the run.
+    budget: of its declared schedule.
+    lost: charges of draws whose receipts are gone.
+    receipts: files of those released so far.
+    public: all settings that are assumed public.
+    data_id: the declared name of the data; None: it has none.
+    runs: entries of the account on the same data, this one too.
+    records: the declared number of records; None: it is not declared.
+    """
     digests = {int(path.stem): sha256(path) for path in receipts}
     if not settings.is_private:
         return as_json(unprotected(settings.noise, budget.charges, digests))
@@ -105,7 +115,12 @@ def as_json(document: Mapping[str, Any]) -> bytes:
 
 
 def unprotected(noise: str, charges: Sequence[Charge], receipts: Mapping[int, str]) -> dict[str, Any]:
-    """Written instead of a statement where the noise is not the system's."""
+    """Written instead of a statement where the noise is not the system's.
+
+    noise: `privacy.noise`.
+    charges: declared; their sigma protects nobody.
+    receipts: digests by iteration.
+    """
     return {
         "format": FORMAT,
         "status": "NOT PRIVATE" if noise == "none" else "INSECURE NOISE",
@@ -151,7 +166,11 @@ def document(facts: Facts) -> dict[str, Any]:
 
 
 def format_delta(delta: float, digits: int = 6) -> str:
-    """Rounded up to so many digits: what is shown is never less than what is promised."""
+    """Rounded up to so many digits: what is shown is never less than what is promised.
+
+    delta: above 0.
+    digits: significant ones.
+    """
     rounded = Context(prec=digits, rounding=ROUND_CEILING).create_decimal(Decimal(repr(delta)))
     return f"{float(rounded):g}"
 

@@ -75,7 +75,12 @@ class Images:
 
 
 def images(sample: Population, labels: Sequence[str], most: int) -> Images:
-    """most: labels with a mean image."""
+    """What the page shows of images.
+
+    sample: rows of the synthetic data.
+    labels: names of the labels.
+    most: labels with a mean image.
+    """
     content = sample.samples.content
     present = np.unique(sample.labels)[:most]
     means = [(labels[i], content[sample.labels == i].mean(0).round().astype(np.uint8)) for i in present]
@@ -98,7 +103,12 @@ def _picture(image: Array) -> Image.Image:
 
 
 def texts(sample: Population, labels: Sequence[str], most: int) -> Texts:
-    """most: labels whose telling words are looked for."""
+    """What the page shows of texts.
+
+    sample: rows of the synthetic data.
+    labels: names of the labels.
+    most: labels whose telling words are looked for.
+    """
     content = [str(text)[:20_000] for text in sample.samples.content]
     words = [re.findall(r"\w+(?:['\u2019]\w+)*", text.lower()) for text in content]
     distinct = []

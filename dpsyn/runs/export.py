@@ -28,11 +28,16 @@ FORMATS = ("csv", "jsonl", "parquet", "imagefolder", "npz")
 
 
 def export(run: RunDirectory, to: Path, form: str, iteration: int | None = None, everything: bool = False) -> int:
-    """Writes the folder `to` and returns how many rows it holds.
+    """Writes a folder and returns how many rows it holds.
 
+    run: a finished or an interrupted one.
+    to: the folder, which is not there or empty.
+    form: one of FORMATS.
     iteration: None for the final data set, a number for what survived that iteration's vote (of iteration 0: all).
-    everything: of an iteration also the fresh variations that nobody has voted for.
-    Besides the data the folder gets the run's privacy.json. Raises UserError for what is not there or does not fit.
+    everything: of an iteration also the fresh variations that nobody has voted for. Besides the data the folder gets
+        the run's privacy.json.
+
+    Raises UserError for what is not there or does not fit.
     """
     if form not in FORMATS:
         raise invalid("--format", form, one_of(FORMATS))
@@ -114,9 +119,13 @@ def _rows(
     return [*columns, *named], zip(*columns.values(), *named.values(), strict=True)
 
 
-def _csv(population: Population, labels: Sequence[Label]) -> Files:
-    """Not by the csv module: before Python 3.11.9 and 3.12.3 it leaves a lone carriage return without quotes, and who
-    reads the file finds two rows."""
+def as_csv(population: Population, labels: Sequence[Label]) -> Files:
+    """The files of a csv. Not by the csv module: before Python 3.11.9 and 3.12.3 it leaves a lone carriage return
+    without quotes, and who reads the file finds two rows.
+
+    population: of texts or table rows.
+    labels: as declared.
+    """
     names, rows = _rows(population, labels, decimals=True)
     lines = [",".join(map(_quoted, names)), *(",".join(map(_quoted, row)) for row in rows)]
     # a line with nothing in it would be taken for no row
@@ -131,7 +140,7 @@ def _quoted(value: Any) -> str:
     return '"{}"'.format(text.replace('"', '""')) if not text or UNSAFE.search(text) else text
 
 
-def _jsonl(population: Population, labels: Sequence[Label]) -> Files:
+def as_jsonl(population: Population, labels: Sequence[Label]) -> Files:
     names, rows = _rows(population, labels)
     lines = (json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False, default=str) + "\n" for row in rows)
     yield "data.jsonl", "".join(lines).encode()
@@ -179,4 +188,4 @@ def _words(values: np.ndarray) -> np.ndarray:
     return np.array(["" if value is None else value for value in values], str)
 
 
-WRITERS = {"csv": _csv, "jsonl": _jsonl, "parquet": _parquet, "imagefolder": _imagefolder, "npz": _npz}
+WRITERS = {"csv": as_csv, "jsonl": as_jsonl, "parquet": _parquet, "imagefolder": _imagefolder, "npz": _npz}

@@ -41,16 +41,24 @@ def runs_of(column: CodedColumn) -> I64 | None:
 
 
 def with_runs(noisy: F64, of_runs: F64, runs: I64) -> F64:
-    """Noisy counts of codes, float64 [codes], made to agree with those of their runs of the same noise, float64 [runs]:
-    the least squares."""
+    """Noisy counts of codes made to agree with those of their runs, of the same noise, by least squares, float64
+    [codes].
+
+    noisy: float64 [codes].
+    of_runs: float64 [runs].
+    runs: int64 [codes], the run of each code.
+    """
     sizes = np.bincount(runs)
     adjusted: F64 = noisy + ((of_runs - np.bincount(runs, noisy)) / (1 + sizes))[runs]
     return adjusted
 
 
 def variance_of(codes: F64 | I64, run: float) -> F64:
-    """Of what so many codes next to each other hold, in that of a code's noise. run: how many codes one has that is
-    counted too; inf where none is."""
+    """The variance of what so many codes next to each other hold, in that of a code's noise.
+
+    codes: how many, of any shape.
+    run: codes of a run that is counted too; inf where none is.
+    """
     codes = np.asarray(codes, np.float64)
     found: F64 = codes * np.where(codes > run, 1 / (1 + run), 1 - codes / (1 + run))
     return found
@@ -65,9 +73,10 @@ def denoised(noisy: np.ndarray, column: CodedColumn, sigma: float, total: float,
     """A column's counts, non-negative, of the sum `total`; those of an order are smoothed, those of many values without
     one shrunk.
 
-    noisy: float64 [codes].
-    sigma: the standard deviation of a code's noise.
-    total: in records.
+    noisy: counts [codes].
+    column: whose codes they are.
+    sigma: standard deviation of the noise, in counts.
+    total: what the result sums up to.
     run: codes of a run, where counts agree with those of runs (see `with_runs`).
     """
     noisy = noisy.astype(np.float64)
@@ -159,7 +168,8 @@ def nested_bins(mass: np.ndarray, column: CodedColumn, atoms: int) -> tuple[np.n
 
     A missing value is a cell of its own among the atoms, and next to the last code below.
 
-    mass: float64 [codes].
+    mass: float64 [codes], 0 or more.
+    column: whose codes they are.
     atoms: cells at most.
     """
     finest = max(1, min(atoms, int((mass > 0).sum())))
@@ -207,6 +217,9 @@ def _lightest_together(groups: list[list[int]], weights: np.ndarray, until: int)
 def codes_within(atoms: np.ndarray, mass: np.ndarray, chosen: np.ndarray, places: F64) -> np.ndarray:
     """A code of every chosen atom, by the mass of the codes; evenly where an atom has none. int64 [n].
 
+    atoms: int64 [codes], the atom of each code.
+    mass: float64 [codes].
+    chosen: int64 [n], atoms.
     places: float64 [n], 0 to 1: which part of the atom's mass lies below.
     """
     order = np.argsort(atoms, kind="stable")

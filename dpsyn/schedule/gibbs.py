@@ -76,12 +76,21 @@ class State:
 
 
 def start(columns: Sequence[CodedColumn], labels: int, records: int) -> State:
-    """Nothing is known yet. labels: how many, 1 for none. records: as declared."""
+    """Nothing is known yet.
+
+    columns: of the table, in codes.
+    labels: how many, 1 for none.
+    records: as declared.
+    """
     return State(tuple(columns), labels, records)
 
 
 def next_query(state: State, release: CellRelease) -> CellCounts:
-    """What a release asks, from noisy answers alone."""
+    """What a release asks, from noisy answers alone.
+
+    state: what is known.
+    release: that is to be made.
+    """
     d = len(state.columns)
     if release.kind == "marginals":
         every = [Marginal((j,), (np.arange(column.codes),)) for j, column in enumerate(state.columns)]
@@ -110,7 +119,14 @@ def next_query(state: State, release: CellRelease) -> CellCounts:
 
 
 def update(state: State, release: CellRelease, query: CellCounts, answer: Answer, rng: np.random.Generator) -> State:
-    """What is known after the answer to the query of a release."""
+    """What is known after the answer to the query of a release.
+
+    state: what was known.
+    release: that was made.
+    query: that was asked.
+    answer: to it, in records.
+    rng: draws the population.
+    """
     noisy, sigma = np.asarray(answer.values, np.float64), answer.deviation
     if isinstance(query, CellScores):
         return replace(state, chosen=_best(state, release, query, noisy, sigma))
@@ -134,6 +150,11 @@ def sample(state: State, rows: int, rng: np.random.Generator, settle: bool = Tru
     """The population settles, and synthetic rows are made of it. codes int32 [rows, d], labels int64 [rows], shuffled.
 
     More rows than the population has are its copies, moved on by themselves for some sweeps.
+
+    state: what is known.
+    rows: of the table.
+    rng: draws them.
+    settle: whether the population is moved on before.
     """
     state = _evolve(state, np.linspace(1, 0.1, SWEEPS).tolist(), rng) if settle else state
     order = np.argsort(state.rows[:, LABEL], kind="stable")  # evenly spaced rows of it: shares of the labels stay
@@ -264,7 +285,12 @@ def _counts(counter: Counter, rows: np.ndarray) -> list[np.ndarray]:
 
 
 def redraws(state: State, measurements: Sequence[Measurement], rows: int) -> list[Redraw]:
-    """How each column is drawn, given the others. rows: how many will be."""
+    """How each column is drawn, given the others.
+
+    state: what is known.
+    measurements: that count.
+    rows: how many will be drawn.
+    """
     about = [list[tuple[Measurement, np.ndarray]]() for _ in state.columns]
     for m in measurements:
         force = m.force

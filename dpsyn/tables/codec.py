@@ -84,7 +84,11 @@ def coded_columns(schema: Schema) -> tuple[CodedColumn, ...]:
 
 
 def encode(schema: Schema, content: np.ndarray) -> np.ndarray:
-    """int32 [n, columns that are no labels], each 0 or more and below its number of codes."""
+    """Codes int32 [n, columns that are no labels], each 0 or more and below its number of codes.
+
+    schema: of the rows.
+    content: table rows [n], none of which breaks a constraint.
+    """
     below = _below(schema)
     table = np.empty((len(content), len(schema.features)), np.int32)
     for at, column in enumerate(schema.features):
@@ -100,10 +104,15 @@ def encode(schema: Schema, content: np.ndarray) -> np.ndarray:
 
 
 def decode(schema: Schema, table: np.ndarray, labels: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-    """Content [n] of codes, int [n, columns that are no labels], and labels, int64 [n]; none breaks a constraint.
+    """Table rows [n], none of which breaks a constraint.
 
     A number is uniform over the places of its cell that are not below the columns that it is above, by its row's own
-    seed, uint64 [n]. Raises ValueError for a code that a column does not have.
+    seed. Raises ValueError for a code that a column does not have.
+
+    schema: of the rows.
+    table: codes, int [n, columns that are no labels].
+    labels: int64 [n].
+    seeds: uint64 [n].
     """
     content = np.empty(len(table), schema.dtype)
     for start in range(0, len(table), BLOCK):
