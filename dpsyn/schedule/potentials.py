@@ -105,6 +105,7 @@ def pulled(m: Measurement, held: np.ndarray, scale: float, part: float) -> Measu
     """A part of Newton's step to the most likely potentials, as if each block and cell stood alone, the coarse ones
     first: the finer ones see what these will have moved.
 
+    m: before the step.
     held: counts of the population, of the marginal's shape.
     scale: rows per record.
     part: of the step, 0 to 1.

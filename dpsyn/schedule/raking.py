@@ -31,6 +31,7 @@ def raked(measurements: Sequence[Measurement], rows: np.ndarray, scale: float, r
     measurements: what the counts should be.
     rows: whole numbers [n, d + 1], the label last.
     scale: rows per record.
+    rng: where the evenly spaced points begin.
     """
     asked = [(m, cell_of(m.marginal, rows)) for m in measurements if m.marginal.columns != (LABEL,)]
     log_weights, pulls = np.zeros(len(rows)), [np.zeros(m.noisy.size) for m, _ in asked]

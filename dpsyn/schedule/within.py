@@ -58,7 +58,11 @@ def scores(mass: F64, missing: int | None) -> Scores:
 
 
 def copula(rows: np.ndarray, columns: Sequence[Scores | None]) -> Copula:
-    """Fitted to a population. rows: whole numbers [n, d or more], its atoms."""
+    """Fitted to a population.
+
+    rows: whole numbers [n, d or more], its atoms.
+    columns: the scores of each of the d; None for one without an order.
+    """
     middles = [column.middle[rows[:, j]] for j, column in enumerate(columns) if column is not None]
     values = np.array(middles).reshape(len(middles), len(rows))
     values /= np.maximum(np.sqrt((values**2).mean(1, keepdims=True)), 1e-9)
@@ -67,7 +71,12 @@ def copula(rows: np.ndarray, columns: Sequence[Scores | None]) -> Copula:
 
 
 def places(fitted: Copula, rows: np.ndarray, rng: np.random.Generator) -> Iterator[F64]:
-    """Column by column the place of every row's value in its atom, float64 [n], 0 to 1. rows: as in `copula`."""
+    """Column by column the place of every row's value in its atom, float64 [n], 0 to 1.
+
+    fitted: to the rows, or to more of them.
+    rows: as in `copula`.
+    rng: draws the scores, and the order of what has none.
+    """
     drawn = iter(_drawn(fitted, rows, rng))
     for j, column in enumerate(fitted.columns):
         yield _evenly(rows[:, j], rng.random(len(rows)) if column is None else next(drawn), rng)
