@@ -19,6 +19,7 @@ from dpsyn.privacy.query import CellCounts
 from dpsyn.randomness import generator
 from dpsyn.report.facts import Released
 from dpsyn.schedule import gibbs
+from dpsyn.schedule.binning import run_length, runs_of, variance_of, with_runs
 from dpsyn.schedule.subspaces import plan
 from dpsyn.tables.codec import CodedColumn, coded_columns, encode, starts_of
 from dpsyn.tables.columns import Column
@@ -159,7 +160,7 @@ def columns(released: Released) -> list[Bars]:
         return []
     content = released.sample.samples.content
     coded, table = coded_columns(schema), encode(schema, content)
-    released_counts = _noisy_counts(released, [column.codes for column in coded], len(schema.labels))
+    released_counts = _noisy_counts(released, coded, len(schema.labels))
     found = []
     for at, (column, code) in enumerate(zip(schema.features, coded, strict=True)):
         synthetic = np.bincount(table[:, at], minlength=code.codes).astype(np.float64)
@@ -240,23 +241,44 @@ def _asked(released: Released, coded: Sequence[CodedColumn], labels: int) -> Cel
     return gibbs.next_query(state, releases[1])
 
 
-Noisy = tuple[F64, float, float]
-"""Counts, in records, the standard deviation of the noise in each, and how many records there are, about."""
+@dataclass(frozen=True)
+class Noisy:
+    """Counts of the codes of a column, float64 [codes], in records; the standard deviation of the noise in each; how
+    many records there are, about; and how many codes have a count of their sum too, which they agree with."""
+
+    counts: F64
+    deviation: float
+    total: float
+    run: float
+
+    def deviations(self, codes: I64) -> F64:
+        """Of the sums of so many codes next to each other, about."""
+        return self.deviation * np.sqrt(variance_of(codes, self.run))
 
 
-def _noisy_counts(released: Released, sizes: Sequence[int], labels: int) -> list[Noisy]:
+def _noisy_counts(released: Released, coded: Sequence[CodedColumn], labels: int) -> list[Noisy]:
     """Of every column and of the labels, as the first release of votes in cells asks them; [] where it did not."""
     receipt = released.cells.get(1)
     if receipt is None or "marginals" not in receipt.charge.name:
         return []
-    sizes = [*sizes, *([labels] if labels > 1 else [])]
+    every = [*coded, *([CodedColumn(labels, ordered=False)] if labels > 1 else [])]
+    runs = [runs_of(column) for column in every]
+    sizes = [column.codes for column in every] + [int(of.max()) + 1 for of in runs if of is not None]
     if len(receipt.votes) != sum(sizes):
         return []
     scale = records_in_a_vote(receipt.charge, len(sizes))
-    values = receipt.votes * (scale / receipt.charge.grid)
-    parts = np.split(values, np.cumsum(sizes)[:-1])
+    parts = np.split(receipt.votes * (scale / receipt.charge.grid), np.cumsum(sizes)[:-1])
     total = max(1.0, float(np.average([part.sum() for part in parts], weights=1 / np.array(sizes))))
-    return [(part, receipt.charge.sigma * scale, total) for part in parts]
+    of_runs = iter(parts[len(every) :])
+    return [
+        Noisy(
+            counts if of is None else with_runs(counts, next(of_runs), of),
+            receipt.charge.sigma * scale,
+            total,
+            run_length(column),
+        )
+        for column, counts, of in zip(every, parts, runs, strict=False)
+    ]
 
 
 Groups = tuple[list[int], list[int]]
@@ -337,8 +359,7 @@ def _summed(
     shares = np.bincount(own, synthetic, count) / max(1.0, float(synthetic.sum()))
     if noisy is None:
         return Bars(name, kind, names, shares, None, None, ordered)
-    counts, deviation, total = noisy
-    band = NORMAL * deviation * np.sqrt(np.bincount(own, minlength=count)) / total
+    band = NORMAL * noisy.deviations(np.bincount(own, minlength=count)) / noisy.total
     if np.median(band) > MOST_NOISE / count:
         return Bars(name, kind, names, shares, None, None, ordered)
-    return Bars(name, kind, names, shares, np.bincount(own, counts, count) / total, band, ordered)
+    return Bars(name, kind, names, shares, np.bincount(own, noisy.counts, count) / noisy.total, band, ordered)
