@@ -33,7 +33,7 @@ import numpy as np
 from dpsyn.errors import did_you_mean, invalid, missing, one_of
 from dpsyn.language.reasoning import without_reasoning
 from dpsyn.marks import PLACE
-from dpsyn.networks.hub import model_folder, pinned
+from dpsyn.networks.hub import local_model, model_folder, pinned
 from dpsyn.population import Label
 from dpsyn.randomness import STREAMS, uniform
 from dpsyn.reading.declarations import read_declared
@@ -434,8 +434,7 @@ def _tokens_of(place: str) -> Callable[[str], list[tuple[int, int]]]:
     """
     from transformers import AutoTokenizer
 
-    folder = Path(place).expanduser()
-    name, tokenizer = str(folder) if folder.is_dir() else place, None
+    name, tokenizer = str(local_model("api.prompts.tokenizer", place) or place), None
     commit = pinned("api.prompts.tokenizer", place, None, "Name a folder whose tokenizer transformers can load.")
     for local in (True, False):  # no request where the files are here
         try:

@@ -163,6 +163,11 @@ def test_minilm_of_its_package_says_what_is_alike():
     assert vectors.shape == (3, 384) and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.2
     assert "model.safetensors" in embedding.fingerprint()
+    masked = {"generate": {"user": "-"}, "vary": {"user": "{masked_sample}"}}
+    prompts = Prompts(masked, None, 8, 24, 2, 4, 3.0, 40, None, f"package:{MINILM}", False)
+    prompts.check()
+    (asked,) = prompts.vary(["unbelievably late"], [{}], 1, np.zeros(1, np.uint64))
+    assert set(asked.messages[0]["content"]) == {"_", " "} and len(asked.messages[0]["content"]) > 3  # pieces of words
 
 
 @needs_gguf
