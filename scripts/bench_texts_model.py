@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 EXPERIMENTS = {"mails": "mails_smollm", "yelp": "yelp_smollm", "pubmed": "pubmed_smollm", "iclr_reviews": "iclr_smollm"}
 SHOWN = ("accuracy_category", "accuracy_stars", "accuracy_topic", "accuracy_mood", "accuracy_recommendation")
 SHOWN += ("frechet", "precision", "recall", "lengths_mean", "lengths_mean_real", "distinct_2", "duplicates")
+PUBLISHED = ["schedule.variations=[1,0]", "label_shares=uniform"]
 
 
 def overrides(way, size):
@@ -31,8 +32,7 @@ def overrides(way, size):
     no_votes = ["schedule=none", "schedule.smooth=1", "schedule.variations=0"]
     return {
         "none": [*no_votes, "schedule.releases=1", f"schedule.size={3 * size}", "label_shares=uniform"],
-        "published": ["schedule=top", "schedule.releases=2", f"schedule.size={size}", "schedule.variations=[1,0]"]
-        + ["label_shares=uniform"],
+        "published": ["schedule=top", "schedule.releases=2", f"schedule.size={size}", *PUBLISHED],
         "own": [f"schedule.size={size}"],
         "sums": [*no_votes, "schedule.releases=1", f"schedule.size={size}", f"schedule.candidates={3 * size}"],
         "exact": [f"schedule.size={size}", "privacy=none", "privacy.label_shares_budget=0.02"],
