@@ -26,7 +26,7 @@ import tokenizers
 import torch
 import transformers
 
-from dpsyn.api.local_llm import LocalLLM, _dtype, as_chat, load
+from dpsyn.api.local_llm import LocalLLM, as_chat, dtype_of, load
 from dpsyn.build import config_folder
 from dpsyn.data.mails import Mails
 from dpsyn.language.prompts import Prompts, Request, read
@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             start = stop_at
         return total
 
-    own = _dtype(runtime)
+    own = dtype_of(runtime)
     networks = {}  # beside the one that dpsyn keeps
     for dtype in {"float32", own}:
         networks[dtype], tokenizer, _ = load.__wrapped__(place, None, False, None, Runtime(device=device, dtype=dtype))

@@ -203,7 +203,7 @@ class LocalLLM(Api):
             self.runtime,
             device=torch_device(self.runtime),
             devices=None,
-            dtype=_dtype(self.runtime),  # type: ignore[arg-type]
+            dtype=dtype_of(self.runtime),  # type: ignore[arg-type]
         )
         place = self._place()
         network, tokenizer, ends = load(place, self.revision, self.trust_remote_code, self.device_map, runtime)
@@ -371,8 +371,12 @@ class LocalLLM(Api):
 
 
 def decoded(tokenizer: Any, tokens: Sequence[int], begun: str = "") -> str:
-    """Without special tokens, but for those that reasoning stands between: without_reasoning needs them. begun: what
-    the tokens go on from: some tokenizers know of a space before a word only by what stands before it."""
+    """Without special tokens, but for those that reasoning stands between: without_reasoning needs them.
+
+    tokenizer: of the network.
+    tokens: of an answer.
+    begun: what they go on from: some tokenizers know of a space before a word only by what stands before it.
+    """
     if begun:
         ids = tokenizer(begun, add_special_tokens=False, verbose=False)["input_ids"]
         text = str(tokenizer.decode([*ids, *tokens], skip_special_tokens=True))
@@ -397,7 +401,11 @@ def _as_text(request: Request) -> str:
 
 
 def as_chat(tokenizer: Any, request: Request) -> str:
-    """By the model's template, up to where its answer begins, and the beginning that it is given."""
+    """By the model's template, up to where its answer begins, and the beginning that it is given.
+
+    tokenizer: of the network.
+    request: what is asked.
+    """
     # models that think before they answer would use the answer's tokens for it
     options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
     begun = _begun(request)
@@ -442,7 +450,7 @@ def chosen_tokens(logits: Any, numbers: Any, temperature: float, top_k: int | No
     return torch.where(below[:, -1].isfinite(), found.clamp(max=shares.shape[1] - 1), -1)
 
 
-def _dtype(runtime: Runtime) -> str:
+def dtype_of(runtime: Runtime) -> str:
     """Of the runtime, but that 'auto' is bfloat16 also on a CPU that multiplies it in tiles: 2.6 times the tokens a
     second (64 rows, 135 million weights). The rounding is coarser, so that another batch moves more tokens."""
     import torch

@@ -27,6 +27,9 @@ DIGESTS = "digests.json"
 def in_package(key: str, name: str) -> Path:
     """The model that `package:NAME` carries: a folder with config.json, or a GGUF file. Nothing of it is run.
 
+    key: the setting that names it.
+    name: what it is set to.
+
     Raises Missing where the package is not installed, UserError where it carries no model, or several.
     """
     package = name.removeprefix(PACKAGE)
@@ -47,7 +50,11 @@ def _names(found: list[Path]) -> str:
 
 
 def check_gguf(key: str, path: Path) -> None:
-    """Raises Missing for a package that reading GGUF needs, UserError for what is no such file."""
+    """Raises Missing for a package that reading GGUF needs, UserError for what is no such file.
+
+    key: the setting that names it.
+    path: of the file.
+    """
     for package in ("gguf", "accelerate"):
         if find_spec(package) is None:
             raise missing(key, path.name, f"the package {package}", "Install it: pip install 'dpsyn[smollm]'")
@@ -60,6 +67,9 @@ def check_gguf(key: str, path: Path) -> None:
 def as_safetensors(key: str, path: Path) -> Path:
     """The folder of the model in a GGUF file: weights in float32, tokenizer and chat template, as transformers saves
     them. It is made once, and kept in the public cache under the digest of the file.
+
+    key: the setting that names it.
+    path: of the file.
 
     Raises Missing where a package lacks, UserError for what is no GGUF file, is broken, or of an architecture that
     transformers does not read, and for a copy in the cache that was altered.
