@@ -156,10 +156,14 @@ def check(given: list[str]) -> int:
 
 
 def expand(given: list[str]) -> int:
-    """`dpsyn expand RUN --rows N`: the data and `private/` may be gone."""
+    """`dpsyn expand RUN --rows N --labels COLUMN=VALUE --shares uniform`: the data and `private/` may be gone."""
     parser = argparse.ArgumentParser("dpsyn expand", description="More rows from a finished run; costs no privacy.")
     parser.add_argument("run", type=Path)
     parser.add_argument("--rows", type=int, required=True, help="how many rows synthetic.parquet is to have")
+    parser.add_argument(
+        "--labels", action="append", default=[], metavar="COLUMN=VALUE", help="rows of these labels alone; repeatable"
+    )
+    parser.add_argument("--shares", help="of the labels: uniform, or numbers with commas between; else as learned")
     parser.add_argument("overrides", nargs="*", help="e.g. expand.degree.size=1, api.fonts=DIR, runtime.batch_size=512")
     chosen = parser.parse_intermixed_args(given)
     from dpsyn import compose
@@ -167,7 +171,7 @@ def expand(given: list[str]) -> int:
     from dpsyn.runs.directory import open_run
 
     job = compose.rebuilt(open_run(chosen.run), chosen.overrides)
-    folder = expand_run(job, _screen({"run": str(chosen.run)}, 0), chosen.rows)
+    folder = expand_run(job, _screen({"run": str(chosen.run)}, 0), chosen.rows, chosen.labels, chosen.shares)
     print(f"{folder / 'synthetic.parquet'}: {chosen.rows} rows")
     return 0
 

@@ -23,6 +23,7 @@ STREAMS = {  # of a row's seed: where the numbers of each use begin. Uses of one
     "pool.neighbour": 1,
     "prompts.length": 1,
     "prompts.mask": 2,
+    "prompts.start": 3,
     "prompts.list": 0,  # and the crc32 of the list's name
     "local_llm.token": 2**32,  # a token each; those below are the prompts'
     "table.column": 0,  # three a column: its value, whether it goes missing, whether it is drawn anew

@@ -158,6 +158,9 @@ class Chat(Api):
         for url, _ in self._addresses():
             check_address(url)
         self.prompts.check()
+        if self.prompts.begins_answers:
+            do = "An endpoint begins its answers itself; api=transformers and api=smollm go on with a beginning."
+            raise invalid("api.prompts.file", "(with assistant)", "templates of system and user alone", do)
         if self.max_cost is not None and self.model not in self.prices:
             name = re.sub(r"([:,{}()=\\ ])", r"\\\1", self.model)  # as Hydra reads it
             do = f"Give '+api.prices={{{name}: [0.15, 0.6]}}', by a million tokens, with what it costs."

@@ -5,13 +5,14 @@
       user: Write a review of a {category} business that gives {stars} of 5 stars, as {persona} would.
     vary:
       user: Fill in the blanks, {style}, in about {word_count} words. {masked_sample}
+      assistant: ...             # may be absent: what the answer begins with, where the model can go on with it
     words:
       style: [...]               # one is drawn a row
       keyword: {Bars: [...], other: [...]}   # by a value of the label, or by its values joined by ' | '
 
 A template has the label's columns, or {labels} for a sentence that names them all, every word list, {description} and
-{word_count}, and to vary {sample} (paraphrase) or {masked_sample} (fill in the blanks). Only templates are scanned for
-{name}; {{ and }} are braces.
+{word_count}, and to vary {sample} (paraphrase), {masked_sample} (fill in the blanks) or {sample_start} (go on with it).
+Only templates are scanned for {name}; {{ and }} are braces.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import numpy as np
 from dpsyn.errors import did_you_mean, invalid, missing, one_of
 from dpsyn.language.reasoning import without_reasoning
 from dpsyn.marks import PLACE
-from dpsyn.networks.hub import model_folder, pinned
+from dpsyn.networks.hub import local_model, model_folder, pinned
 from dpsyn.population import Label
 from dpsyn.randomness import STREAMS, uniform
 from dpsyn.reading.declarations import read_declared
@@ -40,17 +41,24 @@ from dpsyn.validate import flag, number, text_or_null, whole
 
 KEY = "api.prompts.file"
 BLANK = "_"
-SAMPLE, MASKED = "sample", "masked_sample"
+SAMPLE, MASKED, START = "sample", "masked_sample", "sample_start"
+ROLES = ("system", "user", "assistant")
+LEAST_REST = 8  # words that a variation may go on for, at least
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 TRUNCATED_AT = 2.0  # deviations: of the normal number that is added to the words of a parent
 TOKENS_PER_CHARACTER, CHARACTERS_PER_WORD, TOKENS_PER_MESSAGE = 0.25, 5.4, 4  # of English, for estimates
+CIRCLES = (
+    20,
+    0.6,
+)  # an answer of so many words or more, of whose runs of three a smaller share differ, goes round in circles
 MOST_BLANKS = 0.1  # an answer with a larger share of words left blank has not filled them in
 
 
 @dataclass(frozen=True)
 class Request:
-    """messages: {'role': 'system' | 'user', 'content': str} each. max_tokens: of the answer. instructions: sentences of
-    the messages that are none of a parent's, and should be none of an answer's."""
+    """messages: {'role': 'system' | 'user', 'content': str} each; the last may be of 'assistant': the beginning that
+    the answer goes on from. max_tokens: of the answer, without that. instructions: sentences of the messages that are
+    none of a parent's, and should be none of an answer's."""
 
     messages: tuple[Mapping[str, str], ...]
     max_tokens: int
@@ -71,7 +79,8 @@ class Prompts:
     tokenizer: a folder, or a name on the hub, whose tokens are blanked; None: words are.
     keep_lines: line breaks of an answer are kept; else they are spaces.
 
-    The degree is the probability that a token of the parent is blanked, and nothing else.
+    The degree is the probability that a token of the parent is blanked, or with {sample_start} the share of its words
+    that are left out at its end, on average; and nothing else.
     """
 
     file: Any = field(metadata=PLACE)
@@ -110,6 +119,11 @@ class Prompts:
             expected = "a folder that is there, a name on the hub, or null"
             model_folder("api.prompts.tokenizer", self.tokenizer, expected, needs_owner=False)
 
+    @property
+    def begins_answers(self) -> bool:
+        """Whether a model is to go on with a beginning that it is given."""
+        return any(key.endswith(".assistant") for key, _, _ in _all_templates(_file(self.file)))
+
     def check_degree(self, degree: Any) -> None:
         """Raises UserError for what is no probability."""
         expected = "a number between 0 (the parent itself) and 1, the probability that a token of it is blanked"
@@ -135,10 +149,14 @@ class Prompts:
         """
         self.check_degree(degree)
         words = self._word_counts(np.array([len(text.split()) for text in texts], np.int64), seeds)
-        limits = [min(self.max_tokens, math.ceil(count * self.tokens_per_word)) for count in words]
+        wanted = words
         used = {name for role, text in _templates(_file(self.file), "vary") for name in _names(role, text)}
-        texts = self._shortened(texts)
         values: dict[str, Sequence[Any]] = {"word_count": words}
+        if START in used:
+            starts = values[START] = _starts(texts, float(degree), seeds)
+            wanted = [max(LEAST_REST, n - len(start.split())) for n, start in zip(words, starts, strict=True)]
+        if used & {SAMPLE, MASKED}:
+            texts = self._shortened(texts)
         if SAMPLE in used:
             values[SAMPLE] = texts
         if MASKED in used:
@@ -146,6 +164,7 @@ class Prompts:
             values[MASKED] = [
                 _masked(text, split(text), float(degree), int(seed)) for text, seed in zip(texts, seeds, strict=True)
             ]
+        limits = [min(self.max_tokens, math.ceil(count * self.tokens_per_word)) for count in wanted]
         return self._requests("vary", labels, seeds, values, limits)
 
     def cleaned(self, answer: str | None, request: Request | None = None, cut: bool = False) -> str | None:
@@ -184,7 +203,7 @@ class Prompts:
                     _check_known(key, name, known)
                 size: float = len(PLACEHOLDER.sub("", template))
                 for name in names:
-                    if name in (SAMPLE, MASKED):
+                    if name in (SAMPLE, MASKED, START):
                         size += text
                     elif name in label or name == "description":
                         size += len(label.get(name, self.description or ""))
@@ -243,10 +262,10 @@ class Prompts:
 
     def _known(self, file: Mapping[str, Any], what: str, label: Label) -> set[str]:
         if clash := sorted(
-            set(label) & (set(file.get("words", {})) | {"description", "labels", "word_count", SAMPLE, MASKED})
+            set(label) & (set(file.get("words", {})) | {"description", "labels", "word_count", SAMPLE, MASKED, START})
         ):
             raise invalid(f"{KEY}.words", clash[0], "names that are no columns of the label", "Rename this one.")
-        of_parent = {SAMPLE, MASKED} if what == "vary" else set()
+        of_parent = {SAMPLE, MASKED, START} if what == "vary" else set()
         return {*label, *file.get("words", {}), "description", "labels", "word_count"} | of_parent
 
     def _requests(
@@ -281,8 +300,9 @@ class Prompts:
             messages = tuple(
                 {"role": key.rpartition(".")[2], "content": _filled(template, row)} for key, template in templates
             )
-            fixed = {**row, SAMPLE: "\n", MASKED: "\n"}
-            instructions = _sentences("\n".join(_filled(template, fixed) for _, template in templates))
+            fixed = {**row, SAMPLE: "\n", MASKED: "\n", START: "\n"}
+            asked = [template for key, template in templates if not key.endswith(".assistant")]
+            instructions = _sentences("\n".join(_filled(template, fixed) for template in asked))
             requests.append(Request(messages, limits[i], instructions))
         return requests
 
@@ -307,23 +327,26 @@ def _file(content: Any) -> Mapping[str, Any]:
     for what in ("generate", "vary"):
         part = content.get(what)
         if not isinstance(part, Mapping):
-            raise invalid(f"{KEY}.{what}", "null" if part is None else "(no mapping)", "user, and if wanted system")
-        _only(f"{KEY}.{what}", part, ("system", "user"))
-        for role in ("system", "user"):
+            expected = "user, and if wanted system and assistant"
+            raise invalid(f"{KEY}.{what}", "null" if part is None else "(no mapping)", expected)
+        _only(f"{KEY}.{what}", part, ROLES)
+        for role in ROLES:
             text = part.get(role)
-            if not (text is None and role == "system") and (not isinstance(text, str) or not text.strip()):
+            if not (text is None and role != "user") and (not isinstance(text, str) or not text.strip()):
                 raise invalid(f"{KEY}.{what}.{role}", "null" if text is None else text, "a template")
             if text is not None:
                 _names(f"{KEY}.{what}.{role}", text)
     used = {name for key, template in _templates(content, "vary") for name in _names(key, template)}
-    if not used & {SAMPLE, MASKED}:
-        expected = "a template with {sample} (paraphrase) or {masked_sample} (fill in the blanks)"
+    if not used & {SAMPLE, MASKED, START}:
+        expected = (
+            "a template with {sample} (paraphrase), {masked_sample} (fill in the blanks) or {sample_start} (go on)"
+        )
         raise invalid(f"{KEY}.vary.user", _short(content["vary"]["user"]), expected)
     words = content.get("words", {})
     if not isinstance(words, Mapping):
         raise invalid(f"{KEY}.words", "(no mapping)", "lists of words by name")
     for name, options in words.items():
-        if name in (SAMPLE, MASKED, "word_count", "description"):
+        if name in (SAMPLE, MASKED, START, "word_count", "description"):
             raise invalid(f"{KEY}.words", name, "another name: this one has a meaning of its own")
         for part, entries in options.items() if isinstance(options, Mapping) else [(None, options)]:
             key = f"{KEY}.words.{name}" + ("" if part is None else f".{part}")
@@ -345,9 +368,9 @@ def _short(text: str) -> str:
 
 
 def _templates(file: Mapping[str, Any], what: str) -> list[tuple[str, str]]:
-    """(key, template), system first."""
+    """(key, template), in the order of ROLES."""
     part = file[what]
-    roles = [role for role in ("system", "user") if part.get(role) is not None]
+    roles = [role for role in ROLES if part.get(role) is not None]
     return [(f"{KEY}.{what}.{role}", part[role].strip()) for role in roles]
 
 
@@ -411,8 +434,7 @@ def _tokens_of(place: str) -> Callable[[str], list[tuple[int, int]]]:
     """
     from transformers import AutoTokenizer
 
-    folder = Path(place).expanduser()
-    name, tokenizer = str(folder) if folder.is_dir() else place, None
+    name, tokenizer = str(local_model("api.prompts.tokenizer", place) or place), None
     commit = pinned("api.prompts.tokenizer", place, None, "Name a folder whose tokenizer transformers can load.")
     for local in (True, False):  # no request where the files are here
         try:
@@ -451,6 +473,17 @@ def _masked(text: str, tokens: Sequence[tuple[int, int]], probability: float, se
         parts += [text[position:start], BLANK if blank else text[start:end]]
         position = end
     return "".join([*parts, text[position:]])
+
+
+def _starts(texts: Sequence[str], degree: float, seeds: np.ndarray) -> list[str]:
+    """The first words of each text, one at least. The share of them is uniform around 1 - degree, as widely as fits."""
+    low, high = max(0.0, 1 - 2 * degree), min(1.0, 2 - 2 * degree)
+    shares = low + uniform(seeds, "prompts.start") * (high - low)
+    starts = []
+    for text, share in zip(texts, shares, strict=True):
+        words = _words(text)
+        starts.append(text[: words[max(1, int(share * len(words))) - 1][1]] if words else text)
+    return starts
 
 
 END = re.compile(
@@ -555,6 +588,11 @@ def _cleaned(answer: str | None, keep_lines: bool, request: Request | None, cut:
     blanks = sum(set(word.strip(".,;:!?")) == {BLANK} for word in words) if BLANK in text else 0
     if not re.search(r"\w", text.replace(BLANK, "")) or blanks > MOST_BLANKS * len(words):
         return None
+    if text.endswith(",") and len(ends := [match.end() for match in SENTENCE_END.finditer(text)]):
+        text = text[: ends[-1]]  # a quotation that goes on with who says it
+    runs = list(zip(words, words[1:], words[2:], strict=False))
+    if len(words) >= CIRCLES[0] and len(set(runs)) < CIRCLES[1] * len(runs):
+        return None
     return re.sub(rf"(?:^|(?<=\s)){BLANK}+[^\S\n]+|\s+{BLANK}+(?=\W*$)", "", text) if blanks else text
 
 
@@ -563,6 +601,8 @@ def _without_echo(text: str, request: Request | None) -> str:
     if request is None:
         return text
     for message in request.messages:
+        if message["role"] == "assistant":
+            continue
         for asked in (message["content"], " ".join(message["content"].split())):
             if len(asked.split()) >= LEAST_ECHO and text.startswith(asked):
                 text = text[len(asked) :].strip()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -24,7 +23,7 @@ from dpsyn.metric import (
     synthetic_vectors,
     texts_of,
 )
-from dpsyn.networks.hub import check_revision, model_folder, pinned, quiet_transformers
+from dpsyn.networks.hub import check_revision, local_model, model_folder, pinned, quiet_transformers
 from dpsyn.networks.runtime import Runtime, take_free_threads, torch_device
 from dpsyn.population import Label, Population, Samples
 from dpsyn.threads import on_free_threads
@@ -236,7 +235,7 @@ def load(model: str, revision: str | None) -> tuple[Any, Any]:
     revision: a commit, a tag or a branch; None: the newest at the first use.
     """
     commit = pinned("metric.parts.text_classifier.model", model, revision, "Name a folder that transformers saved.")
-    path = str(Path(model).expanduser())
+    path = str(local_model("metric.parts.text_classifier.model", model) or model)
     try:
         import transformers
 

@@ -15,23 +15,37 @@ from typing import Any, Literal
 
 from dpsyn.errors import invalid, missing
 from dpsyn.files import folder, public_cache, write
+from dpsyn.networks.packaged import PACKAGE, in_package
 from dpsyn.validate import name_or_null
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
+def local_model(key: str, name: str) -> Path | None:
+    """The folder that is there, the GGUF file, or what the package of `package:NAME` carries; None for any other name.
+    Raises Missing where that package is not installed.
+
+    key: the setting that names the model.
+    name: what it is set to.
+    """
+    if name.startswith(PACKAGE):
+        return in_package(key, name)
+    place = Path(name).expanduser()
+    return place if place.is_dir() or (place.suffix.lower() == ".gguf" and place.is_file()) else None
+
+
 def model_folder(key: str, name: Any, expected: str, needs_owner: bool = True) -> Path | None:
-    """The folder that a model's name is, or None for a name on the hub: OWNER/NAME, or NAME alone where no owner is
-    needed. Raises Missing for anything else, with what is expected.
+    """What is here under a model's name (see `local_model`), or None for a name on the hub: OWNER/NAME, or NAME alone
+    where no owner is needed. Raises Missing for anything else, with what is expected.
 
     key: the setting that names the model.
     name: what it is set to.
     expected: a noun, for messages.
     needs_owner: whether a name on the hub is OWNER/NAME, and NAME alone is refused.
     """
-    if isinstance(name, str) and name and (folder := Path(name).expanduser()).is_dir():
-        return folder
+    if isinstance(name, str) and name and (place := local_model(key, name)) is not None:
+        return place
     if not isinstance(name, str) or not NAME.fullmatch(name) or (needs_owner and "/" not in name):
         raise missing(key, name or "null", expected)
     return None
@@ -90,14 +104,14 @@ def commit_of(
 
 
 def pinned(key: str, name: str, revision: str | None, do: str) -> str | None:
-    """The commit of a model, or None for a folder that is there. Raises UserError as `commit_of` does.
+    """The commit of a model, or None for what is here. Raises UserError as `commit_of` does.
 
     key: the setting that names the model.
-    name: a folder, or OWNER/NAME on the hub.
+    name: what is here (see `local_model`), or OWNER/NAME on the hub.
     revision: a commit, a tag or a branch; None: the newest at the first use.
     do: what the user can do where there is none, a sentence.
     """
-    return None if Path(name).expanduser().is_dir() else commit_of(key, name, revision, do=do)
+    return commit_of(key, name, revision, do=do) if local_model(key, name) is None else None
 
 
 def fetched(
@@ -121,8 +135,9 @@ def fetched(
 
     Raises UserError.
     """
-    if (commit := pinned(key, name, revision, do)) is None:
-        return Path(name).expanduser()
+    if (here := local_model(key, name)) is not None:
+        return here
+    commit = commit_of(key, name, revision, do=do)
     from huggingface_hub import snapshot_download
 
     try:

@@ -83,6 +83,10 @@ def _body(released: Released) -> str:
             "",
             f"{released.rows:,} {noun}, {made} `report.html` shows them, and what is known of them.",
             unfinished,
+            *(
+                ["**The shares of the labels were chosen, not learned from the private data.**", ""]
+                * released.labels_chosen
+            ),
             "```python",
             "from datasets import load_dataset",
             "",

@@ -18,7 +18,7 @@ from dpsyn.privacy.budget import Adjacency, Charge, Unit
 from dpsyn.privacy.ledger import Receipt, read_receipt
 from dpsyn.privacy.query import CELLS, LABELS, SUMS
 from dpsyn.runs.directory import RunDirectory
-from dpsyn.runs.storage import from_parquet, label_name, labels_of, read_lineage
+from dpsyn.runs.storage import CHOSEN, from_parquet, label_name, labels_of, read_lineage
 from dpsyn.runs.verification import read_charge
 
 OF_THE_REST = ("report.html", "README.md")  # written from the other files: they do not tell of themselves
@@ -66,11 +66,11 @@ class Lineage:
 class Released:
     """Everything in `release/`, content only where it is looked at.
 
-    settings: of config.yaml; {} where it cannot be read. labels: their names. votes: iteration to the receipt of votes
-    for the candidates of the iteration before. cells: receipts of counts of cells, by number. numbers: lines of
-    metrics.jsonl. rows: of the synthetic data, or of the last population where there are none yet; row_labels int64
-    [rows], 0 for a table whose columns hold its labels; sample: some of them, evenly spaced. files: name, bytes,
-    sha256.
+    settings: of config.yaml; {} where it cannot be read. labels: their names. votes: iteration to the receipt of
+    votes for the candidates of the iteration before. cells: receipts of counts of cells, by number. numbers: lines of
+    metrics.jsonl. labels_chosen: the shares of the labels were chosen, not learned. rows: of the synthetic data, or
+    of the last population where there are none yet; row_labels int64 [rows], 0 for a table whose columns hold its
+    labels; sample: some of them, evenly spaced. files: name, bytes, sha256.
     """
 
     run: RunDirectory
@@ -83,6 +83,7 @@ class Released:
     cells: Mapping[int, Receipt]
     numbers: tuple[Mapping[str, Any], ...]
     is_finished: bool
+    labels_chosen: bool
     rows: int
     row_labels: I64
     sample: Population
@@ -136,6 +137,7 @@ def read(run: RunDirectory) -> Released:
         cells={t: receipt for t, receipt in receipts.items() if receipt.population.startswith(f"{CELLS} ")},
         numbers=read_numbers(run.release / "metrics.jsonl"),
         is_finished=is_finished,
+        labels_chosen=is_finished and (run.release / CHOSEN).exists(),
         rows=len(row_labels),
         row_labels=row_labels,
         sample=from_parquet(content, path, rows=spaced),

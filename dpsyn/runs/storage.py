@@ -19,6 +19,7 @@ from dpsyn.errors import UserError
 from dpsyn.population import MISSING, Label, Population, Samples
 from dpsyn.tables import times
 
+CHOSEN = "chosen_labels.json"  # beside the synthetic data whose labels have shares that were chosen, not learned
 GROUP_BYTES = 2**28  # of pixels
 ARROW_NAMES = {"double": "float64", "date32[day]": "date32"}  # as `datasets` calls them
 NONE: Mapping[str, Mapping[str, str]] = {}

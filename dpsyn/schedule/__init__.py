@@ -140,7 +140,14 @@ class Schedule(Protocol):
         return declared
 
     def expand(
-        self, public: PublicSide, ask: Ask, final: Population, rows: int, degree: Degree | None, keep: Keep
+        self,
+        public: PublicSide,
+        ask: Ask,
+        final: Population,
+        rows: int,
+        degree: Degree | None,
+        keep: Keep,
+        sizes: I64 | None = None,
     ) -> Population:
         """More rows made from the final population, without a new release. Raises UserError where it cannot.
 
@@ -150,5 +157,6 @@ class Schedule(Protocol):
         rows: of the result, all of them.
         degree: of the variations; None: as the schedule thinks fit.
         keep: keeps parts that took long.
+        sizes: rows of each label that were chosen, int64 [l], which sum to `rows`; None: as they were learned.
         """
         raise invalid("expand.rows", rows, "null with this schedule")

@@ -13,7 +13,7 @@ import numpy as np
 from dpsyn.api import Api, Degree
 from dpsyn.embedding import Coder
 from dpsyn.errors import invalid
-from dpsyn.population import Population, Samples, concatenate, take
+from dpsyn.population import I64, Population, Samples, concatenate, take
 from dpsyn.privacy.budget import Release
 from dpsyn.privacy.query import LabelCounts, Nearest
 from dpsyn.randomness import row_seeds, seed_sequence
@@ -93,10 +93,17 @@ class Evolution(Schedule):
             yield last
 
     def expand(
-        self, public: PublicSide, ask: Ask, final: Population, rows: int, degree: Degree | None, keep: Keep
+        self,
+        public: PublicSide,
+        ask: Ask,
+        final: Population,
+        rows: int,
+        degree: Degree | None,
+        keep: Keep,
+        sizes: I64 | None = None,
     ) -> Population:
         assert degree is not None
-        return expand(public, final, rows, degree, keep)
+        return expand(public, final, rows, degree, keep, sizes)
 
 
 @dataclass(frozen=True)
@@ -131,11 +138,20 @@ class NoVotes(Schedule):
             yield self._made(public, ask, self.rows)
 
     def expand(
-        self, public: PublicSide, ask: Ask, final: Population, rows: int, degree: Degree | None, keep: Keep
+        self,
+        public: PublicSide,
+        ask: Ask,
+        final: Population,
+        rows: int,
+        degree: Degree | None,
+        keep: Keep,
+        sizes: I64 | None = None,
     ) -> Population:
         """Without votes there is nothing to vary: all are fresh, or chosen, unless a degree is given."""
         if degree is not None:
-            return expand(public, final, rows, degree, keep)
+            return expand(public, final, rows, degree, keep, sizes)
+        if sizes is not None:
+            public = replace(public, facts=replace(public.facts, shares=sizes / sizes.sum()))
         if self.candidates is not None and rows > self.candidates:
             most = f"at most schedule.candidates={self.candidates}, of which they are chosen"
             raise invalid("expand.rows", rows, most)
@@ -189,17 +205,27 @@ class WithLabelShares(Schedule):
         return self.inner.degree(declared)
 
     def run(self, public: PublicSide, ask: Ask, last: Population | None) -> Iterator[Population]:
-        releases = len(self.releases(public.facts))
-        if releases:
-            counts = ask(releases, LabelCounts(len(public.labels))).values
-            facts = replace(public.facts, shares=_large_enough(shares_of(counts), self.least_size()))
-            public = replace(public, facts=facts)
-        return self.inner.run(public, ask, last)
+        return self.inner.run(self._with_shares(public, ask), ask, last)
 
     def expand(
-        self, public: PublicSide, ask: Ask, final: Population, rows: int, degree: Degree | None, keep: Keep
+        self,
+        public: PublicSide,
+        ask: Ask,
+        final: Population,
+        rows: int,
+        degree: Degree | None,
+        keep: Keep,
+        sizes: I64 | None = None,
     ) -> Population:
-        return self.inner.expand(public, ask, final, rows, degree, keep)
+        return self.inner.expand(self._with_shares(public, ask), ask, final, rows, degree, keep, sizes)
+
+    def _with_shares(self, public: PublicSide, ask: Ask) -> PublicSide:
+        releases = len(self.releases(public.facts))
+        if not releases:
+            return public
+        counts = ask(releases, LabelCounts(len(public.labels))).values
+        shares = _large_enough(shares_of(counts), self.least_size())
+        return replace(public, facts=replace(public.facts, shares=shares))
 
 
 def private_evolution(

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 
 from dpsyn.api import Degree
-from dpsyn.population import Population, concatenate, take
+from dpsyn.errors import UserError
+from dpsyn.population import I64, Bool, Population, concatenate, take
 from dpsyn.randomness import row_seeds
 from dpsyn.schedule import Keep, PublicSide
 
 PART = 4096  # rows of a part, the unit that is kept when the work is interrupted
 
 
-def expand(public: PublicSide, final: Population, rows: int, degree: Degree, keep: Keep) -> Population:
+def expand(
+    public: PublicSide, final: Population, rows: int, degree: Degree, keep: Keep, sizes: I64 | None = None
+) -> Population:
     """Rows of the synthetic data: the final ones, each once, the rest variations of them; parents are rows of the final
     population.
 
@@ -24,13 +29,21 @@ def expand(public: PublicSide, final: Population, rows: int, degree: Degree, kee
     rows: of the result.
     degree: of the variations.
     keep: keeps parts that took long.
+    sizes: rows of each label, int64 [l], which sum to `rows`; None: by the shares of the final population.
+
+    Raises UserError for a label of which the final population has no row.
     """
-    order = _by_turns(final.labels)
+    if sizes is None:
+        parents, itself = np.resize(_by_turns(final.labels), rows), np.arange(rows) < len(final)
+        which = ""
+    else:
+        parents, itself = _of_sizes(public, final, sizes)
+        which = f" of sizes {hashlib.sha256(sizes.astype('<i8').tobytes()).hexdigest()[:16]}"
     parts = []
     for start in range(0, rows, PART):
         places = np.arange(start, min(start + PART, rows))
-        name = f"{places[0]}-{places[-1]}"
-        parts.append(keep(name, lambda places=places: _part(public, final, order, places, degree)))  # type: ignore[misc]
+        name = f"{places[0]}-{places[-1]}{which}"
+        parts.append(keep(name, lambda places=places: _part(public, final, parents, itself, places, degree)))  # type: ignore[misc]
     return Population(
         final.iteration,
         concatenate([part.samples for part in parts]),
@@ -40,11 +53,30 @@ def expand(public: PublicSide, final: Population, rows: int, degree: Degree, kee
     )
 
 
-def _part(public: PublicSide, final: Population, order: np.ndarray, places: np.ndarray, degree: Degree) -> Population:
-    parents = order[places % len(order)]
+def _of_sizes(public: PublicSide, final: Population, sizes: I64) -> tuple[I64, Bool]:
+    """The parents of `sizes[l]` rows of each label l, the labels in turn, and which of these rows are the parents
+    themselves: each once, those that stand there for the first time before their copies."""
+    first = _first_of_its_kind(final)
+    parents, itself = [], []
+    for label in np.flatnonzero(sizes).tolist():
+        mine = np.flatnonzero(final.labels == label)
+        if not len(mine):
+            name = " | ".join(map(str, public.labels[label].values()))
+            raise UserError(f"--labels {name}: expected labels of which the final population has rows. It has none.")
+        mine = mine[np.argsort(~first[mine], kind="stable")]
+        parents.append(np.resize(mine, sizes[label]))
+        itself.append(np.arange(sizes[label]) < len(mine))
+    order = _by_turns(np.repeat(np.flatnonzero(sizes), sizes[sizes > 0]))
+    return np.concatenate(parents)[order], np.concatenate(itself)[order]
+
+
+def _part(
+    public: PublicSide, final: Population, parent_of: I64, is_itself: Bool, places: I64, degree: Degree
+) -> Population:
+    parents = parent_of[places]
     drawn = row_seeds(public.seed, final.iteration, "expand", int(places[-1]) + 1)[places]
     varied = public.api.vary(take(final.samples, parents), public.named(final.labels[parents]), degree, drawn)
-    itself = (places < len(order)) & _first_of_its_kind(final)[parents]
+    itself = is_itself[places] & _first_of_its_kind(final)[parents]
     both = concatenate([varied, take(final.samples, parents)])
     samples = take(both, np.arange(len(places)) + np.where(itself, len(places), 0))
     return Population(final.iteration, samples, final.labels[parents], parents, final.survivors[parents] & itself)

@@ -585,3 +585,11 @@ def test_no_variable_of_the_environment_sends_requests_elsewhere(monkeypatch):
         assert str(url) == "https://api.openai.com/v1/chat/completions"
     two = replace(part("http://x"), api_key_env=["CHAT_KEY", "CHAT_KEY"])
     assert len(two.endpoints()) == 2
+
+
+def test_a_file_that_begins_the_answers_is_refused_as_an_endpoint_begins_them_itself():
+    prompts = Prompts(**{**PROMPTS, "file": {**FILE, "generate": {"user": "-", "assistant": "I"}}})
+    with pytest.raises(
+        UserError, match=r"^api\.prompts\.file=\(with assistant\): expected templates of system and user"
+    ):
+        part("http://localhost:1", prompts=prompts).check()

@@ -87,7 +87,7 @@ def prompts(**changes):
 def model(path, **changes):
     settings = {"path": path, "revision": None, "trust_remote_code": False, "prompts": prompts(), "temperature": 1.0}
     settings |= {"top_k": None, "top_p": 1.0, "stop": [], "attempts": 2, "tokens_per_batch": 4096, "device_map": None}
-    return LocalLLM(**{**settings, "offload": False, "runtime": Runtime(device="cpu"), **changes})
+    return LocalLLM(**{**settings, "offload": False, "runtime": Runtime(device="cpu", dtype="float32"), **changes})
 
 
 def seeds(n, start=0):
@@ -107,7 +107,9 @@ def test_a_row_is_the_same_alone_and_in_any_batch(folder):
     whole = model(folder).answers(requests, seeds(24))
     assert len(set(whole)) == 24
     assert whole == model(folder, tokens_per_batch=200).answers(requests, seeds(24))
-    assert whole == model(folder, runtime=Runtime(device="cpu", network_batch_size=3)).answers(requests, seeds(24))
+    assert whole == model(folder, runtime=Runtime(device="cpu", network_batch_size=3, dtype="float32")).answers(
+        requests, seeds(24)
+    )
     for i in (0, 7, 23):
         assert model(folder).answers(requests[i : i + 1], seeds(24)[i : i + 1]) == [whole[i]]
 
@@ -182,9 +184,24 @@ def test_an_answer_ends_before_the_first_stop_text_unless_nothing_stands_before_
     stop = ["e", "th"]
     stopped = model(folder, stop=stop).answers(asked(*MANY, limit=40), seeds(24))
     assert sum(a != b for a, b in zip(free, stopped, strict=True)) > 5
-    for whole, got in zip(free, stopped, strict=True):
+    for (whole, _), (got, _) in zip(free, stopped, strict=True):
         assert got == whole[: min((whole.index(text) for text in stop if text in whole), default=None)]
     assert model(folder, stop=["\n\n"]).cut("\n\n one\n\ntwo") == "\n\n one"
+
+
+def test_an_answer_goes_on_from_the_beginning_that_it_is_given_and_says_when_it_was_cut_off(folder):
+    begun = "We waited for"
+    requests = [Request((*one.messages, {"role": "assistant", "content": begun}), 5) for one in asked(*MANY[:6])]
+    api = model(folder)
+    words = transformers.AutoTokenizer.from_pretrained(folder)
+    ids, limits, _ = api.fitted(words, None, requests)
+    assert all(words.decode(row).endswith(begun) for row in ids) and limits == [5] * 6
+    answers = api.answers(requests, seeds(6))
+    assert all(text == "" or (text.startswith(begun) and len(text) > len(begun)) for text, _ in answers)
+    assert all(cut for text, cut in answers if text) and sum(text != "" for text, _ in answers) > 3
+    # a stop text in what was given does not end the answer
+    kept = model(folder, stop=["waited"]).answers(requests, seeds(6))
+    assert [text[: len(begun)] for text, _ in kept] == [text[: len(begun)] for text, _ in answers]
 
 
 def test_shares_of_many_draws_are_those_of_the_network():
@@ -222,7 +239,7 @@ def test_numbers_that_are_not_finite_give_no_answer(gpt2, monkeypatch):
     logits = torch.tensor([[0.0, torch.nan], [0.0, 0.0]])
     assert chosen_tokens(logits, torch.tensor([0.5, 0.9], dtype=torch.float64), 1.0, None, 1.0).tolist() == [-1, 1]
     monkeypatch.setattr(part, "chosen_tokens", lambda logits, *rest: torch.full((len(logits),), -1))
-    assert model(gpt2).answers(asked(*MANY[:3]), seeds(3)) == ["", "", ""]
+    assert model(gpt2).answers(asked(*MANY[:3]), seeds(3)) == [("", False)] * 3
 
 
 def test_a_chat_template_is_used_where_there_is_one(gpt2, llama):
@@ -290,11 +307,9 @@ def test_where_the_template_begins_the_reasoning_an_answer_without_its_end_is_of
     shutil.copytree(gpt2, tmp_path / "thinks")
     tokenizer(TEMPLATE + "<think>\n").save_pretrained(tmp_path / "thinks")
     said = iter(["The user is cold.", "The user is cold.</think>It was good."])
-    monkeypatch.setattr(part, "decoded", lambda tokenizer, tokens: next(said))
-    assert model(str(tmp_path / "thinks")).answers(asked(*MANY[:2]), seeds(2)) in (
-        ["", "It was good."],
-        ["It was good.", ""],
-    )
+    monkeypatch.setattr(part, "decoded", lambda *_: next(said))
+    answers = model(str(tmp_path / "thinks")).answers(asked(*MANY[:2]), seeds(2))
+    assert {text for text, _ in answers} == {"", "It was good."}
 
 
 def test_an_answer_of_no_use_is_asked_again_then_the_parent_stands_in(folder, caplog, monkeypatch):
@@ -302,7 +317,7 @@ def test_an_answer_of_no_use_is_asked_again_then_the_parent_stands_in(folder, ca
 
     def answers(self, requests, own):
         calls.append((list(requests), own))
-        return ["I'm sorry, but I cannot help with that." if seed % 2 else "a fine text" for seed in own]
+        return [("I'm sorry, but I cannot help with that." if seed % 2 else "a fine text", False) for seed in own]
 
     monkeypatch.setattr(LocalLLM, "answers", answers)
     parents = Samples(np.array([f"parent {i}" for i in range(24)], object))
@@ -319,7 +334,7 @@ def test_an_answer_of_no_use_is_asked_again_then_the_parent_stands_in(folder, ca
 def test_for_a_fresh_row_another_of_its_label_stands_in(folder, caplog, monkeypatch):
     def answers(self, requests, own):
         return [
-            "" if seed % 2 else f"a {'bar' if 'bar' in r.messages[0]['content'] else 'restaurant'}"
+            ("" if seed % 2 else f"a {'bar' if 'bar' in r.messages[0]['content'] else 'restaurant'}", False)
             for r, seed in zip(requests, own, strict=True)
         ]
 
@@ -332,7 +347,7 @@ def test_for_a_fresh_row_another_of_its_label_stands_in(folder, caplog, monkeypa
 
 
 def test_a_label_without_any_text_stops_with_one_line(folder, monkeypatch):
-    monkeypatch.setattr(LocalLLM, "answers", lambda self, requests, own: [""] * len(requests))
+    monkeypatch.setattr(LocalLLM, "answers", lambda self, requests, own: [("", False)] * len(requests))
     with pytest.raises(UserError, match=r"a model that answers with a text \(bar\)"):
         model(folder).generate(KINDS[:1], seeds(1))
 

@@ -47,7 +47,7 @@ def seeds(n, start=0):
 
 
 def user(request):
-    return request.messages[-1]["content"]
+    return next(message["content"] for message in request.messages if message["role"] == "user")
 
 
 def words(n, start=0):
@@ -334,6 +334,10 @@ LABELS = {
     "openreview": [{"area": "Theory", "recommendation": "8: accept, good paper"}],
     "pubmed": [{}],
     "general": [{}, {}],
+    "mails_small": [{"topic": "refund", "mood": "cross"}, {"topic": "account", "mood": "glad"}],
+    "yelp_small": [{"category": "Bars", "stars": "1"}, {"category": "Hotels & Travel", "stars": "5"}],
+    "pubmed_small": [{}],
+    "iclr_small": [{"recommendation": "8: accept, good paper"}, {"recommendation": "1: strong reject"}],
 }
 
 
@@ -347,10 +351,14 @@ def test_every_prompt_file_asks_for_its_labels(name):
     varied = api.vary([words(30)] * len(labels), labels, 0.5, seeds(len(labels)))
     for label, *asked in zip(labels, fresh, varied, strict=True):
         for one in asked:
-            assert all(value in user(one) for value in label.values())
+            assert name.endswith("_small") or all(value in user(one) for value in label.values())
             assert not re.search(r"[{}]", "".join(message["content"] for message in one.messages))
             assert user(one) == user(one).strip()
-    assert len({user(one) for one in fresh}) > 10 and len({user(one) for one in varied}) > 10
+    for asked in (fresh, varied):
+        assert len({tuple(message["content"] for message in one.messages) for one in asked}) > 10
+    if name.endswith("_small") and len(labels[0]):  # what is asked is another for another label
+        kinds = [{user(one) for one in fresh[at::2]} for at in range(2)]
+        assert not kinds[0] & kinds[1]
     for what, asked in (("generate", fresh), ("vary", varied)):
         told, answer = api.lengths(labels, what)
         got = np.mean([sum(len(message["content"]) for message in one.messages) for one in asked]) / 4
@@ -362,6 +370,33 @@ def test_every_prompt_file_asks_for_its_labels(name):
         for match in re.findall(r"{(\w+)}", text)
     }
     assert set(api.file["words"]) <= used
+
+
+BEGUN = {**PARAPHRASE, "vary": {"user": "Go on.", "assistant": '"{sample_start}'}}
+
+
+def test_a_variation_goes_on_from_the_first_words_of_its_parent_as_many_as_the_degree_leaves():
+    api = prompts(file=BEGUN, word_std=0, tokens_per_word=2)
+    assert api.begins_answers and not prompts().begins_answers
+    for degree, low, high in ((0.5, 0.0, 1.0), (0.2, 0.6, 1.0), (0.9, 0.0, 0.2), (1, 0.0, 0.0)):
+        asked = api.vary([words(100)] * 400, [{}] * 400, degree, seeds(400))
+        kept = [one.messages[-1]["content"].removeprefix('"') for one in asked]
+        assert all(words(100).startswith(start) for start in kept)
+        counts = np.array([len(start.split()) for start in kept])
+        assert counts.min() >= max(1, 100 * low - 1) and counts.max() <= max(1, 100 * high)
+        assert abs(counts.mean() - 100 * (1 - degree)) < 4
+        assert [one.max_tokens for one in asked] == [min(200, 2 * max(8, 100 - count)) for count in counts]
+    assert api.vary([""], [{}], 0.5, seeds(1))[0].messages[-1]["content"] == '"'
+
+
+def test_what_an_answer_was_begun_with_is_kept_and_what_goes_round_in_circles_is_not():
+    (request,) = prompts(file=BEGUN).vary([words(40)], [{}], 0.3, seeds(1))
+    begun = request.messages[-1]["content"]
+    rest = words(40).removeprefix(begun.removeprefix('"'))
+    assert prompts().cleaned(begun + rest, request) == words(40)
+    assert prompts().cleaned("It was very, very good. " * 8) is None
+    assert prompts().cleaned("Bad food, bad music, bad service.") == "Bad food, bad music, bad service."
+    assert prompts().cleaned('"I liked it. Not bad, three stars,') == "I liked it."
 
 
 def test_lengths_are_of_what_is_declared():
@@ -401,7 +436,7 @@ def test_a_file_that_is_none_is_refused_in_one_line(tmp_path):
             read(str(path), FOLDER)
         assert "\n" not in str(error.value) and str(error.value).startswith(KEY)
 
-    with pytest.raises(UserError, match=r"yelp_gpt2, or the path of a yaml file that is there\. Did you mean yelp\?"):
+    with pytest.raises(UserError, match=r"yelp_small, or the path of a yaml file that is there\. Did you mean yelp\?"):
         read("yellp", FOLDER)
     with pytest.raises(UserError, match="the path of a yaml file that is there"):
         read("no/such.yaml", FOLDER)
@@ -415,7 +450,7 @@ def test_a_file_that_is_none_is_refused_in_one_line(tmp_path):
     refused(b"generate: {user: a}", r"file\.vary=null: expected user")
     refused(b"generate: {usr: a}\nvary: {user: '{sample}'}", "Did you mean user")
     refused(b"generate: {user: ''}\nvary: {user: '{sample}'}", r"generate\.user=: expected a template")
-    refused(b"generate: {user: a}\nvary: {user: same}", r"\{sample\} \(paraphrase\) or \{masked_sample\}")
+    refused(b"generate: {user: a}\nvary: {user: same}", r"\{sample\} \(paraphrase\), \{masked_sample\}")
     refused(b"generate: {user: 'a } b'}\nvary: {user: '{sample}'}", "Write {{ and }} for braces")
     refused(user_of + b"words: {style: []}", r"words\.style=\[\]: expected a list of words")
     refused(user_of + b"words: {style: {Bars: nice}}", r"words\.style\.Bars=nice: expected a list")
