@@ -26,12 +26,13 @@ from dpsyn.privacy.budget import Settings
 from dpsyn.publish import published, resumable, target_of
 from dpsyn.schedule import Schedule
 from dpsyn.schedule.evolution import WithLabelShares
-from dpsyn.validate import whole
+from dpsyn.validate import choice, whole
 
 IDENTITY = ("seed", "data", "api", "embedding", "privacy", "schedule", "label_shares")
 AGREED = ("accept_lost_draws", "accept_joint_epsilon", "max_joint_epsilon")  # they may change while a run goes on
 LIMITS = ("max_refused", "max_adjusted")  # of a data set: they change no vector
 NEEDED = ("name", "seed", "run_dir", "label_shares", "expand.rows", "expand.degree", "metric.every_n_releases")
+CARD = {"curator_type": ("Government", "Industry", "Nonprofit")}
 NAME_LENGTH = 120  # characters of what is added to the name of a run of a sweep
 ANSWERS, BARE_ANSWERS = "answers", "answers_not_private"  # folders of the cache
 
@@ -144,12 +145,28 @@ def _public(
 
     metrics: names of those whose numbers stand there.
     """
-    said = {**identity, "expand": plain["expand"]}
+    said = {**identity, "expand": plain["expand"], "card": _card(plain.get("card"))}
     said["metric"] = {
         "every_n_releases": plain["metric"]["every_n_releases"],
         "parts": {name: plain["metric"]["parts"][name] for name in metrics},
     }
     return {"name": str(plain["name"]), **{key: public_part(key, value, trusted) for key, value in said.items()}}
+
+
+def _card(said: Any) -> dict[str, str]:
+    """What the curator says of the release: texts by their names, without those that are null."""
+    if not isinstance(said, Mapping | None):
+        raise invalid("card", said, "texts by their names")
+    told = {key: str(value) for key, value in (said or {}).items() if value is not None}
+    for key, value in (said or {}).items():
+        if isinstance(value, Mapping | list):
+            raise invalid(f"card.{key}", value, "a text, or null")
+    for key, allowed in CARD.items():
+        if key in told:
+            choice(f"card.{key}", told[key], allowed)
+    if not re.fullmatch(r"|\d{4}-\d\d-\d\d", told.get("published", "")):
+        raise invalid("card.published", told["published"], "a day, YYYY-MM-DD, or null")
+    return told
 
 
 def public_part(key: str, value: Any, trusted: Sequence[str] = ()) -> Any:

@@ -25,6 +25,7 @@ dpsyn: differentially private synthetic data by Private Evolution, without train
   dpsyn expand RUN --rows N                       more rows from a finished run; costs no privacy
   dpsyn report RUN                                one HTML page to look at, safe to publish; or --private
   dpsyn export RUN --to DIR --format csv          its data as csv, jsonl, parquet, imagefolder or npz
+  dpsyn push RUN OWNER/NAME                       its release to the Hugging Face hub; refuses what is not private
   dpsyn schema FILE > schema.yaml                 drafts the schema of a table from a codebook or a public sample
   dpsyn list [RUN or FOLDER ...]                  runs side by side: state, epsilon, rows, public metrics; --json
   dpsyn verify RUN                                recompute epsilon from the receipts by exact convolution
@@ -69,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "expand": expand,
         "report": report,
         "export": export,
+        "push": push,
         "schema": schema,
         "list": list_runs,
         "verify": verify,
@@ -181,7 +183,7 @@ def report(given: list[str]) -> int:
     from dpsyn.report import write_private_report, write_report
     from dpsyn.runs.directory import open_run
 
-    run = open_run(chosen.run)
+    run = open_run(chosen.run, alone=not chosen.private)
     print(write_private_report(run) if chosen.private else write_report(run))
     return 0
 
@@ -196,15 +198,32 @@ def export(given: list[str]) -> int:
     parser.add_argument("--all", action="store_true", help="of an iteration the variations without votes too")
     parser.add_argument("--not-private", action="store_true", help="also of a run without noise that protects")
     chosen = parser.parse_args(given)
+    from dpsyn.report import describe_export
     from dpsyn.runs.directory import open_run
     from dpsyn.runs.export import export as written
 
-    run = open_run(chosen.run)
+    run = open_run(chosen.run, alone=True)
     if not run.is_private and not chosen.not_private:
         do = "If it is to leave all the same, say --not-private."
         raise UserError(f"{chosen.run}: this run is NOT PRIVATE: its noise protects nobody. {do}")
-    rows = written(run, chosen.to, chosen.format, chosen.iteration, chosen.all)
+    rows = written(run, chosen.to, chosen.format, chosen.iteration, chosen.all, describe_export)
     print(f"{chosen.to}: {rows} rows")
+    return 0
+
+
+def push(given: list[str]) -> int:
+    """`dpsyn push RUN OWNER/NAME`: the release, as it stands, once `dpsyn verify` agrees with it."""
+    parser = argparse.ArgumentParser(
+        "dpsyn push", description="Sends a release to the Hugging Face hub, as a data set."
+    )
+    parser.add_argument("run", type=Path)
+    parser.add_argument("repository", metavar="OWNER/NAME", help="a data set of the hub; made where it is not there")
+    parser.add_argument("--private", action="store_true", help="where it is made, for its owner alone")
+    chosen = parser.parse_args(given)
+    from dpsyn.runs.directory import open_run
+    from dpsyn.runs.push import push as sent
+
+    print(sent(open_run(chosen.run, alone=True), chosen.repository, chosen.private))
     return 0
 
 
@@ -246,7 +265,7 @@ def verify(given: list[str]) -> int:
     from dpsyn.runs.directory import open_run
     from dpsyn.runs.verification import verified
 
-    report = verified(open_run(chosen.run))
+    report = verified(open_run(chosen.run, alone=True))
     print("\n".join(report.lines))
     return 0 if report.agrees and report.complete else 1
 

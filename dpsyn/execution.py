@@ -20,12 +20,14 @@ from dpsyn.privacy.budget import Budget, Charge
 from dpsyn.privacy.electorate import Electorate, open_electorate, row_reports, survey_of
 from dpsyn.privacy.ledger import Ledger, answer_of
 from dpsyn.privacy.nearest import search_on
-from dpsyn.privacy.query import CELLS, LABELS, QUERIES, SUMS, Answer, Nearest, Query
+from dpsyn.privacy.query import CELLS, LABELS, QUERIES, SUMS, Answer, CellCounts, Nearest, Query
 from dpsyn.privacy.statement import statement
 from dpsyn.privacy.survey import check_survey
-from dpsyn.report import write_report
+from dpsyn.report import marginals, write_report
 from dpsyn.runs.directory import RunDirectory
 from dpsyn.runs.picture import preview
+from dpsyn.runs.seal import seal
+from dpsyn.runs.storage import label_name
 from dpsyn.schedule import Ask, PublicSide
 from dpsyn.schedule.vital_signs import vital_signs
 from dpsyn.show import Screen
@@ -108,7 +110,7 @@ def _carry_out(job: Job, screen: Screen) -> Path:
 class _State:
     """What a start of a run works with: its directory, its ledger, and its line on the account.
 
-    declared: not empty once this start has entered its charges.
+    declared: not empty once this start has entered its charges. counts: of cells, with the queries, by release.
     """
 
     job: Job
@@ -119,6 +121,7 @@ class _State:
     lost: Sequence[Charge]
     entry: account.Entry
     declared: list[str] = field(default_factory=list)
+    counts: dict[int, tuple[CellCounts, Answer]] = field(default_factory=dict)
 
     def declare(self) -> None:
         """Enters all charges on the account, and writes what `release/` says of them."""
@@ -131,6 +134,15 @@ class _State:
         text = statement(job.privacy, self.budget, self.lost, receipts, job.public, job.data.id, runs, job.data.records)
         write(run.release / "privacy.json", text)
         write(run.release / "config.yaml", yaml.safe_dump(dict(job.public), sort_keys=False).encode())
+
+    def _write_marginals(self, t: int, query: CellCounts, answer: Answer) -> None:
+        """All noisy counts of cells up to now, for others to read. A run that goes on asks them all again, so only a
+        new one is a reason to write."""
+        self.counts[t] = (query, answer)
+        schema = self.job.facts.schema
+        if schema is not None and not self.run.checkpoint(t).exists():
+            names = [label_name(label) for label in self.job.labels]
+            write(self.run.release / marginals.NAME, marginals.marginals(schema, names, self.counts))
 
     def ask(self, electorate: Electorate | None) -> Ask:
         """electorate: None where only what is written down may be used."""
@@ -149,6 +161,8 @@ class _State:
             with private_side(run, self.screen, f"release {t}: private records vote", "vote"):
                 receipt = self.ledger.release(t, query, electorate)
             answer = answer_of(receipt, query)
+            if type(query) is CellCounts:
+                self._write_marginals(t, query, answer)
             if not isinstance(query, Nearest):
                 size = f"{len(answer.values):,} noisy numbers"
                 self.screen.line(f"{name[t - 1]}: {size}, deviation {answer.deviation:.4g} records")
@@ -209,9 +223,11 @@ def _show_votes(
 
 
 def _present(run: RunDirectory) -> None:
-    """The page and the card, from all else that is released."""
+    """The page and the card, from all else that is released; then the checksums of everything."""
     with run.timed("report"):
         write_report(run)
+        seal(run.release, private=not run.is_private)
+        run.stamp()
 
 
 def _check_public(job: Job) -> None:

@@ -15,6 +15,7 @@ from dpsyn.privacy.ledger import answer_of, read_receipt
 from dpsyn.privacy.query import Answer, Query
 from dpsyn.report import write_report
 from dpsyn.runs.directory import RunDirectory
+from dpsyn.runs.seal import seal
 from dpsyn.runs.storage import from_parquet, to_parquet
 from dpsyn.schedule import Ask, PublicSide
 from dpsyn.show import Screen
@@ -49,6 +50,8 @@ def expand_run(job: Job, screen: Screen, rows: int) -> Path:
         with screen.shown(), public_side(job, run, screen, [(0, rows)]) as public:
             write_synthetic(job, run, public, ask, final, rows)
         write_report(run)
+        seal(run.release, ["synthetic.parquet"], private=not run.is_private)
+        run.stamp()
     return run.release
 
 

@@ -25,7 +25,7 @@ GRID = 1024  # a user's votes are scaled to an L2 norm of at most one on the int
 SUMS_GRID = 2**20  # so are sums of vectors: fine beside an entry of a unit vector that a user's rows share
 SMALLEST_SIGMA = 0.3  # below it the sampler's and the accountant's numbers stop meaning anything useful
 LARGEST_SIGMA = 1e9  # above it noise would leave 64 bits on a user's grid
-WIDE = 100.0  # from here on a discrete Gaussian is accounted as the continuous one that it rounds, see `_gaussians`
+WIDE = 100.0  # from here on a discrete Gaussian is accounted as the continuous one that it rounds, see `composed_of`
 BELOW, ABOVE = 1e-4, 0.05  # how far, relatively, the accountant may be from exact convolution
 WEAK = 10.0  # an epsilon above this is stamped WEAK
 
@@ -225,7 +225,7 @@ def epsilon_of(charges: Sequence[Charge], delta: float, adjacency: Adjacency) ->
     """Epsilon of all charges together. Raises UserError where accountant and exact convolution disagree."""
     if not charges:
         return 0.0
-    gaussians = tuple(sorted(_gaussians(charges, adjacency).items()))
+    gaussians = tuple(sorted(composed_of(charges, adjacency).items()))
     epsilon = _accounted(gaussians, delta)
     exact = _exact(gaussians, delta)
     if not exact * (1 - BELOW) - 1e-9 <= epsilon <= exact * (1 + ABOVE) + 1e-4:
@@ -237,13 +237,13 @@ def epsilon_of(charges: Sequence[Charge], delta: float, adjacency: Adjacency) ->
 
 def exact_epsilon(charges: Sequence[Charge], delta: float, adjacency: Adjacency) -> float:
     """Epsilon of all charges together, by exact convolution alone."""
-    return _exact(tuple(sorted(_gaussians(charges, adjacency).items())), delta) if charges else 0.0
+    return _exact(tuple(sorted(composed_of(charges, adjacency).items())), delta) if charges else 0.0
 
 
 def largest_hit_rates(charges: Sequence[Charge], adjacency: Adjacency, false_alarms: np.ndarray) -> np.ndarray:
     """What share of the units in the data any attacker finds at most, float64 [n], who takes these shares of those that
     are not in them for ones that are."""
-    return hit_rates(_gaussians(charges, adjacency), false_alarms)
+    return hit_rates(composed_of(charges, adjacency), false_alarms)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -278,7 +278,7 @@ def closed_form(charges: Sequence[Charge], delta: float, adjacency: Adjacency) -
     from scipy.optimize import brentq
     from scipy.special import log_ndtr
 
-    mu = math.sqrt(sum(times / deviation**2 for (deviation, _), times in _gaussians(charges, adjacency).items()))
+    mu = math.sqrt(sum(times / deviation**2 for (deviation, _), times in composed_of(charges, adjacency).items()))
 
     def log_delta(epsilon: float) -> float:
         first, second = log_ndtr(-epsilon / mu + mu / 2), epsilon + log_ndtr(-epsilon / mu - mu / 2)
@@ -300,7 +300,7 @@ def format_epsilon(epsilon: float) -> str:
     return text + "0" if text.endswith(".") else text
 
 
-def _gaussians(charges: Sequence[Charge], adjacency: Adjacency) -> Counter[tuple[float, bool]]:
+def composed_of(charges: Sequence[Charge], adjacency: Adjacency) -> Counter[tuple[float, bool]]:
     """(standard deviation at sensitivity one, is it a discrete Gaussian) -> how often it is composed."""
     count: Counter[tuple[float, bool]] = Counter()
     for charge in charges:

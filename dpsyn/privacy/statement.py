@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
@@ -19,12 +20,14 @@ from dpsyn.privacy.budget import (
     Charge,
     Settings,
     Unit,
+    composed_of,
     epsilon_of,
     exact_epsilon,
     format_epsilon,
 )
 
-FORMAT = "dpsyn privacy 2"
+FORMAT = "dpsyn privacy 3"
+UNSEALED = ("files", "sha256")  # keys of a statement that tell of files, not of privacy
 
 ASSUMES = (
     "It holds if (1) what is listed as assumed public was chosen without the private data, and the models and pools "
@@ -104,6 +107,31 @@ def as_json(document: Mapping[str, Any]) -> bytes:
     return (json.dumps(document, indent=2) + "\n").encode()
 
 
+def sealed(document: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
+    """With the sha256 of all other released files, by name, and of itself: whoever has the folder alone finds a byte
+    that was changed."""
+    whole = {**{key: value for key, value in document.items() if key not in UNSEALED}, "files": dict(files)}
+    return {**whole, "sha256": hashlib.sha256(as_json(whole)).hexdigest()}
+
+
+def dp_event(charges: Sequence[Charge], adjacency: Adjacency) -> dict[str, Any]:
+    """The run as an event of dp-accounting, in the fields of its `to_named_tuple`. A discrete Gaussian stands there as
+    the continuous one of the same deviation: dp-accounting has no event of its own for it. From a deviation of 1 on
+    epsilon differs by less than 2 % (measured at delta 1e-5: 4.43 against 4.38; at 5, 0.7266 against 0.7255)."""
+
+    def event(name: str, **fields: Any) -> dict[str, Any]:
+        return {"module_name": "dp_accounting.dp_event", "class_name": name, **fields}
+
+    noise = sorted(composed_of(charges, adjacency).items())
+    return event(
+        "ComposedDpEvent",
+        events=[
+            event("SelfComposedDpEvent", event=event("GaussianDpEvent", noise_multiplier=deviation), count=times)
+            for (deviation, _), times in noise
+        ],
+    )
+
+
 def unprotected(noise: str, charges: Sequence[Charge], receipts: Mapping[int, str]) -> dict[str, Any]:
     """Written instead of a statement where the noise is not the system's."""
     return {
@@ -135,6 +163,7 @@ def document(facts: Facts) -> dict[str, Any]:
         "lost_draws": len(facts.lost),
         "lost_charges": [asdict(charge) for charge in facts.lost],
         "epsilon_declared_schedule": facts.declared,
+        "dp_event": dp_event((*facts.charges, *facts.lost), facts.neighbours),
         "mechanism": f"discrete Gaussian, OpenDP {facts.opendp}, OpenSSL's generator, seeded by the operating system",
         "accountant": {
             "method": f"privacy loss distributions, connect the dots; {noise}",

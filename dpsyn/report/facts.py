@@ -21,7 +21,9 @@ from dpsyn.runs.directory import RunDirectory
 from dpsyn.runs.storage import from_parquet, label_name, labels_of, read_lineage
 from dpsyn.runs.verification import read_charge
 
-OF_THE_REST = ("report.html", "README.md")  # written from the other files: they do not tell of themselves
+NOUNS = {"images": "images", "texts": "texts", "tables": "table rows"}
+# written from the other files, or after them: they do not tell of themselves. The statement holds their checksums
+OF_THE_REST = ("report.html", "README.md", "croissant.json", "deployment.yaml", "privacy.json")
 LOOKED_AT = {"images": 400, "texts": 5_000, "tables": 100_000}  # rows of the synthetic data, evenly spaced
 MOST_ITERATIONS, MOST_CHARGES = 1_000, 10_000  # of a stranger's release
 
@@ -91,6 +93,13 @@ class Released:
     @property
     def kind(self) -> str:
         return kind_of(self.sample)
+
+    @property
+    def card(self) -> Mapping[str, str]:
+        """What its curator says of it; no key where nothing is said."""
+        said = self.settings.get("card")
+        given = said.items() if isinstance(said, Mapping) else ()
+        return {str(key): " ".join(str(value).split())[:2000] for key, value in given if value is not None}
 
     @property
     def name(self) -> str:

@@ -22,7 +22,7 @@ from dpsyn.population import I64, Array, Samples
 from dpsyn.privacy.budget import SMALLEST_SIGMA, WEAK, exact_epsilon, format_epsilon, largest_hit_rates
 from dpsyn.privacy.statement import format_delta
 from dpsyn.report import contents, drawing, lineage
-from dpsyn.report.facts import LOOKED_AT, Released, kind_of
+from dpsyn.report.facts import LOOKED_AT, NOUNS, Released, kind_of
 from dpsyn.runs.storage import columns_of
 
 THUMB, SHARP = 64, 48  # px of a thumbnail; images up to this are kept pixel by pixel
@@ -32,7 +32,6 @@ EXCERPT, LONG = 280, 600  # characters of a text
 TABLE_ROWS, TABLE_COLUMNS = 60, 40
 LABELS, SHOWN_SETTINGS, SHOWN_FILES, SHOWN_CHARGES = 40, 60_000, 400, 400
 ALARMS = 0.05  # the rate of false alarms that is told in words
-NOUNS = {"images": "images", "texts": "texts", "tables": "table rows"}
 
 
 def rendered(released: Released, private: Mapping[str, Any] | None = None) -> bytes:

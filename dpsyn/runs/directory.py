@@ -26,13 +26,16 @@ SHOWN_KEYS = 3  # of those in which two runs differ
 @dataclass(frozen=True)
 class RunDirectory:
     """root: its place. is_private: without noise that is fit for it, nothing is written to `release/`, and what is
-    written is for its owner alone."""
+    written is for its owner alone. is_alone: the root itself is what was released, as a recipient has it."""
 
     root: Path
     is_private: bool = True
+    is_alone: bool = False
 
     @property
     def release(self) -> Path:
+        if self.is_alone:
+            return self.root
         return self.root / ("release" if self.is_private else "not_private")
 
     @property
@@ -200,12 +203,17 @@ class RunDirectory:
         return [f"{name}: {path}" for name, path in places.items() if path.exists()]
 
 
-def open_run(root: Path) -> RunDirectory:
-    """A run that exists. Raises UserError where there is none."""
+def open_run(root: Path, alone: bool = False) -> RunDirectory:
+    """A run that exists. alone: also a `release/` folder by itself. Raises UserError where there is none."""
     for is_private in (True, False):
         run = RunDirectory(root, is_private)
         if (run.release / "privacy.json").exists():
             return run
+    if alone and (root / "privacy.json").exists():
+        within = RunDirectory(root.parent, root.name == "release")
+        if within.release.name == root.name and within.private.exists():
+            return within
+        return RunDirectory(root, is_private=root.name != "not_private", is_alone=True)
     raise UserError(f"{root}: no run of dpsyn is there (no release/privacy.json).")
 
 
