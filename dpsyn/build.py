@@ -26,7 +26,7 @@ from dpsyn.privacy.budget import Settings
 from dpsyn.publish import published, resumable, target_of
 from dpsyn.schedule import Schedule
 from dpsyn.schedule.evolution import WithLabelShares
-from dpsyn.validate import choice, whole
+from dpsyn.validate import choice, number, whole
 
 IDENTITY = ("seed", "data", "api", "embedding", "privacy", "schedule", "label_shares")
 AGREED = ("accept_lost_draws", "accept_joint_epsilon", "max_joint_epsilon")  # they may change while a run goes on
@@ -74,7 +74,8 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
     given = {"runtime": plain["runtime"], "answers_folder": answers}
     runtime = _part("runtime", plain["runtime"], trusted, {})
     schedule: Schedule = _contracted("schedule", Schedule, plain, trusted, given)
-    data: Data = _contracted("data", Data, plain, trusted, given)
+    hold_out, evaluate = _evaluation(plain)
+    data: Data = _contracted("data", Data, {"data": _without(plain["data"], "hold_out")}, trusted, given)
     if schedule.uses_api:
         for name in ("api", "embedding"):
             _check_part(name, plain)
@@ -111,12 +112,29 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
         runtime=runtime,
         identity=identity,
         cache_identity={
-            "data": {key: value for key, value in plain["data"].items() if key not in LIMITS},
+            "data": {key: value for key, value in plain["data"].items() if key not in (*LIMITS, "hold_out")},
             "embedding": plain["embedding"],
         },
         public=_public(plain, identity, [name for name, metric in metrics.items() if not metric.private], trusted),
         free=frozenset(resumable(identity)),
+        hold_out=hold_out,
+        evaluate=evaluate,
+        measured_by={"metric": plain["metric"], "held_out": plain.get("held_out")},
     )
+
+
+def _evaluation(plain: Mapping[str, Any]) -> tuple[float, float | None]:
+    """data.hold_out and evaluate.epsilon. Raises UserError for what they cannot be."""
+    hold_out, evaluate = plain["data"].get("hold_out", 0), plain.get("evaluate") or {"epsilon": None}
+    number("data.hold_out", hold_out, "0, or a share below 1", 0, 0.9)
+    if not isinstance(evaluate, Mapping):
+        raise invalid("evaluate", evaluate, "evaluate.epsilon")
+    number("evaluate.epsilon", evaluate.get("epsilon"), "a number over 0, or null", above=0, optional=True)
+    return float(hold_out), None if evaluate.get("epsilon") is None else float(evaluate["epsilon"])
+
+
+def _without(settings: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != key}
 
 
 def _metrics(plain: Mapping[str, Any], trusted: Sequence[str], given: Mapping[str, Any]) -> dict[str, Metric]:

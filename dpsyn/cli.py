@@ -24,6 +24,7 @@ dpsyn: differentially private synthetic data by Private Evolution, without train
   dpsyn check [the same arguments]                what a run would make of your rows; spends nothing
   dpsyn expand RUN --rows N                       more rows from a finished run; costs no privacy
   dpsyn report RUN                                one HTML page to look at, safe to publish; or --private
+  dpsyn evaluate RUN ... [metric=NAME]            finished runs measured and compared; --epsilon E: a number to publish
   dpsyn export RUN --to DIR --format csv          its data as csv, jsonl, parquet, imagefolder or npz
   dpsyn push RUN OWNER/NAME                       its release to the Hugging Face hub; refuses what is not private
   dpsyn schema FILE > schema.yaml                 drafts the schema of a table from a codebook or a public sample
@@ -69,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "check": check,
         "expand": expand,
         "report": report,
+        "evaluate": evaluate,
         "export": export,
         "push": push,
         "schema": schema,
@@ -186,6 +188,60 @@ def report(given: list[str]) -> int:
     run = open_run(chosen.run, alone=not chosen.private)
     print(write_private_report(run) if chosen.private else write_report(run))
     return 0
+
+
+def evaluate(given: list[str]) -> int:
+    """`dpsyn evaluate RUN...`: 1 where a number is below `--fail-under`."""
+    description = "Measures finished runs without running again, and compares them. The numbers are private."
+    parser = argparse.ArgumentParser("dpsyn evaluate", description=description)
+    parser.add_argument("runs", nargs="+", metavar="RUN or KEY=VALUE", help="runs; metric=NAME chooses metrics")
+    parser.add_argument("--iteration", type=int, help="the data of that iteration, not the final ones")
+    parser.add_argument("--public", action="store_true", help="into release/: the real data are declared public")
+    parser.add_argument(
+        "--fail-under", action="append", default=[], metavar="NUMBER=VALUE", help="for CI; also several"
+    )
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--epsilon", type=float, help="measured under DP, which spends it; published with the run")
+    parser.add_argument("--config-dir", metavar="DIR", help="configs of your own beside those of dpsyn")
+    chosen = parser.parse_intermixed_args(given)
+    overrides = [text for text in chosen.runs if "=" in text and not Path(text).is_dir()]
+    places = [Path(text) for text in chosen.runs if text not in overrides]
+    if not places:
+        raise UserError("dpsyn evaluate: expected a run, or several.")
+    least = dict(map(_bound, chosen.fail_under))
+    from dpsyn import compose
+    from dpsyn.evaluating import PRIVATE, as_mappings, as_text, fails, measure
+    from dpsyn.runs.directory import open_run
+
+    runs = [open_run(place) for place in places]
+    jobs = [compose.rebuilt(run, overrides, measured=True, folder=chosen.config_dir) for run in runs]
+    if chosen.epsilon is not None:
+        if len(runs) > 1 or chosen.public or chosen.iteration is not None or least or chosen.json:
+            raise invalid("--epsilon", chosen.epsilon, "one run, and no other flag")
+        from dpsyn.execution import evaluate_run
+
+        print(evaluate_run(jobs[0], _screen({"run": str(places[0])}, 0), chosen.epsilon))
+        return 0
+    screen = _screen({"run": ", ".join(map(str, places))}, 0)
+    screen.console.stderr = True
+    found = [measure(job, run, screen, chosen.iteration, chosen.public) for job, run in zip(jobs, runs, strict=True)]
+    if chosen.json:
+        import json
+
+        print(json.dumps(as_mappings(found), indent=1))
+    else:
+        print(*([] if chosen.public else [PRIVATE]), as_text(found), sep="\n", end="")
+    for line in (failed := fails(found, least)):
+        print(f"dpsyn: {line}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _bound(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise invalid("--fail-under", text, "NUMBER=VALUE, such as accuracy=0.9") from None
 
 
 def export(given: list[str]) -> int:
@@ -337,9 +393,32 @@ def _sweep(flags: list[str], folder: str | None, overrides: list[str]) -> int:
         _carry_out(*jobs[tuple(sorted(texts))])
 
     try:
-        return _hydra(flags, folder, overrides, one)
+        _hydra(flags, folder, overrides, one)
     finally:
         withdraw_unbegun(built)
+    _compare(built, _sweep_folder(overrides))
+    return 0
+
+
+def _compare(jobs, folder: Path) -> None:  # type: ignore[no-untyped-def]
+    """The end of a sweep: its runs side by side; numbers on real data in a file that is private."""
+    from dpsyn.evaluating import as_text, recorded
+    from dpsyn.files import write
+    from dpsyn.report.listing import as_text as told
+    from dpsyn.report.listing import listed
+    from dpsyn.runs.directory import RunDirectory
+
+    print(told(listed([job.root for job in jobs])), end="")
+    found = [recorded(job, RunDirectory(job.root, job.privacy.is_private)) for job in jobs]
+    if any(each.numbers for each in found):
+        path = folder / "comparison.txt"
+        write(path, as_text(found).encode(), private=True)
+        print(f"side by side, with metrics on real data (private): {path}")
+
+
+def _sweep_folder(overrides: list[str]) -> Path:
+    own = [text.partition("=")[2] for text in overrides if text.startswith("hydra.sweep.dir=")]
+    return Path(own[-1].strip("'\"") if own else "runs/.sweeps")
 
 
 def _hydra(flags: list[str], folder: str | None, overrides: list[str], job) -> int:  # type: ignore[no-untyped-def]
@@ -347,8 +426,7 @@ def _hydra(flags: list[str], folder: str | None, overrides: list[str], job) -> i
     from dpsyn.files import private_folder
 
     if {"-m", "--multirun"} & set(flags):
-        own = [text.partition("=")[2] for text in overrides if text.startswith("hydra.sweep.dir=")]
-        private_folder(Path(own[-1].strip("'\"") if own else "runs/.sweeps"))
+        private_folder(_sweep_folder(overrides))
     compose.launch([*flags, *(["--config-dir", folder] if folder else []), *overrides], job)
     return 0
 

@@ -50,7 +50,7 @@ def noise(job: Job, budget: Budget) -> str:
 
 def deviations(job: Job, budget: Budget) -> list[float]:
     """Of the noise of each release, in records."""
-    pairs = zip(budget.charges, job.releases, strict=True)
+    pairs = zip(budget.charges, [*job.releases, *job.evaluation], strict=True)
     return [charge.sigma * records_in_a_vote(charge, release.moves) for charge, release in pairs]
 
 
@@ -69,6 +69,9 @@ def show_plan(job: Job, given: Sequence[str] = ()) -> None:
         "labels": f"{len(job.labels)}: {_shortened([label_name(label) for label in job.labels])}",
         "records (declared)": "not declared" if job.data.records is None else f"{job.data.records:,}",
     }
+    if job.hold_out:
+        unit = "users" if job.data.unit_column else "records"
+        lines["held out"] = f"about {job.hold_out:.3g} of the {unit}; they cast no vote"
     if isinstance(job.runtime, OnRay):
         lines["machines"] = _machines(job.runtime)
     warnings = [*_warnings(job, budget), *_ignored(job, given)]
@@ -122,7 +125,7 @@ def _table(job: Job, budget: Budget) -> Table:
     if asks:
         table.add_row("-", *api_rows(job.api_rows[0]), *("" for _ in told), "", "", "")
     noise_of = deviations(job, budget)
-    for t, (release, charge) in enumerate(zip(job.releases, budget.charges, strict=True), 1):
+    for t, (release, charge) in enumerate(zip([*job.releases, *job.evaluation], budget.charges, strict=True), 1):
         asked = api_rows(job.api_rows[t]) if t < len(job.api_rows) else [""] * len(asks)
         alone, far = _epsilon(job, [charge]), _epsilon(job, budget.charges[:t], whole=t == len(budget.charges))
         words = [release.told.get(key, "") for key in told]

@@ -87,6 +87,7 @@ def _context(released: Released) -> dict[str, Any]:
         "browser": _browser(released),
         "contents": _contents(released),
         "measured": [numbers for numbers in released.numbers if numbers.get("metric") and len(numbers) > 3],
+        "evaluation": _evaluation(released),
         "settings": released.settings_text[:SHOWN_SETTINGS],
         "settings_cut": len(released.settings_text) > SHOWN_SETTINGS,
         "files": released.files[:SHOWN_FILES],
@@ -263,14 +264,54 @@ def _checklist(released: Released) -> list[tuple[str, bool, str]]:
         ("Who is trusted", stated, "whoever held the private data and ran dpsyn; nobody else"),
         (
             "Accuracy and utility",
-            measured,
-            "measured without private data" if measured else "no number that may be published",
+            measured or released.evaluation is not None,
+            "measured on held-out records, through noise"
+            if released.evaluation is not None
+            else "measured without private data"
+            if measured
+            else "no number that may be published",
         ),
         ("Bias: groups for whom the data are worse", False, "small groups drown in the noise first"),
         ("Side channels: time and traffic", False, "named among what the statement does not cover"),
         ("Security of the private data themselves", False, "left to whoever holds them"),
         ("How the data were collected", False, "left to whoever holds them"),
     ]
+
+
+def _evaluation(released: Released) -> dict[str, Any] | None:
+    """What was measured under DP: numbers in words, the confusion of labels as shares of each row, columns that are
+    farthest off first."""
+    said = released.evaluation
+    if said is None:
+        return None
+
+    def between(each: Mapping[str, Any], low: str, high: str) -> str:
+        return f"{each[low]:.1%} to {each[high]:.1%}" if low in each and high in each else "not told"
+
+    numbers = [
+        {
+            "name": each["name"],
+            "what": each["what"],
+            "value": f"{each['value']:.1%}" if "value" in each else "lost in the noise",
+            "noise": between(each, "noise_low", "noise_high"),
+            "interval": between(each, "low", "high"),
+        }
+        for each in said["numbers"]
+    ]
+    columns = sorted(said["columns"], key=lambda each: -each["total_variation"])
+    return {"of": said["of"], "numbers": numbers, "columns": columns, "confusion": _confusion(said.get("confusion"))}
+
+
+def _confusion(said: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if said is None:
+        return None
+    sums = np.maximum(said["counts"].sum(1), 1.0)
+    shares = np.clip(said["counts"] / sums[:, None], 0, 1)
+    rows = [
+        (label, [f"{value:.0%}" for value in row], f"{of:,.0f}")
+        for label, row, of in zip(said["labels"], shares, sums, strict=True)
+    ]
+    return {"labels": said["labels"], "rows": rows, "deviation": f"{said['deviation']:.3g}"}
 
 
 # Votes and vital signs

@@ -90,12 +90,14 @@ class RunDirectory:
         kinds = ("*/iterations/*", "*/votes/*", "private/intents/*")
         return any(any(self.root.glob(kind)) for kind in kinds)
 
-    def begin(self, settings: Mapping[str, Any], fingerprint: str, sigma: float) -> str:
-        """Writes down what a new run is, and returns its id."""
+    def begin(self, settings: Mapping[str, Any], fingerprint: str, sigma: float, measured_by: Mapping[str, Any]) -> str:
+        """Writes down what a new run is, and returns its id. measured_by: what it is measured by; it identifies
+        nothing."""
         import yaml
 
         run = secrets.token_hex(16)
         facts = {"run": run, "sigma": sigma, "fingerprint": fingerprint, "settings": dict(settings)}
+        facts["measured_by"] = dict(measured_by)
         write(self.private / "config.yaml", yaml.safe_dump(facts, sort_keys=False).encode(), private=True)
         return run
 
@@ -118,6 +120,14 @@ class RunDirectory:
             )
         if known["fingerprint"] != fingerprint:
             raise UserError(f"run_dir={self.root}: data: the files changed since this run began. Name another run_dir.")
+
+    def evaluation_epsilon(self) -> float | None:
+        """What the numbers about held-out units spend, once that was settled; None where nothing was asked."""
+        path = self.private / "evaluation.json"
+        return float(json.loads(path.read_text())["epsilon"]) if path.exists() else None
+
+    def settle_evaluation(self, epsilon: float) -> None:
+        write(self.private / "evaluation.json", (json.dumps({"epsilon": epsilon}) + "\n").encode(), private=True)
 
     def save(self, population: Population, labels: Sequence[Label]) -> None:
         """A checkpoint: the folder of an iteration, whole or not there."""

@@ -18,7 +18,7 @@ from dpsyn.files import sha256
 from dpsyn.privacy import account
 from dpsyn.privacy.budget import GRID, SMALLEST_SIGMA, SUMS_GRID, Charge, exact_epsilon, format_epsilon
 from dpsyn.privacy.ledger import Receipt, read_receipt
-from dpsyn.privacy.query import CELLS, LABELS, SUMS
+from dpsyn.privacy.query import CELLS, HISTOGRAM, LABELS, SUMS
 from dpsyn.privacy.statement import UNSEALED, Facts, document, format_delta, unprotected
 from dpsyn.runs.directory import RunDirectory
 from dpsyn.runs.seal import differences
@@ -62,7 +62,7 @@ def verified(run: RunDirectory) -> Report:
     receipts = _receipts(run, faults)
     for receipt in receipts.values():
         _check_receipt(run, receipt, declared, stated, faults)
-    if not receipts and is_sealed and not any(name.startswith("votes/") for name in whole["files"]):
+    if stated and not receipts and is_sealed and not any(name.startswith("votes/") for name in whole["files"]):
         lines.append("no receipts lie here, as in an export: epsilon was not computed again; ask for the whole release")
         return _report(lines, [*faults, *_differences(said, made_again)], complete=False)
     faults += [f"the receipt of '{declared[t - 1].name}' is gone" for t in stated if t not in receipts]
@@ -92,6 +92,7 @@ def read_charge(said: Mapping[str, Any]) -> Charge:
     """Of a statement, which may be anybody's. Raises ValueError or TypeError for what is none."""
     charge = Charge(**{key: value for key, value in said.items() if key != "receipt_sha256"})
     whole = type(charge.moves) is int and charge.moves > 0 and charge.grid in (1, GRID, SUMS_GRID)
+    whole = whole and charge.of in ("all", "voters", "held_out")
     if not isinstance(charge.name, str) or not whole or not 0 <= charge.sigma < math.inf:
         raise ValueError(charge)
     return charge
@@ -150,8 +151,10 @@ def _check_receipt(
     before, subject = run.checkpoint(t - 1), receipt.population
     kind = receipt.charge.name.split()[0]
     of_cells, of_sums = (subject.startswith(f"{kind} ") for kind in (CELLS, SUMS))
-    of_counts = subject == LABELS or of_cells or of_sums
+    of_bins = subject.startswith(f"{HISTOGRAM} ")
+    of_counts = subject == LABELS or of_cells or of_sums or of_bins
     meant = {"votes": not of_counts, "label": subject == LABELS, "counts": of_cells, "embedding": of_sums}
+    meant["evaluation:"] = of_bins
     if not meant.get(kind, True):
         faults.append(f"{path}: not about what its charge is for")
     elif not of_counts and before.exists() and sha256(before) != subject:
