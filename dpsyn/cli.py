@@ -126,17 +126,20 @@ def run(given: list[str]) -> int:
 
 def plan(given: list[str]) -> int:
     """`dpsyn plan`: reads no private row, loads no model, writes no file."""
-    flags, folder, overrides = _split(given)
+    flags, folder, overrides = _split([text for text in given if text != "--json"])
     if {"--help", "-h"} & set(flags):
-        return _show_help("plan", " [-m]")
+        return _show_help("plan", " [-m] [--json]")
     from dpsyn import compose
     from dpsyn.build import build
-    from dpsyn.planning import show_joint_epsilon, show_plan
+    from dpsyn.planning import planned, show_joint_epsilon, show_plan
 
     sweep = bool({"-m", "--multirun"} & set(flags))
     overrides = compose.with_default(compose.readable(overrides, sweep))
     members = list(compose.members(overrides, folder)) if sweep else [(overrides, [])]
     jobs = [build(compose.settings(texts, folder), swept) for texts, swept in members]
+    if "--json" in given:
+        _print_json([planned(job) for job in jobs] if sweep else planned(jobs[0]))
+        return 0
     for job, (texts, _) in zip(jobs, members, strict=True):
         show_plan(job, texts)
     if sweep:
@@ -186,7 +189,12 @@ def report(given: list[str]) -> int:
     from dpsyn.runs.directory import open_run
 
     run = open_run(chosen.run, alone=not chosen.private)
-    print(write_private_report(run) if chosen.private else write_report(run))
+    if not chosen.private:
+        print(write_report(run))
+        return 0
+    from dpsyn.evaluating import beside_private
+
+    print(write_private_report(run, beside_private(run)))
     return 0
 
 
@@ -316,23 +324,38 @@ def list_runs(given: list[str]) -> int:
 def verify(given: list[str]) -> int:
     """`dpsyn verify RUN`: 0 when all agrees, 1 when something does not."""
     parser = argparse.ArgumentParser("dpsyn verify", description="Recomputes epsilon from receipts and intents.")
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=Path, help="a run, or a release/ folder alone")
+    parser.add_argument("--json", action="store_true", help="for programs")
     chosen = parser.parse_args(given)
     from dpsyn.runs.directory import open_run
     from dpsyn.runs.verification import verified
 
     report = verified(open_run(chosen.run, alone=True))
-    print("\n".join(report.lines))
+    if chosen.json:
+        _print_json({"lines": report.lines, "agrees": report.agrees, "complete": report.complete})
+    else:
+        print("\n".join(report.lines))
     return 0 if report.agrees and report.complete else 1
 
 
 def budget(given: list[str]) -> int:
     """`dpsyn budget`: what all runs of this user have spent, by data set."""
-    argparse.ArgumentParser("dpsyn budget", description="What was spent on each data set.").parse_args(given)
-    from dpsyn.planning import show_budget
+    parser = argparse.ArgumentParser("dpsyn budget", description="What was spent on each data set.")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    chosen = parser.parse_args(given)
+    from dpsyn.planning import show_budget, spent
 
-    show_budget()
+    if chosen.json:
+        _print_json(spent())
+    else:
+        show_budget()
     return 0
+
+
+def _print_json(what: object) -> None:
+    import json
+
+    print(json.dumps(what, indent=1))
 
 
 def _show_help(verb: str, more: str = "") -> int:

@@ -11,12 +11,17 @@ from typing import Any
 
 import numpy as np
 
+from dpsyn import compose
+from dpsyn.data import Data
 from dpsyn.errors import UserError, did_you_mean, invalid
 from dpsyn.files import write
 from dpsyn.job import Job, check
+from dpsyn.population import Samples
+from dpsyn.privacy.holdout import Side
 from dpsyn.privacy.statement import as_json
 from dpsyn.report import write_report
 from dpsyn.report.facts import read_numbers
+from dpsyn.report.real import Rows, against
 from dpsyn.runs.directory import RunDirectory, flat
 from dpsyn.runs.seal import seal
 from dpsyn.runs.storage import from_parquet
@@ -25,6 +30,7 @@ from dpsyn.sides import private_side
 from dpsyn.threads import on_free_threads
 
 PRIVATE = "PRIVATE: numbers on real data, without noise. Do not publish them; no choice by them is covered."
+READ = 50_000  # private rows that are held in memory, the first ones
 SHOWN_KEYS = 3  # of those in which runs differ
 
 
@@ -92,6 +98,51 @@ def recorded(job: Job, run: RunDirectory) -> Measured:
                 own = {key: value for key, value in numbers.items() if key not in ("iteration", "final", "metric")}
                 found |= {f"{name}.{key}": float(value) for key, value in own.items() if not isinstance(value, str)}
     return _of(job, run, found)
+
+
+def beside_private(run: RunDirectory) -> dict[str, Any] | None:
+    """The finished data beside the private ones, for the private page; None where the private data are not there, the
+    run is not finished, or it is not one of this user."""
+    path = run.release / "synthetic.parquet"
+    try:
+        job = compose.rebuilt(run, [], measured=True)
+        job.data.check()
+        if not path.exists():
+            return None
+        real = _rows(job.data, job.side(is_held=False))
+        held = next((data for metric in job.metrics.values() for data in metric.reads()), None)
+        if job.hold_out:
+            tested = _rows(job.data, job.side(is_held=True))
+        elif held is not None and held.digests() != job.data.digests():
+            tested = _rows(held, None)
+        else:  # others of the private ones
+            real, tested = (_rows(job.data, Side(0.3, is_held)) for is_held in (False, True))
+    except UserError:
+        return None
+    if not len(real.labels) or not len(tested.labels):
+        return None
+    embed = job.embed if job.schedule.uses_api else None
+    synthetic, first = from_parquet(path.read_bytes(), path), run.load(run.iterations()[0])
+    return against(synthetic, first, real, tested, embed, job.facts.schema)
+
+
+def _rows(data: Data, side: Side | None) -> Rows:
+    """Some private rows, of one side. In memory."""
+    keeps = None if side is None else side.filter()
+    contents, labels = list[Any](), list[Any]()
+    forms: Mapping[str, Mapping[str, str]] = {}
+    for records in data.batches(256):
+        if not len(records.samples):
+            continue
+        mine = np.ones(len(records.samples), bool) if keeps is None else keeps(records)
+        contents.append(records.samples.content[mine])
+        labels.append(records.labels[mine])
+        forms = records.samples.forms
+        if len(contents) > READ // 256:
+            break
+    if not contents:
+        return Rows(Samples(np.zeros(0, object)), np.zeros(0, np.int64))
+    return Rows(Samples(np.concatenate(contents), forms=forms), np.concatenate(labels))
 
 
 def _publish(job: Job, run: RunDirectory) -> None:

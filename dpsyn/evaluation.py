@@ -82,14 +82,14 @@ class Judge:
     def _guess(self, samples: Samples, vectors: Array | None) -> Array:
         if self.model is None:
             return np.zeros(len(samples), np.int64)
-        features = _features(self.schema, samples, vectors)
+        given = features(self.schema, samples, vectors)
         with on_free_threads():
-            return np.asarray(self.model.predict(features))
+            return np.asarray(self.model.predict(given))
 
     def _distance(self, vectors: Array | None, n: int) -> Array:
         if vectors is None:
             return np.zeros(n, np.int64)
-        return np.searchsorted(self.ends, _apart(vectors, self.vectors))
+        return np.searchsorted(self.ends, apart(vectors, self.vectors))
 
 
 @dataclass(frozen=True)
@@ -138,24 +138,24 @@ def judge(
 ) -> Judge:
     """digest: of the file with the synthetic data. Raises UserError where all of them have one label."""
     rows = np.random.default_rng(0).permutation(len(synthetic))
-    learned, compared = take(synthetic.samples, rows[:LEARNED]), take(synthetic.samples, rows[:COMPARED])
-    vectors = None if embed is None else _vectors(embed, learned)
+    studied, compared = take(synthetic.samples, rows[:LEARNED]), take(synthetic.samples, rows[:COMPARED])
+    vectors = None if embed is None else vectors_of(embed, studied)
     model = None
     if len(labels) > 1:
         targets = _labels_of(synthetic, schema)[rows[:LEARNED]]
         if len(np.unique(targets)) < 2:
             raise UserError("evaluate: all synthetic rows have one label. A classifier cannot learn from them.")
-        model = _learned(_features(schema, learned, vectors), targets, schema)
-    apart, ends = np.zeros((0, 0), np.float32), np.zeros(0)
+        model = learned(features(schema, studied, vectors), targets, schema)
+    kept, ends = np.zeros((0, 0), np.float32), np.zeros(0)
     if vectors is not None:
-        apart = flushed(vectors[:COMPARED])
-        apart = np.ascontiguousarray(apart[distinct(apart)])
-        if len(apart) < 2:
+        kept = flushed(vectors[:COMPARED])
+        kept = np.ascontiguousarray(kept[distinct(kept)])
+        if len(kept) < 2:
             raise UserError("evaluate: all synthetic samples have one vector. There are no distances to compare with.")
-        ends = np.quantile(_among_themselves(apart), QUANTILES)
-    columns = () if schema is None else tuple(_bins(column, compared.content) for column in schema.columns.values())
+        ends = np.quantile(_among_themselves(kept), QUANTILES)
+    columns = () if schema is None else tuple(bins(column, compared.content) for column in schema.columns.values())
     named = hashlib.sha256(f"{FORMAT} {digest}".encode()).hexdigest()
-    return Judge(named, embed, model, apart, ends, columns, schema)
+    return Judge(named, embed, model, kept, ends, columns, schema)
 
 
 def queries(made: Judge, labels: int, planned: Sequence[Release]) -> list[Histogram]:
@@ -250,8 +250,9 @@ def _columns_told(made: Judge, counts: F64, deviation: float) -> list[dict[str, 
         total, n = max(float(mine.sum()), 1.0), len(mine)
         shares = mine / total
         off = float(np.abs(each.synthetic - shares).sum() / 2)
-        # by the triangle inequality off is no farther from the true one than half the sum of the noise's sizes
-        noise = deviation * (0.798 * n + NORMAL * 0.603 * np.sqrt(n)) / 2 / total
+        # by the triangle inequality off is no farther from the true one than half the sum of the sizes of the noise,
+        # 0.399 n on average, and half the noise of the total
+        noise = deviation * (0.399 * n + NORMAL * 0.584 * np.sqrt(n)) / total
         found.append(
             {
                 "column": each.column.name,
@@ -267,12 +268,12 @@ def _columns_told(made: Judge, counts: F64, deviation: float) -> list[dict[str, 
     return found
 
 
-def _vectors(embed: Embedding, samples: Samples, size: int = 256) -> Array:
+def vectors_of(embed: Embedding, samples: Samples, size: int = 256) -> Array:
     parts = [embed(take(samples, np.arange(k, min(k + size, len(samples))))) for k in range(0, len(samples), size)]
     return np.concatenate(parts)
 
 
-def _apart(vectors: Array, among: Array, size: int = 256) -> F64:
+def apart(vectors: Array, among: Array, size: int = 256) -> F64:
     """float64 [n]: the distance to the nearest of some vectors; row i depends on vector i alone, to the last bit."""
     found, shortlist = np.empty(len(vectors)), cpu_search(among)
     for start in range(0, len(vectors), size):
@@ -300,7 +301,7 @@ def _labels_of(synthetic: Population, schema: Schema | None) -> I64:
     return synthetic.labels
 
 
-def _features(schema: Schema | None, samples: Samples, vectors: Array | None) -> Array:
+def features(schema: Schema | None, samples: Samples, vectors: Array | None) -> Array:
     """float64 [n, f]: of a table its columns that are no labels, categories by their codes; of others their vectors."""
     if schema is None:
         assert vectors is not None
@@ -316,32 +317,35 @@ def _features(schema: Schema | None, samples: Samples, vectors: Array | None) ->
     return np.stack(found, axis=1) if found else np.zeros((len(samples), 1))
 
 
-def _learned(features: Array, targets: I64, schema: Schema | None) -> Any:
+def learned(given: Array, targets: I64, schema: Schema | None) -> Any:
+    """What guesses labels, int64 [n], of features, [n, f]: boosting for tables, a linear model of vectors."""
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.linear_model import LogisticRegression
 
     with on_free_threads():
         if schema is not None:
             kinds = [not column.has_order and column.size <= 254 for column in schema.features]
-            return HistGradientBoostingClassifier(categorical_features=kinds or None, random_state=0).fit(
-                features, targets
-            )
-        mean, scale = features.mean(0), np.maximum(features.std(0), 1e-9)
-        fitted = LogisticRegression(max_iter=500).fit((features - mean) / scale, targets)
+            boosting = HistGradientBoostingClassifier(categorical_features=kinds or None, random_state=0)
+            return boosting.fit(given, targets)
+        mean, scale = given.mean(0), np.maximum(given.std(0), 1e-9)
+        fitted = LogisticRegression(max_iter=500).fit((given - mean) / scale, targets)
     weights, offsets = fitted.coef_, fitted.intercept_
     if len(weights) == 1:  # of two labels there is one line
         weights, offsets = np.concatenate([-weights, weights]), np.concatenate([-offsets, offsets])
     return Linear(fitted.classes_, weights / scale, offsets - (weights * (mean / scale)).sum(1))
 
 
-def _bins(column: Column, content: Array) -> Bins:
+def bins(column: Column, content: Array) -> Bins:
     """By the synthetic rows: numbers in bins that hold about as many each, categories that are frequent."""
     values = content[column.name]
     if column.numeric:
         scaled = column.scaled(values)
         known = scaled[~np.isnan(scaled)]
         ends = np.unique(np.quantile(known, np.arange(1, BARS) / BARS)) if len(known) else np.zeros(0)
-        names = (*(f"bin {at + 1}" for at in range(len(ends) + 1)), "missing")
+        order = np.sort(known)
+        last = values[~np.isnan(scaled)][np.argsort(known, kind="stable")]
+        upto = [last[max(0, np.searchsorted(order, end, "right") - 1)] for end in ends]
+        names = (*(f"up to {_short(value)}" for value in upto), "above" if upto else "all", "missing")
         empty = Bins(column, ends, np.zeros(0, np.int64), names, np.zeros(0))
     else:
         places = column.codes_of(values)
@@ -356,6 +360,10 @@ def _bins(column: Column, content: Array) -> Bins:
         empty = Bins(column, np.zeros(0), of_code, named, np.zeros(0))
     counts = np.bincount(empty.codes(content), minlength=len(empty.names))
     return replace(empty, synthetic=counts / max(1, counts.sum()))
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
 
 
 def as_mapping(said: Any) -> Mapping[str, Any] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -94,6 +95,38 @@ def show_plan(job: Job, given: Sequence[str] = ()) -> None:
         console.print("known only with the data: whether they have the declared columns", highlight=False)
 
 
+def planned(job: Job) -> dict[str, Any]:
+    """The same for programs. Raises UserError as `show_plan`."""
+    needs, budget = needed(job), job.budget()
+    asked = [*job.api_rows, (0, job.expand_rows or 0)]
+    generated, varied = (sum(pair[side] for pair in asked) if job.schedule.uses_api else 0 for side in (0, 1))
+    private = job.privacy.is_private
+    noise, apis = deviations(job, budget), metered(job.api)
+    usage = format_usage(at_most(apis, job.labels, generated, varied)) if apis else None
+    return {
+        "run": str(job.root),
+        "private": private,
+        "epsilon": float(_epsilon(job, budget.charges, whole=True)) if private else None,
+        "delta": budget.delta if private else None,
+        "unit": job.privacy.unit,
+        "adjacency": job.privacy.adjacency,
+        "releases": [
+            {
+                "name": charge.name,
+                "noise_in_records": noise[at],
+                "epsilon_alone": float(_epsilon(job, [charge])) if private else None,
+                **release.told,
+            }
+            for at, (charge, release) in enumerate(zip(budget.charges, [*job.releases, *job.evaluation], strict=True))
+        ],
+        "rows": job.expand_rows or job.schedule.final_size(job.facts),
+        "api_rows": generated + varied,
+        "usage_at_most": usage,
+        "warnings": list(_warnings(job, budget)),
+        "needed": needs,
+    }
+
+
 def _machines(runtime: OnRay) -> str:
     """What runs where."""
     where = "a cluster on this machine" if runtime.address is None else f"the Ray cluster at {runtime.address}"
@@ -174,26 +207,47 @@ def joint_of(runs: Sequence[account.Entry]) -> str:
     return f"all {len(runs)} runs on these data together: epsilon {text}"
 
 
-def show_budget() -> None:
-    """Prints what the account of this user knows."""
-    everything = account.everything()
-    console = Console()
-    if not everything:
-        console.print("No run on any data set is known.")
-        return
-    table = Table("data set", "run", "epsilon", "delta", "unit", "releases", box=None)
-    for runs in everything:
-        for run in runs:
-            epsilon = format_epsilon(epsilon_of(run.charges, run.delta, run.neighbours))
-            place = run.directory + (" (declared, not begun)" if run.run.startswith(account.PLANNED) else "")
-            table.add_row(run.data, place, epsilon, format_delta(run.delta), run.unit, str(len(run.charges)))
+def spent() -> list[dict[str, Any]]:
+    """What the account of this user knows: of each data set its runs, and their joint epsilon; None where they protect
+    different units."""
+    found = []
+    for runs in account.everything():
         delta = max(run.delta for run in runs)
+        each = [
+            {
+                "run": run.directory,
+                "begun": not run.run.startswith(account.PLANNED),
+                "epsilon": float(format_epsilon(epsilon_of(run.charges, run.delta, run.neighbours))),
+                "delta": run.delta,
+                "unit": run.unit,
+                "releases": len(run.charges),
+            }
+            for run in runs
+        ]
         joint = account.joint_epsilon(runs, delta)
-        text = "different units" if joint is None else format_epsilon(joint)
-        table.add_row(
-            runs[0].data, f"all {len(runs)} together", text, format_delta(delta), runs[-1].unit, "", style="bold"
-        )
-    console.print(table)
+        together = None if joint is None else float(format_epsilon(joint))
+        found.append({"data": runs[0].data, "runs": each, "epsilon": together, "delta": delta})
+    return found
+
+
+def show_budget() -> None:
+    """Prints `spent`, a table that is never cut: a path is to be read whole, on a screen or piped."""
+    everything = spent()
+    if not everything:
+        print("No run on any data set is known.")
+        return
+    lines = [["data set", "run", "epsilon", "delta", "unit", "releases"]]
+    for of in everything:
+        for run in of["runs"]:
+            place = run["run"] + ("" if run["begun"] else " (declared, not begun)")
+            numbers = [format_epsilon(run["epsilon"]), format_delta(run["delta"]), run["unit"], str(run["releases"])]
+            lines.append([of["data"], place, *numbers])
+        joint = "different units" if of["epsilon"] is None else format_epsilon(of["epsilon"])
+        last = of["runs"][-1]["unit"]
+        lines.append([of["data"], f"all {len(of['runs'])} together", joint, format_delta(of["delta"]), last, ""])
+    widths = [max(len(line[at]) for line in lines) for at in range(len(lines[0]))]
+    for line in lines:
+        print("  ".join(cell.ljust(wide) for cell, wide in zip(line, widths, strict=True)).rstrip())
 
 
 def show_joint_epsilon(jobs: Sequence[Job], read: bool) -> list[float]:

@@ -38,11 +38,13 @@ RUNS = {
 def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("experiment", choices=RUNS)
-    parser.add_argument("places", nargs="*", help="of adult: its train.csv; of yelp_pool: the reviews, and the pool")
+    parser.add_argument(
+        "overrides", nargs="*", help="data.path=TRAIN.csv, api.path=POOL.parquet, embedding.model=FOLDER"
+    )
     chosen = parser.parse_args(given)
-    name, places = chosen.experiment, chosen.places
+    name = chosen.experiment
     overrides = [f"+experiment={name}", *RUNS[name], "metric.parts=null", "evaluate.epsilon=1"]
-    overrides += [f"{key}={place}" for key, place in zip(("data.path", "api.path"), places, strict=False)]
+    overrides += chosen.overrides
     with tempfile.TemporaryDirectory() as folder:
         job = replace(build(compose.settings([*overrides, f"run_dir={folder}/run"])), metrics={})
         carry_out(job, Screen(Console(quiet=True), {}, 0))

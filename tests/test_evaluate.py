@@ -121,6 +121,15 @@ def test_afterwards_on_records_that_voted_the_losses_add(here, tmp_path, capsys)
     assert cli.main(["evaluate", str(run), "--epsilon", "2"]) == 2
 
 
+def test_the_private_page_shows_the_data_beside_the_private_ones(here, capsys):
+    public = (here / "bare/release/report.html").read_bytes()
+    assert cli.main(["report", str(here / "bare"), "--private"]) == 0
+    page = (here / "bare/private/report.html").read_text()
+    for said in ("Beside the private data", "the candidates before any vote", "of held-out real ones", "Mean images"):
+        assert said in page and said.encode() not in public
+    assert (here / "bare/private/report.html").stat().st_mode & 0o077 == 0
+
+
 def test_too_few_held_out_records_are_refused_with_the_number_needed(here, tmp_path, capsys):
     few = [*HELD[:-2], "data.hold_out=0.01", "evaluate.epsilon=1", f"run_dir={tmp_path / 'few'}"]
     assert cli.main(["run", *few]) == 2

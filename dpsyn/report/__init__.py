@@ -1,10 +1,12 @@
 """The page of a run and what makes its data load anywhere, from `release/` alone; for its keeper a page from `private/`
 too."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dpsyn.files import private_folder, write
+from dpsyn.report import page
 from dpsyn.report.card import card
 from dpsyn.report.croissant import croissant
 from dpsyn.report.deployment import deployment
@@ -46,8 +48,11 @@ def _describe(released: Released, layout: Layout, private: bool) -> list[str]:
     return [name for name, content in contents.items() if content is not None]
 
 
-def write_private_report(run: RunDirectory) -> Path:
-    """`private/report.html`, for the keeper of the data alone."""
+def write_private_report(run: RunDirectory, beside: Mapping[str, Any] | None = None) -> Path:
+    """`private/report.html`, for the keeper of the data alone. beside: the synthetic data beside the private ones, by
+    `dpsyn.report.real.against`; None where the private data are not there."""
     path = private_folder(run.private) / "report.html"
-    write(path, rendered(read(run), read_private(run)), private=True)
+    released = read(run)
+    told = {} if beside is None else page.beside(released, beside)
+    write(path, rendered(released, {**read_private(run), **told}), private=True)
     return path

@@ -192,6 +192,20 @@ def _first(released: Released) -> dict[str, Any]:
     return {"samples": [_shown(sample.samples, row, released.labels[sample.labels[row]]) for row in chosen]}
 
 
+def beside(released: Released, found: Mapping[str, Any]) -> dict[str, Any]:
+    """What `dpsyn.report.real.against` found, as the private page shows it."""
+    told = dict(found)
+    if found["near"]:
+        pairs = [
+            (_shown(ours, i, "synthetic"), _shown(real, j, "private"), apart)
+            for ours, i, real, j, apart in found["near"]["pairs"]
+        ]
+        told["near"] = {**found["near"], "pairs": pairs}
+    if found["means"]:
+        told["means"] = [(released.labels[i], thumbnail(ours), thumbnail(real)) for i, ours, real in found["means"]]
+    return {"beside": told}
+
+
 def _table(released: Released, rows: Sequence[int]) -> dict[str, Any]:
     """Rows of the sample; columns that hold labels come first."""
     population, schema = released.sample, contents.schema_of(released)
