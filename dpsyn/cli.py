@@ -7,6 +7,7 @@ import atexit
 import errno
 import gc
 import io
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from dpsyn.threads import wait_passively
 HELP = """\
 dpsyn: differentially private synthetic data by Private Evolution, without training anything.
 
+  dpsyn init FILE|FOLDER --records N ...          a commented yaml for data of your own, and how to go on
   dpsyn run [+experiment=NAME] [KEY=VALUE ...]    run; the same command goes on with what was interrupted
   dpsyn run -m ... KEY=A,B,C                      a sweep (Hydra multirun)
   dpsyn plan [the same arguments]                 what it would cost: privacy, calls, disk; reads and writes nothing
@@ -65,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     atexit.register(gc.freeze)  # else Python looks at its end for garbage among all of torch: 0.7 s
     given = list(sys.argv[1:] if arguments is None else arguments)
     verbs = {
+        "init": init,
         "run": run,
         "plan": plan,
         "check": check,
@@ -122,6 +125,57 @@ def run(given: list[str]) -> int:
         return _sweep(flags, folder, overrides)
     _carry_out(compose.settings(overrides, folder), ())
     return 0
+
+
+def init(given: list[str]) -> int:
+    """`dpsyn init FILE|FOLDER`: a yaml and the commands to go on with; no private row is read."""
+    description = "Writes a commented yaml for data of your own. Looks at names, types and what you say is public."
+    parser = argparse.ArgumentParser("dpsyn init", description=description)
+    parser.add_argument("place", type=Path, metavar="FILE|FOLDER", help="the private data: csv, jsonl, parquet, images")
+    parser.add_argument("--kind", help="table, texts or images; else by the names of the files")
+    parser.add_argument("--name", help="of the experiment; else of the file")
+    parser.add_argument("--records", type=int, help="how many there are, about: declared, published, never counted")
+    parser.add_argument("--epsilon", type=float, default=1.0, help="the promise; 1 unless you say another")
+    parser.add_argument("--sample", metavar="PUBLIC", help="of a table: a public sample, or a codebook")
+    parser.add_argument("--pool", metavar="PUBLIC", help="of images or texts: public ones of the like")
+    parser.add_argument("--model", metavar="NAME", help="of texts: a model of a chat endpoint")
+    parser.add_argument("--local", metavar="NAME", help="of texts: a language model on this machine")
+    parser.add_argument("--text", metavar="COLUMN", help="the column of texts")
+    parser.add_argument("--labels", metavar="COLUMN=A,B", action="append", default=[], help="a column and its values")
+    parser.add_argument("--description", help="of the texts, a sentence for the model")
+    parser.add_argument("--encoding", help="of a csv that is not UTF-8, cp1252 say")
+    parser.add_argument("--to", type=Path, default=Path("mine"), metavar="DIR", help="where configs of your own lie")
+    chosen = parser.parse_args(given)
+    from dpsyn.starting import TEXTS, Wanted, begin, kind_of
+
+    if not chosen.place.exists():
+        raise UserError(f"{chosen.place}: expected a file or folder that is there.")
+    is_text = chosen.text or chosen.model or chosen.local
+    kind = chosen.kind or (TEXTS if is_text and chosen.place.is_file() else kind_of(chosen.place))
+    if chosen.records is None:
+        chosen.records = _asked_for_records()
+    labels = {
+        name: [v for v in values.split(",") if v] for name, _, values in (t.partition("=") for t in chosen.labels)
+    }
+    name = chosen.name or re.sub(r"\W+", "_", chosen.place.name.split(".")[0]).strip("_") or "mine"
+    public = (chosen.sample, chosen.pool, chosen.model, chosen.local, chosen.text)
+    wanted = Wanted(chosen.place, kind, name, chosen.records, chosen.epsilon, *public,
+                    labels, chosen.description, chosen.encoding)  # fmt: skip
+    begun = begin(wanted, chosen.to)
+    for path in begun.written:
+        print(f"written: {path}")
+    print("read it, then:", *(f"  {command}" for command in begun.commands), sep="\n")
+    return 0
+
+
+def _asked_for_records() -> int:
+    """Asks where somebody can answer. Raises UserError elsewhere."""
+    if not sys.stdin.isatty():
+        raise UserError("--records: expected how many records there are, about. It is declared and published.")
+    try:
+        return int(input("about how many records? (declared and published, never counted) ").replace(",", ""))
+    except ValueError:
+        raise UserError("--records: expected a whole number.") from None
 
 
 def plan(given: list[str]) -> int:

@@ -35,6 +35,7 @@ SLOW = [
     "test_contracts",
     "test_golden",
     "test_hostile",
+    "test_init",
     "test_image_runs",
     "test_parts",
     "test_python",

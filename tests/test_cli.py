@@ -56,7 +56,7 @@ BAD = [
     (["run", "privacy.budget_split=[1,2]"], "privacy.budget_split=[1, 2]: expected null, or one number a release"),
     (
         ["runn"],
-        "runn: unknown verb. Expected run, plan, check, expand, report, evaluate, export, push, schema, list, verify,",
+        "runn: unknown verb. Expected init, run, plan, check, expand, report, evaluate, export, push, schema, list,",
     ),
     (["verify", "nowhere"], "nowhere: no run of dpsyn is there"),
     (["expand", "nowhere", "--rows", "5"], "nowhere: no run of dpsyn is there"),

@@ -29,7 +29,7 @@ FLOORS = [
     {"job"},
     {"sides", "publish", "report"},
     {"build"},
-    {"expanding", "planning", "checking", "evaluating", "compose"},
+    {"expanding", "planning", "checking", "evaluating", "starting", "compose"},
     {"execution"},
     {"cli", "__main__", "python"},
 ]
