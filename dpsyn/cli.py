@@ -7,6 +7,7 @@ import atexit
 import errno
 import gc
 import io
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ dpsyn: differentially private synthetic data by Private Evolution, without train
   dpsyn list [RUN or FOLDER ...]                  runs side by side: state, epsilon, rows, public metrics; --json
   dpsyn verify RUN                                recompute epsilon from the receipts by exact convolution
   dpsyn budget                                    what was spent on each data set
+  dpsyn completion bash|zsh|fish                  a script by which the shell completes all this
   dpsyn --version
 
 `dpsyn run` alone draws the digits that ship with it. `dpsyn run --help` lists experiments and parts,
@@ -80,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "list": list_runs,
         "verify": verify,
         "budget": budget,
+        "completion": completion,
     }
     if not given or given[0] in ("--help", "-h", "help"):
         print(HELP, end="")
@@ -95,6 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print("dpsyn:", " ".join(str(error).splitlines()), file=sys.stderr)
         return 2
+    except BrokenPipeError:  # who reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if error.errno not in UNUSABLE or error.filename is None:
             raise
@@ -403,6 +409,39 @@ def budget(given: list[str]) -> int:
         _print_json(spent())
     else:
         show_budget()
+    return 0
+
+
+FLAGS = {
+    "init": ("--kind", "--name", "--records", "--epsilon", "--sample", "--pool", "--model", "--local", "--text",
+             "--labels", "--description", "--encoding", "--to"),
+    "run": ("-m", "--cfg", "--config-dir", "--help"),
+    "plan": ("-m", "--json", "--config-dir", "--help"),
+    "check": ("--config-dir", "--help"),
+    "expand": ("--rows",),
+    "report": ("--private",),
+    "evaluate": ("--iteration", "--public", "--fail-under", "--json", "--epsilon", "--config-dir"),
+    "export": ("--to", "--format", "--iteration", "--all", "--not-private"),
+    "push": ("--private",),
+    "schema": ("--delimiter", "--encoding"),
+    "list": ("--json",),
+    "verify": ("--json",),
+    "budget": ("--json",),
+    "completion": ("bash", "zsh", "fish"),
+}  # fmt: skip
+
+
+def completion(given: list[str]) -> int:
+    """`dpsyn completion SHELL`."""
+    parser = argparse.ArgumentParser("dpsyn completion", description="A script by which a shell completes dpsyn.")
+    parser.add_argument("shell", help="bash, zsh or fish")
+    chosen = parser.parse_args(given)
+    from dpsyn.build import config_folder
+    from dpsyn.completion import overrides, script
+
+    composed = overrides(config_folder())
+    words = {verb: [*flags, *(composed if verb in ("run", "plan", "check") else [])] for verb, flags in FLAGS.items()}
+    print(script(chosen.shell, words), end="")
     return 0
 
 

@@ -29,7 +29,7 @@ FLOORS = [
     {"job"},
     {"sides", "publish", "report"},
     {"build"},
-    {"expanding", "planning", "checking", "evaluating", "starting", "compose"},
+    {"expanding", "planning", "checking", "evaluating", "starting", "completion", "compose"},
     {"execution"},
     {"cli", "__main__", "python"},
 ]
