@@ -264,8 +264,7 @@ def show_joint_epsilon(jobs: Sequence[Job], read: bool) -> list[float]:
             raise invalid(
                 "privacy.unit", "several", "one unit and one adjacency in a sweep", "Their sum means nothing."
             )
-        charges: list[Charge] = [charge for budget in budgets for charge in budget.charges]
-        found.append(epsilon_of(charges, delta, runs[0].privacy.adjacency))
+        found.append(account.together([budget.charges for budget in budgets], delta, runs[0].privacy.adjacency))
         together = f"epsilon {format_epsilon(found[-1])} at delta {format_delta(delta)}"
         print(f"{len(runs)} runs on one data set: together {together}")
     return found

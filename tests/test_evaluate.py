@@ -154,6 +154,14 @@ def test_tables_are_measured_column_by_column(here, tmp_path):
     assert cli.main(["verify", str(run)]) == 0
 
 
+def test_a_sweep_over_hold_outs_is_agreed_to_as_if_everybody_bore_everything(here, tmp_path, capsys):
+    swept = [*HELD[:-2], "data.hold_out=0.3,0.4", "evaluate.epsilon=1", f"run_dir={tmp_path / 'run'}"]
+    alone = json.loads((here / "held/release/privacy.json").read_text())["epsilon"]
+    assert cli.main(["plan", "-m", *swept]) == 0
+    together = float(re.search(r"together epsilon ([\d.]+)", capsys.readouterr().out)[1])
+    assert together > 1.4 * alone
+
+
 def test_a_hostile_evaluation_is_left_out_of_the_page(here, tmp_path):
     shutil.copytree(here / "held/release", tmp_path / "run/release")
     path = tmp_path / "run/release/evaluation.json"

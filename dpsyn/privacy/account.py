@@ -144,11 +144,15 @@ def joint_epsilon(runs: Sequence[Entry], delta: float) -> float | None:
     """Epsilon of all releases of all runs together at one delta. None where they protect different units."""
     if len({(run.unit, run.neighbours) for run in runs}) != 1:
         return None
+    return together([run.charges for run in runs], delta, runs[0].neighbours)
+
+
+def together(runs: Sequence[Sequence[Charge]], delta: float, adjacency: Adjacency) -> float:
+    """Epsilon of the charges of some runs. Who is held out of one may vote in another: of several, every unit is taken
+    to bear all."""
     if len(runs) == 1:
-        return epsilon_of(runs[0].charges, delta, runs[0].neighbours)
-    # who is held out of one run may vote in another: each unit is taken to bear all
-    charges = [replace(charge, of="all") for run in runs for charge in run.charges]
-    return epsilon_of(charges, delta, runs[0].neighbours)
+        return epsilon_of(runs[0], delta, adjacency)
+    return epsilon_of([replace(charge, of="all") for run in runs for charge in run], delta, adjacency)
 
 
 def _check_directory(run: str, directory: str, entries: Sequence[Entry]) -> None:
