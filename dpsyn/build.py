@@ -55,7 +55,10 @@ def _folder_name(swept: Sequence[str]) -> str:
 
 
 def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
-    """The parts. swept: what tells this run from the others of a multirun; it goes into the name of its directory.
+    """The parts.
+
+    plain: settings as `compose.settings` gives them.
+    swept: what tells this run from the others of a multirun; it goes into the name of its directory.
 
     Raises UserError for settings that a part refuses.
     """
@@ -64,7 +67,7 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
         raise invalid("trusted_packages", trusted, "a list of package names")
     for name in ("data", "privacy", "schedule", "runtime", "metric", "expand"):
         _check_part(name, plain)
-    privacy: Settings = _part("privacy", plain["privacy"], trusted, {})
+    privacy: Settings = built_part("privacy", plain["privacy"], trusted, {})
     for key in NEEDED:
         group, _, name = key.rpartition(".")
         if name not in (plain[group] if group else plain):
@@ -72,7 +75,7 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
     # what a run without protection asked was chosen by exact votes: a private run that skips it would tell them
     answers = ANSWERS if privacy.is_private else BARE_ANSWERS
     given = {"runtime": plain["runtime"], "answers_folder": answers}
-    runtime = _part("runtime", plain["runtime"], trusted, {})
+    runtime = built_part("runtime", plain["runtime"], trusted, {})
     schedule: Schedule = _contracted("schedule", Schedule, plain, trusted, given)
     hold_out, evaluate = _evaluation(plain)
     data: Data = _contracted("data", Data, {"data": _without(plain["data"], "hold_out")}, trusted, given)
@@ -146,7 +149,7 @@ def _metrics(plain: Mapping[str, Any], trusted: Sequence[str], given: Mapping[st
         if part is not None and not (isinstance(part, dict) and "_target_" in part):
             raise invalid(f"metric.parts.{name}", part, "a part", "`dpsyn run --help` lists the options of metric.")
     chosen = {name: part for name, part in parts.items() if part is not None}
-    return {name: _part(f"metric.parts.{name}", part, trusted, given) for name, part in chosen.items()}
+    return {name: built_part(f"metric.parts.{name}", part, trusted, given) for name, part in chosen.items()}
 
 
 def _root(plain: Mapping[str, Any], swept: Sequence[str]) -> Path:
@@ -201,7 +204,7 @@ def _contracted(
     name: str, contract: type[Any], plain: Mapping[str, Any], trusted: Sequence[str], given: Mapping[str, Any]
 ) -> Any:
     """A part of a group. Raises UserError where it lacks what its contract asks for."""
-    part = _part(name, plain[name], trusted, given)
+    part = built_part(name, plain[name], trusted, given)
     if not isinstance(part, contract):
         asked = dict.fromkeys(m for each in contract.__mro__ for m in vars(each) if m[0] != "_")
         lacks = ", ".join(m for m in asked if not hasattr(part, m))
@@ -210,7 +213,7 @@ def _contracted(
     return part
 
 
-def _part(key: str, config: Any, trusted: Sequence[str], given: Mapping[str, Any]) -> Any:
+def built_part(key: str, config: Any, trusted: Sequence[str], given: Mapping[str, Any]) -> Any:
     for target in _targets(config):
         _check_target(key, target, trusted)
     return _built(key, _with_given(config, given))

@@ -46,7 +46,10 @@ complete -c dpsyn -n __fish_use_subcommand -f -a "{verbs}"
 
 
 def script(shell: str, words: Mapping[str, Sequence[str]]) -> str:
-    """words: what may follow each verb. Raises UserError for another shell."""
+    """
+    shell: one of SHELLS.
+    words: what may follow each verb. Raises UserError for another shell.
+    """
     if shell not in SHELLS:
         raise invalid("SHELL", shell, one_of(SHELLS))
     verbs = " ".join(words)

@@ -68,7 +68,10 @@ def with_default(overrides: Sequence[str]) -> list[str]:
 
 
 def settings(overrides: Sequence[str], folder: str | None = None) -> dict[str, Any]:
-    """All settings, resolved: plain dicts, lists, numbers, strings. folder: the user's own configs (`--config-dir`).
+    """All settings, resolved: plain dicts, lists, numbers, strings.
+
+    overrides: `key=value` each, in Hydra's grammar.
+    folder: the user's own configs (`--config-dir`); None: there are none.
 
     Raises UserError for an unknown key, group or value.
     """
@@ -206,7 +209,10 @@ def _chosen(overrides: Sequence[str]) -> list[str]:
 
 def readable(overrides: Sequence[str], sweep: bool) -> list[str]:
     """The overrides as Hydra reads them: values that its grammar does not know are quoted, `data.path=export (1).csv`
-    say, and so are those that name a file or folder that is there. sweep: whether A,B,C may be several values.
+    say, and so are those that name a file or folder that is there.
+
+    overrides: `key=value` each, as they were typed.
+    sweep: whether A,B,C may be several values.
 
     Raises UserError for several values without a sweep.
     """
@@ -253,7 +259,10 @@ def _is_there(value: str) -> bool:
 def members(overrides: Sequence[str], folder: str | None = None) -> Iterator[tuple[list[str], list[str]]]:
     """(all overrides but Hydra's own, the swept ones) of each job of a multirun, in Hydra's order and spelling.
 
-    folder: the user's own configs, among which a `glob` looks too. Raises UserError for values that cannot be counted.
+    overrides: of the multirun, in Hydra's grammar.
+    folder: the user's own configs, among which a `glob` looks too; None: there are none.
+
+    Raises UserError for values that cannot be counted.
     """
     mine = [text for text in overrides if not _key(text).startswith("hydra")]
     try:
@@ -277,14 +286,18 @@ def members(overrides: Sequence[str], folder: str | None = None) -> Iterator[tup
 
 
 def rebuilt(run: RunDirectory, overrides: Sequence[str], measured: bool = False, folder: str | None = None) -> Job:
-    """The parts of a run that exists, from what it says of itself: `private/config.yaml` where a run of this user
-    wrote it, or else `release/config.yaml`, which names no places.
+    """The parts of a run that exists, from what it says of itself: `private/config.yaml` where a run of this user wrote
+    it, or else `release/config.yaml`, which names no places.
 
+    folder: the user's own configs; None: none.
     measured: with the metrics that it began with, or those of a group that is chosen (`metric=NAME`, also of the user's
         own configs in `folder`), and all that it publishes; only a run of this user can be measured.
 
     What a release says may be a stranger's. Only the settings that identify a run are taken, as plain values; places,
     addresses and the names of keys are given anew on the command line.
+
+    run: its directory.
+    overrides: of this command line, which win.
     """
     import yaml
 
@@ -373,7 +386,11 @@ def _following(part: Any, moved: set[str], path: Any = None) -> Any:
 
 
 def launch(arguments: Sequence[str], job: Callable[[list[str]], None]) -> None:
-    """Hydra's own command line: --help, --cfg, and multirun, which calls `job` with the overrides of each run."""
+    """Hydra's own command line: --help, --cfg, and multirun, which calls `job` with the overrides of each run.
+
+    arguments: of the command line, without the verb.
+    job: called with the overrides of each run.
+    """
     from hydra import main
     from hydra.core.hydra_config import HydraConfig
 
@@ -410,6 +427,9 @@ def check_launch(overrides: Sequence[str], folder: str | None) -> None:
     user's own configs change settings of Hydra, which name code.
 
     Of a sweep the fixed values alone: its jobs are composed one by one.
+
+    overrides: of the command line, in Hydra's grammar.
+    folder: the user's own configs; None: there are none.
     """
     search = [f"hydra.searchpath=[file://{Path(folder).absolute()}]"] if folder else []
     try:

@@ -29,12 +29,24 @@ class OutOfSpace(UserError):
 
 
 def invalid(key: str, value: object, expected: str, do: str = "") -> UserError:
-    """`key=value: expected ... do`, the form of every complaint about a setting."""
+    """`key=value: expected ... do`, the form of every complaint about a setting.
+
+    key: the setting, as it is typed.
+    value: what it was set to; public, as it is shown.
+    expected: a noun.
+    do: a sentence on what the user can do; '' for none.
+    """
     return UserError(_complaint(key, value, expected, do))
 
 
 def missing(key: str, value: object, expected: str, do: str = "") -> Missing:
-    """The same of what may be given later."""
+    """As `invalid`, of what may be given later: a plan goes on without it.
+
+    key: the setting, as it is typed.
+    value: what it was set to; public, as it is shown.
+    expected: a noun.
+    do: a sentence on what the user can do; '' for none.
+    """
     return Missing(_complaint(key, value, expected, do))
 
 
@@ -43,7 +55,13 @@ def _complaint(key: str, value: object, expected: str, do: str) -> str:
 
 
 def check_packages(key: str, value: object, *packages: str, do: str = "") -> None:
-    """Raises Missing for the first package, by the name of its import, that is not installed. do: how to get it."""
+    """Raises Missing for the first package that is not installed.
+
+    key: the setting that needs them.
+    value: of the setting.
+    packages: by the names of their imports.
+    do: how to get one; '': by pip.
+    """
     for package in packages:
         if find_spec(package) is None:
             name = INSTALLED_AS.get(package, package)
@@ -57,7 +75,11 @@ def one_of(values: Iterable[object]) -> str:
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """'Did you mean ...?', or nothing."""
+    """'Did you mean ...?', or nothing.
+
+    word: that is not known.
+    known: words that are.
+    """
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"Did you mean {close[0]}?" if close else ""
 

@@ -51,7 +51,12 @@ def measure(
 ) -> Measured:
     """Measures the final data, or those of an iteration, by the metrics of the job, and writes the numbers down.
 
+    job: the parts of the run, with its metrics.
+    run: a run of this user.
+    screen: what is shown meanwhile.
+    iteration: whose data are measured; None: the final ones.
     public: into the release, which only metrics may that say that the data they read are public.
+
     Raises UserError for a run that is not finished, has no metric, or an iteration that is not there.
     """
     check(job)
@@ -90,7 +95,11 @@ def _of(job: Job, run: RunDirectory, numbers: Mapping[str, float]) -> Measured:
 
 
 def recorded(job: Job, run: RunDirectory) -> Measured:
-    """What was measured of the final data when the run ended, privately or not."""
+    """What was measured of the final data when the run ended, privately or not.
+
+    job: the parts of the run.
+    run: where it is.
+    """
     found: dict[str, float] = {}
     for path in (run.release / "metrics.jsonl", run.private / "metrics.jsonl"):
         for numbers in read_numbers(path):
@@ -165,8 +174,11 @@ def _publish(job: Job, run: RunDirectory) -> None:
 
 
 def fails(measured: Sequence[Measured], least: Mapping[str, float]) -> list[str]:
-    """A line for each number of a run that is below what it must be. least: by 'number' or 'metric.number'. Raises
-    UserError for a number that no run has."""
+    """A line for each number of a run that is below what it must be.
+
+    measured: the runs.
+    least: by 'number' or 'metric.number'. Raises UserError for a number that no run has.
+    """
     known = sorted({key for each in measured for key in each.numbers})
     found = []
     for name, bound in least.items():

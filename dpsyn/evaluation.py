@@ -40,7 +40,13 @@ COARSE = 0.1  # half the interval of an accuracy, by noise alone: with more noth
 
 
 def releases(labels: int, schema: Schema | None, embedded: bool, of: Bearers) -> list[Release]:
-    """All releases of an evaluation, from public facts. embedded: whether the run compares samples by an embedding."""
+    """All releases of an evaluation, from public facts.
+
+    labels: how many are declared.
+    schema: of a table; None for other data.
+    of: whom they are asked of.
+    embedded: whether the run compares samples by an embedding.
+    """
     names = [RIGHT] * (labels > 1) + [CONFUSION] * (1 < labels <= FEW_LABELS)
     names += [DISTANCES] * embedded + [COLUMNS] * (schema is not None)
     moves = {COLUMNS: len(schema.columns)} if schema is not None else {}
@@ -136,7 +142,14 @@ class Bins:
 def judge(
     synthetic: Population, labels: Sequence[Label], embed: Embedding | None, schema: Schema | None, digest: str
 ) -> Judge:
-    """digest: of the file with the synthetic data. Raises UserError where all of them have one label."""
+    """What judges records by the finished data.
+
+    synthetic: the finished data.
+    labels: as declared.
+    embed: of the run; None where it has none.
+    schema: of a table; None for other data.
+    digest: of the file with the synthetic data. Raises UserError where all of them have one label.
+    """
     rows = np.random.default_rng(0).permutation(len(synthetic))
     studied, compared = take(synthetic.samples, rows[:LEARNED]), take(synthetic.samples, rows[:COMPARED])
     vectors = None if embed is None else vectors_of(embed, studied)
@@ -159,7 +172,12 @@ def judge(
 
 
 def queries(made: Judge, labels: int, planned: Sequence[Release]) -> list[Histogram]:
-    """What each release asks."""
+    """What each release asks.
+
+    made: what judges a record.
+    labels: how many are declared.
+    planned: the releases.
+    """
     every = np.arange(labels)
     found = {
         RIGHT: ((0,), ((every[:, None] != every[None]).astype(np.int64),)),
@@ -184,7 +202,12 @@ class Share:
 
 
 def share(counts: F64, mine: Bool, deviation: float, by_record: bool = True) -> Share:
-    """counts: noisy, float64 [bins]. mine: the bins that count.
+    """A share of the records, with its intervals.
+
+    deviation: of the noise in each count.
+    by_record: whether the counts are of records, not of users.
+    counts: noisy, float64 [bins].
+    mine: the bins that count.
 
     An interval holds the shares p for which the noise explains that A - p T is not 0, A and T being the noisy counts of
     these bins and of all (Fieller 1954): it holds the true one in 95 of 100 cases however few records there are.
@@ -207,7 +230,15 @@ def share(counts: F64, mine: Bool, deviation: float, by_record: bool = True) -> 
 def told(
     made: Judge, labels: Sequence[str], planned: Sequence[Release], answers: Sequence[Answer], by_record: bool, of: str
 ) -> dict[str, Any]:
-    """What the noisy answers say, for `release/evaluation.json`. of: whom they are about, in words."""
+    """What the noisy answers say, for `release/evaluation.json`.
+
+    made: what judges a record.
+    labels: their names.
+    planned: the releases.
+    answers: of each release.
+    by_record: whether the counts are of records, not of users.
+    of: whom they are about, in words.
+    """
     said: dict[str, Any] = {"format": FORMAT, "of": of, "judge": made.digest, "numbers": []}
 
     def add(name: str, what: str, found: Share) -> None:
@@ -274,7 +305,12 @@ def vectors_of(embed: Embedding, samples: Samples, size: int = 256) -> Array:
 
 
 def apart(vectors: Array, among: Array, size: int = 256) -> F64:
-    """float64 [n]: the distance to the nearest of some vectors; row i depends on vector i alone, to the last bit."""
+    """float64 [n]: the distance to the nearest of some vectors; row i depends on vector i alone, to the last bit.
+
+    vectors: float32 [n, d].
+    among: float32 [m, d], distinct and finite.
+    size: how many are looked at at once.
+    """
     found, shortlist = np.empty(len(vectors)), cpu_search(among)
     for start in range(0, len(vectors), size):
         some = flushed(vectors[start : start + size])
@@ -302,7 +338,12 @@ def _labels_of(synthetic: Population, schema: Schema | None) -> I64:
 
 
 def features(schema: Schema | None, samples: Samples, vectors: Array | None) -> Array:
-    """float64 [n, f]: of a table its columns that are no labels, categories by their codes; of others their vectors."""
+    """float64 [n, f]: of a table its columns that are no labels, categories by their codes; of others their vectors.
+
+    schema: of a table; None for other data.
+    samples: n rows.
+    vectors: float32 [n, d], of data that are no table.
+    """
     if schema is None:
         assert vectors is not None
         return np.asarray(vectors, np.float64)
@@ -318,7 +359,12 @@ def features(schema: Schema | None, samples: Samples, vectors: Array | None) -> 
 
 
 def learned(given: Array, targets: I64, schema: Schema | None) -> Any:
-    """What guesses labels, int64 [n], of features, [n, f]: boosting for tables, a linear model of vectors."""
+    """What guesses labels, int64 [n], of features, [n, f]: boosting for tables, a linear model of vectors.
+
+    given: float64 [n, f].
+    targets: int64 [n].
+    schema: of a table; None for other data.
+    """
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.linear_model import LogisticRegression
 
@@ -336,7 +382,11 @@ def learned(given: Array, targets: I64, schema: Schema | None) -> Any:
 
 
 def bins(column: Column, content: Array) -> Bins:
-    """By the synthetic rows: numbers in bins that hold about as many each, categories that are frequent."""
+    """By the synthetic rows: numbers in bins that hold about as many each, categories that are frequent.
+
+    column: of the schema.
+    content: synthetic rows, structured [n].
+    """
     values = content[column.name]
     if column.numeric:
         scaled = column.scaled(values)

@@ -40,7 +40,11 @@ PICTURED = 20  # samples of a label that are read for the picture
 
 
 def carry_out(job: Job, screen: Screen) -> Path:
-    """Runs, or resumes, the job. Returns the folder with the results. Raises UserError."""
+    """Runs, or resumes, the job. Returns the folder with the results. Raises UserError.
+
+    job: the parts of the run.
+    screen: where its progress is shown.
+    """
     check(job)
     for device in [job.runtime.device, *(job.runtime.devices or [])]:
         check_device(device)
@@ -61,7 +65,12 @@ def carry_out(job: Job, screen: Screen) -> Path:
 
 def evaluate_run(job: Job, screen: Screen, epsilon: float) -> Path:
     """`dpsyn evaluate RUN --epsilon E`: measures a finished run on its held-out units, or, where it has none, on the
-    records that voted. Returns the file with the numbers. Raises UserError for a run that is not finished."""
+    records that voted. Returns the file with the numbers. Raises UserError for a run that is not finished.
+
+    job: the parts of the run.
+    screen: what is shown meanwhile.
+    epsilon: what the evaluation spends.
+    """
     run = RunDirectory(job.root, job.privacy.is_private)
     if not (run.release / "synthetic.parquet").exists():
         raise UserError(f"{job.root}: the run is not finished. Finish it with the command that began it.")

@@ -25,7 +25,12 @@ WORTH_KEEPING = 1.0  # seconds: faster parts are made again after an interruptio
 
 
 def expand_run(job: Job, screen: Screen, rows: int) -> Path:
-    """`dpsyn expand`: more rows for a finished run; neither its data nor `private/` is needed."""
+    """`dpsyn expand`: more rows for a finished run; neither its data nor `private/` is needed.
+
+    job: the parts of the run, as `compose.rebuilt` gives them.
+    screen: where its progress is shown.
+    rows: of the synthetic data, all of them.
+    """
     run = RunDirectory(job.root, job.privacy.is_private)
     with run.locked():
         done = run.iterations()
@@ -58,7 +63,15 @@ def expand_run(job: Job, screen: Screen, rows: int) -> Path:
 def write_synthetic(
     job: Job, run: RunDirectory, public: PublicSide, ask: Ask, final: Population, rows: int | None
 ) -> Population:
-    """Writes and returns the synthetic data: the final population, or `rows` rows made from it."""
+    """Writes and returns the synthetic data: the final population, or more rows made from it.
+
+    job: the parts of the run.
+    run: its directory.
+    public: the public side, which is asked for variations.
+    ask: answers what was released before.
+    final: the last population.
+    rows: of the synthetic data; None: those of the final population.
+    """
     final_hash = sha256(run.checkpoint(final.iteration))[:16]
 
     def keep(name: str, make: Callable[[], Population]) -> Population:
@@ -78,7 +91,13 @@ def write_synthetic(
 
 
 def longer(job: Job, run: RunDirectory, final: Population, was_finished: bool) -> Population | None:
-    """What `dpsyn expand` made of a finished run, where it has more rows than this run would end with: it stays."""
+    """What `dpsyn expand` made of a finished run, where it has more rows than this run would end with: it stays.
+
+    job: the parts of the run.
+    run: its directory.
+    final: the last population.
+    was_finished: whether the run was, before it was started this time.
+    """
     path = run.release / "synthetic.parquet"
     if not was_finished or not path.exists():
         return None

@@ -34,7 +34,12 @@ def room_on_disk(path: Path) -> Iterator[None]:
 
 
 def write(path: Path, content: bytes, private: bool = False) -> None:
-    """Replaces `path` in one step. A private file is for its owner alone; released files get one fixed mtime."""
+    """Replaces `path` in one step. A private file is for its owner alone; released files get one fixed mtime.
+
+    path: in a folder that is there.
+    content: all of the file.
+    private: whether it is for its owner alone.
+    """
     temporary = path.with_name(f".{path.name}.part")
     with room_on_disk(path):
         try:
@@ -53,7 +58,11 @@ def write(path: Path, content: bytes, private: bool = False) -> None:
 
 
 def write_folder(path: Path, contents: dict[str, bytes]) -> None:
-    """A folder of released files that appears whole or not at all."""
+    """A folder of released files that appears whole or not at all.
+
+    path: of the folder, which is not there.
+    contents: of its files by name.
+    """
     temporary = path.with_name(f".{path.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     with room_on_disk(path):
@@ -69,7 +78,11 @@ def write_folder(path: Path, contents: dict[str, bytes]) -> None:
 
 
 def folder(path: Path, mode: int = 0o777) -> Path:
-    """Makes a folder and those above it that are missing, each of them synced into the one above it."""
+    """Makes a folder and those above it that are missing, each of them synced into the one above it.
+
+    path: of the folder, which may be there.
+    mode: of the folder itself, before the umask.
+    """
     if not path.is_dir():
         with room_on_disk(path):
             folder(path.parent)

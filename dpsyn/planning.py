@@ -29,7 +29,11 @@ def facts(job: Job) -> dict[str, str]:
 
 
 def promise(job: Job, budget: Budget) -> str:
-    """'(1.0, 1e-05)-DP, one record added or removed'"""
+    """'(1.0, 1e-05)-DP, one record added or removed'
+
+    job: the parts of the run.
+    budget: of its declared schedule.
+    """
     if not job.privacy.is_private:
         return f"NOT PRIVATE (privacy.noise={job.privacy.noise}): for tests only"
     epsilon = epsilon_of(budget.charges, budget.delta, budget.adjacency)
@@ -40,7 +44,11 @@ def promise(job: Job, budget: Budget) -> str:
 
 
 def noise(job: Job, budget: Budget) -> str:
-    """'standard deviation 11.7 records in each of 8 releases'"""
+    """'standard deviation 11.7 records in each of 8 releases'
+
+    job: the parts of the run.
+    budget: of its declared schedule.
+    """
     if not budget.charges:
         return "no release: no private row is read"
     found = sorted(deviations(job, budget))
@@ -50,7 +58,11 @@ def noise(job: Job, budget: Budget) -> str:
 
 
 def deviations(job: Job, budget: Budget) -> list[float]:
-    """Of the noise of each release, in records."""
+    """Of the noise of each release, in records.
+
+    job: the parts of the run.
+    budget: of its declared schedule.
+    """
     pairs = zip(budget.charges, [*job.releases, *job.evaluation], strict=True)
     return [charge.sigma * records_in_a_vote(charge, release.moves) for charge, release in pairs]
 
@@ -58,7 +70,10 @@ def deviations(job: Job, budget: Budget) -> list[float]:
 def show_plan(job: Job, given: Sequence[str] = ()) -> None:
     """Prints privacy, sizes, calls and disk, and what a run needs that is not here. Nothing is read or written.
 
-    given: the overrides of the command line. Raises UserError for what no run could have.
+    job: the parts of the run.
+    given: the overrides of the command line.
+
+    Raises UserError for what no run could have.
     """
     needs = needed(job)
     budget = job.budget()
@@ -253,8 +268,10 @@ def show_budget() -> None:
 def show_joint_epsilon(jobs: Sequence[Job], read: bool) -> list[float]:
     """Prints the joint epsilon of the jobs of a sweep on the same data.
 
-    read: know the data by their content too, for which local files are read once.
     Returns the joint epsilon of each data set. Raises UserError where jobs on one protect different units.
+
+    jobs: of the sweep.
+    read: know the data by their content too, for which local files are read once.
     """
     found = []
     for runs in _by_data(jobs, read):

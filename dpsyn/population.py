@@ -88,7 +88,11 @@ def of_texts(texts: Sequence[str | None]) -> Samples:
 
 
 def take(samples: Samples, rows: I64 | Bool) -> Samples:
-    """The named rows (int [m] or bool [n]), in that order."""
+    """The named rows, in that order.
+
+    samples: n of them.
+    rows: int64 [m], or bool [n].
+    """
     return replace(
         samples, content=samples.content[rows], traits={name: values[rows] for name, values in samples.traits.items()}
     )

@@ -46,6 +46,9 @@ def _end_with_parent() -> None:
 def in_processes(work: Callable[..., T], each: Sequence[tuple[Any, ...]]) -> list[T]:
     """`work(*arguments)` for each, in a process of its own with its share of the processors; the answers in order.
 
+    work: a function of a module, so that another process can be given it.
+    each: arguments of each call, which can be sent.
+
     Raises the first error that comes, and `Ended` where a process is gone without one; then the others are ended.
     """
     context = get_context("spawn")

@@ -20,6 +20,7 @@ Marks = Mapping[str, Mapping[str, str]]
 def published(value: Any, own: Collection[str], trusted: Collection[str] = (), is_data: bool = False) -> Any:
     """The same settings, without what may not be published.
 
+    value: settings, or a part of them.
     own: constructors that are dpsyn's own: unmarked settings of theirs are public.
     trusted: packages besides, whose modules may be imported to look at their marks. Of any other, nothing is published.
     is_data: of the private data: a name on the hub would say which they are.
@@ -58,7 +59,11 @@ def resumable(config: Any) -> Iterator[str]:
 
 
 def secrets(config: Any, own: Collection[str]) -> Iterator[str]:
-    """Keys of the settings of dpsyn's own parts that are never published."""
+    """Keys of the settings of dpsyn's own parts that are never published.
+
+    config: settings, or a part of them.
+    own: constructors that are dpsyn's own.
+    """
     return _marked(config, SECRET, own, "")
 
 

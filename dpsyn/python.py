@@ -39,9 +39,12 @@ Given = str | Path | Mapping[str, Any] | Sequence[str] | Array | Any
 def run(*overrides: str, data: Given = None, config_dir: str | Path | None = None, quiet: bool = True) -> Run:
     """Runs, or resumes, what `dpsyn run` of the same overrides would.
 
-    overrides: as on the command line, `"privacy.epsilon=1"`. data: takes the place of `data.path`; what is no path is
-        kept in the private cache, for its owner alone, under a name of its content, so that the same rows resume a run
-        and add up. config_dir: configs of your own. quiet: print nothing.
+    overrides: as on the command line, `"privacy.epsilon=1"`.
+    data: takes the place of `data.path`; what is no path is kept in the private cache, for its owner alone, under a
+        name of its content, so that the same rows resume a run and add up.
+    config_dir: configs of your own.
+    quiet: print nothing.
+
     Raises UserError, one line, for all that the command line refuses.
     """
     job = _job(overrides, data, config_dir)
@@ -51,7 +54,12 @@ def run(*overrides: str, data: Given = None, config_dir: str | Path | None = Non
 
 
 def plan(*overrides: str, data: Given = None, config_dir: str | Path | None = None) -> dict[str, Any]:
-    """What `dpsyn plan --json` of the same overrides says: epsilon, releases, rows, what is needed. Reads no row."""
+    """What `dpsyn plan --json` of the same overrides says: epsilon, releases, rows, what is needed. Reads no row.
+
+    overrides: as on the command line.
+    data: takes the place of `data.path`.
+    config_dir: configs of your own.
+    """
     return planned(_job(overrides, data, config_dir))
 
 

@@ -34,12 +34,24 @@ USES = ("generate", "vary", "lookahead", "select", "expand", "cells")
 
 
 def seed_sequence(seed: int, t: int, use: str, part: int = 0) -> np.random.SeedSequence:
-    """Of one use in iteration t of a run with this seed. part: of the use, a label say."""
+    """Of one use in iteration t of a run with this seed.
+
+    seed: of the run.
+    t: iteration, from 0 on.
+    use: a name of `USES`.
+    part: of the use, a label say.
+    """
     return np.random.SeedSequence(seed, spawn_key=(t, USES.index(use), part))
 
 
 def row_seeds(seed: int, t: int, use: str, n: int) -> U64:
-    """One seed a row, uint64 [n]: a longer request starts with the seeds of a shorter one."""
+    """One seed a row, uint64 [n]: a longer request starts with the seeds of a shorter one.
+
+    seed: of the run.
+    t: iteration, from 0 on.
+    use: a name of `USES`.
+    n: rows.
+    """
     drawn: U64 = seed_sequence(seed, t, use).generate_state(n, np.uint64)  # type: ignore[assignment]
     return drawn
 
@@ -49,7 +61,11 @@ def generator(seed: int, t: int, use: str) -> np.random.Generator:
 
 
 def retry_seeds(seeds: U64, attempt: int) -> U64:
-    """uint64 [n]: the seeds themselves, and for each attempt after the first others, row i from seeds[i] alone."""
+    """uint64 [n]: the seeds themselves, and for each attempt after the first others, row i from seeds[i] alone.
+
+    seeds: uint64 [n].
+    attempt: from 0 on.
+    """
     if not attempt:
         return seeds
     words = [np.random.SeedSequence([int(seed), attempt]).generate_state(1, np.uint64)[0] for seed in seeds]
@@ -59,7 +75,9 @@ def retry_seeds(seeds: U64, attempt: int) -> U64:
 def uniform(seeds: U64, stream: str, at: int = 0) -> F64:
     """float64 [n] in [0, 1), multiples of 2^-53: splitmix64 (Steele, Lea and Flood 2014) of seed and stream.
 
-    stream: a name of `STREAMS`. at: how far into it, a column say.
+    seeds: uint64 [n].
+    stream: a name of `STREAMS`.
+    at: how far into it, a column say.
     """
     z = seeds.astype(np.uint64) + np.uint64((STREAMS[stream] + at + 1) * 0x9E3779B97F4A7C15 % 2**64)
     for _ in range(2):

@@ -65,7 +65,11 @@ class Screen:
             self._print(text)
 
     def released(self, iteration: int, signs: Mapping[str, float]) -> None:
-        """Vital signs of an iteration, from its noisy votes."""
+        """Vital signs of an iteration, from its noisy votes.
+
+        iteration: from 1 on.
+        signs: as `vital_signs` gives them.
+        """
         self.signs[iteration] = signs
         if self.live is None:
             parts = [f"{words} {form.format(signs[name])}" for name, (words, form) in SIGNS.items()]
@@ -75,7 +79,11 @@ class Screen:
 
     @contextmanager
     def phase(self, text: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A public phase with its progress: call the result with the number of rows done."""
+        """A public phase with its progress: call the result with the number of rows done.
+
+        text: what is done.
+        total: rows that will be.
+        """
         if self.live is None:
             yield lambda _: None
             return

@@ -19,7 +19,13 @@ from dpsyn.workers import asked_in_batches
 def public_side(
     job: Job, run: RunDirectory, screen: Screen, to_come: Sequence[tuple[int, int]]
 ) -> Iterator[PublicSide]:
-    """to_come: (generated, varied) rows of each iteration that is left."""
+    """The public side while the run works: api and embedding, asked in batches, and watched.
+
+    job: the parts of the run.
+    run: its directory.
+    screen: where its progress is shown.
+    to_come: (generated, varied) rows of each iteration that is left.
+    """
     rows = [*to_come, (0, job.expand_rows or 0)]
     spending = Spending(job.api, job.labels, run, sum(g for g, _ in rows), sum(v for _, v in rows))
     screen.asked = lambda: str(spending)
@@ -43,7 +49,13 @@ def public_side(
 
 @contextmanager
 def private_side(run: RunDirectory, screen: Screen, text: str, log: str) -> Iterator[None]:
-    """Shows that private data are at work and no more; what a library says of them when it fails stays private too."""
+    """Shows that private data are at work and no more; what a library says of them when it fails stays private too.
+
+    run: its directory.
+    screen: where it is shown.
+    text: what is done, without a number.
+    log: name of the phase in the private log.
+    """
     with screen.private_phase(text), run.timed(log):
         try:
             yield

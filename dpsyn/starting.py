@@ -135,7 +135,11 @@ def kind_of(place: Path) -> str:
 
 def begin(wanted: Wanted, into: Path) -> Begun:
     """Writes the yaml, and a schema of a table, below `into`. Raises UserError for what is missing, and for files that
-    are there already."""
+    are there already.
+
+    wanted: what is known of the data.
+    into: the folder of the user's configs.
+    """
     whole("--records", wanted.records, 1)
     number("--epsilon", wanted.epsilon, "a number over 0", above=0)
     if not re.fullmatch(r"[A-Za-z]\w*", wanted.name):
@@ -173,7 +177,11 @@ def begin(wanted: Wanted, into: Path) -> Begun:
 
 def columns_of(place: Path, encoding: str = "utf-8") -> list[str]:
     """Names of the columns of a file: of a csv its first line, of a parquet file its schema, of jsonl the keys of its
-    first line."""
+    first line.
+
+    place: a csv, jsonl or parquet file.
+    encoding: of a csv.
+    """
     if place.suffix == ".parquet":
         import pyarrow.parquet as pq
 

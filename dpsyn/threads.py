@@ -27,7 +27,7 @@ KEPT = 1.0  # seconds for which an answer holds
 
 def processors() -> int:
     """Those that this process may run on, by its affinity and the quotas of its control groups, rounded up."""
-    return max(1, math.ceil(min(len(_affinity()), _quota())))
+    return max(1, math.ceil(min(len(affinity()), _quota())))
 
 
 def free_threads() -> int:
@@ -37,13 +37,13 @@ def free_threads() -> int:
     """
     global _then, _free
     if _free is None or time.monotonic() - _then.at > KEPT:
-        now = _reading()
+        now = reading()
         if now.at - _then.at > LONGEST:
             _then = now
         if now.at - _then.at < SHORTEST:
             time.sleep(SHORTEST)
-            now = _reading()
-        _free, _then = _unused(_then, now), now
+            now = reading()
+        _free, _then = unused(_then, now), now
     most = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     free = min(_free, int(most)) if most.isdecimal() and int(most) else _free
     return max(1, free // _sharing.get())
@@ -51,7 +51,11 @@ def free_threads() -> int:
 
 def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """What `work` gives for each of the items, in order, by as many threads as are free. It should spend its time in
-    numpy, which leaves the interpreter to the other threads. What it starts itself has its share of those alone."""
+    numpy, which leaves the interpreter to the other threads. What it starts itself has its share of those alone.
+
+    work: called with one item; what it raises is raised here.
+    items: drawn before the first is worked on.
+    """
     parts = list(items)
     workers = min(free_threads(), len(parts)) if len(parts) > 1 else 1
     if workers < 2:
@@ -77,7 +81,7 @@ def wait_passively() -> None:
 
 
 @dataclass(frozen=True)
-class _Reading:
+class Reading:
     """at: seconds by a clock. CPU seconds so far, of all processes on our processors, of all in our control group (None
     without a quota), and of this process."""
 
@@ -87,24 +91,28 @@ class _Reading:
     own: float
 
 
-def _unused(then: _Reading, now: _Reading) -> int:
-    """Whole processors, 1 at least, that were not used by others."""
+def unused(then: Reading, now: Reading) -> int:
+    """Whole processors, 1 at least, that were not used by others.
+
+    then: an earlier reading.
+    now: a later one.
+    """
     seconds, own = now.at - then.at, now.own - then.own
-    unused = len(_affinity()) - max(0.0, now.everybody - then.everybody - own) / seconds
+    unused = len(affinity()) - max(0.0, now.everybody - then.everybody - own) / seconds
     if now.group is not None and then.group is not None:
         unused = min(unused, _quota() - max(0.0, now.group - then.group - own) / seconds)
     return max(1, round(unused))
 
 
-def _reading() -> _Reading:
-    return _Reading(time.monotonic(), _used(_affinity()), _used_by_group(), time.process_time())
+def reading() -> Reading:
+    return Reading(time.monotonic(), used(affinity()), _used_by_group(), time.process_time())
 
 
-def _affinity() -> set[int]:
+def affinity() -> set[int]:
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
-def _used(processors: set[int]) -> float:
+def used(processors: set[int]) -> float:
     """CPU seconds, those of nice processes not among them; 0 where the system does not say."""
     try:
         lines = (PROC / "stat").read_text().splitlines()
@@ -163,5 +171,5 @@ def _groups() -> list[Path]:
 
 
 _sharing: ContextVar[int] = ContextVar("sharing", default=1)  # threads like this one that share the processors
-_then = _reading()
+_then = reading()
 _free: int | None = None

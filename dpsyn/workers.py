@@ -92,8 +92,14 @@ def _whole(part: Any, rows: int, text: str) -> Any:
 
 @contextmanager
 def asked_in_batches(api: Api, embed: Embedding, runtime: Runtime, progress: Progress) -> Iterator[InBatches]:
-    """The processes of `runtime.devices` start when first asked and end with the context. Raises UserError where one
-    of them dies."""
+    """The processes of `runtime.devices` start when first asked and end with the context. Raises UserError where one of
+    them dies.
+
+    api: the maker of candidates.
+    embed: the embedding.
+    runtime: devices, and rows of a batch.
+    progress: shows a phase and how many rows are done.
+    """
     with _dispatching(api, embed, runtime) as dispatch:
         yield InBatches(api, embed, runtime, dispatch, progress)
 

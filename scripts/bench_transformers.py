@@ -22,7 +22,7 @@ import tokenizers
 import torch
 import transformers
 
-from dpsyn.api.local_llm import LocalLLM, _loaded
+from dpsyn.api.local_llm import LocalLLM, load
 from dpsyn.language.prompts import Prompts, Request
 from dpsyn.networks.runtime import Runtime, running, torch_device, torch_dtype
 
@@ -63,12 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     device = torch_device(runtime)
     place = Runtime(device=device, dtype=str(torch_dtype(runtime)).removeprefix("torch."))
-    network, tokenizer, _ = _loaded(folder.name, None, False, None, place)
+    network, tokenizer, _ = load(folder.name, None, False, None, place)
     network.to(device)
     tokenizer.padding_side, tokenizer.pad_token = "left", "w0"
 
     def ours():
-        answers = api._answers(requests, seeds)
+        answers = api.answers(requests, seeds)
         assert [len(answer.split()) for answer in answers] == limits.tolist()
 
     def theirs(order):

@@ -92,7 +92,7 @@ def same_noise(monkeypatch, noisy=None):
 
     monkeypatch.setattr(ledger, "discrete_gaussian", draw)
     monkeypatch.setattr("dpsyn.runs.directory.secrets.token_hex", lambda n: "0" * 2 * n)
-    monkeypatch.setattr("dpsyn.privacy.account._check_directory", lambda *_: None)  # all have this one id
+    monkeypatch.setattr("dpsyn.privacy.account.check_known_directory", lambda *_: None)  # all have this one id
     return recorded
 
 

@@ -181,3 +181,96 @@ def test_every_part_is_compared_with_its_contract_under_mypy():
         module, name = target.rsplit(".", 1)
         if module.split(".")[1] in GROUPS:
             assert re.search(rf"from {re.escape(module)} import .*\b{name}\b", compared), target
+
+
+def classes(tree):
+    """(class or None, function) of all that is public in a module."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from ((node, each) for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef))
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield None, node
+
+
+TREES = {name: ast.parse(path.read_text()) for name, path in modules()}
+BASES = {
+    node.name: {ast.unparse(base).split("[")[0].split(".")[-1] for base in node.bases}
+    for tree in TREES.values()
+    for node in ast.walk(tree)
+    if isinstance(node, ast.ClassDef)
+}
+METHODS = {owner.name: set() for tree in TREES.values() for owner, _ in classes(tree) if owner is not None}
+for tree in TREES.values():
+    for owner, each in classes(tree):
+        if owner is not None:
+            METHODS[owner.name].add(each.name)
+CONTRACTS = {  # what a part may have besides, as `Adopting`, is found by its methods alone
+    group: {each.name for owner, each in classes(TREES[group]) if owner is not None} for group in (*GROUPS, "schedule")
+}
+
+
+def by_contract(name, owner, method):
+    """Whether a contract says what the arguments of a method are."""
+    bases = list(BASES.get(owner.name, ()))
+    while bases:
+        base = bases.pop()
+        if method in METHODS.get(base, ()):
+            return True
+        bases += BASES.get(base, ())
+    group = name.split(".")[0]
+    return name != group and method in CONTRACTS.get(group, ())
+
+
+def test_arguments_are_documented_one_a_line():
+    """Of each public function with a docstring and two arguments or more; of a contract's methods by the contract."""
+    missing = []
+    for name, tree in TREES.items():
+        for owner, each in classes(tree):
+            given = each.args
+            every = [*given.posonlyargs, *given.args, given.vararg, *given.kwonlyargs, given.kwarg]
+            arguments = [one.arg for one in every if one is not None and one.arg not in ("self", "cls")]
+            told = ast.get_docstring(each)
+            if each.name.startswith("_") or told is None or len(arguments) < 2:
+                continue
+            if owner is not None and by_contract(name, owner, each.name):
+                continue
+            lines = [line.strip() for line in told.splitlines()]
+            missing += [
+                f"{name}.{each.name}: {argument}"
+                for argument in arguments
+                if not any(line.startswith(f"{argument}: ") for line in lines)
+            ]
+    assert not missing
+
+
+def test_tests_use_public_names_of_dpsyn_alone():
+    """What a test needs is public behaviour, or a thing with a name."""
+    ours = {name for tree in TREES.values() for name in private_names(tree)}
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        nodes = list(ast.walk(tree))
+        used = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+        used |= {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+        used |= {
+            argument.value.rpartition(".")[2]
+            for node in nodes
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "setattr"
+            for argument in node.args
+            if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
+        }
+        own = set(private_names(tree))  # a test's own class may have some
+        assert not (used & ours) - own, path
+
+
+def private_names(tree):
+    """Names with an underscore that are defined here: functions, classes, variables, fields."""
+    for node in ast.walk(tree):
+        name = ""
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            name = node.name
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            name = node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            name = node.attr
+        if re.match(r"_(?!_)\w", name):
+            yield name

@@ -4,13 +4,14 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 import dpsyn
 from dpsyn import threads
-from dpsyn.threads import _Reading
+from dpsyn.threads import Reading
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def machine(tmp_path, monkeypatch):
     """Eight processors, files of the kernel that a test writes, and no call before."""
     monkeypatch.setattr(threads, "PROC", tmp_path / "proc")
     monkeypatch.setattr(threads, "CGROUP", tmp_path / "cgroup")
-    monkeypatch.setattr(threads, "_affinity", lambda: set(range(8)))
+    monkeypatch.setattr(threads, "affinity", lambda: set(range(8)))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     return lambda name, text: (
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True),
@@ -49,7 +50,7 @@ def test_the_quota_of_version_1_counts_also_where_a_container_hides_its_own_path
 def test_free_are_the_processors_that_others_do_not_use(machine):
     def unused(everybody, own, group=None):
         before = None if group is None else 0.0
-        return threads._unused(_Reading(0.0, 0.0, before, 0.0), _Reading(2.0, everybody, group, own))
+        return threads.unused(Reading(0.0, 0.0, before, 0.0), Reading(2.0, everybody, group, own))
 
     assert unused(0.1, 0.0) == 8
     assert unused(6.0, 0.0) == 5
@@ -65,16 +66,21 @@ def test_what_the_processors_did_is_read_without_idle_and_nice_time_and_without_
     hertz = os.sysconf("SC_CLK_TCK")
     row = "{} 100 1000 50 99999 7 1 2 3 0 0\n"
     machine("proc/stat", row.format("cpu ") + row.format("cpu0") + row.format("cpu1") + row.format("cpu8") + "intr 5\n")
-    assert threads._used({0, 1, 2}) == pytest.approx(2 * 156 / hertz)
+    assert threads.used({0, 1, 2}) == pytest.approx(2 * 156 / hertz)
 
 
 def test_the_users_own_limit_is_kept_and_an_answer_holds_for_a_second(machine, monkeypatch):
-    monkeypatch.setattr(threads, "_free", 6)
-    monkeypatch.setattr(threads, "_then", threads._reading())
+    monkeypatch.setattr(threads, "unused", lambda then, now: 6)
+    monkeypatch.setattr(threads, "KEPT", -1.0)
+    assert threads.free_threads() == 6
+    monkeypatch.setattr(threads, "unused", lambda then, now: 1)
+    monkeypatch.setattr(threads, "KEPT", 60.0)
     assert threads.free_threads() == 6
     for limit, least in (("2", 2), ("64", 6), ("3,1", 3), ("", 6), ("many", 6), ("0", 6)):
         monkeypatch.setenv("OMP_NUM_THREADS", limit)
         assert threads.free_threads() == least
+    monkeypatch.undo()
+    time.sleep(threads.KEPT)  # what it was told here holds as long
 
 
 BUSY = """

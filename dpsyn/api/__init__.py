@@ -57,12 +57,22 @@ class Api(Protocol):
 
     @abstractmethod
     def generate(self, labels: Sequence[Label], seeds: U64) -> Samples:
-        """One fresh sample a label. labels [n]; seeds uint64 [n]."""
+        """One fresh sample a label.
+
+        labels: [n].
+        seeds: uint64 [n].
+        """
         ...
 
     @abstractmethod
     def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: U64) -> Samples:
-        """One variation a row. samples [n], labels [n], seeds uint64 [n]."""
+        """One variation a row.
+
+        samples: the parents, [n].
+        labels: [n].
+        degree: how far, the same for all rows.
+        seeds: uint64 [n].
+        """
         ...
 
     @abstractmethod
@@ -118,11 +128,20 @@ class Metered(Protocol):
         ...
 
     def resume(self, before: Usage, run: str | None) -> None:
-        """before: what processes before this one took. run: an id of the run, None where it is not known."""
+        """Goes on from what was used before.
+
+        before: what processes before this one took.
+        run: an id of the run; None where it is not known.
+        """
         ...
 
     def estimate(self, labels: Sequence[Label], generated: int, varied: int) -> Usage:
-        """Estimated usage of these numbers of rows, evenly over the labels, from declared lengths."""
+        """Estimated usage of these numbers of rows, evenly over the labels, from declared lengths.
+
+        labels: over which the rows are spread evenly.
+        generated: fresh rows.
+        varied: variations.
+        """
         ...
 
 
@@ -153,7 +172,11 @@ class Meter:
         return Usage(money=money, **{name: getattr(self, name) for name in self.ADDED})
 
     def resume(self, before: Usage, run: str | None) -> None:
-        """Adds what processes before this one took. Money is counted anew, from calls and tokens."""
+        """Adds what processes before this one took. Money is counted anew, from calls and tokens.
+
+        before: what processes before this one took.
+        run: an id of the run; None where it is not known.
+        """
         self.run = run
         for name in self.ADDED:
             setattr(self, name, getattr(self, name) + getattr(before, name))
@@ -174,7 +197,11 @@ class Meter:
 
 
 def metered(api: object, name: str = "") -> dict[str, Metered]:
-    """The api, or else those of its fields that are metered, and theirs, by the names of the fields: 'first'."""
+    """The api, or else those of its fields that are metered, and theirs, by the names of the fields: 'first'.
+
+    api: a part.
+    name: of the field that it stands in; '' for the api of the run.
+    """
     if isinstance(api, Metered):
         return {name: api}
     found: dict[str, Metered] = {}
@@ -203,7 +230,12 @@ class Adopting(Protocol):
     """An api that goes on with what another made."""
 
     def adopt(self, samples: Samples, labels: Sequence[Label], seeds: U64) -> Samples:
-        """The samples with the traits that this api needs to vary them; content as it is."""
+        """The samples with the traits that this api needs to vary them; content as it is.
+
+        samples: of another api, [n].
+        labels: [n].
+        seeds: uint64 [n].
+        """
         ...
 
 
@@ -238,7 +270,11 @@ class Delegating(Protocol):
 
 
 def queue_of(api: Api, degree: Degree | None) -> Queued | None:
-    """The api that queues this request, if any: itself, or the one that it hands the request to."""
+    """The api that queues this request, if any: itself, or the one that it hands the request to.
+
+    api: that is asked.
+    degree: of the variations; None: fresh samples.
+    """
     asked = api.target(degree) if isinstance(api, Delegating) else api
     return asked if isinstance(asked, Queued) else None
 

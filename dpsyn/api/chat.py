@@ -29,7 +29,7 @@ from dpsyn.language.reasoning import without_reasoning
 from dpsyn.marks import PLACE, SECRET, SPEED
 from dpsyn.population import Label, Samples, of_texts
 from dpsyn.randomness import retry_seeds
-from dpsyn.validate import choice, flag, text_or_null, whole
+from dpsyn.validate import choice, flag, number, text_or_null, whole
 
 OURS = ("model", "messages", "n", "stream", "seed", "temperature", "top_p", "max_tokens", "max_completion_tokens")
 PER_MESSAGE = 16  # tokens around a message, at most
@@ -96,10 +96,8 @@ class Chat(Api):
         text_or_null("api.model", self.model)
         if not isinstance(self.prompts, Prompts):
             raise invalid("api.prompts", self.prompts, "a part with _target_: dpsyn.language.prompts.Prompts")
-        if self.temperature is not None and not _is_number(self.temperature):
-            raise invalid("api.temperature", self.temperature, "a number, 0 or more, or null")
-        if self.top_p is not None and not (_is_number(self.top_p) and 0 < self.top_p <= 1):
-            raise invalid("api.top_p", self.top_p, "a number over 0, 1 at most, or null")
+        number("api.temperature", self.temperature, "a number, 0 or more, or null", least=0, optional=True)
+        number("api.top_p", self.top_p, "a number over 0, 1 at most, or null", above=0, most=1, optional=True)
         if not isinstance(self.extra, Mapping) or not _is_json(self.extra):
             raise invalid("api.extra", self.extra, "names and values such as {reasoning_effort: low}, or {}")
         if taken := sorted(set(self.extra) & set(OURS)):
@@ -113,14 +111,10 @@ class Chat(Api):
         for key, least in (("concurrency", 1), ("retries", 0), ("attempts", 1)):
             whole(f"api.{key}", getattr(self, key), least)
         for key in ("requests_per_minute", "tokens_per_minute", "max_cost"):
-            value = getattr(self, key)
-            if value is not None and not (_is_number(value) and value > 0):
-                raise invalid(f"api.{key}", value, "a number over 0, or null")
+            number(f"api.{key}", getattr(self, key), "a number over 0, or null", above=0, optional=True)
         for key in ("timeout", "deadline", "patience"):
-            if not _is_number(value := getattr(self, key)) or not value:
-                raise invalid(f"api.{key}", value, "seconds, more than 0")
-        if not _is_number(self.max_fallback_share) or self.max_fallback_share > 1:
-            raise invalid("api.max_fallback_share", self.max_fallback_share, "a share between 0 and 1")
+            number(f"api.{key}", getattr(self, key), "seconds, more than 0", above=0)
+        number("api.max_fallback_share", self.max_fallback_share, "a share between 0 and 1", least=0, most=1)
         for model, pair in self.prices.items() if isinstance(self.prices, Mapping) else [("", self.prices)]:
             if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(map(_is_number, pair)):
                 raise invalid("api.prices", f"{{{model}: {pair}}}", "model: [price of prompts, of answers], or {}")
@@ -175,7 +169,7 @@ class Chat(Api):
         if what == "vary":
             key, most = "api.prompts.max_tokens", min(self.prompts.max_tokens, self.prompts.typical_vary_tokens)
         body = self._body(Request(({"role": "user", "content": PING},), most), 0)
-        endpoints = self._endpoints()
+        endpoints = self.endpoints()
         if self.max_cost is not None and self._worst(body) * len(endpoints) > self.max_cost:
             raise invalid("api.max_cost", self.max_cost, f"more: a single request may cost {self._worst(body):.2g}")
         for answer in ping(endpoints, self._limits(), body):
@@ -195,7 +189,7 @@ class Chat(Api):
 
     def check_keys(self) -> None:
         """Raises UserError for a key that is not set, or is none."""
-        self._endpoints()
+        self.endpoints()
 
     def reads(self) -> Sequence[Data]:
         return ()
@@ -244,7 +238,7 @@ class Chat(Api):
 
     def _asked(self, what: str, requests: Requests, seeds: np.ndarray) -> tuple[list[str | None], dict[int, str]]:
         """A row each, from the cache what is there; and of rows without an answer the reason."""
-        endpoints = self._endpoints()
+        endpoints = self.endpoints()
         with Answers(self.answers_folder) as answers:
             call = _Call(self, what, requests, seeds, answers, self._addresses_of_run(answers, endpoints))
             ask(call.blocks(), endpoints, self._limits(), call)
@@ -311,7 +305,7 @@ class Chat(Api):
         n = max(len(urls), len(names))
         return list(zip(urls * (n // len(urls)), names * (n // len(names)), strict=True))
 
-    def _endpoints(self) -> list[Endpoint]:
+    def endpoints(self) -> list[Endpoint]:
         """Raises UserError for a key that is not set, or is none."""
         return [Endpoint(url or DEFAULT_URL, key_in(name), name) for url, name in self._addresses()]
 

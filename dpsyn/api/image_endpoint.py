@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPException
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -26,7 +25,7 @@ import numpy as np
 from dpsyn.api import Api, Degree, Meter, Usage
 from dpsyn.data import Data
 from dpsyn.errors import UserError, check_packages, invalid, missing
-from dpsyn.files import answers_cache, write
+from dpsyn.language.answers import Answers, answer_key
 from dpsyn.language.asking import Answer, Question, ask, ping, posted
 from dpsyn.language.endpoints import (
     DEFAULT_URL,
@@ -48,7 +47,7 @@ from dpsyn.language.templates import by_label, drawn, filled, several
 from dpsyn.marks import PLACE, SECRET, SPEED
 from dpsyn.population import Label, Samples
 from dpsyn.randomness import retry_seeds
-from dpsyn.validate import choice, number, text_or_null, whole
+from dpsyn.validate import choice, number, side_lengths, text_or_null, whole
 
 ATTEMPTS = 3  # prompts a fresh row is asked with before it stays grey
 SETTINGS = "size, quality, response_format, edits"
@@ -125,10 +124,7 @@ class ImageEndpoint(Api):
         pair = self.image_size
         if pair is None and self.size is None:
             raise invalid("api.image_size", "null", "[height, width] px where api.size=null")
-        if pair is not None and (isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2):
-            raise invalid("api.image_size", pair, "[height, width] px, or null")
-        if pair is not None and not all(type(side) is int and side > 0 for side in pair):
-            raise invalid("api.image_size", list(pair), "[height, width] px, or null")
+        side_lengths("api.image_size", pair, optional=True)
         for key, least in (("concurrency", 1), ("retries", 0)):
             whole(f"api.{key}", getattr(self, key), least)
         for key in ("timeout", "deadline", "patience"):
@@ -191,7 +187,7 @@ class ImageEndpoint(Api):
             raise invalid("api.max_cost", self.max_cost, f"more: a single image costs {self._money(1):.2g}")
 
         async def exchange(pacer: Pacer, body: Request) -> Answer:
-            return await self._exchange(pacer, body, None)
+            return await self._exchange(pacer, body, lambda _: None)
 
         for answer in ping([self._endpoint()], self._limits(), request, exchange):
             self._meter.calls += answer.finish == "stop"
@@ -202,10 +198,8 @@ class ImageEndpoint(Api):
 
     def check_degree(self, degree: Degree) -> None:
         """Raises UserError for what is no degree."""
-        if isinstance(degree, bool) or not isinstance(degree, int | float) or not 0 <= degree <= 1:
-            raise invalid(
-                "schedule.degree", degree, "a number between 0 (the parent) and 1 (the strongest of api.edits)"
-            )
+        expected = "a number between 0 (the parent) and 1 (the strongest of api.edits)"
+        number("schedule.degree", degree, expected, least=0, most=1)
 
     def reads(self) -> Sequence[Data]:
         return ()
@@ -280,21 +274,21 @@ class ImageEndpoint(Api):
         self, requests: Sequence[Request], seeds: np.ndarray
     ) -> tuple[list[np.ndarray | None], list[str | None]]:
         """Of each row the image, uint8 [h, w, 3], or None and the reason. From the cache what is there."""
-        keys = [self._cache_key(request, int(seed)) for request, seed in zip(requests, seeds, strict=True)]
-        folder = answers_cache(self.answers_folder) / "images"
-        found = {key: _read(folder / key[:2] / f"{key}.png", self._shape) for key in keys}
-        missing = {key: request for key, request in zip(keys, requests, strict=True) if found[key] is None}
-        cached = len(requests) - len(missing)
-        self._meter.cached += cached
-        self._meter.done(cached)
-        call = _Call(self, len(missing), found)
+        keys = [self._key(request, int(seed)) for request, seed in zip(requests, seeds, strict=True)]
+        with Answers(self.answers_folder) as answers:
+            found = {key: _image(answers.get([key]).get(key), self._shape) for key in keys}
+            missing = {key: request for key, request in zip(keys, requests, strict=True) if found[key] is None}
+            cached = len(requests) - len(missing)
+            self._meter.cached += cached
+            self._meter.done(cached)
+            call = _Call(self, len(missing), found)
 
-        async def exchange(pacer: Pacer, body: tuple[str, Request]) -> Answer:
-            key, request = body
-            return await self._exchange(pacer, request, folder / key[:2] / f"{key}.png")
+            async def exchange(pacer: Pacer, body: tuple[bytes, Request]) -> Answer:
+                key, request = body
+                return await self._exchange(pacer, request, lambda image: answers.put(key, _png(image)))
 
-        questions = [Question(key, (key, request), 0) for key, request in missing.items()]
-        ask([questions], [self._endpoint()], self._limits(), call, exchange)
+            questions = [Question(key, (key, request), 0) for key, request in missing.items()]
+            ask([questions], [self._endpoint()], self._limits(), call, exchange)
         return [found[key] for key in keys], [call.reasons.get(key) for key in keys]
 
     def _limits(self) -> Limits:
@@ -305,8 +299,8 @@ class ImageEndpoint(Api):
         price = self.prices.get(str(self.model))
         return None if price is None else calls * price
 
-    async def _exchange(self, pacer: Pacer, request: Request, path: Path | None) -> Answer:
-        """Its image, decoded and, with a path, kept; none where it is refused. Raises as `Exchange` does."""
+    async def _exchange(self, pacer: Pacer, request: Request, keep: Callable[[np.ndarray], None]) -> Answer:
+        """Its image, decoded and kept; none where it is refused. Raises as `Exchange` does."""
         endpoint = pacer.endpoint
         response = await self._sent(pacer, request)
         status, content = response.status, response.content
@@ -323,7 +317,7 @@ class ImageEndpoint(Api):
             if found is None:
                 why = shortened(said_in(said if told is None else told), endpoint.key)
                 raise Failed(f"status 200, no image: {why}", "unread", sent=True)
-            image = await asyncio.to_thread(self._kept, found, path)
+            image = await asyncio.to_thread(self._kept, found, keep)
         except ValueError as error:  # what came is no image
             raise Failed(str(error), "unread", sent=True) from None
         return Answer(None, "stop", endpoint=endpoint, image=image)
@@ -353,13 +347,10 @@ class ImageEndpoint(Api):
             return await asyncio.to_thread(_fetched, url, self.timeout)
         return None
 
-    def _kept(self, content: bytes, path: Path | None) -> np.ndarray:
-        """Decodes, resizes and, with a path, writes an answer. Raises ValueError for what is no image."""
+    def _kept(self, content: bytes, keep: Callable[[np.ndarray], None]) -> np.ndarray:
+        """Decodes, resizes and keeps an answer. Raises ValueError for what is no image."""
         image = self._decoded(content)
-        if path is None:
-            return image
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, _png(image))
+        keep(image)
         return image
 
     def _decoded(self, content: bytes) -> np.ndarray:
@@ -390,7 +381,7 @@ class ImageEndpoint(Api):
     def _stacked(self, images: Sequence[np.ndarray]) -> np.ndarray:
         return np.stack(images) if images else np.empty((0, *self._shape, 3), np.uint8)
 
-    def _cache_key(self, request: Request, seed: int) -> str:
+    def _key(self, request: Request, seed: int) -> bytes:
         kind, parameters, parent = request
         asked = {
             "endpoint": [Endpoint(self._url, None, None).digest, self.model, kind],
@@ -399,7 +390,7 @@ class ImageEndpoint(Api):
             "image_size": self._shape,
             "seed": seed,
         }
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        return answer_key(asked)
 
     def _bearable(self, n: int) -> float:
         return max(1.0, self.max_fallback_share * n)
@@ -426,9 +417,9 @@ class ImageEndpoint(Api):
 class _Call:
     """The rows of one call, as an Asker. rows: how many are asked; found: images by key, to be filled."""
 
-    def __init__(self, part: ImageEndpoint, rows: int, found: dict[str, np.ndarray | None]) -> None:
+    def __init__(self, part: ImageEndpoint, rows: int, found: dict[bytes, np.ndarray | None]) -> None:
         self.part, self.rows, self.found, self.in_flight = part, rows, found, 0
-        self.reasons: dict[str, str] = {}
+        self.reasons: dict[bytes, str] = {}
 
     def before(self, question: Question) -> bool:
         part, price = self.part, self.part._money(1)
@@ -478,12 +469,14 @@ def _fetched(url: str, timeout: float) -> bytes:
     return content
 
 
-def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """An answer that was kept, or None."""
+def _image(kept: Any, shape: tuple[int, int]) -> np.ndarray | None:
+    """uint8 [*shape, 3] of an answer that was kept; None where there is none."""
     from PIL import Image
 
+    if not isinstance(kept, bytes):
+        return None
     try:
-        with Image.open(path) as file:
+        with Image.open(io.BytesIO(kept), formats=("PNG",)) as file:
             image = np.asarray(file.convert("RGB"))
     except (OSError, ValueError):
         return None

@@ -182,12 +182,17 @@ class LocalLLM(Api):
                 break
             own = retry_seeds(seeds[rows], attempt)
             asked = requests(rows, own)
-            for i, request, answer in zip(rows, asked, self._answers(asked, own), strict=True):
+            for i, request, answer in zip(rows, asked, self.answers(asked, own), strict=True):
                 texts[i] = self.prompts.cleaned(answer, request)
         return texts
 
-    def _answers(self, requests: Sequence[Request], seeds: np.ndarray) -> list[str]:
-        """Without reasoning, cut at the stop texts; '' where nothing is left, or where a number is not finite."""
+    def answers(self, requests: Sequence[Request], seeds: np.ndarray) -> list[str]:
+        """The text of each answer, without reasoning, cut at the stop texts; '' where nothing is left, or where a
+        number is not finite.
+
+        requests: prompts and the tokens that an answer may have, [n].
+        seeds: uint64 [n].
+        """
         runtime = replace(
             self.runtime,
             device=torch_device(self.runtime),
@@ -195,8 +200,8 @@ class LocalLLM(Api):
             dtype=str(torch_dtype(self.runtime)).removeprefix("torch."),  # type: ignore[arg-type]
         )
         place = self._place()
-        network, tokenizer, ends = _loaded(place, self.revision, self.trust_remote_code, self.device_map, runtime)
-        ids, limits, opened = self._fitted(tokenizer, _context(network), requests)
+        network, tokenizer, ends = load(place, self.revision, self.trust_remote_code, self.device_map, runtime)
+        ids, limits, opened = self.fitted(tokenizer, context_of(network), requests)
         answers = [""] * len(requests)
         with quiet_transformers(), _on_device(network, runtime, self.device_map, self.offload):
             for batch in self._batches(ids, limits):
@@ -205,11 +210,11 @@ class LocalLLM(Api):
 
                 def work(part: slice, batch: Sequence[int] = batch) -> list[str]:
                     rows = batch[part]
-                    drawn = self._drawn(
+                    drawn = self.draw(
                         network, tokenizer, ends, [ids[i] for i in rows], [limits[i] for i in rows], seeds[rows]
                     )
-                    texts = zip(rows, (_decoded(tokenizer, tokens) for tokens in drawn), strict=True)
-                    return [self._cut(without_reasoning(opened[i] + text) or "") for i, text in texts]
+                    texts = zip(rows, (decoded(tokenizer, tokens) for tokens in drawn), strict=True)
+                    return [self.cut(without_reasoning(opened[i] + text) or "") for i, text in texts]
 
                 with running(runtime):
                     # how many rows fit depends on their length: what was found out is kept for each power of two
@@ -218,13 +223,18 @@ class LocalLLM(Api):
                     answers[i] = answer
         return answers
 
-    def _fitted(
+    def fitted(
         self, tokenizer: Any, context: int | None, requests: Sequence[Request]
     ) -> tuple[list[list[int]], list[int], list[str]]:
         """Of each row the tokens of its prompt, how many its answer may have, and the mark of reasoning, if any, that
-        its prompt ends with."""
+        its prompt ends with.
+
+        tokenizer: of the model.
+        context: tokens that the network takes; None: it does not say.
+        requests: [n].
+        """
         chat = bool(tokenizer.chat_template)
-        texts = [_as_chat(tokenizer, request) if chat else _as_text(request) for request in requests]
+        texts = [as_chat(tokenizer, request) if chat else _as_text(request) for request in requests]
         opened = [open_tag(text) if chat else "" for text in texts]
         # the template writes the special tokens itself
         ids = tokenizer(texts, add_special_tokens=not chat, verbose=False)["input_ids"] if texts else []
@@ -258,7 +268,7 @@ class LocalLLM(Api):
         if batch:
             yield batch
 
-    def _drawn(
+    def draw(
         self,
         network: Any,
         tokenizer: Any,
@@ -268,7 +278,15 @@ class LocalLLM(Api):
         seeds: np.ndarray,
     ) -> list[list[int]]:
         """The tokens of each answer, without the one that ends it. Token j of a row is drawn with the j-th number of
-        its seed, by the inverse of its distribution function: whoever else is in the batch."""
+        its seed, by the inverse of its distribution function: whoever else is in the batch.
+
+        network: of the model.
+        tokenizer: of the model.
+        ends: tokens that end an answer.
+        ids: tokens of each prompt, [n].
+        limits: tokens that each answer may have, [n].
+        seeds: uint64 [n].
+        """
         import torch
 
         device = network.get_input_embeddings().weight.device
@@ -281,7 +299,7 @@ class LocalLLM(Api):
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         accepted = inspect.signature(network.forward).parameters
         memory = "cache" if "cache" in accepted else "past_key_values"  # its name before
-        last = (_context(network) or math.inf) - 1  # finished rows stay in the batch until it shrinks
+        last = (context_of(network) or math.inf) - 1  # finished rows stay in the batch until it shrinks
         only_last = {name: 1 for name in ("logits_to_keep", "num_logits_to_keep") if name in accepted}
         answers: list[list[int]] = [[] for _ in ids]
         ended = np.zeros(len(ids), bool)
@@ -297,7 +315,7 @@ class LocalLLM(Api):
                 given = {"input_ids": tokens, "attention_mask": mask, memory: cache, "use_cache": True}
                 out = network(**given, **where, **only_last)
                 cache = out[memory]
-                chosen = _chosen(out.logits[:, -1], numbers[step], self.temperature, self.top_k, self.top_p)
+                chosen = chosen_tokens(out.logits[:, -1], numbers[step], self.temperature, self.top_k, self.top_p)
                 drawn.append(chosen)
                 tokens = chosen.clamp(min=0)[:, None]
                 mask = torch.cat([mask, mask.new_ones((len(rows), 1))], 1)
@@ -313,7 +331,7 @@ class LocalLLM(Api):
                     answers[i], ended[i] = [], True
             if self.stop:
                 texts = tokenizer.batch_decode([answers[i][-tail:] for i in rows], skip_special_tokens=True)
-                ended[rows] |= [self._cut(text) != text for text in texts]
+                ended[rows] |= [self.cut(text) != text for text in texts]
             stay = np.flatnonzero(~ended[rows])
             if len(rows) - len(stay) >= len(rows) / LEAVING:
                 rows = rows[stay]
@@ -323,7 +341,7 @@ class LocalLLM(Api):
                     cache.reorder_cache(index)  # of any kind of cache: the rows of the index alone
         return answers
 
-    def _cut(self, text: str) -> str:
+    def cut(self, text: str) -> str:
         """Before the first stop text; those that stand before all else do not count."""
         start = len(text) - len(text.lstrip())
         places = [place for stop in self.stop if (place := text.find(stop, start)) >= 0]
@@ -335,8 +353,13 @@ class LocalLLM(Api):
             logging.getLogger(__name__).warning(line, without, n, self.attempts, what)
 
 
-def _decoded(tokenizer: Any, tokens: Sequence[int]) -> str:
-    """Without special tokens, but for those that reasoning stands between: without_reasoning needs them."""
+def decoded(tokenizer: Any, tokens: Sequence[int]) -> str:
+    """The text of tokens, without special ones, but for those that reasoning stands between: without_reasoning needs
+    them.
+
+    tokenizer: of the model.
+    tokens: of one answer.
+    """
     whole = str(tokenizer.decode(tokens, skip_special_tokens=False))
     bare = str(tokenizer.decode(tokens, skip_special_tokens=True))
     if whole == bare or (rest := without_reasoning(whole)) == whole:
@@ -349,8 +372,12 @@ def _as_text(request: Request) -> str:
     return "\n\n".join(message["content"] for message in request.messages)
 
 
-def _as_chat(tokenizer: Any, request: Request) -> str:
-    """By the model's template, up to where its answer begins."""
+def as_chat(tokenizer: Any, request: Request) -> str:
+    """The prompt by the model's template, up to where its answer begins.
+
+    tokenizer: of the model, which has one.
+    request: its messages, and what its answer begins with.
+    """
     # models that think before they answer would use the answer's tokens for it
     options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
     try:
@@ -360,11 +387,17 @@ def _as_chat(tokenizer: Any, request: Request) -> str:
         return str(tokenizer.apply_chat_template(merged, **options))
 
 
-def _chosen(logits: Any, numbers: Any, temperature: float, top_k: int | None, top_p: float) -> Any:
-    """float [n, v], and float64 [n] in [0, 1) -> the token of each row, int64 [n]; -1 where they are not finite.
+def chosen_tokens(logits: Any, numbers: Any, temperature: float, top_k: int | None, top_p: float) -> Any:
+    """The token of each row, int64 [n]; -1 where scores are not finite.
 
-    Tokens are kept by their share and stand in their own order, so that ties (bfloat16 has many) are no matter of how
-    a sort goes.
+    Tokens are kept by their share and stand in their own order, so that ties (bfloat16 has many) are no matter of how a
+    sort goes.
+
+    logits: float [n, v].
+    numbers: float64 [n] in [0, 1), which draw them.
+    temperature: what scores are divided by.
+    top_k: tokens that may be chosen; None: all.
+    top_p: share of the mass that those have which may be chosen.
     """
     import torch
 
@@ -385,7 +418,7 @@ def _chosen(logits: Any, numbers: Any, temperature: float, top_k: int | None, to
     return torch.where(below[:, -1].isfinite(), found.clamp(max=shares.shape[1] - 1), -1)
 
 
-def _context(network: Any) -> int | None:
+def context_of(network: Any) -> int | None:
     """Tokens of prompt and answer together that the network knows places for."""
     config = network.config.get_text_config(decoder=True)
     most = getattr(config, "max_position_embeddings", None)
@@ -393,10 +426,17 @@ def _context(network: Any) -> int | None:
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(
+def load(
     place: str, revision: str | None, trust_remote_code: bool, device_map: str | None, runtime: Runtime
 ) -> tuple[Any, Any, frozenset[int]]:
-    """The network, the tokenizer, the tokens that end an answer. Raises UserError where they cannot be loaded."""
+    """The network, the tokenizer, the tokens that end an answer. Raises UserError where they cannot be loaded.
+
+    place: a folder, or OWNER/NAME on the hub.
+    revision: a commit, a tag or a branch; None: the newest at the first use.
+    trust_remote_code: whether code of the model may run.
+    device_map: of transformers; None: one device.
+    runtime: names device and type of numbers.
+    """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     commit = pinned("api.path", place, revision, f"Give api.path= {FOLDER}.")
     where: dict[str, Any] = {"revision": commit, "trust_remote_code": trust_remote_code}

@@ -10,7 +10,6 @@ import functools
 import inspect
 import json
 import logging
-import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +29,7 @@ from dpsyn.networks.hub import model_folder, pinned
 from dpsyn.networks.runtime import Runtime, in_batches, placed, running, torch_device, torch_dtype
 from dpsyn.population import Label, Samples
 from dpsyn.randomness import retry_seeds
-from dpsyn.validate import flag, side_lengths, text_or_null
+from dpsyn.validate import flag, number, side_lengths, text_or_null, whole
 
 ATTEMPTS = 5  # images a fresh row gets before it stays black
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -183,8 +182,8 @@ class StableDiffusion(Api):
             raise invalid("schedule.degree", ", ".join(map(str, named)), "strength, and if wanted steps and guidance")
         strength, steps = named["strength"], named.get("steps", self.steps)
         guidance = named.get("guidance", self.guidance)
-        if type(strength) not in (int, float) or not 0 <= strength <= 1:
-            raise invalid("schedule.degree", strength, "a strength between 0 (the parent) and 1 (nothing of it)")
+        expected = "a strength between 0 (the parent) and 1 (nothing of it)"
+        number("schedule.degree", strength, expected, least=0, most=1)
         _check_steps("schedule.degree", steps, guidance)
         if strength > 0 and int(steps * strength) < 1:
             do = f"With {steps} steps the least strength is {1 / steps:.3g}; or take more steps."
@@ -211,7 +210,7 @@ class StableDiffusion(Api):
             channels_last=self.runtime.channels_last,
             compile=self.runtime.compile,
         )
-        from_text, from_image, checker = _pipelines(self._place(), self.revision, self.safety_checker, runtime)
+        from_text, from_image, checker = pipelines(self._place(), self.revision, self.safety_checker, runtime)
         pipeline = from_text if parents is None else from_image
         accepted = inspect.signature(pipeline.__call__).parameters
 
@@ -238,7 +237,7 @@ class StableDiffusion(Api):
                 refused = ~values.isfinite().flatten(1).all(1)
                 values = torch.nan_to_num(values)
                 if checker is not None:
-                    refused = refused | _unsafe(checker, values)
+                    refused = refused | unsafe(checker, values)
             values = tensors.resized(values * 2 - 1, (height, width))
             return tensors.images(values), refused.cpu().numpy()
 
@@ -262,18 +261,21 @@ class StableDiffusion(Api):
 
 
 def _check_steps(key: str, steps: Any, guidance: Any) -> None:
-    if type(steps) is not int or steps < 1:
-        raise invalid(f"{key}.steps", steps, "a whole number, 1 or more")
-    if type(guidance) not in (int, float) or not 0 <= guidance < math.inf:
-        raise invalid(f"{key}.guidance", guidance, "a number, 0 or more")
+    whole(f"{key}.steps", steps, 1)
+    number(f"{key}.guidance", guidance, "a number, 0 or more", least=0)
 
 
 @functools.lru_cache(maxsize=1)
-def _pipelines(place: str, revision: str | None, safety_checker: bool, runtime: Runtime) -> tuple[Any, Any, Any]:
+def pipelines(place: str, revision: str | None, safety_checker: bool, runtime: Runtime) -> tuple[Any, Any, Any]:
     """Text-to-image, image-to-image on the same components, and the safety checker or None.
 
-    The checker stands apart from the pipelines, which would turn every image into one of Pillow's for it.
-    Raises UserError where the model cannot be loaded or cannot do both.
+    The checker stands apart from the pipelines, which would turn every image into one of Pillow's for it. Raises
+    UserError where the model cannot be loaded or cannot do both.
+
+    place: a folder, or OWNER/NAME on the hub.
+    revision: a commit, a tag or a branch; None: the newest at the first use.
+    safety_checker: whether it is wanted.
+    runtime: names device and type of numbers.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     revision = pinned("api.path", place, revision, f"Give api.path= {FOLDER}.")
@@ -319,8 +321,12 @@ def _checker(place: str, revision: str | None, runtime: Runtime) -> Any:
     return placed(checker.float(), replace(runtime, compile=False))
 
 
-def _unsafe(checker: Any, values: Any) -> Any:
-    """float [n, 3, h, w] in [0, 1] -> bool [n] on the same device: CLIP's own preparation, whole batches at once."""
+def unsafe(checker: Any, values: Any) -> Any:
+    """Which images it refuses, bool [n] on the same device: CLIP's own preparation, whole batches at once.
+
+    checker: of the model.
+    values: float [n, 3, h, w] in [0, 1].
+    """
     import torch
 
     side = checker.config.vision_config.image_size

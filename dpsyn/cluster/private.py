@@ -40,7 +40,11 @@ Outcome = tuple[str, str]
 
 
 def check_nodes(data: Data, folder: Path) -> None:
-    """Raises UserError where a node that may hold private rows does not see the same files and the folder."""
+    """Raises UserError where a node that may hold private rows does not see the same files and the folder.
+
+    data: the private data.
+    folder: of the private cache.
+    """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     sign = folder / f"{secrets.token_hex(8)}.sign"
@@ -64,7 +68,11 @@ def check_nodes(data: Data, folder: Path) -> None:
 
 
 def reading(data: Data, shards: int) -> Spread:
-    """Reads and embeds on Ray. The tasks cut the data themselves: where parts begin tells how many rows they have."""
+    """Reads and embeds on Ray. The tasks cut the data themselves: where parts begin tells how many rows they have.
+
+    data: the private data.
+    shards: parts that are asked for.
+    """
 
     def spread(work: Callable[..., None], each: Sequence[tuple[Any, ...]]) -> None:
         import ray
@@ -81,7 +89,12 @@ def reading(data: Data, shards: int) -> Spread:
 
 
 def counting(electorate: Electorate, query: Query, shares: int) -> Sequence[I64]:
-    """Each share's tally, counted on Ray."""
+    """Each share's tally, counted on Ray.
+
+    electorate: the records.
+    query: checked against these records.
+    shares: how many there are.
+    """
     import ray
 
     if isinstance(query, Nearest):
@@ -108,7 +121,11 @@ def unloadable(cause: BaseException) -> UserError:
 
 
 def pad(key: bytes, n: int) -> U64:
-    """uint64 [n]: what hides a tally of this key, added modulo 2^64."""
+    """uint64 [n]: what hides a tally, added modulo 2^64.
+
+    key: 32 bytes from the system, used once.
+    n: entries of the tally.
+    """
     return np.frombuffer(hashlib.shake_128(key).digest(8 * n), "<u8").astype(np.uint64)
 
 

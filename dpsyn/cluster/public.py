@@ -35,7 +35,11 @@ class Maker:
         return ""
 
     def ask(self, what: str, arguments: tuple[Any, ...]) -> tuple[Any, str]:
-        """The answer, or the text of an error that the user can fix."""
+        """The answer, or the text of an error that the user can fix.
+
+        what: "generate", "vary" or "embed".
+        arguments: of that method.
+        """
         try:
             return self._parts[what](*arguments), ""
         except UserError as error:
@@ -49,8 +53,13 @@ Batch = Callable[[], tuple[Any, ...]]
 def dispatching(
     api: Api, embed: Embedding, runtime: OnRay
 ) -> Iterator[Callable[[str, Sequence[Batch]], Iterator[Any]]]:
-    """As `dpsyn.workers.dispatching`, by makers on Ray, which start when they are first asked. Raises UserError where
-    a part cannot be sent, or cannot work on a node."""
+    """As `dpsyn.workers.dispatching`, by makers on Ray, which start when they are first asked. Raises UserError where a
+    part cannot be sent, or cannot work on a node.
+
+    api: the maker of candidates.
+    embed: the embedding.
+    runtime: how many makers, and what each has.
+    """
     import ray
 
     if not can_be_sent(api, embed):

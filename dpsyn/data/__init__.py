@@ -122,8 +122,12 @@ class Divisible(Data, Protocol):
     """Data that can be read in parts, each in a process of its own. Others are read in one."""
 
     def parts(self, n: int, least: int = 1) -> Sequence[Batches]:
-        """At most `n` of at least `least` bytes: runs of the rows which in this order are all of them, each read
-        as it is among all. Another process can be given them."""
+        """Runs of the rows which in this order are all of them, each read as it is among all. Another process can be
+        given them.
+
+        n: parts at most.
+        least: bytes of a part at least.
+        """
         ...
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from dpsyn.data import Records, held_out
 from dpsyn.errors import check_packages, invalid
 from dpsyn.population import Label, Samples
-from dpsyn.reading.rows import check_declared
+from dpsyn.reading.labels import check_declared
 from dpsyn.tables.columns import REFUSED
 from dpsyn.tables.schema import Schema, check_schema
 from dpsyn.validate import choice

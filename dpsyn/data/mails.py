@@ -13,7 +13,7 @@ import numpy as np
 
 from dpsyn.data import Records, held_out
 from dpsyn.population import Label, Samples
-from dpsyn.reading.rows import check_declared, combinations
+from dpsyn.reading.labels import check_declared, combinations
 from dpsyn.validate import choice
 
 TOPICS = ("delivery", "refund", "account", "repair")

@@ -13,15 +13,15 @@ from dpsyn.data import Batches, Records, Refusal
 from dpsyn.errors import did_you_mean, invalid, one_of
 from dpsyn.marks import PLACE
 from dpsyn.population import Label, Samples
+from dpsyn.reading.labels import check_declared
+from dpsyn.reading.lines import DELIMITERS
 from dpsyn.reading.rows import (
-    DELIMITERS,
     GROUPING,
     NOT_UTF8,
     Broken,
     Columns,
     Row,
     Span,
-    check_declared,
     excerpt,
     guarded,
     is_utf8,
@@ -130,8 +130,12 @@ class Tables:
         return [functools.partial(self.batches, spans=spans or None) for spans in self._source.shares(n, least)]
 
     def batches(self, size: int, spans: Sequence[Span] | None = None) -> Iterator[Records]:
-        """What can be read of each `size` lines, or fewer. spans: of these alone. Raises UserError for files that
-        cannot be read and missing columns."""
+        """The rows that can be read, batch by batch. Raises UserError for files that cannot be read and missing
+        columns.
+
+        size: lines of a batch; it has fewer rows where some were refused.
+        spans: which runs of which files are read; None: all.
+        """
         rows = enumerate(guarded(self._rows(spans), self.path))
         users, known = Users(), self.schema.cells_read()
         while some := list(itertools.islice(rows, size)):

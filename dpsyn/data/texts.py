@@ -13,20 +13,8 @@ from dpsyn.data import Batches, Records, Refusal
 from dpsyn.errors import invalid
 from dpsyn.marks import PLACE
 from dpsyn.population import Samples
-from dpsyn.reading.rows import (
-    NOT_UTF8,
-    Broken,
-    Columns,
-    Row,
-    Span,
-    check_declared,
-    combinations,
-    excerpt,
-    guarded,
-    is_utf8,
-    label_sources,
-    labeller,
-)
+from dpsyn.reading.labels import check_declared, combinations, label_sources, labeller
+from dpsyn.reading.rows import NOT_UTF8, Broken, Columns, Row, Span, excerpt, guarded, is_utf8
 from dpsyn.reading.sources import Source
 from dpsyn.reading.spelling import LOST_DIGITS, Users, canonical, has_lost_digits, unit_of
 from dpsyn.validate import whole
@@ -136,9 +124,12 @@ class Texts:
         return [functools.partial(self.batches, spans=spans or None) for spans in self._source.shares(n, least)]
 
     def batches(self, size: int, spans: Sequence[Span] | None = None) -> Iterator[Records]:
-        """Batches of exactly `size` rows but for the last, which may have none where rows were refused after it.
+        """Batches of one size; the last may have fewer rows, and none where rows were refused after it.
 
-        spans: of these alone. Raises UserError for files that cannot be read and missing columns.
+        size: rows of a batch.
+        spans: which runs of which files are read; None: all.
+
+        Raises UserError for files that cannot be read and missing columns.
         """
         label_of = labeller(self.labels, label_sources(self.labels, self.label_columns), self.label_values)
         users = Users()

@@ -72,7 +72,7 @@ class Inception(Embedding):
             raise UserError("embedding inception: expected images. Choose an embedding for this kind of data.")
         device = torch_device(self.runtime)
         path = local_weights("embedding.weights", self.weights, WHAT)
-        layers = _layers(path, device, self.runtime.channels_last)
+        layers = read_layers(path, device, self.runtime.channels_last)
         few = min(self.runtime.network_batch_size, CPU_BATCH)
         runtime = replace(self.runtime, network_batch_size=few) if device == "cpu" else self.runtime
 
@@ -137,9 +137,12 @@ def _taps(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def features(images: Any, layers: Mapping[str, tuple[Any, Any]]) -> Any:
-    """float32 [n, 3, 299, 299] -> [n, 2048]. layers: weight and bias of every convolution (Szegedy et al. 2015).
+    """The pooled features, float32 [n, 2048], of the network of Szegedy et al. 2015.
 
     Where TensorFlow's network differs from torchvision's: means leave out the padding, and the last block takes maxima.
+
+    images: float32 [n, 3, 299, 299].
+    layers: weight and bias of every convolution, by name.
     """
     import torch
     from torch.nn.functional import avg_pool2d, conv2d, max_pool2d
@@ -182,8 +185,13 @@ def names() -> list[str]:
 
 
 @functools.lru_cache(maxsize=2)
-def _layers(path: Path, device: str, channels_last: bool) -> dict[str, tuple[Any, Any]]:
-    """Every convolution with the normalisation after it (epsilon 0.001) multiplied into it."""
+def read_layers(path: Path, device: str, channels_last: bool) -> dict[str, tuple[Any, Any]]:
+    """Every convolution with the normalisation after it (epsilon 0.001) multiplied into it.
+
+    path: of the weights.
+    device: of torch.
+    channels_last: memory format of the weights.
+    """
     import torch
 
     try:

@@ -82,14 +82,14 @@ class Patches(Embedding):
             raise UserError("embedding patches: expected images. Choose an embedding for this kind of data.")
         if min(images.shape[1:3]) < self.size + self.stride:
             raise invalid("embedding.size", self.size, "px a side of a patch, two of which fit into an image")
-        learned = self._learned
-        pooled = _pooled(images, learned, self.stride, torch_device(self.runtime))
+        learned = self.learned
+        pooled = pool_patches(images, learned, self.stride, torch_device(self.runtime))
         vectors = ((pooled - learned["mean"]) / learned["deviation"]) @ learned["basis"]
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         return (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
 
     @functools.cached_property
-    def _learned(self) -> Mapping[str, np.ndarray]:
+    def learned(self) -> Mapping[str, np.ndarray]:
         """filters float32 [k, c, size, size], bias [k]; mean, deviation [4 k]; basis [4 k, dimension]."""
         told = ("path", "id", "records", "on_error", "unit_column")  # or of no matter here
         read = [(f.name, getattr(self.data, f.name)) for f in fields(self.data) if f.name not in told]  # type: ignore[arg-type]
@@ -97,14 +97,14 @@ class Patches(Embedding):
         path = public_cache() / "patches" / f"{hashlib.sha256(repr((settings, read)).encode()).hexdigest()[:32]}.npz"
         if not path.exists():
             sink = io.BytesIO()
-            np.savez(sink, **_learn(_images(self.data), *settings[2:]))  # type: ignore[arg-type]
+            np.savez(sink, **learn(images_of(self.data), *settings[2:]))  # type: ignore[arg-type]
             path.parent.mkdir(exist_ok=True)
             write(path, sink.getvalue())
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
 
 
-def _images(data: Data) -> np.ndarray:
+def images_of(data: Data) -> np.ndarray:
     parts, count = [], 0
     for records in data.batches(1000):
         parts.append(records.samples.content)
@@ -117,9 +117,7 @@ def _images(data: Data) -> np.ndarray:
     return np.concatenate(parts)[:IMAGES]
 
 
-def _learn(
-    images: np.ndarray, size: int, filters: int, stride: int, dimension: int, seed: int
-) -> dict[str, np.ndarray]:
+def learn(images: np.ndarray, size: int, filters: int, stride: int, dimension: int, seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     n, h, w, c = images.shape
     if min(h, w) < size + stride:
@@ -147,7 +145,7 @@ def _learn(
         centres = _unit(sums + centres)
     kernel = centres @ whiten.T
     learned = {"filters": kernel.reshape(filters, c, size, size), "bias": kernel @ mean}
-    pooled = _pooled(images, learned, stride, "cpu").astype(np.float64)
+    pooled = pool_patches(images, learned, stride, "cpu").astype(np.float64)
     average, deviation = pooled.mean(0), pooled.std(0) + 1e-6
     values, vectors = np.linalg.eigh(np.cov(((pooled - average) / deviation).T))
     basis = vectors[:, -dimension:] / np.sqrt(np.sqrt(np.maximum(values[-dimension:], 1e-9)))  # half of a whitening
@@ -159,8 +157,14 @@ def _learn(
     }
 
 
-def _pooled(images: np.ndarray, learned: Mapping[str, Any], stride: int, device: str) -> np.ndarray:
-    """float32 [n, 4 k]: how strongly each filter answers, over the quarters of an image."""
+def pool_patches(images: np.ndarray, learned: Mapping[str, Any], stride: int, device: str) -> np.ndarray:
+    """float32 [n, 4 k]: how strongly each filter answers, over the quarters of an image.
+
+    images: uint8 [n, h, w, c].
+    learned: k filters, and how patches are whitened, as `learn` gives them.
+    stride: px between patches.
+    device: of torch.
+    """
     import torch
     from torch.nn.functional import adaptive_avg_pool2d, conv2d
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
-from dpsyn.errors import UserError, invalid
+from dpsyn.errors import UserError
 from dpsyn.population import Samples
-from dpsyn.validate import number, whole
+from dpsyn.validate import number, side_lengths, whole
 
 LEAST = 2.0**-24  # of a Gaussian's height: what is below it is lost beside the middle, in float32
 
@@ -38,13 +38,10 @@ class Pixels(Embedding):
     pool: int
 
     def __post_init__(self) -> None:
-        pair = isinstance(self.size, Sequence) and len(self.size) == 2
-        if self.size is not None and not (pair and all(type(v) is int and v > 0 for v in self.size)):
-            raise invalid("embedding.size", self.size, "[height, width] px, or null")
+        side_lengths("embedding.size", self.size, optional=True)
         number("embedding.blur", self.blur, "px, 0 or more", least=0)
         whole("embedding.directions", self.directions, 0)
-        if type(self.pool) is not int or self.pool < 1:
-            raise invalid("embedding.pool", self.pool, "a whole number of px, 1 or more")
+        whole("embedding.pool", self.pool, 1)
 
     def fingerprint(self) -> str:
         return ""

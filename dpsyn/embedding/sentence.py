@@ -20,7 +20,7 @@ from dpsyn.marks import PLACE
 from dpsyn.networks.hub import check_revision, fetched, model_folder, quiet_transformers
 from dpsyn.networks.runtime import Runtime, exact, in_batches, torch_device
 from dpsyn.population import Samples
-from dpsyn.validate import flag
+from dpsyn.validate import choice, flag, text_or_null, whole
 
 EXPECTED = "a folder that is there, or a name such as sentence-transformers/all-MiniLM-L6-v2"
 SAFE = ["*.json", "*.txt", "*.model", "*.safetensors", "[0-9]_*/*.bin"]
@@ -56,13 +56,10 @@ class Sentence(Embedding):
 
     def __post_init__(self) -> None:
         check_revision("embedding.revision", self.revision)
-        if self.prompt is not None and not isinstance(self.prompt, str):
-            raise invalid("embedding.prompt", self.prompt, "a text, or null")
-        if self.max_length is not None and (type(self.max_length) is not int or self.max_length < 1):
-            raise invalid("embedding.max_length", self.max_length, "a whole number of tokens, or null")
+        text_or_null("embedding.prompt", self.prompt)
+        whole("embedding.max_length", self.max_length, 1, optional=True)
         flag("embedding.normalize", self.normalize)
-        if self.dtype not in ("float32", "bfloat16"):
-            raise invalid("embedding.dtype", self.dtype, "float32 or bfloat16")
+        choice("embedding.dtype", self.dtype, ("float32", "bfloat16"))
 
     def check(self) -> None:
         """Raises UserError where `model` is neither the folder of a network nor a name on the hub."""
@@ -88,7 +85,7 @@ class Sentence(Embedding):
             raise UserError("embedding sentence: expected texts. Choose an embedding for this kind of data.")
         device = torch_device(self.runtime)
         kind = device.partition(":")[0]
-        network, dimension = _loaded(self.model, self.revision, device)
+        network, dimension = load(self.model, self.revision, device)
         limit = self._limit(network.max_seq_length)
         half = torch.autocast(kind, torch.bfloat16, enabled=self.dtype == "bfloat16")
         vectors = np.zeros((len(samples), dimension), np.float32)
@@ -104,7 +101,7 @@ class Sentence(Embedding):
 
     def truncated(self, samples: Samples) -> np.ndarray:
         """bool [n]: texts that have as many tokens as are read, or more."""
-        network, _ = _loaded(self.model, self.revision, torch_device(self.runtime))
+        network, _ = load(self.model, self.revision, torch_device(self.runtime))
         limit = self._limit(network.max_seq_length)
         return np.array([len(tokens) >= limit for tokens in self._tokens(network, samples.content, limit)], bool)
 
@@ -144,7 +141,9 @@ class Sentence(Embedding):
 def batches(lengths: Sequence[int], limit: int, tokens: int) -> Iterator[tuple[np.ndarray, int, int]]:
     """Rows int64 [`size` or fewer], the length that they are padded to, and `size`: a function of that length.
 
-    lengths: in tokens, of every row. limit: the longest. tokens: of a batch, about.
+    lengths: in tokens, of every row.
+    limit: the longest that the network takes, in tokens.
+    tokens: of a batch, about.
     """
     padded = np.minimum(np.maximum(-(-np.asarray(lengths, np.int64) // STEP), 1) * STEP, limit)
     for length in np.unique(padded).tolist():
@@ -154,8 +153,13 @@ def batches(lengths: Sequence[int], limit: int, tokens: int) -> Iterator[tuple[n
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(model: str, revision: str | None, device: str) -> tuple[Any, int]:
-    """The network (SentenceTransformer, float32) and the length of a vector. Raises UserError."""
+def load(model: str, revision: str | None, device: str) -> tuple[Any, int]:
+    """The network (SentenceTransformer, float32) and the length of a vector. Raises UserError.
+
+    model: a folder, or OWNER/NAME on the hub.
+    revision: a commit, a tag or a branch; None: the newest at the first use.
+    device: of torch.
+    """
     folder = _fetched(model, revision)
     try:
         with _quiet():

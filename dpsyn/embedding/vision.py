@@ -20,7 +20,7 @@ from dpsyn.networks import tensors
 from dpsyn.networks.hub import check_revision, fetched, model_folder, quiet_transformers
 from dpsyn.networks.runtime import Runtime, exact, in_batches, torch_device
 from dpsyn.population import Samples
-from dpsyn.validate import flag
+from dpsyn.validate import flag, whole
 
 # Mean and deviation of the colours that they were trained on, where no preprocessor_config.json tells.
 CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -54,8 +54,7 @@ class Vision(Embedding):
 
     def __post_init__(self) -> None:
         check_revision("embedding.revision", self.revision)
-        if type(self.size) is not int or self.size < 1:
-            raise invalid("embedding.size", self.size, "a whole number of px")
+        whole("embedding.size", self.size, 1)
         flag("embedding.normalize", self.normalize)
 
     def check(self) -> None:
@@ -82,12 +81,12 @@ class Vision(Embedding):
         if images.ndim != 4 or images.dtype != np.uint8 or images.shape[3] not in (1, 3):
             raise UserError("embedding vision: expected images. Choose an embedding for this kind of data.")
         device = torch_device(self.runtime)
-        network, output, colours, width, patch = _loaded(self.path, self.revision, device)
+        network, output, colours, width, patch = load(self.path, self.revision, device)
         if self.size < patch:
             raise invalid("embedding.size", self.size, f"{patch} px or more, the size of one patch of this network")
 
         def embedded(rows: slice) -> np.ndarray:
-            vectors = getattr(network(_seen(images[rows], self.size, colours, device)), output)
+            vectors = getattr(network(preprocessed(images[rows], self.size, colours, device)), output)
             if self.normalize:
                 vectors = torch.nn.functional.normalize(vectors, dim=1)
             return vectors.cpu().numpy()
@@ -97,8 +96,14 @@ class Vision(Embedding):
         return np.concatenate([np.zeros((0, width), np.float32), *parts])
 
 
-def _seen(images: np.ndarray, size: int, colours: Any, device: str) -> Any:
-    """uint8 [n, h, w, c] -> float32 [n, 3, size, size] on the device, around zero."""
+def preprocessed(images: np.ndarray, size: int, colours: Any, device: str) -> Any:
+    """Images as the network takes them, float32 [n, 3, size, size] on the device, around zero.
+
+    images: uint8 [n, h, w, c].
+    size: px of a side.
+    colours: mean and deviation of each.
+    device: of torch.
+    """
     height, width = images.shape[1:3]
     shorter = min(height, width)
     values = tensors.tensor(images, device)
@@ -110,8 +115,12 @@ def _seen(images: np.ndarray, size: int, colours: Any, device: str) -> Any:
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(path: str, revision: str | None, device: str) -> tuple[Any, str, Any, int, int]:
+def load(path: str, revision: str | None, device: str) -> tuple[Any, str, Any, int, int]:
     """The network, what of its answer is the vector, mean and deviation of colours, length of a vector, px of a patch.
+
+    path: a folder, or OWNER/NAME on the hub.
+    revision: a commit, a tag or a branch; None: the newest at the first use.
+    device: of torch.
 
     Raises UserError where it cannot be fetched or lacks weights.
     """

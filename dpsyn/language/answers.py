@@ -33,8 +33,8 @@ def answer_key(*asked: Any) -> bytes:
 
 
 class Answers:
-    """`with Answers(folder) as answers`: JSON values by key, in one SQLite file for its owner alone, in this folder of
-    the cache.
+    """`with Answers(folder) as answers`: values by key, JSON or bytes, in one SQLite file for its owner alone,
+    in this folder of the cache.
 
     `put` returns at once; a thread commits together what came within GATHERING, and each commit is on disk before the
     next one starts: kill -9 and power cuts lose what came in the last few milliseconds and nothing older. Several
@@ -46,9 +46,9 @@ class Answers:
         self.path = answers_cache(folder) / "answers.sqlite"
 
     def __enter__(self) -> Answers:
-        self._connection = self._opened()
+        self.connection = self._opened()
         self._error: UserError | None = None
-        self._waiting: queue.SimpleQueue[tuple[bytes, str] | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[bytes, str | bytes] | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write, name="answers")
         self._writer.start()
         return self
@@ -59,7 +59,7 @@ class Answers:
         self._waiting.put(None)
         self._writer.join()
         with suppress(sqlite3.Error):
-            self._connection.close()
+            self.connection.close()
         if self._error is not None and kind is None:
             raise self._error
 
@@ -72,14 +72,18 @@ class Answers:
             rows = self._done(lambda connection: connection.execute(SELECT.format(marks), some).fetchall())  # noqa: B023
             for key, value in rows:
                 with suppress(ValueError, TypeError):
-                    found[bytes(key)] = json.loads(value)
+                    found[bytes(key)] = value if isinstance(value, bytes) else json.loads(value)
         return found
 
     def put(self, key: bytes, value: Any) -> None:
-        """Raises UserError where what came before could not be written."""
+        """Raises UserError where what came before could not be written.
+
+        key: digest of what was asked.
+        value: the answer: bytes, or what JSON can hold.
+        """
         if self._error is not None:
             raise self._error
-        self._waiting.put((key, json.dumps(value)))
+        self._waiting.put((key, value if isinstance(value, bytes) else json.dumps(value)))
 
     def _write(self) -> None:
         """In the thread, until None comes."""
@@ -95,21 +99,21 @@ class Answers:
             pairs = [pair for pair in batch if pair is not None]
             if pairs and self._error is None:
                 try:
-                    self._done(lambda connection: _insert(connection, pairs))  # noqa: B023
+                    self._done(lambda connection: insert(connection, pairs))  # noqa: B023
                 except UserError as error:
                     self._error = error
 
     def _done(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
         """A file that breaks meanwhile is put aside, too."""
         try:
-            return work(self._connection)
+            return work(self.connection)
         except sqlite3.OperationalError as error:
             raise self._failure(error) from None
         except sqlite3.DatabaseError:
-            self._connection.close()
-            self._connection = self._opened()
+            self.connection.close()
+            self.connection = self._opened()
             try:
-                return work(self._connection)
+                return work(self.connection)
             except sqlite3.DatabaseError as error:
                 raise self._failure(error) from None
 
@@ -158,7 +162,7 @@ def _connected(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _insert(connection: sqlite3.Connection, pairs: list[tuple[bytes, str]]) -> None:
+def insert(connection: sqlite3.Connection, pairs: list[tuple[bytes, str | bytes]]) -> None:
     with connection:
         connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", pairs)
 

@@ -92,15 +92,27 @@ class Asker(Protocol):
         ...
 
     def answered(self, question: Question, answer: Answer) -> Question | None:
-        """What to ask instead, where the answer is not usable."""
+        """What to ask instead, where the answer is not usable.
+
+        question: that was asked.
+        answer: to it.
+        """
         ...
 
     def failed(self, question: Question, sent: bool) -> None:
-        """There was no answer; it will be asked again, or given up. sent: it may have been answered, and paid for."""
+        """There was no answer; it will be asked again, or given up.
+
+        question: that was asked.
+        sent: whether it may have been answered, and paid for.
+        """
         ...
 
     def given_up(self, question: Question, reason: str) -> None:
-        """It got no answer within its retries and its deadline."""
+        """It got no answer within its retries and its deadline.
+
+        question: that was asked.
+        reason: in words, without the key.
+        """
         ...
 
 
@@ -114,14 +126,18 @@ def ask(
     """Until each has an answer that is of use, or is given up. Where it must stop, those on their way are awaited.
 
     blocks: of questions, maybe empty, drawn as they are needed: a million need not be in memory, nor wait to be made.
+    endpoints: one or more, among which questions are shared.
+    limits: of each endpoint.
+    asker: told of every answer and failure.
     exchange: how one is sent and its answer read; None: as a chat.
+
     Raises UserError: a key that is refused, an unknown model, settings that the endpoint rejects, no endpoint that
     answers within limits.patience. Not for use where an event loop runs in this thread.
     """
     blocks = iter(blocks)
     if first := next(filter(None, blocks), None):
         with _few_collections():
-            asyncio.run(_Asking(chain([first], blocks), endpoints, limits, asker, exchange or chat).run())
+            asyncio.run(Asking(chain([first], blocks), endpoints, limits, asker, exchange or chat).run())
 
 
 def ping(endpoints: Sequence[Endpoint], limits: Limits, body: Any, exchange: Exchange | None = None) -> list[Answer]:
@@ -129,6 +145,11 @@ def ping(endpoints: Sequence[Endpoint], limits: Limits, body: Any, exchange: Exc
 
     One that says it has too much to do (429) is well. Raises UserError where asking could not go on: as `ask` does, and
     where no endpoint answers. Not for use where an event loop runs in this thread.
+
+    endpoints: one or more.
+    limits: of each endpoint.
+    body: of the request.
+    exchange: how it is sent and its answer read; None: as a chat.
     """
     return asyncio.run(_ping(endpoints, limits, body, exchange or chat))
 
@@ -159,7 +180,7 @@ class _Row:
     began: float | None = None
 
 
-class _Asking:
+class Asking:
     """The queue of one call of `ask`."""
 
     def __init__(
@@ -257,7 +278,12 @@ class _Asking:
             self.stop = error
 
     async def one(self, row: _Row, pacer: Pacer, began: float) -> None:
-        """What it raises stops all."""
+        """Asks once. What it raises stops all.
+
+        row: a question and its attempts.
+        pacer: of the endpoint that is asked.
+        began: when it was sent, seconds of the monotonic clock.
+        """
         question = row.question
         try:
             answer = await self.exchange(pacer, question.body)
@@ -369,13 +395,17 @@ def _hush() -> None:
 
 
 async def chat(pacer: Pacer, body: Mapping[str, Any]) -> Answer:
-    """An exchange by chat/completions."""
+    """An exchange by chat/completions.
+
+    pacer: of the endpoint.
+    body: of the request.
+    """
     endpoint, model = pacer.endpoint, body.get("model")
     response = await posted(pacer, "chat/completions", json.dumps(body).encode())
     status, content = response.status, response.content
     if response.is_success:
         try:
-            return replace(_read(content), endpoint=endpoint)
+            return replace(read_answer(content), endpoint=endpoint)
         except ValueError as error:
             told = json.loads(content) if _is_json(content) else None
             within = status_of_error(told)
@@ -389,14 +419,20 @@ async def chat(pacer: Pacer, body: Mapping[str, Any]) -> Answer:
 
 
 async def posted(pacer: Pacer, path: str, content: bytes, kind: str = "application/json") -> Response:
-    """The response, whatever its status. kind: the media type of the content. Raises Failed where there is none."""
+    """The response, whatever its status. Raises Failed where there is none.
+
+    pacer: of the endpoint.
+    path: below the endpoint's address.
+    content: of the request.
+    kind: its media type.
+    """
     try:
         return await pacer.post(path, content, kind)
     except errors_of_http() as error:
         raise not_reached(pacer.endpoint, error) from None
 
 
-def _read(content: bytes) -> Answer:
+def read_answer(content: bytes) -> Answer:
     """Raises ValueError for what is no answer, with what came instead."""
     try:
         told = json.loads(content)

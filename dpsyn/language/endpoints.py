@@ -171,10 +171,13 @@ class Response:
 
 
 def http_client(endpoint: Endpoint, timeout: float) -> ClientSession:
-    """A client of aiohttp that sends the headers of openai's. timeout: seconds, of one request.
+    """A client of aiohttp that sends the headers of openai's.
 
     For use in an event loop. Raises UserError for proxies and certificates that cannot be used. aiohttp takes 0.15 ms
     of CPU time a call, openai's own client over httpx 1.5, httpx alone 0.6: their HTTP is written in Python.
+
+    endpoint: whose headers are sent, and whose proxy is used.
+    timeout: seconds, of one request.
     """
     import aiohttp
 
@@ -202,7 +205,11 @@ def http_client(endpoint: Endpoint, timeout: float) -> ClientSession:
 
 
 def address(endpoint: Endpoint, path: str) -> URL:
-    """Of a request: without the password, which is in a header, and with the query of the endpoint's address."""
+    """Of a request: without the password, which is in a header, and with the query of the endpoint's address.
+
+    endpoint: whose address it begins with.
+    path: below it.
+    """
     from yarl import URL
 
     return URL(f"{endpoint.base}/{path}").with_user(None).with_query(endpoint.query)
@@ -267,7 +274,11 @@ def errors_of_http() -> tuple[type[Exception], ...]:
 
 
 def not_reached(endpoint: Endpoint, error: Exception) -> Failed:
-    """What an error of aiohttp means. Raises UserError where no retry can help."""
+    """What an error of aiohttp means. Raises UserError where no retry can help.
+
+    endpoint: that was asked.
+    error: of aiohttp.
+    """
     import aiohttp
 
     said = " ".join(str(error).split())
@@ -299,7 +310,11 @@ def not_reached(endpoint: Endpoint, error: Exception) -> Failed:
 
 
 def unreachable(endpoint: Endpoint, failure: Failed) -> UserError:
-    """Of an endpoint that did not answer, in few tries."""
+    """Of an endpoint that did not answer, in few tries.
+
+    endpoint: that was asked.
+    failure: the last one.
+    """
     proxy = proxy_for(endpoint)
     if proxy and failure.kind == "down":
         name = endpoint.host.rpartition(":")[0] or endpoint.host
@@ -320,8 +335,15 @@ def judged(
 ) -> tuple[str, str]:
     """('content_filter' or 'too_long', the endpoint's words) of an answer that is none for good, though others may be.
 
-    settings: names of those that the endpoint may not accept. within: the error came with status 200. Raises Failed
-    where asking again may help, UserError where it cannot.
+    endpoint: that was asked.
+    model: its name.
+    settings: names of those that the endpoint may not accept, for messages.
+    status: of HTTP, or of the error within a response of status 200.
+    content: of the response.
+    headers: of the response.
+    within: whether the error came with status 200.
+
+    Raises Failed where asking again may help, UserError where it cannot.
     """
     told: Any = None
     with suppress(ValueError):
@@ -332,7 +354,7 @@ def judged(
     words, answered = f"{kinds} {said}", f"{endpoint.host} answered {'200 with the error ' * within}{status}"
     answered += f": {said}" if said else ", without a reason."
     key_env, no_credit = endpoint.key_env or "null", NO_CREDIT.search(words)
-    after = _retry_after(headers, content.decode("utf-8", "replace"))
+    after = retry_after(headers, content.decode("utf-8", "replace"))
     if status in (400, 403, 422, 451) and (
         FILTERED.search(kinds) or (FILTERED.search(said) and not UNKNOWN.search(said))
     ):
@@ -402,12 +424,20 @@ def said_in(told: Any) -> str:
 
 
 def shortened(said: str, key: str | None) -> str:
-    """What an endpoint said, on one line, without the key and what looks like it."""
+    """What an endpoint said, on one line, without the key and what looks like it.
+
+    said: what it said.
+    key: None: there is none.
+    """
     return without_key(" ".join(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", " ", said).split()), key)[:MOST_WORDS]
 
 
 def without_key(text: str, key: str | None) -> str:
-    """(key) in its place, also where it is cut off, quoted for an address, or hidden in part."""
+    """A text with (key) in the key's place, also where it is cut off, quoted for an address, or hidden in part.
+
+    text: what an endpoint, or a library, said.
+    key: None: there is none.
+    """
     if key:
         for whole in sorted({key, urllib.parse.quote(key), urllib.parse.quote(key, safe="")}, key=len, reverse=True):
             text = text.replace(whole, "(key)")
@@ -467,7 +497,11 @@ def _without_password(url: str) -> str:
 
 
 def first_of(told: Any, name: str) -> Mapping[str, Any]:
-    """The first of a list in an answer, of choices or images; {}: there is none."""
+    """The first of a list in an answer, of choices or images; {}: there is none.
+
+    told: an answer, as JSON.
+    name: of the list, "choices" say.
+    """
     several = told.get(name) if isinstance(told, Mapping) else None
     first = several[0] if isinstance(several, list) and several else None
     return first if isinstance(first, Mapping) else {}
@@ -491,8 +525,12 @@ def _kinds(told: Any) -> str:
     return " ".join(str(error[name]) for name in ("code", "type", "status", "innererror") if error.get(name))
 
 
-def _retry_after(headers: Mapping[str, str], said: str = "") -> float | None:
-    """Seconds, at most LONGEST_RETRY_AFTER, by a header or in words; None: the endpoint does not say."""
+def retry_after(headers: Mapping[str, str], said: str = "") -> float | None:
+    """Seconds, at most LONGEST_RETRY_AFTER, by a header or in words; None: the endpoint does not say.
+
+    headers: of the response.
+    said: its content as text.
+    """
     for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
         if re.fullmatch(r"\d+(\.\d+)?", after := headers.get(name, "").strip()):
             return min(float(after) / unit, LONGEST_RETRY_AFTER)

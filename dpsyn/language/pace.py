@@ -116,7 +116,11 @@ class Pacer:
             self.probing = False
 
     def on_success(self, now: float, began: float) -> None:
-        """An answer came."""
+        """An answer came.
+
+        now: seconds, of the monotonic clock.
+        began: when the request was sent.
+        """
         self.failures, self.unread, self.failing_since = 0, 0, None
         if began >= self.opened:  # else it was asked before the pause, which holds all the same
             self.is_open, self.pauses = False, 0
@@ -130,7 +134,13 @@ class Pacer:
                 self.reduce_window(now)
 
     def on_failure(self, now: float, began: float, failure: Failed, fresh: bool) -> None:
-        """fresh: of a row that had not failed before; one that had says little of the endpoint."""
+        """There was no usable answer.
+
+        now: seconds, of the monotonic clock.
+        began: when the request was sent.
+        failure: what kind it is, and why.
+        fresh: whether its row had not failed before; one that had says little of the endpoint.
+        """
         self.last = failure.why
         self.failing_since = now if self.failing_since is None else self.failing_since
         since_opened = began >= self.opened
@@ -169,7 +179,12 @@ class Pacer:
         self.latencies.clear()
 
     async def post(self, path: str, content: bytes, kind: str) -> Response:
-        """Whatever its status. kind: the media type of the content. Raises what the HTTP library raises."""
+        """The response, whatever its status. Raises what the HTTP library raises.
+
+        path: below the endpoint's address.
+        content: of the request.
+        kind: its media type.
+        """
         if self.client is None:
             self.client = await self.clients.enter_async_context(http_client(self.endpoint, self.limits.timeout))
         if (url := self.addresses.get(path)) is None:

@@ -36,7 +36,7 @@ from dpsyn.networks.hub import model_folder, pinned
 from dpsyn.population import Label
 from dpsyn.randomness import STREAMS, uniform
 from dpsyn.reading.declarations import read_declared
-from dpsyn.validate import flag, text_or_null
+from dpsyn.validate import flag, number, text_or_null, whole
 
 KEY = "api.prompts.file"
 BLANK = "_"
@@ -90,17 +90,10 @@ class Prompts:
         for key in ("description", "tokenizer"):
             text_or_null(f"api.prompts.{key}", getattr(self, key))
         for key in ("generate_tokens", "min_words", "max_tokens", "typical_words", "max_parent_words"):
-            value, may_lack = getattr(self, key), key in ("typical_words", "max_parent_words")
-            if not (value is None and may_lack) and (type(value) is not int or value < 1):
-                raise invalid(
-                    f"api.prompts.{key}", value, "a whole number, 1 or more" + (", or null" if may_lack else "")
-                )
-        for key in ("word_std", "tokens_per_word"):
-            value = getattr(self, key)
-            if type(value) not in (int, float) or not 0 <= value < math.inf or (key != "word_std" and not value):
-                raise invalid(
-                    f"api.prompts.{key}", value, "a number, 0 or more" if key == "word_std" else "a number over 0"
-                )
+            may_lack = key in ("typical_words", "max_parent_words")
+            whole(f"api.prompts.{key}", getattr(self, key), 1, optional=may_lack)
+        number("api.prompts.word_std", self.word_std, "a number, 0 or more", least=0)
+        number("api.prompts.tokens_per_word", self.tokens_per_word, "a number over 0", above=0)
         flag("api.prompts.keep_lines", self.keep_lines)
 
     def check(self) -> None:
@@ -119,18 +112,27 @@ class Prompts:
 
     def check_degree(self, degree: Any) -> None:
         """Raises UserError for what is no probability."""
-        if isinstance(degree, bool) or not isinstance(degree, int | float) or not 0 <= degree <= 1:
-            expected = "a number between 0 (the parent itself) and 1, the probability that a token of it is blanked"
-            raise invalid("schedule.degree", degree, expected)
+        expected = "a number between 0 (the parent itself) and 1, the probability that a token of it is blanked"
+        number("schedule.degree", degree, expected, least=0, most=1)
 
     def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> list[Request]:
-        """One a label. seeds uint64 [n]. Raises UserError for an unknown placeholder and a label without its words."""
+        """One a label. Raises UserError for an unknown placeholder and a label without its words.
+
+        labels: [n].
+        seeds: uint64 [n].
+        """
         around = np.full(len(labels), self._typical_words)
         words = [min(count, self._words_that_fit) for count in self._word_counts(around, seeds)]
         return self._requests("generate", labels, seeds, {"word_count": words}, [self.generate_tokens] * len(labels))
 
     def vary(self, texts: Sequence[str], labels: Sequence[Label], degree: Any, seeds: np.ndarray) -> list[Request]:
-        """One a text. Each draws its own mask, words and length by its seed, uint64 [n]."""
+        """One a text. Each draws its own mask, words and length by its seed.
+
+        texts: the parents, [n].
+        labels: [n].
+        degree: how far, the same for all.
+        seeds: uint64 [n].
+        """
         self.check_degree(degree)
         words = self._word_counts(np.array([len(text.split()) for text in texts], np.int64), seeds)
         limits = [min(self.max_tokens, math.ceil(count * self.tokens_per_word)) for count in words]
@@ -148,8 +150,12 @@ class Prompts:
 
     def cleaned(self, answer: str | None, request: Request | None = None, cut: bool = False) -> str | None:
         """The text of an answer, without reasoning, quotes, preambles, Markdown and remarks on its length; None: it is
-        of no use. request: that it answers, whose own words are taken out. cut: it was cut off, and ends with its last
-        whole sentence, if it has one."""
+        of no use.
+
+        answer: as the model gave it; None: it gave none.
+        request: that it answers, whose own words are taken out; None: it is not known.
+        cut: whether it was cut off; then it ends with its last whole sentence, if it has one.
+        """
         return _cleaned(answer, self.keep_lines, request, cut)
 
     def check_labels(self, labels: Sequence[Label]) -> None:
@@ -159,7 +165,11 @@ class Prompts:
 
     def lengths(self, labels: Sequence[Label], what: Literal["generate", "vary"]) -> tuple[float, float]:
         """Tokens of a row's prompt and of its answer, about, from the file and the declared lengths alone; mean over
-        the labels. Raises UserError as `generate` does."""
+        the labels. Raises UserError as `generate` does.
+
+        labels: over which rows are spread evenly.
+        what: which templates are asked.
+        """
         file = _file(self.file)
         words = max(self._typical_words, self.min_words)
         text = words * CHARACTERS_PER_WORD
@@ -279,6 +289,9 @@ class Prompts:
 
 def read(name: str, *folders: Path) -> Mapping[str, Any]:
     """The content of the prompt file NAME.yaml in the first of the folders that has it, or of the yaml at a path.
+
+    name: of the file, or its path.
+    folders: where a name is looked for, in this order.
 
     Raises UserError where there is no such file, and where it is no prompt file.
     """

@@ -16,7 +16,11 @@ Templates = Mapping[str | None, tuple[str, ...]]
 
 
 def by_label(key: str, prompts: Any) -> Templates:
-    """Raises UserError, under the setting's key, for what are no templates."""
+    """Templates of each label, or of all. Raises UserError for what are no templates.
+
+    key: the setting.
+    prompts: a template, a list, or either by the names of labels.
+    """
     named = {str(name): value for name, value in prompts.items()} if isinstance(prompts, Mapping) else {None: prompts}
     if not named:
         raise invalid(key, prompts, "templates")
@@ -24,7 +28,11 @@ def by_label(key: str, prompts: Any) -> Templates:
 
 
 def several(key: str, value: Any) -> tuple[str, ...]:
-    """Of one template, or a list. Raises UserError for what are none."""
+    """The templates of one, or of a list. Raises UserError for what are none.
+
+    key: the setting.
+    value: a template, or a list.
+    """
     templates = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Sequence) else ()
     if not templates or not all(isinstance(template, str) and template.strip() for template in templates):
         raise invalid(key, "null" if value is None else value, "a template or a list of templates")
@@ -37,7 +45,12 @@ def several(key: str, value: Any) -> tuple[str, ...]:
 
 
 def filled(key: str, template: str, values: Mapping[str, Any]) -> str:
-    """Raises UserError for a column that the values lack."""
+    """The template with the values in it. Raises UserError for a column that the values lack.
+
+    key: the setting.
+    template: with a name of a column in braces.
+    values: by column.
+    """
     try:
         return template.format(**values)
     except (LookupError, AttributeError, TypeError, ValueError):
@@ -48,7 +61,12 @@ def filled(key: str, template: str, values: Mapping[str, Any]) -> str:
 def drawn(templates: Templates, labels: Sequence[Label], seeds: U64) -> np.ndarray:
     """object of str [n]: of each row one template of its label, by its seed, filled.
 
-    Raises UserError for a label without templates, and for a template without its column."""
+    templates: as `by_label` gives them.
+    labels: [n].
+    seeds: uint64 [n].
+
+    Raises UserError for a label without templates, and for a template without its column.
+    """
     prompts = np.empty(len(labels), object)
     for i, (label, seed) in enumerate(zip(labels, seeds, strict=True)):
         name = " | ".join(label.values()) or "all"

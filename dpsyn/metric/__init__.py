@@ -20,10 +20,10 @@ import numpy as np
 from dpsyn import __version__
 from dpsyn.data import Data, said_of
 from dpsyn.embedding import Embedding
-from dpsyn.errors import Missing, UserError, invalid
+from dpsyn.errors import Missing, UserError
 from dpsyn.files import cache_folder, named_by, room_on_disk
 from dpsyn.population import Population, Samples, take
-from dpsyn.validate import whole
+from dpsyn.validate import flag, whole
 
 ODD = np.uint64(0x9E3779B97F4A7C15)
 
@@ -56,13 +56,17 @@ class Metric(Protocol):
 
 
 def check_settings(metric: Any, name: str, least: Mapping[str, int]) -> None:
-    """least: for each setting that is a whole number, the least that it can be. Raises UserError, also for a `public`
-    that is not true or false: a word such as "no" would count as true, and publish a private number."""
+    """Checks of a metric's settings. Raises UserError, also for a `public` that is not true or false: a word such as
+    "no" would count as true, and publish a private number.
+
+    metric: with the settings and `public`.
+    name: of the metric, for messages.
+    least: for each setting that is a whole number, the least that it can be.
+    """
     for key, at_least in least.items():
         whole(f"metric.parts.{name}.{key}", getattr(metric, key), at_least)
-    public = getattr(metric, "public", False)  # what is always private, or always public, has no such setting
-    if type(public) is not bool:
-        raise invalid(f"metric.parts.{name}.public", public, "true or false")
+    # what is always private, or always public, has no such setting
+    flag(f"metric.parts.{name}.public", getattr(metric, "public", False))
 
 
 def check_real(data: Data | None) -> None:
@@ -74,21 +78,33 @@ def check_real(data: Data | None) -> None:
 
 
 def real_samples(data: Data, size: int) -> Iterator[Samples]:
-    """All real rows that can be read, in batches of at most `size`."""
+    """All real rows that can be read, in batches.
+
+    data: the real data.
+    size: rows of a batch at most.
+    """
     return (records.samples for records in data.batches(size) if len(records.samples))
 
 
 def batched(samples: Samples, size: int) -> Iterator[Samples]:
-    """All rows, in batches of at most `size`."""
+    """All rows, in batches.
+
+    samples: n rows.
+    size: rows of a batch at most.
+    """
     return (take(samples, np.arange(k, min(k + size, len(samples)))) for k in range(0, len(samples), size))
 
 
 def real_vectors(data: Data, embedding: Embedding, size: int) -> np.ndarray:
-    """Vectors float32 [n, d] of all real rows that can be read, in order, `size` rows embedded at once.
+    """Vectors float32 [n, d] of all real rows that can be read, in order.
 
     They are embedded once for all metrics, all runs of a sweep, and later runs: they lie in the private cache, by the
     content of the data, and the settings of data and embedding. Vectors of parts whose settings do not say what they
     are, are kept for this process alone.
+
+    data: the real data.
+    embedding: under which they are compared.
+    size: rows embedded at once.
     """
     for known in _real:
         if known[0] is data and known[1] is embedding:
@@ -105,13 +121,26 @@ def real_vectors(data: Data, embedding: Embedding, size: int) -> np.ndarray:
 def sampled_sides(
     samples: Samples, data: Data, embedding: Embedding, size: int, rows: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors of synthetic and of real rows, uniform samples of `rows` of each at most."""
+    """Vectors of synthetic and of real rows, uniform samples of each.
+
+    samples: synthetic ones.
+    data: the real data.
+    embedding: under which both are compared.
+    size: rows embedded at once.
+    rows: of each side, at most.
+    seed: of the samples.
+    """
     real = sampled(real_vectors(data, embedding, size), rows, seed)
     return sampled(synthetic_vectors(samples, embedding, size), rows, seed), real
 
 
 def synthetic_vectors(samples: Samples, embedding: Embedding, size: int) -> np.ndarray:
-    """The same of synthetic samples. Those of the last ones are kept for the next metric."""
+    """As `real_vectors`, of synthetic samples. Those of the last ones are kept for the next metric.
+
+    samples: n rows.
+    embedding: under which they are compared.
+    size: rows embedded at once.
+    """
     for known in _synthetic:
         if known[0] is samples.content and known[1] == embedding:
             return known[2]
@@ -141,18 +170,31 @@ def _stored(batches: Iterable[np.ndarray], path: Path | None) -> np.ndarray:
 
 
 def blocks(vectors: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """`size` rows at a time."""
+    """Some rows at a time.
+
+    vectors: [n, d].
+    size: rows of a block at most.
+    """
     return (np.asarray(vectors[k : k + size]) for k in range(0, len(vectors), size))
 
 
 def sampled(vectors: np.ndarray, rows: int, seed: int) -> np.ndarray:
-    """A uniform sample float32 [rows or fewer, d], in random order: that of another `rows` begins alike."""
+    """A uniform sample float32 [rows or fewer, d], in random order: a longer one begins with a shorter one.
+
+    vectors: float32 [n, d].
+    rows: of the sample, at most.
+    seed: of the sample.
+    """
     keys = np.random.default_rng(seed).random(len(vectors))
     return np.asarray(vectors[np.argsort(keys, kind="stable")[:rows]])
 
 
 def check_comparable(ours: np.ndarray, real: np.ndarray) -> None:
-    """Raises UserError where vectors [..., d] of synthetic and real samples have another d."""
+    """Raises UserError where vectors of synthetic and real samples have another d.
+
+    ours: [..., d], of synthetic samples.
+    real: [..., d], of real ones.
+    """
     if ours.shape[-1] != real.shape[-1]:
         raise UserError(
             "held_out: the embedding makes vectors of another length of the real samples than of the synthetic ones. "
@@ -161,7 +203,11 @@ def check_comparable(ours: np.ndarray, real: np.ndarray) -> None:
 
 
 def texts_of(samples: Samples, name: str) -> np.ndarray:
-    """object of str [n]. Raises UserError for what are no texts."""
+    """object of str [n]. Raises UserError for what are no texts.
+
+    samples: of any kind.
+    name: of the metric, for messages.
+    """
     if samples.content.dtype != object:
         raise UserError(f"metric {name}: expected texts. Leave this metric out for this kind of data.")
     return samples.content
@@ -185,7 +231,12 @@ class Words:
         return found
 
     def longer(self, hashes: np.ndarray, starts: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """From n-grams to the (n+1)-grams at the same starts: fewer, as some texts end there."""
+        """From n-grams to the (n+1)-grams at the same starts: fewer, as some texts end there.
+
+        hashes: uint64 [m], of n-grams.
+        starts: int64 [m], at which words they begin.
+        n: words of them.
+        """
         inside = starts + n < len(self.texts)
         hashes, starts = hashes[inside], starts[inside]
         inside = self.texts[starts] == self.texts[starts + n]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +11,11 @@ import numpy as np
 from dpsyn.data import Data
 from dpsyn.errors import UserError, check_packages, invalid
 from dpsyn.metric import Metric, check_real, check_settings
-from dpsyn.networks.runtime import DEVICE, take_free_threads
+from dpsyn.networks.runtime import device_name, take_free_threads
 from dpsyn.networks.tensors import resized, tensor
 from dpsyn.population import Population
 from dpsyn.threads import on_free_threads
-from dpsyn.validate import choice, flag, whole
+from dpsyn.validate import choice, flag, number, whole
 
 LIGHT = ("logistic", "nearest")  # of scikit-learn, without torch
 PUBLISHED = {  # network: (layers beside the blocks, layers of a block and stage, depth, width)
@@ -59,11 +57,8 @@ class Classifier(Metric):
 
     def __post_init__(self) -> None:
         check_settings(self, "classifier", {"epochs": 1, "batch_size": 1, "seed": 0})
-        rate = self.learning_rate
-        if type(rate) not in (int, float) or not 0 < rate < math.inf:
-            raise invalid("metric.parts.classifier.learning_rate", rate, "a number above 0")
-        if not re.fullmatch(DEVICE, str(self.device)):
-            raise invalid("metric.parts.classifier.device", self.device, "auto, cpu, cuda or cuda:1")
+        number("metric.parts.classifier.learning_rate", self.learning_rate, "a number above 0", above=0)
+        device_name("metric.parts.classifier.device", self.device)
         flag("metric.parts.classifier.augment", self.augment)
         plain = ("cnn", *LIGHT)
         choice("metric.parts.classifier.network", self.network, (*plain, *PUBLISHED))
@@ -225,6 +220,12 @@ def residual(kind: str, depth: int | None, width: int | None, channels: int, lab
 
     Three stages, each half as high and wide as the one before and with twice the channels; where these change, the
     shortcut is a 1x1 convolution.
+
+    kind: a key of PUBLISHED.
+    depth: layers; None: the published ones.
+    width: channels of the first stage; None: the published ones.
+    channels: of an image.
+    labels: how many scores.
     """
     from torch import Tensor, nn
 
@@ -267,8 +268,8 @@ def residual(kind: str, depth: int | None, width: int | None, channels: int, lab
     layers = [convolution(channels, inner), *(active(inner) if kind != "wrn" else [])]
     for stage in range(3):
         outer = width * 2**stage * (4 if kind == "resnext" else 1)
-        for number in range(blocks):
-            layers.append(block(inner, outer, 2 if stage and not number else 1))
+        for each in range(blocks):
+            layers.append(block(inner, outer, 2 if stage and not each else 1))
             inner = outer
     layers += active(inner) if kind == "wrn" else []
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inner, labels))

@@ -60,13 +60,21 @@ class Diversity(Metric):
 
 
 def distinct(whole: Words, n: int) -> float:
-    """Distinct n-grams over all n-grams; 0 without any."""
+    """Distinct n-grams over all n-grams; 0 without any.
+
+    whole: the words of all texts.
+    n: words of an n-gram.
+    """
     hashes, _ = whole.ngrams(n)
     return len(np.unique(hashes)) / max(len(hashes), 1)
 
 
 def repeated(whole: Words, n: int) -> float:
-    """Share of all n-grams that are in more than one text; 0 without any."""
+    """Share of all n-grams that are in more than one text; 0 without any.
+
+    whole: the words of all texts.
+    n: words of an n-gram.
+    """
     hashes, starts = whole.ngrams(n)
     order = np.argsort(hashes, kind="stable")
     hashes, texts = hashes[order], whole.texts[starts][order]
@@ -76,10 +84,14 @@ def repeated(whole: Words, n: int) -> float:
 
 
 def near_duplicates(whole: Words, n: int, near: float) -> np.ndarray:
-    """bool [n]: whether another of the n texts has shingles of a Jaccard similarity of `near` or more.
+    """bool [n]: whether another of the n texts has shingles of a Jaccard similarity of at least that much.
 
     Two such sets have one in common among the size - ceil(near * size) + 1 rarest of each (Chaudhuri et al. 2006), so
     few pairs are compared: all of those, but where more than PAIRS texts share a shingle.
+
+    whole: the words of all texts.
+    n: words of a shingle.
+    near: the similarity, above 0 and up to 1.
     """
     values, rarity, bounds = _shingles(whole, n)
     sets = [values[a:b] for a, b in itertools.pairwise(bounds)]
@@ -98,7 +110,7 @@ def near_duplicates(whole: Words, n: int, near: float) -> np.ndarray:
             if len(met[shingle]) < PAIRS:
                 met[shingle].append(row)
         for other in candidates:
-            if not (found[row] and found[other]) and _jaccard(mine, sets[other]) >= near - 1e-9:
+            if not (found[row] and found[other]) and jaccard(mine, sets[other]) >= near - 1e-9:
                 found[row] = found[other] = True
     flags = np.zeros(n, bool)
     for rows in groups.values():
@@ -125,7 +137,11 @@ def _shingles(whole: Words, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return hashes[order], counts[which][order], np.searchsorted(rows[order], np.arange(n + 1))
 
 
-def _jaccard(one: np.ndarray, two: np.ndarray) -> float:
-    """Of two sets, not both of them empty."""
+def jaccard(one: np.ndarray, two: np.ndarray) -> float:
+    """The share of what two sets have in common, not both of them empty.
+
+    one: distinct values, rising.
+    two: distinct values, rising.
+    """
     common = len(np.intersect1d(one, two, assume_unique=True))
     return common / (len(one) + len(two) - common)

@@ -72,7 +72,11 @@ def moments(batches: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def distance(one: tuple[np.ndarray, np.ndarray], two: tuple[np.ndarray, np.ndarray]) -> float:
-    """With C1 = A A^T, tr (C1 C2)^(1/2) = tr (A^T C2 A)^(1/2): symmetric, so that singular covariances do no harm."""
+    """With C1 = A A^T, tr (C1 C2)^(1/2) = tr (A^T C2 A)^(1/2): symmetric, so that singular covariances do no harm.
+
+    one: mean [d] and covariance [d, d] of one side.
+    two: the same of the other.
+    """
     (mean1, cov1), (mean2, cov2) = one, two
     values, vectors = np.linalg.eigh(cov1)
     half = vectors * np.sqrt(np.maximum(values, 0))

@@ -68,7 +68,11 @@ class Kid(Metric):
 
 
 def discrepancy(one: np.ndarray, two: np.ndarray) -> float:
-    """The unbiased estimate from rows [m, d] and [n, d] (Gretton et al. 2012, lemma 6), in float64."""
+    """The unbiased estimate (Gretton et al. 2012, lemma 6), in float64.
+
+    one: rows [m, d].
+    two: rows [n, d].
+    """
     x, y = one.astype(np.float64), two.astype(np.float64)
 
     def within(rows: np.ndarray) -> float:

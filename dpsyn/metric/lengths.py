@@ -48,22 +48,22 @@ class Lengths(Metric):
         from scipy.stats import wasserstein_distance
 
         ours = counted(texts_of(population.samples, "lengths"))
-        if not len(ours) or not len(self._real):
+        if not len(ours) or not len(self.real_lengths):
             raise UserError("metric lengths: expected a synthetic and a real text, or more.")
         return {
-            "lengths_wasserstein": float(wasserstein_distance(ours, self._real)),
+            "lengths_wasserstein": float(wasserstein_distance(ours, self.real_lengths)),
             **_like("", ours),
-            **_like("_real", self._real),
+            **_like("_real", self.real_lengths),
         }
 
     @cached_property
-    def _real(self) -> np.ndarray:
+    def real_lengths(self) -> np.ndarray:
         parts = [counted(texts_of(samples, "lengths")) for samples in real_samples(self.data, BATCH)]
         return np.concatenate([np.zeros(0, np.int64), *parts])
 
     def __getstate__(self) -> dict[str, object]:
         """Pickles the settings only, never statistics of real data."""
-        return {key: value for key, value in vars(self).items() if key != "_real"}
+        return {key: value for key, value in vars(self).items() if key != "real_lengths"}
 
 
 def counted(texts: Iterable[str]) -> np.ndarray:

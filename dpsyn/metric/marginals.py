@@ -61,13 +61,15 @@ class Marginals(Metric):
         'correlation_difference': the mean over pairs of them and of booleans, of Pearson's (0 where one is constant).
         What a table has no columns for is left out. Raises UserError for what are no rows of the schema.
         """
-        ours = _measured(_content(population.samples.content, self.schema), self.schema, self.bins)
-        if not len(ours[0]) or not len(self._real[0]):
+        ours = measured(_content(population.samples.content, self.schema), self.schema, self.bins)
+        if not len(ours[0]) or not len(self.real_cells[0]):
             raise UserError("metric marginals: expected a synthetic and a real row, or more.")
         found = {
-            f"tv_{k}": self._variation(ours[0], self._real[0], k) for k in self.ways if k <= len(self.schema.columns)
+            f"tv_{k}": self._variation(ours[0], self.real_cells[0], k)
+            for k in self.ways
+            if k <= len(self.schema.columns)
         }
-        return {**found, **_distances(self.schema, ours[1], self._real[1])}
+        return {**found, **distances(self.schema, ours[1], self.real_cells[1])}
 
     def _variation(self, ours: np.ndarray, real: np.ndarray, k: int) -> float:
         sizes = [_cells(column, self.bins) for column in self.schema.columns.values()]
@@ -75,18 +77,18 @@ class Marginals(Metric):
         return float(np.mean([_total_variation(ours, real, columns, sizes) for columns in chosen]))
 
     @cached_property
-    def _real(self) -> tuple[np.ndarray, np.ndarray]:
+    def real_cells(self) -> tuple[np.ndarray, np.ndarray]:
         parts = [
-            _measured(_content(samples.content, self.schema), self.schema, self.bins)
+            measured(_content(samples.content, self.schema), self.schema, self.bins)
             for samples in real_samples(self.data, BATCH)
         ]
-        empty = _measured(np.empty(0, self.schema.dtype), self.schema, self.bins)
+        empty = measured(np.empty(0, self.schema.dtype), self.schema, self.bins)
         cells, numbers = zip(empty, *parts, strict=True)
         return np.concatenate(cells), np.concatenate(numbers)
 
     def __getstate__(self) -> dict[str, object]:
         """Pickles the settings only, never statistics of real data."""
-        return {key: value for key, value in vars(self).items() if key != "_real"}
+        return {key: value for key, value in vars(self).items() if key != "real_cells"}
 
 
 def _content(content: np.ndarray, schema: Schema) -> np.ndarray:
@@ -95,8 +97,13 @@ def _content(content: np.ndarray, schema: Schema) -> np.ndarray:
     return content
 
 
-def _measured(content: np.ndarray, schema: Schema, bins: int) -> tuple[np.ndarray, np.ndarray]:
-    """The cell of each value, int32 [n, columns]; and float32 [n, columns that have an order], 0 to 1 or NaN."""
+def measured(content: np.ndarray, schema: Schema, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """The cell of each value, int32 [n, columns]; and float32 [n, columns that have an order], 0 to 1 or NaN.
+
+    content: table rows [n].
+    schema: theirs.
+    bins: cells of a column that has an order.
+    """
     cells = np.empty((len(content), len(schema.columns)), np.int32)
     ordered = _ordered(schema)
     numbers = np.empty((len(content), len(ordered)), np.float32)
@@ -149,7 +156,7 @@ def _total_variation(ours: np.ndarray, real: np.ndarray, columns: Sequence[int],
     return float(np.abs(p - q).sum() / 2)
 
 
-def _distances(schema: Schema, ours: np.ndarray, real: np.ndarray) -> dict[str, float]:
+def distances(schema: Schema, ours: np.ndarray, real: np.ndarray) -> dict[str, float]:
     from scipy.stats import wasserstein_distance
 
     found = {}

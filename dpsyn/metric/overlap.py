@@ -57,8 +57,8 @@ class Overlap(Metric):
 def longest_common(texts: np.ndarray, others: Iterable[np.ndarray]) -> np.ndarray:
     """int64 [n]: of every text the words of the longest n-gram that is in any of the others, 0 for less than SHORTEST.
 
-    texts: object of str [n]. others: the same, in batches. In every batch the n-grams in common are lengthened by a
-    word until none is left.
+    texts: object of str [n].
+    others: object of str, in batches.
     """
     ours, longest = words(texts), np.zeros(len(texts), np.int64)
     hashes, starts = ours.ngrams(SHORTEST)

@@ -78,10 +78,16 @@ class PrecisionRecall(Metric):
 def manifolds(
     ours: np.ndarray, real: np.ndarray, k: int, coverage_k: int, device: str = "cpu"
 ) -> tuple[float, float, float, float]:
-    """Precision, recall, density and coverage. ours [m, d], real [n, d]; k, coverage_k: less than m and n.
+    """Precision, recall, density and coverage.
 
     Balls are closed. Distances are taken in float64 and in blocks; those that differ by less than rounding count as
     equal, so that rows which are there more than once lie on the border of each other's balls, of radius 0 even.
+
+    ours: [m, d], of synthetic samples.
+    real: [n, d], of real ones.
+    k: neighbours of a ball of precision, recall and density, less than m and n.
+    coverage_k: neighbours of a ball of coverage, less than n.
+    device: of torch.
     """
     import torch
 

@@ -187,7 +187,7 @@ def _trained(part: TextClassifier, population: Population, tasks: Mapping[str, n
     """Texts, object of str [n] -> for every task the scores [n, values], a tensor."""
     import torch
 
-    tokenizer, encoder = _loaded(str(part.model), part.revision)
+    tokenizer, encoder = load(str(part.model), part.revision)
     encoder.to(device).train()
     width = encoder.config.hidden_size
     heads = torch.nn.ModuleDict(
@@ -229,8 +229,12 @@ def _trained(part: TextClassifier, population: Population, tasks: Mapping[str, n
     return scores
 
 
-def _loaded(model: str, revision: str | None) -> tuple[Any, Any]:
-    """Tokenizer and encoder. Raises UserError."""
+def load(model: str, revision: str | None) -> tuple[Any, Any]:
+    """Tokenizer and encoder. Raises UserError.
+
+    model: a folder, or OWNER/NAME on the hub.
+    revision: a commit, a tag or a branch; None: the newest at the first use.
+    """
     commit = pinned("metric.parts.text_classifier.model", model, revision, "Name a folder that transformers saved.")
     path = str(Path(model).expanduser())
     try:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from dpsyn.errors import invalid, missing
 from dpsyn.files import folder, public_cache, write
+from dpsyn.validate import name_or_null
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -22,7 +23,13 @@ NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 def model_folder(key: str, name: Any, expected: str, needs_owner: bool = True) -> Path | None:
     """The folder that a model's name is, or None for a name on the hub: OWNER/NAME, or NAME alone where no owner is
-    needed. Raises Missing for anything else, with what is expected."""
+    needed. Raises Missing for anything else, with what is expected.
+
+    key: the setting that names the model.
+    name: what it is set to.
+    expected: a noun, for messages.
+    needs_owner: whether a name on the hub is OWNER/NAME, and NAME alone is refused.
+    """
     if isinstance(name, str) and name and (folder := Path(name).expanduser()).is_dir():
         return folder
     if not isinstance(name, str) or not NAME.fullmatch(name) or (needs_owner and "/" not in name):
@@ -31,20 +38,28 @@ def model_folder(key: str, name: Any, expected: str, needs_owner: bool = True) -
 
 
 def check_revision(key: str, revision: str | None) -> None:
-    """Raises UserError for what cannot be a commit, a tag or a branch."""
-    if revision is not None and (not isinstance(revision, str) or not revision.strip()):
-        raise invalid(key, revision, "a commit, a tag or a branch on the hub, or null: the newest at the first use")
+    """Raises UserError for what cannot be a commit, a tag or a branch.
+
+    key: the setting.
+    revision: what it is set to; None: the newest at the first use.
+    """
+    name_or_null(key, revision, "a commit, a tag or a branch on the hub, or null: the newest at the first use")
 
 
 @functools.cache
 def commit_of(
     key: str, name: str, revision: str | None, kind: Literal["model", "dataset"] = "model", do: str = ""
 ) -> str:
-    """The commit that `revision` (of the setting `key`) was at the first use; None: the newest then. do: what to do
-    where there is none.
+    """The commit that a revision was at the first use.
 
     It is kept in the public cache; in its place the copy in the hub's own cache counts where the hub is not reached.
     Raises UserError where there is neither.
+
+    key: the setting that names the model or data set, for messages.
+    name: OWNER/NAME on the hub.
+    revision: a commit, a tag or a branch; None: the newest at the first use.
+    kind: of what it is the name.
+    do: what the user can do where there is none, a sentence.
     """
     if revision is not None and COMMIT.fullmatch(revision):
         return revision
@@ -75,7 +90,13 @@ def commit_of(
 
 
 def pinned(key: str, name: str, revision: str | None, do: str) -> str | None:
-    """The commit of a model, or None for a folder that is there. Raises UserError as `commit_of` does."""
+    """The commit of a model, or None for a folder that is there. Raises UserError as `commit_of` does.
+
+    key: the setting that names the model.
+    name: a folder, or OWNER/NAME on the hub.
+    revision: a commit, a tag or a branch; None: the newest at the first use.
+    do: what the user can do where there is none, a sentence.
+    """
     return None if Path(name).expanduser().is_dir() else commit_of(key, name, revision, do=do)
 
 
@@ -88,10 +109,17 @@ def fetched(
     do: str,
     ignored: Sequence[str] = (),
 ) -> Path:
-    """The folder itself, or the cached copy of what the hub has under that name.
+    """The folder itself, or the cached copy of what the hub has.
 
-    wanted: patterns of the files, safetensors among them. others: of those that are fetched where there are none.
-    do: what to do where it cannot be had. Raises UserError.
+    key: the setting that names the model.
+    name: a folder, or OWNER/NAME on the hub.
+    revision: a commit, a tag or a branch; None: the newest at the first use.
+    wanted: patterns of the files, safetensors among them.
+    others: of those that are fetched where there are no safetensors.
+    do: what to do where it cannot be had.
+    ignored: patterns of files that are not fetched.
+
+    Raises UserError.
     """
     if (commit := pinned(key, name, revision, do)) is None:
         return Path(name).expanduser()

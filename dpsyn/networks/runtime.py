@@ -14,13 +14,12 @@ from typing import Any, Literal, TypeVar
 from dpsyn.errors import UserError, invalid
 from dpsyn.marks import PLACE
 from dpsyn.threads import free_threads
-from dpsyn.validate import choice, flag, whole
+from dpsyn.validate import choice, flag, name_or_null, whole
 
 T = TypeVar("T")
-DEVICE = r"auto|cpu|cuda(:\d+)?"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
-_fitting: dict[str, int] = {}  # rows of a kind of work that fit, once memory ran out
+fitting: dict[str, int] = {}  # rows of a kind of work that fit, once memory ran out
 
 
 @dataclass(frozen=True)
@@ -54,10 +53,8 @@ class Runtime:
         for key in ("batch_size", "network_batch_size"):
             whole(f"runtime.{key}", getattr(self, key), 1)
         whole("runtime.shards", self.shards, 1, optional=True)
-        if self.workers is not None and (type(self.workers) is not int or self.workers < 0):
-            raise invalid("runtime.workers", self.workers, "a whole number, 0 or more, or null for one a core")
-        if not re.fullmatch(DEVICE, str(self.device)):
-            raise invalid("runtime.device", self.device, "auto, cpu, cuda or cuda:1")
+        whole("runtime.workers", self.workers, optional=True)
+        device_name("runtime.device", self.device)
         if self.devices is not None and (
             isinstance(self.devices, str)
             or not self.devices
@@ -101,13 +98,21 @@ class OnRay(Runtime):
         if self.devices is not None:
             raise invalid("runtime.devices", self.devices, "null on Ray", "Say runtime.makers and runtime.gpus.")
         for key in ("address", "private_folder"):
-            value = getattr(self, key)
-            if value is not None and (not isinstance(value, str) or not value):
-                raise invalid(f"runtime.{key}", value, "a text, or null")
+            name_or_null(f"runtime.{key}", getattr(self, key))
 
     @property
     def places(self) -> int:
         return self.makers
+
+
+def device_name(key: str, value: Any) -> None:
+    """Raises UserError for what names no device, here or elsewhere.
+
+    key: the setting, as it is typed.
+    value: what it was set to.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(value)):
+        raise invalid(key, value, "auto, cpu, cuda or cuda:1")
 
 
 def check_device(device: str) -> None:
@@ -147,7 +152,11 @@ def torch_dtype(runtime: Runtime) -> Any:
 
 
 def placed(network: Any, runtime: Runtime) -> Any:
-    """The network (torch.nn.Module) on the device, for inference alone."""
+    """The network on the device, for inference alone.
+
+    network: a torch.nn.Module.
+    runtime: names the device.
+    """
     import torch
 
     network = network.eval().requires_grad_(False).to(torch_device(runtime))
@@ -193,12 +202,18 @@ def exact() -> Iterator[None]:
 
 
 def in_batches(n: int, runtime: Runtime, what: str, work: Callable[[slice], T]) -> list[T]:
-    """`work` on rows 0..n in turn, network_batch_size at once; on out-of-memory the same rows again, half as many.
+    """What is called on rows 0..n in turn, network_batch_size at once; on out-of-memory the same rows again, half as
+    many.
 
-    what: names the work, so that the next call starts with what fitted. Raises UserError where not one row fits.
+    n: rows.
+    runtime: network_batch_size, rows at once.
+    what: names the work, so that the next call starts with what fitted.
+    work: called with a slice of the rows.
+
+    Raises UserError where not one row fits.
     """
     parts: list[T] = []
-    start, size = 0, min(runtime.network_batch_size, _fitting.get(what, runtime.network_batch_size))
+    start, size = 0, min(runtime.network_batch_size, fitting.get(what, runtime.network_batch_size))
     while start < n:
         rows = slice(start, min(start + size, n))
         part = None
@@ -215,7 +230,7 @@ def in_batches(n: int, runtime: Runtime, what: str, work: Callable[[slice], T]) 
             continue
         if rows.stop - rows.start == 1:
             raise UserError(f"{what}: one row does not fit into the memory of {torch_device(runtime)}.")
-        size = _fitting[what] = (rows.stop - rows.start) // 2
+        size = fitting[what] = (rows.stop - rows.start) // 2
         if has_gpu():
             import torch
 

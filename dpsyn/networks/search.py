@@ -91,7 +91,12 @@ def _one_thread(blas: Any) -> Iterator[None]:
 
 
 def shared(share: Search, queries: Any, k: int) -> tuple[F32, I64]:
-    """What `share` finds for all queries, a part of them on every processor."""
+    """What a search finds for all queries, a part of them on every processor.
+
+    share: searches for some of the queries.
+    queries: [q, d], dense or sparse.
+    k: neighbours of each.
+    """
     parts = max(1, min(free_threads(), len(queries) // LEAST))
     ends = np.linspace(0, len(queries), parts + 1).astype(np.int64).tolist()
     found = in_threads(lambda part: share(queries[slice(*part)], k), pairwise(ends))
@@ -101,7 +106,11 @@ def shared(share: Search, queries: Any, k: int) -> tuple[F32, I64]:
 
 def few(blocks: Iterable[tuple[int, F32]], k: int) -> tuple[F32, I64]:
     """The k smallest entries of every row, rising, and their columns, of blocks (first column, float32 [n, w]) that
-    stand side by side. Overwrites them."""
+    stand side by side.
+
+    blocks: float32 [n, w] each with its first column; they are overwritten.
+    k: at most as many as there are columns.
+    """
     values, columns = zip(*(_firsts(block, start, min(k, block.shape[1])) for start, block in blocks), strict=True)
     if len(values) == 1:
         return values[0], columns[0]
@@ -120,10 +129,13 @@ def _firsts(block: F32, start: int, k: int) -> tuple[F32, I64]:
 
 
 def many(blocks: Iterable[tuple[int, F32]], k: int) -> tuple[F32, I64]:
-    """The same for more of them, ties to the lower column; distances below 0 are taken for 0.
+    """As `few`, for a larger k, ties to the lower column; distances below 0 are taken for 0.
 
     Entries that are nearer than the k-th so far gather until they are twice as many, and then the k smallest stay. A
     distance and its column are one int64: the bits of a float rise with it where it is not negative.
+
+    blocks: float32 [n, w] each with its first column.
+    k: at most as many as there are columns.
     """
     kept, filled, limit = np.empty((0, 0), np.int64), np.empty(0, np.int64), np.empty((0, 1), np.float32)
     for start, block in blocks:
@@ -154,7 +166,12 @@ def many(blocks: Iterable[tuple[int, F32]], k: int) -> tuple[F32, I64]:
 
 
 def merged(distances: F32, rows: I64, k: int) -> tuple[F32, I64]:
-    """The k nearest of what several searches found, rising, ties to the lower row. float32 and int64 [q, n], n >= k."""
+    """The k nearest of what several searches found, rising, ties to the lower row.
+
+    distances: float32 [q, n], squared.
+    rows: int64 [q, n], which vectors these are of.
+    k: n at most.
+    """
     bits = np.maximum(distances, 0).view(np.int32).astype(np.int64)
     return _parted(bits << 32 | rows, k)
 
@@ -167,7 +184,11 @@ def _parted(keys: I64, k: int) -> tuple[F32, I64]:
 
 
 def torch_search(vectors: F32, device: str) -> Search:
-    """The same on a torch device, without TF32."""
+    """The same on a torch device, without TF32.
+
+    vectors: float32 [m, d], among which is searched.
+    device: of torch.
+    """
     import torch
 
     with exact():
@@ -199,5 +220,9 @@ def torch_search(vectors: F32, device: str) -> Search:
 
 
 def flat_search(vectors: F32, device: str) -> Search:
-    """The fastest of these on a torch device ('cpu', 'cuda', 'cuda:1', ...)."""
+    """The fastest of these on a torch device.
+
+    vectors: float32 [m, d], among which is searched.
+    device: 'cpu', 'cuda', 'cuda:1', ...
+    """
     return cpu_search(vectors) if device == "cpu" else torch_search(vectors, device)

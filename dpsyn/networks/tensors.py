@@ -9,7 +9,11 @@ import numpy as np
 
 
 def tensor(images: np.ndarray, device: str) -> Any:
-    """uint8 [n, h, w, c] -> float32 [n, c, h, w] in [-1, 1] on the device."""
+    """Images as a network takes them: float32 [n, c, h, w] in [-1, 1] on the device.
+
+    images: uint8 [n, h, w, c].
+    device: of torch.
+    """
     import torch
 
     return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -24,7 +28,13 @@ def images(values: Any) -> np.ndarray:
 
 
 def resized(values: Any, size: Sequence[int], mode: str = "bicubic") -> Any:
-    """float [n, c, h, w] -> [n, c, *size], antialiased where it shrinks; the same tensor where it has that size."""
+    """Images of another size, float [n, c, *size], antialiased where it shrinks; the same tensor where it has that
+    size.
+
+    values: float [n, c, h, w].
+    size: [height, width] px.
+    mode: of torch's interpolate.
+    """
     import torch
 
     if tuple(values.shape[2:]) == tuple(size):
@@ -33,7 +43,11 @@ def resized(values: Any, size: Sequence[int], mode: str = "bicubic") -> Any:
 
 
 def with_channels(values: Any, channels: int) -> Any:
-    """float [n, 1 or 3, h, w] -> [n, channels, h, w]: grey repeated, colour as its luma (ITU-R 601)."""
+    """Grey or colour as it is wanted, float [n, channels, h, w]: grey repeated, colour as its luma (ITU-R 601).
+
+    values: float [n, 1 or 3, h, w].
+    channels: 1 or 3.
+    """
     if values.shape[1] == channels:
         return values
     if values.shape[1] == 1:
@@ -50,7 +64,12 @@ def generators(seeds: np.ndarray) -> list[Any]:
 
 
 def normal(seeds: np.ndarray, shape: Sequence[int], device: str) -> Any:
-    """Standard normal float32 [n, *shape] on the device; row i from seeds[i] (uint64) alone, the same on any device."""
+    """Standard normal float32 [n, *shape] on the device; each row from its seed alone, the same on any device.
+
+    seeds: uint64 [n].
+    shape: of a row.
+    device: of torch.
+    """
     import torch
 
     rows = [torch.randn(tuple(shape), generator=generator) for generator in generators(seeds)]

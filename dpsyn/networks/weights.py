@@ -13,13 +13,22 @@ from dpsyn.files import public_cache, room_on_disk, sha256, write
 
 
 def check_weights(key: str, path: str | None, what: str) -> None:
-    """Raises Missing where `path` (of the setting `key`) is neither a file that is there nor an address."""
+    """Raises Missing for what is neither a file that is there nor an address.
+
+    key: the setting that names the weights.
+    path: what it is set to; None: nothing.
+    what: says which weights they are, for messages.
+    """
     if not isinstance(path, str) or not ("://" in path or Path(path).expanduser().is_file()):
         raise missing(key, "null" if path is None else path, f"an existing file or an address ({what})")
 
 
 def local_weights(key: str, path: str, what: str) -> Path:
     """The file itself, or the cached copy of what is at an address, fetched now if need be.
+
+    key: the setting that names the weights.
+    path: a file, or an address.
+    what: says which weights they are, for messages.
 
     Raises UserError where it cannot be fetched: it says which file to put where.
     """

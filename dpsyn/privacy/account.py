@@ -57,11 +57,20 @@ def entry(
     lost: Sequence[Charge] = (),
     file: bytes = b"",
 ) -> Entry:
-    """What a run declares. known_by: id, places and digests of its data. run: None before it has begun. file: in which
-    the run keeps its settings."""
+    """What a run declares.
+
+    data: what the user is shown of which data they are, a name or a place.
+    known_by: id, places and digests of its data; the account keeps salted digests of them.
+    run: its id; None before it has begun.
+    directory: of the run.
+    settings: privacy settings of the run.
+    budget: what it will spend.
+    lost: charges of draws whose receipts are gone, which count as well.
+    file: in which the run keeps its settings; empty before it has begun.
+    """
     place = os.path.realpath(directory)
     charges = (*budget.charges, *lost) if settings.is_private else ()
-    keys = tuple(sorted(_salted(text) for text in known_by))
+    keys = tuple(sorted(salted(text) for text in known_by))
     return Entry(
         data,
         run or PLANNED + place,
@@ -72,7 +81,7 @@ def entry(
         charges,
         keys,
         settings.max_joint_epsilon,
-        _salted(file.hex()) if run else "",
+        salted(file.hex()) if run else "",
     )
 
 
@@ -85,7 +94,7 @@ def enter(*entries: Entry) -> None:
     with _locked() as path:
         before = _read()
         for new in entries:
-            _check_directory(new.run, new.directory, before)
+            check_known_directory(new.run, new.directory, before)
         after = _merged([*before, *entries])
         if after == before:
             return
@@ -95,8 +104,12 @@ def enter(*entries: Entry) -> None:
 
 
 def check_directory(run: str, directory: Path) -> None:
-    """Raises UserError for a run that was begun in another directory."""
-    _check_directory(run, os.path.realpath(directory), _read())
+    """Raises UserError for a run that was begun in another directory.
+
+    run: its id.
+    directory: in which it is to go on.
+    """
+    check_known_directory(run, os.path.realpath(directory), _read())
 
 
 def check_limit(new: Entry) -> None:
@@ -126,7 +139,7 @@ def of_run(run: str) -> list[Entry]:
 
 def wrote(file: bytes) -> bool:
     """Whether a run of this user keeps its settings in a file of this content: nobody else wrote it."""
-    return any(known.settings == _salted(file.hex()) for known in _read())
+    return any(known.settings == salted(file.hex()) for known in _read())
 
 
 def everything() -> list[list[Entry]]:
@@ -141,7 +154,11 @@ def everything() -> list[list[Entry]]:
 
 
 def joint_epsilon(runs: Sequence[Entry], delta: float) -> float | None:
-    """Epsilon of all releases of all runs together at one delta. None where they protect different units."""
+    """Epsilon of all releases of all runs together at one delta. None where they protect different units.
+
+    runs: entries of the account.
+    delta: of the joint statement.
+    """
     if len({(run.unit, run.neighbours) for run in runs}) != 1:
         return None
     return together([run.charges for run in runs], delta, runs[0].neighbours)
@@ -149,13 +166,18 @@ def joint_epsilon(runs: Sequence[Entry], delta: float) -> float | None:
 
 def together(runs: Sequence[Sequence[Charge]], delta: float, adjacency: Adjacency) -> float:
     """Epsilon of the charges of some runs. Who is held out of one may vote in another: of several, every unit is taken
-    to bear all."""
+    to bear all.
+
+    runs: the charges of each.
+    delta: of the statement.
+    adjacency: how neighbouring data sets differ.
+    """
     if len(runs) == 1:
         return epsilon_of(runs[0], delta, adjacency)
     return epsilon_of([replace(charge, of="all") for run in runs for charge in run], delta, adjacency)
 
 
-def _check_directory(run: str, directory: str, entries: Sequence[Entry]) -> None:
+def check_known_directory(run: str, directory: str, entries: Sequence[Entry]) -> None:
     began = next((entry.directory for entry in entries if entry.run == run), directory)
     if began != directory:
         raise UserError(
@@ -201,7 +223,7 @@ def _merged(entries: Sequence[Entry]) -> list[Entry]:
     return list(runs.values())
 
 
-def _salted(text: str) -> str:
+def salted(text: str) -> str:
     return hashlib.sha256(_salt() + text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
@@ -253,5 +275,5 @@ def _read() -> list[Entry]:
                 continue
             known = Entry(**{**values, "charges": tuple(Charge(**charge) for charge in values["charges"])})
             # a file of its own for each data set is how earlier versions kept their accounts
-            entries.append(replace(known, keys=tuple(known.keys) or (_salted(known.data),)))
+            entries.append(replace(known, keys=tuple(known.keys) or (salted(known.data),)))
     return _merged(entries)

@@ -16,10 +16,10 @@ from typing import Literal
 
 import numpy as np
 
-from dpsyn.errors import UserError, invalid, one_of
+from dpsyn.errors import UserError, invalid
 from dpsyn.privacy.exact import epsilon as convolved
 from dpsyn.privacy.exact import hit_rates
-from dpsyn.validate import whole
+from dpsyn.validate import choice, whole
 
 GRID = 1024  # a user's votes are scaled to an L2 norm of at most one on the integers divided by this
 SUMS_GRID = 2**20  # so are sums of vectors: fine beside an entry of a unit vector that a user's rows share
@@ -88,13 +88,9 @@ class Settings:
     max_joint_epsilon: float | None = None
 
     def __post_init__(self) -> None:
-        for key, allowed in (
-            ("unit", ("record", "user")),
-            ("adjacency", ("add_remove", "replace")),
-            ("noise", ("system", "insecure_seeded", "none")),
-        ):
-            if getattr(self, key) not in allowed:
-                raise invalid(f"privacy.{key}", getattr(self, key), one_of(allowed))
+        choice("privacy.unit", self.unit, ("record", "user"))
+        choice("privacy.adjacency", self.adjacency, ("add_remove", "replace"))
+        choice("privacy.noise", self.noise, ("system", "insecure_seeded", "none"))
         for key, least in (("votes_per_record", 1), ("accept_lost_draws", 0)):
             whole(f"privacy.{key}", getattr(self, key), least)
         for key in ("epsilon", "delta", "noise_multiplier", "accept_joint_epsilon", "max_joint_epsilon"):
@@ -164,7 +160,11 @@ def is_evaluation(charge: Charge) -> bool:
 def borne(charges: Sequence[Charge], adjacency: Adjacency) -> list[tuple[Charge, ...]]:
     """The charges that one unit can bear together, for each kind of unit. A unit that is added or removed is either a
     voter or held out: which, a hash of the unit itself says, so no other charge changes with it. A unit that is
-    replaced may be a voter before and held out after: it bears all."""
+    replaced may be a voter before and held out after: it bears all.
+
+    charges: in any order.
+    adjacency: how neighbouring data sets differ.
+    """
     sides = {charge.of for charge in charges} - {"all"}
     if adjacency == "replace" or len(sides) < 2:
         return [tuple(charges)]
@@ -194,6 +194,8 @@ class Release:
 def calibrated(settings: Settings, releases: Sequence[Release], sigma: float | None = None) -> Budget:
     """The budget of some releases: what one costs, moves / sigma^2, is in proportion to its share.
 
+    settings: privacy settings, with a target epsilon or a noise multiplier.
+    releases: in their order.
     sigma: the least, as calibrated when the run began; it is verified, not computed again. None: calibrate.
     """
     if not releases:
@@ -229,7 +231,13 @@ def calibrated(settings: Settings, releases: Sequence[Release], sigma: float | N
 
 
 def with_evaluation(budget: Budget, settings: Settings, releases: Sequence[Release], epsilon: float) -> Budget:
-    """The budget with releases that measure the finished data, which spend this epsilon at the same delta."""
+    """The budget with releases that measure the finished data, which spend this epsilon at the same delta.
+
+    budget: of what the data are made of.
+    settings: the group `privacy`.
+    releases: of the evaluation.
+    epsilon: what they spend.
+    """
     own = replace(settings, epsilon=epsilon, noise_multiplier=None, budget_split=None)
     charges = (*budget.charges, *calibrated(own, releases).charges)
     if settings.noise == "none":
@@ -241,7 +249,11 @@ def with_evaluation(budget: Budget, settings: Settings, releases: Sequence[Relea
 
 def records_in_a_vote(charge: Charge, moves: int) -> float:
     """What one vote of a release stands for. Under the user unit a user with one row is spread over all entries that a
-    record moves, by a vote of norm one."""
+    record moves, by a vote of norm one.
+
+    charge: of the release.
+    moves: entries of the answer that a record moves.
+    """
     return 1.0 if charge.grid == 1 else math.sqrt(moves)
 
 
@@ -254,13 +266,18 @@ def multiplier(settings: Settings) -> float:
 
 
 def epsilon_of(charges: Sequence[Charge], delta: float, adjacency: Adjacency) -> float:
-    """Epsilon of all charges together. Raises UserError where accountant and exact convolution disagree."""
+    """Epsilon of all charges together. Raises UserError where accountant and exact convolution disagree.
+
+    charges: in any order.
+    delta: of the statement.
+    adjacency: how neighbouring data sets differ.
+    """
     return max((_epsilon_of(each, delta, adjacency) for each in borne(charges, adjacency) if each), default=0.0)
 
 
 def _epsilon_of(charges: Sequence[Charge], delta: float, adjacency: Adjacency) -> float:
     gaussians = tuple(sorted(composed_of(charges, adjacency).items()))
-    epsilon = _accounted(gaussians, delta)
+    epsilon = accounted(gaussians, delta)
     exact = _exact(gaussians, delta)
     if not exact * (1 - BELOW) - 1e-9 <= epsilon <= exact * (1 + ABOVE) + 1e-4:
         raise UserError(
@@ -270,14 +287,24 @@ def _epsilon_of(charges: Sequence[Charge], delta: float, adjacency: Adjacency) -
 
 
 def exact_epsilon(charges: Sequence[Charge], delta: float, adjacency: Adjacency) -> float:
-    """Epsilon of all charges together, by exact convolution alone."""
+    """Epsilon of all charges together, by exact convolution alone.
+
+    charges: in any order.
+    delta: of the statement.
+    adjacency: how neighbouring data sets differ.
+    """
     each = [tuple(sorted(composed_of(part, adjacency).items())) for part in borne(charges, adjacency) if part]
     return max((_exact(gaussians, delta) for gaussians in each), default=0.0)
 
 
 def largest_hit_rates(charges: Sequence[Charge], adjacency: Adjacency, false_alarms: np.ndarray) -> np.ndarray:
     """What share of the units in the data any attacker finds at most, float64 [n], who takes these shares of those that
-    are not in them for ones that are."""
+    are not in them for ones that are.
+
+    charges: in any order.
+    adjacency: how neighbouring data sets differ.
+    false_alarms: float64 [n], between 0 and 1.
+    """
     rates = [hit_rates(composed_of(part, adjacency), false_alarms) for part in borne(charges, adjacency)]
     return np.max(rates, axis=0)
 
@@ -288,7 +315,7 @@ def _exact(gaussians: tuple[tuple[tuple[float, bool], int], ...], delta: float) 
 
 
 @functools.lru_cache(maxsize=4096)
-def _accounted(gaussians: tuple[tuple[tuple[float, bool], int], ...], delta: float) -> float:
+def accounted(gaussians: tuple[tuple[tuple[float, bool], int], ...], delta: float) -> float:
     from dp_accounting.pld import privacy_loss_distribution as pld
 
     parts = [
@@ -310,7 +337,12 @@ def _accounted(gaussians: tuple[tuple[tuple[float, bool], int], ...], delta: flo
 
 
 def closed_form(charges: Sequence[Charge], delta: float, adjacency: Adjacency) -> float:
-    """Epsilon of the continuous Gaussians with the same noise: exact for them, near for the discrete ones."""
+    """Epsilon of the continuous Gaussians with the same noise: exact for them, near for the discrete ones.
+
+    charges: in any order.
+    delta: of the statement.
+    adjacency: how neighbouring data sets differ.
+    """
     from scipy.optimize import brentq
     from scipy.special import log_ndtr
 
@@ -337,7 +369,11 @@ def format_epsilon(epsilon: float) -> str:
 
 
 def composed_of(charges: Sequence[Charge], adjacency: Adjacency) -> Counter[tuple[float, bool]]:
-    """(standard deviation at sensitivity one, is it a discrete Gaussian) -> how often it is composed."""
+    """(standard deviation at sensitivity one, is it a discrete Gaussian) -> how often it is composed.
+
+    charges: in any order.
+    adjacency: how neighbouring data sets differ.
+    """
     count: Counter[tuple[float, bool]] = Counter()
     for charge in charges:
         if charge.grid == 1 and charge.sigma > WIDE:

@@ -86,7 +86,12 @@ class Electorate:
         return Votes(total, 1 if self.unit == "user" else query.moves, query.grid(self.unit))
 
     def tally(self, query: Query, at: int, shares: int) -> I64:
-        """The exact answer, not sealed, of one of so many shares of the records: they sum up to that of all."""
+        """The exact answer, not sealed, of one of so many shares of the records: they sum up to that of all.
+
+        query: checked against these records.
+        at: which share, from 0 on.
+        shares: how many there are.
+        """
         if self.unit == "record":
             return query.tally(self._blocks(self._runs(shares)[at], shares))
         (run,) = self._runs(1)  # a user's records may lie anywhere
@@ -147,7 +152,12 @@ class Electorate:
 
 
 def by_threads(electorate: Electorate, query: Query, shares: int) -> Sequence[I64]:
-    """Each share's tally, counted by a thread."""
+    """Each share's tally, counted by a thread.
+
+    electorate: the records.
+    query: checked against these records.
+    shares: how many there are.
+    """
     return in_threads(lambda at: electorate.tally(query, at, shares), range(shares))
 
 
@@ -182,11 +192,16 @@ def open_electorate(
 ) -> Electorate:
     """The private records, embedded now or found in the private cache.
 
+    data: the private data.
+    embed: turns records into vectors, or into codes.
     identity: all settings of the data and of the embedding; with the content of the data and the versions of dpsyn and
         of the format they name the cache entry.
+    unit: whose privacy is promised, "record" or "user".
+    folder: the private cache.
     shards: in which they are read and embedded, and votes are counted; None: they are counted in one, and read by as
         many processes as processors are free, by one where the data are small or a network embeds them.
-    spread, count: how the shards are read, and counted.
+    spread: how the shards are read.
+    count: how the shards are counted.
     side: of a hold-out split; None: all records.
     """
     named = json.dumps([__version__, FORMAT, data.fingerprint(), identity, repr(side)], sort_keys=True)
@@ -299,7 +314,15 @@ def embed_part(
     batches: Batches, labels: int, unit_column: str | None, embed: Coder, folder: Path, side: Side | None = None
 ) -> None:
     """Writes vectors, units, users and refused rows as they come, so that memory is bounded by a batch, and then what
-    they are and what was met."""
+    they are and what was met.
+
+    batches: gives the rows of the part, in batches.
+    labels: how many there are.
+    unit_column: the column that names users; None: rows are of nobody.
+    embed: turns records into vectors, or into codes.
+    folder: of the part, which is there and empty.
+    side: of a hold-out split; None: all records.
+    """
     dimension, entries, kind = 0, 0, "float32"  # until there is a record
     met, keeps = Surveyor(labels), None if side is None else side.filter()
     look: Callable[[Samples], Vectors] = embed.sparse if isinstance(embed, SparseEmbedding) else embed

@@ -27,13 +27,18 @@ def epsilon(gaussians: Mapping[tuple[float, bool], int], delta: float) -> float:
     """Epsilon at delta of Gaussian mechanisms of sensitivity one.
 
     gaussians: (standard deviation, whether its noise is whole numbers) -> how often it is composed.
+    delta: of the statement, above 0.
     """
     return _at(delta, *_composed(gaussians)) if gaussians else 0.0
 
 
 def hit_rates(gaussians: Mapping[tuple[float, bool], int], false_alarms: np.ndarray) -> np.ndarray:
     """The largest hit rate that any test of one unit's presence has at these rates of false alarms, float64 [n]: by the
-    lemma of Neyman and Pearson, which tests on the privacy loss. gaussians: as in `epsilon`."""
+    lemma of Neyman and Pearson, which tests on the privacy loss.
+
+    gaussians: as in `epsilon`.
+    false_alarms: float64 [n], between 0 and 1.
+    """
     if not gaussians:
         return np.array(false_alarms, np.float64)
     first, masses, step = _composed(gaussians)

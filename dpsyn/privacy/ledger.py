@@ -73,8 +73,12 @@ class Ledger:
     def release(self, iteration: int, query: Query, electorate: Tallying | None) -> Receipt:
         """The noisy answer of an iteration: the one written down, or a new one at the price of one charge.
 
-        electorate: the private records; None where only what is written down may be used. Raises UserError where the
-        receipt there is, or the budget, does not allow it; RuntimeError for a query that moves more than is charged.
+        iteration: from 1 on, the number of the receipt.
+        query: what is asked.
+        electorate: the private records; None where only what is written down may be used.
+
+        Raises UserError where the receipt there is, or the budget, does not allow it; RuntimeError for a query that
+        moves more than is charged.
         """
         path = self._receipt(iteration)
         if path.exists():
@@ -107,7 +111,11 @@ class Ledger:
         return self._verified(read_receipt(path), population)
 
     def written(self, iteration: int, about: str) -> Receipt:
-        """What was released before. Raises UserError where it is gone, or is about something else."""
+        """What was released before. Raises UserError where it is gone, or is about something else.
+
+        iteration: from 1 on, the number of the receipt.
+        about: the query's own, which the receipt's must equal.
+        """
         path = self._receipt(iteration)
         if not path.exists():
             raise UserError(GONE)
@@ -222,7 +230,11 @@ class Ledger:
 
 def answer_of(receipt: Receipt, query: Query) -> Answer:
     """The noisy answer in records. A user with one row moves every entry of a release a little, by a vector of norm
-    one: in records it is worth the root of their number."""
+    one: in records it is worth the root of their number.
+
+    receipt: of the release.
+    query: that was asked.
+    """
     charge = receipt.charge
     scale = records_in_a_vote(charge, query.moves)
     return Answer(receipt.votes * (scale / charge.grid), charge.sigma * scale)

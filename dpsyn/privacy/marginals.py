@@ -40,7 +40,11 @@ class Marginal:
 
 
 def cell_of(marginal: Marginal, rows: np.ndarray) -> I64:
-    """The cell of every row, int64 [n], row-major. rows: as in `count`."""
+    """The cell of every row, int64 [n], row-major.
+
+    marginal: d columns and how their codes fall into cells.
+    rows: int32 [n, columns and a label], as in `count`.
+    """
     index = np.zeros(len(rows), np.int64)
     for j, cells, size in zip(marginal.columns, marginal.cells, marginal.shape, strict=True):
         index = index * size + cells[rows[:, j]]
@@ -204,12 +208,21 @@ def _narrow(size: int) -> type[np.int16] | type[np.int64]:
 
 
 def counts_of(marginals: Sequence[Marginal], blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> I64:
-    """As `Counter` counts them, once."""
+    """As `Counter` counts them, once.
+
+    marginals: each is counted by itself.
+    blocks: (codes int32 [b, d], labels int64 [b]) of the records.
+    """
     return Counter(marginals)(blocks)
 
 
 def entries_of(marginals: Sequence[Marginal], codes: np.ndarray, labels: np.ndarray) -> I64:
-    """The entries of `counts_of` that a row counts in, one of each marginal: int64 [n, marginals]."""
+    """The entries of `counts_of` that a row counts in, one of each marginal: int64 [n, marginals].
+
+    marginals: as given to `counts_of`.
+    codes: int32 [n, d].
+    labels: int64 [n].
+    """
     rows = np.concatenate([codes, labels[:, None]], axis=1, dtype=np.int32)
     starts = np.cumsum([0, *(marginal.size for marginal in marginals)])
     found = [start + cell_of(marginal, rows) for start, marginal in zip(starts, marginals, strict=False)]

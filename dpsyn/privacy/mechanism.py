@@ -15,9 +15,12 @@ PART = 500  # entries that are worth a thread
 
 
 def discrete_gaussian(counts: np.ndarray, scale: float) -> np.ndarray:
-    """counts int64 [n] + noise of standard deviation `scale`, independent in every entry. int64 [n].
+    """The counts with noise that is independent in every entry, int64 [n].
 
     A draw takes 10 microseconds, so long vectors are shared among threads, each with a mechanism of its own.
+
+    counts: int64 [n], exact.
+    scale: standard deviation of the noise, in counts.
 
     Raises ValueError for a scale that is not finite or is too small: a scale of 0 would return the exact counts.
     """
@@ -43,5 +46,10 @@ def discrete_gaussian(counts: np.ndarray, scale: float) -> np.ndarray:
 
 
 def insecure_seeded(counts: np.ndarray, scale: float, seed: tuple[int, ...]) -> np.ndarray:
-    """Rounded Gaussian noise that anyone with the seed can take off: for tests, written to `not_private/` only."""
+    """Rounded Gaussian noise that anyone with the seed can take off: for tests, written to `not_private/` only.
+
+    counts: int64 [n], exact.
+    scale: standard deviation of the noise, in counts.
+    seed: of this release, of the run's seed and the iteration.
+    """
     return counts + np.rint(np.random.default_rng(seed).normal(0.0, scale, len(counts))).astype(np.int64)

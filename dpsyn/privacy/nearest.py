@@ -46,10 +46,13 @@ def flushed(vectors: F32) -> F32:
 
 
 def nearest(records: Vectors, candidates: np.ndarray, k: int, search: Search) -> np.ndarray:
-    """The k nearest candidates of every record by Euclidean distance, exactly; ties to the lowest row.
+    """The k nearest candidates of every record by Euclidean distance, exactly, int64 [b, k] in no order; ties to the
+    lowest row. A record that has no distance (an entry is NaN, inf or beyond 1e15) gets the lowest k rows.
 
-    candidates float32 [m, d], distinct and finite; k <= m. Returns int64 [b, k], in no order.
-    A record that has no distance (an entry is NaN, inf or beyond 1e15) gets the lowest k rows.
+    records: [b, d].
+    candidates: float32 [m, d], distinct and finite.
+    k: how many, m at most.
+    search: of these candidates; it may be wrong by rounding.
     """
     m = len(candidates)
     everyone = np.arange(m)
@@ -96,7 +99,11 @@ def nearest(records: Vectors, candidates: np.ndarray, k: int, search: Search) ->
 
 
 def search_on(device: str, sparse: bool) -> Callable[[F32], Search]:
-    """The fastest search on a device ('auto', 'cpu', 'cuda', 'cuda:1', ...), for dense or sparse records."""
+    """The fastest search on a device, for dense or sparse records.
+
+    device: 'auto', 'cpu', 'cuda', 'cuda:1', ...
+    sparse: whether records are Sparse.
+    """
     if device == "auto":
         device = "cuda" if has_gpu() else "cpu"
     if device == "cpu" and sparse:

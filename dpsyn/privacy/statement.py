@@ -79,7 +79,17 @@ def statement(
     runs: Sequence[Entry],
     records: int | None,
 ) -> bytes:
-    """JSON. receipts: those released so far. public: all settings that are assumed public. runs: on the same data."""
+    """`privacy.json`, as bytes of JSON.
+
+    settings: privacy settings of the run.
+    budget: of its declared schedule.
+    lost: charges of draws whose receipts are gone.
+    receipts: files of those released so far.
+    public: all settings that are assumed public.
+    data_id: the declared name of the data; None: it has none.
+    runs: entries of the account on the same data, this one too.
+    records: the declared number of records; None: it is not declared.
+    """
     digests = {int(path.stem): sha256(path) for path in receipts}
     if not settings.is_private:
         return as_json(unprotected(settings.noise, budget.charges, digests))
@@ -111,7 +121,11 @@ def as_json(document: Mapping[str, Any]) -> bytes:
 
 def sealed(document: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
     """With the sha256 of all other released files, by name, and of itself: whoever has the folder alone finds a byte
-    that was changed."""
+    that was changed.
+
+    document: the statement.
+    files: name to sha256.
+    """
     whole = {**{key: value for key, value in document.items() if key not in UNSEALED}, "files": dict(files)}
     return {**whole, "sha256": hashlib.sha256(as_json(whole)).hexdigest()}
 
@@ -119,8 +133,12 @@ def sealed(document: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, A
 def dp_event(charges: Sequence[Charge], adjacency: Adjacency) -> dict[str, Any]:
     """The run as an event of dp-accounting, in the fields of its `to_named_tuple`. A discrete Gaussian stands there as
     the continuous one of the same deviation: dp-accounting has no event of its own for it. From a deviation of 1 on
-    epsilon differs by less than 2 % (measured at delta 1e-5: 4.43 against 4.38; at 5, 0.7266 against 0.7255).
-    Where units are held out, of those that bear more."""
+    epsilon differs by less than 2 % (measured at delta 1e-5: 4.43 against 4.38; at 5, 0.7266 against 0.7255). Where
+    units are held out, of those that bear more.
+
+    charges: in any order.
+    adjacency: how neighbouring data sets differ.
+    """
 
     def event(name: str, **fields: Any) -> dict[str, Any]:
         return {"module_name": "dp_accounting.dp_event", "class_name": name, **fields}
@@ -137,7 +155,12 @@ def dp_event(charges: Sequence[Charge], adjacency: Adjacency) -> dict[str, Any]:
 
 
 def unprotected(noise: str, charges: Sequence[Charge], receipts: Mapping[int, str]) -> dict[str, Any]:
-    """Written instead of a statement where the noise is not the system's."""
+    """Written instead of a statement where the noise is not the system's.
+
+    noise: `privacy.noise`.
+    charges: declared; their sigma protects nobody.
+    receipts: digests by iteration.
+    """
     return {
         "format": FORMAT,
         "status": "NOT PRIVATE" if noise == "none" else "INSECURE NOISE",
@@ -184,7 +207,11 @@ def document(facts: Facts) -> dict[str, Any]:
 
 
 def format_delta(delta: float, digits: int = 6) -> str:
-    """Rounded up to so many digits: what is shown is never less than what is promised."""
+    """Rounded up to so many digits: what is shown is never less than what is promised.
+
+    delta: above 0.
+    digits: significant ones.
+    """
     rounded = Context(prec=digits, rounding=ROUND_CEILING).create_decimal(Decimal(repr(delta)))
     return f"{float(rounded):g}"
 

@@ -56,7 +56,11 @@ def read_survey(content: bytes) -> Survey:
 
 
 def merged(surveys: Sequence[Survey], users: int) -> Survey:
-    """Of all parts of the rows. users: different ones in all of them."""
+    """Of all parts of the rows.
+
+    surveys: one of each part.
+    users: different ones in all of them.
+    """
 
     def summed(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
         return dict(sum(map(Counter, counts), Counter[str]()))
@@ -112,8 +116,10 @@ class Surveyor:
 def check_survey(survey: Survey, data: Data, unit: str, details: str = "") -> None:
     """Raises UserError where the rows are not what a run is to begin with. It names columns and rules, no number.
 
-    unit: 'record', or 'user': then rows that name no user cast no vote. details: where refused.jsonl and adjusted.json
-    are, '' for nowhere.
+    survey: of all rows.
+    data: the private data.
+    unit: 'record', or 'user': then rows that name no user cast no vote.
+    details: where refused.jsonl and adjusted.json are, '' for nowhere.
     """
     see = f"See {details}/refused.jsonl and adjusted.json. " if details else ""
     if not survey.rows:

@@ -55,7 +55,11 @@ def unseal(votes: Votes) -> I64:
 
 
 def count_by_record(choices: Iterable[I64], n: int) -> I64:
-    """int64 [n], exact: one vote for each chosen candidate. choices: int64 [b, k] rows in [0, n)."""
+    """int64 [n], exact: one vote for each chosen candidate.
+
+    choices: int64 [b, k] a block of records, rows in [0, n).
+    n: candidates.
+    """
     counts, cast = np.zeros(n, np.int64), 0
     for rows in choices:
         counts += np.bincount(rows.ravel(), minlength=n)
@@ -69,7 +73,8 @@ def count_by_user(choices: Iterable[tuple[I64, I64]], n: int) -> I64:
     one.
 
     choices: (units int64 [b], rows int64 [b, k]); a unit of -1 has no id and casts no vote. Integers throughout:
-    floor(GRID * c / |c|) = isqrt(GRID^2 c^2 // |c|^2).
+        floor(GRID * c / |c|) = isqrt(GRID^2 c^2 // |c|^2).
+    n: candidates.
     """
     pairs = [
         np.stack([np.repeat(units[known], rows.shape[1]), rows[known].ravel()])

@@ -20,10 +20,14 @@ NUMBERS = {
 
 def read_declared(key: str, what: str, name: str, *folders: Path, do: str = "") -> Any:
     """The content of NAME.yaml in the first of the folders that has it, or of the yaml at a path: plain mappings with
-    texts as keys, lists, texts and numbers.
+    texts as keys, lists, texts and numbers. Raises UserError where there is none, it is no yaml, or a key stands in it
+    twice.
 
-    key: the setting that names it, and what: what it is, for messages. Raises UserError where there is none, it is no
-    yaml, or a key stands in it twice.
+    key: the setting that names it, for messages.
+    what: what it is, "schema" say, for messages.
+    name: a name without its suffix, or a path; what has a slash or ends in .yaml or .yml is a path.
+    folders: where a name is looked for, in this order.
+    do: what the user can do where there is none, a sentence.
     """
     if not isinstance(name, str) or not name.strip():
         raise invalid(key, "null" if name is None else name, f"the name of a {what}, or the path of one")

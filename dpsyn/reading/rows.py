@@ -1,24 +1,16 @@
-"""Rows of csv, jsonl and parquet files, each read as a map of one row, and what is made of their cells: labels."""
+"""A row as all readers give it, its cells, and the rows of parquet files. Those of csv and jsonl are in `lines`."""
 
 from __future__ import annotations
 
-import codecs
-import contextlib
-import csv
-import gzip
-import io
 import itertools
 import json
-import mmap
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
-from dpsyn.errors import UserError, invalid, one_of
-from dpsyn.population import Label
+from dpsyn.errors import UserError, invalid
 from dpsyn.reading.spelling import canonical
 
 T = TypeVar("T")
@@ -26,24 +18,9 @@ T = TypeVar("T")
 Row = Mapping[str, str | None]
 """Column to cell; None for a missing one. Bytes that are no UTF-8 are lone surrogates, see `is_utf8`."""
 
-BOM = b"\xef\xbb\xbf"
-SNIFFED = 2**16  # bytes of a file from which its delimiter is guessed
-DELIMITERS = (",", ";", "\t", "|")
 GROUPING = (".", ",", " ", "'", "\u2019", "\u00a0", "\u202f")  # signs between groups of three digits
-WIDE: Mapping[str, Sequence[Sequence[int | None]]] = {  # how files of more bytes a letter begin; None: any but zero
-    "utf-32": ((0xFF, 0xFE, 0, 0), (0, 0, 0xFE, 0xFF)),
-    "utf-32-le": ((None, 0, 0, 0),),
-    "utf-32-be": ((0, 0, 0, None),),
-    "utf-16": ((0xFF, 0xFE), (0xFE, 0xFF)),
-    "utf-16-le": ((None, 0, None, 0),),
-    "utf-16-be": ((0, None, 0, None),),
-}
 
-BYTEWISE = ("utf-8", "ascii", "iso8859-1", "iso8859-15", "cp1252")  # no byte of a sign is one of the csv's own signs
 
-UNDECLARED = "not among the declared values"
-CELLS = "more or fewer cells than the first line has names"
-NO_OBJECT = "not a JSON object"
 NOT_UTF8 = "not UTF-8 (of Latin-1 or Windows files say data.encoding=cp1252)"
 NESTED = "a list or an object where a single value belongs"
 POINTED = re.compile(r"\s*[+-]?(\d+\.\d*|\.\d+)([eE][+-]?\d+)?\s*")  # a number, to Python
@@ -91,19 +68,24 @@ class Columns:
 
 
 def bad_unit(column: str, found: str) -> UserError:
-    """found: of which types the ids are."""
+    """The error of ids whose type differs between files, or that are floats.
+
+    column: the unit column, as its setting names it.
+    found: of which types the ids are.
+    """
     do = "pandas turns whole numbers into floats where one is missing: write them as Int64, or as texts."
     what = f"ids that are whole numbers, or texts, in all files alike (here: {found})"
     return invalid("data.unit_column", column, what, do)
 
 
 def spelled_otherwise(name: str, names: Sequence[str]) -> str:
-    """A line about the one of `names` that differs by no more than white space, capitals or its Unicode form."""
+    """A line about the one of `names` that differs by no more than white space, capitals or its Unicode form.
+
+    name: a column that is looked for and not there.
+    names: the columns that are there.
+    """
     same = next((other for other in names if canonical(other).casefold() == canonical(name).casefold()), None)
     return "" if same is None else f"The file spells it {same!r}: white space, capitals or the Unicode form differ."
-
-
-# Formats
 
 
 @dataclass(frozen=True)
@@ -119,245 +101,12 @@ class Span:
     before: int = 0
 
 
-class _Some(io.RawIOBase):
-    """Some bytes of a file."""
-
-    def __init__(self, span: Span) -> None:
-        self._file, self._left = span.file.open("rb", buffering=0), (span.stop or 0) - span.start
-        self._file.seek(span.start)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, into: Any) -> int:
-        read = self._file.readinto(memoryview(into)[: max(0, self._left)]) or 0
-        self._left -= read
-        return read
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
-def opened(file: Path, span: Span | None = None) -> BinaryIO:
-    """The bytes of a file, unpacked where its name ends in .gz, after the mark that some programs put at the head of
-    UTF-8. span: those of it."""
-    if span is not None and span.stop is not None:
-        part = io.BufferedReader(_Some(span), 2**16)
-        if span.start == 0 and part.peek(len(BOM)).startswith(BOM):
-            part.read(len(BOM))
-        return part
-    if span is not None and span.start:
-        rest = file.open("rb")
-        rest.seek(span.start)
-        return rest
-    is_packed = file.name.lower().endswith(".gz")
-    stream: Any = gzip.GzipFile(file, "rb") if is_packed else file.open("rb")
-    if stream.read(len(BOM)) != BOM:
-        stream.seek(0)
-    found: BinaryIO = stream
-    return found
-
-
-def encoding_of(file: Path) -> str:
-    """What the bytes of a file are: 'utf-8', 'utf-16', 'utf-32', or else 'cp1252', in which Western European files come
-    (where it has no such characters, 'latin-1'). Reads all of it, as the first letter with an accent may come late."""
-    with opened(file) as stream:
-        head = stream.read(8)
-        for encoding, marks in WIDE.items():
-            if any(_looks(head, mark) for mark in marks):
-                return encoding
-        fits = {name: codecs.getincrementaldecoder(name)() for name in ("utf-8", "cp1252")}
-        while block := head + stream.read(SNIFFED):
-            head = b""
-            for name, decoder in list(fits.items()):
-                try:
-                    decoder.decode(block)
-                except UnicodeDecodeError:
-                    del fits[name]
-    return next(iter(fits), "latin-1")
-
-
-def _looks(head: bytes, mark: Sequence[int | None]) -> bool:
-    """Whether bytes begin as a mark says: None for any but zero."""
-    return len(head) >= len(mark) and all(
-        byte == wanted if wanted is not None else byte for byte, wanted in zip(head, mark, strict=False)
-    )
-
-
-def delimiter_of(file: Path, encoding: str) -> str:
-    """What parts the cells of a csv: by which its first lines have the same number of cells, more than one."""
-    with opened(file) as stream:
-        head = stream.read(SNIFFED).decode(encoding, "replace")
-    lines = head.splitlines()[:50]
-    lines = lines[:-1] if len(lines) > 1 and not head.endswith("\n") and len(lines) < 50 else lines
-    best, most = ",", 1
-    for sign in DELIMITERS:
-        try:
-            counts = [len(cells) for cells in csv.reader(lines, delimiter=sign) if cells]
-        except csv.Error:
-            continue
-        # the first line names the columns: in it a decimal comma parts nothing
-        if counts and counts[0] > most and counts.count(counts[0]) >= 0.9 * len(counts):
-            best, most = sign, counts[0]
-    return best
-
-
-def csv_names(file: Path, delimiter: str, path: str | None, encoding: str = "utf-8") -> list[str]:
-    """The first line. Raises UserError where it is none, or gives two columns one name; some may have none."""
-    names: list[str] | None = None
-    try:
-        with _csv(file, delimiter, encoding) as lines:
-            names = next(lines, [])
-    except (csv.Error, OSError, EOFError, UnicodeError):
-        pass
-    if names:
-        names[0] = names[0].removeprefix("\ufeff")
-    if names is None or not all(map(is_utf8, names)) or any("\0" in name for name in names):
-        with contextlib.suppress(OSError, EOFError):
-            if not _same_encoding(looks := encoding_of(file), encoding):
-                do = f"It looks like {looks.upper()}: say data.encoding={looks}, or write it as UTF-8."
-                raise invalid("data.path", path, f"csv in {encoding.upper()}", do)
-    if names is None or not any(names) or not all(map(is_utf8, names)):
-        raise invalid("data.path", path, f"csv in {encoding.upper()} whose first line names the columns")
-    if len(set(filter(None, names))) < len(list(filter(None, names))):
-        raise invalid("data.path", path, "csv whose first line gives every column a name of its own")
-    return names
-
-
-def csv_rows(
-    span: Span,
-    columns: Sequence[str],
-    delimiter: str,
-    path: str | None,
-    header: Sequence[str] | None = None,
-    encoding: str = "utf-8",
-) -> Iterator[tuple[int, Row | Broken]]:
-    """Rows, each with the number of its first line, from 1 on; blank lines are left out. header: names of the columns,
-    where the first line is a row like the others.
-
-    Raises UserError for quotes that do not match: what follows has no known rows.
-    """
-    names = csv_names(span.file, delimiter, path, encoding) if header is None else header
-    places, width = [(column, names.index(column)) for column in columns], len(names)
-    try:
-        with _csv(span.file, delimiter, encoding, span) as lines:
-            if header is None and not span.start:
-                next(lines)
-            first = span.before + lines.line_num + 1
-            for cells in lines:
-                if len(cells) == width:
-                    yield first, {column: cells[place] for column, place in places}
-                elif cells:
-                    yield first, Broken(LINE, CELLS, excerpt(delimiter.join(cells)))
-                first = span.before + lines.line_num + 1
-            return
-    except csv.Error:
-        pass
-    raise invalid("data.path", path, 'csv whose quotes match ("" for one inside a quoted cell)')
-
-
-def _same_encoding(one: str, two: str) -> bool:
-    return codecs.lookup(one).name == codecs.lookup(two).name
-
-
-def csv_cuts(file: Path, delimiter: str, encoding: str, wanted: Sequence[int]) -> list[tuple[int, int]]:
-    """For each of the bytes `wanted`, rising, the first place at or after it where a row of a csv begins, and how many
-    lines stand before that. None in an encoding in which a byte of a sign may be one of another."""
-    if codecs.lookup(encoding).name not in BYTEWISE:
-        return []
-    sign, cuts, at, counted, lines = delimiter.encode(encoding), [], 0, 0, 0
-    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        start = len(BOM) if content[: len(BOM)] == BOM else 0
-        for place in wanted:
-            at = _row_end(content, sign, start, at, place)
-            while counted < at:
-                block = content[counted : min(at, counted + 2**24)]
-                lines += block.count(b"\n") + block.count(b"\r") - block.count(b"\r\n")
-                lines -= counted > 0 and block[:1] == b"\n" and content[counted - 1 : counted] == b"\r"
-                counted += len(block)
-            cuts.append((at, lines))
-    return cuts
-
-
-def _row_end(content: mmap.mmap, sign: bytes, start: int, at: int, place: int) -> int:
-    """Where a row ends at or after `place`. at: a place before it that is in no quotes, as a csv reader sees them: a
-    quote opens a cell at its beginning alone, and two of them in one are a sign."""
-    end = -1
-    while True:
-        if end < max(at, place) and (end := content.find(b"\n", max(at, place))) < 0:
-            end = len(content)
-        quote = content.find(b'"', at, end)
-        if quote < 0:
-            return min(end + 1, len(content))
-        at = quote + 1
-        if quote == start or content[quote - 1 : quote] in (b"\n", b"\r") or content[quote - len(sign) : quote] == sign:
-            while (quote := content.find(b'"', at)) >= 0 and content[quote + 1 : quote + 2] == b'"':
-                at = quote + 2
-            if quote < 0:
-                return len(content)
-            at = quote + 1
-
-
-def jsonl_cuts(file: Path, wanted: Sequence[int]) -> list[tuple[int, int]]:
-    """The same of a jsonl file."""
-    cuts, at, counted, lines = [], 0, 0, 0
-    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        for place in wanted:
-            at = content.find(b"\n", max(at, place)) + 1 or len(content)
-            while counted < at:
-                block = content[counted : min(at, counted + 2**24)]
-                lines += block.count(b"\n")
-                counted += len(block)
-            cuts.append((at, lines))
-    return cuts
-
-
-def check_jsonl(file: Path, path: str | None) -> None:
-    """Raises UserError for lines in UTF-16 or UTF-32, none of which could be read."""
-    with opened(file) as stream:
-        head = stream.read(4)
-    if any(_looks(head, mark) for marks in WIDE.values() for mark in marks):
-        raise invalid("data.path", path, "jsonl in UTF-8", f"It looks like {encoding_of(file).upper()}.")
-
-
-@contextlib.contextmanager
-def _csv(file: Path, delimiter: str, encoding: str, span: Span | None = None) -> Iterator[Any]:
-    """A reader of the csv module."""
-    csv.field_size_limit(sys.maxsize)
-    with io.TextIOWrapper(opened(file, span), encoding, "surrogateescape", newline="") as stream:
-        yield csv.reader(stream, delimiter=delimiter, strict=True)
-
-
-def jsonl_rows(span: Span, columns: Sequence[str]) -> Iterator[tuple[int, Row | Broken]]:
-    """Rows, each with the number of its line, from 1 on. Numbers keep the text they are written as; a key that is not
-    there is a missing cell. No row is a blank line."""
-    decode = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str).decode
-    with opened(span.file, span) as stream:
-        for number, line in enumerate(stream, span.before + 1):
-            text = line.decode("utf-8", "surrogateescape")
-            if text.isspace():
-                continue
-            try:
-                found = decode(text)
-            except (ValueError, RecursionError):
-                found = None
-            if not isinstance(found, dict):
-                yield number, Broken(LINE, NO_OBJECT, excerpt(text))
-                continue
-            row: dict[str, Any] = {column: found.get(column) for column in columns}
-            for column, value in row.items():
-                if isinstance(value, bool):
-                    row[column] = "true" if value else "false"
-                elif value is not None and not isinstance(value, str):
-                    yield number, Broken(column, NESTED, excerpt(text))
-                    break
-            else:
-                yield number, row
-
-
 def parquet_schema(file: Path, path: str | None) -> Any:
-    """Arrow's. Raises UserError for what is no parquet, or names a column twice."""
+    """Arrow's. Raises UserError for what is no parquet, or names a column twice.
+
+    file: a parquet.
+    path: `data.path`, for messages.
+    """
     import pyarrow.parquet as pq
 
     broken = False
@@ -373,7 +122,11 @@ def parquet_schema(file: Path, path: str | None) -> Any:
 
 
 def parquet_rows(span: Span, columns: Sequence[str]) -> Iterator[tuple[int, Row]]:
-    """Rows, each with its number in the file, from 1 on."""
+    """Rows, each with its number in the file, from 1 on.
+
+    span: the file, and which rows of it.
+    columns: those that a row has in the end, which are all in the file.
+    """
     numbers = itertools.count(span.start + 1)
     for batch, cells in parquet_batches(span, columns, 512):
         lists = [cells(batch.column(column), column) for column in columns]
@@ -384,7 +137,12 @@ def parquet_rows(span: Span, columns: Sequence[str]) -> Iterator[tuple[int, Row]
 def parquet_batches(
     span: Span, columns: Sequence[str], size: int
 ) -> Iterator[tuple[Any, Callable[[Any, str], list[str | None]]]]:
-    """Arrow's batches of at most `size` rows, and what turns one of their columns into cells."""
+    """Arrow's batches, and what turns one of their columns into cells.
+
+    span: the file, and which rows of it.
+    columns: those that are read.
+    size: rows of a batch at most; memory is bounded by it and by the pages of the file.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -443,7 +201,11 @@ def _class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]
 
 
 def as_text(value: Any, names: Sequence[str] | None = None) -> str | None:
-    """One cell as a string; None for a missing one. A class is its name, and one without a name is None."""
+    """One cell as a string; None for a missing one. A class is its name, and one without a name is None.
+
+    value: as a library gives it: None, text, bytes, a number, or the index of a class.
+    names: of the classes, where the column holds indices of them; None: it does not.
+    """
     if names is not None:
         return names[value] if isinstance(value, int) and 0 <= value < len(names) else None
     if value is None or (isinstance(value, float) and value != value):
@@ -456,6 +218,10 @@ def as_text(value: Any, names: Sequence[str] | None = None) -> str | None:
 def plain_number(cell: str | None, decimal: str, thousands: str | None) -> str | None:
     """A number as Python writes it, 1.234,5 as 1234.5. What is no number in this way of writing stays as it is, but for
     a point that would be read as a decimal one: that cell is no number, and begins with a question mark.
+
+    cell: as it stands in the file; None for a missing one.
+    decimal: the sign before the fraction.
+    thousands: the sign between groups of three digits; None: there is none.
 
     >>> plain_number("1.234,5", ",", "."), plain_number("1.2", ",", "."), plain_number("n.a.", ",", ".")
     ('1234.5', '?1.2', 'n.a.')
@@ -485,78 +251,12 @@ def excerpt(value: str | None) -> str:
     return (value or "")[:200].encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def combinations(labels: Any) -> tuple[Label, ...]:
-    """{column: values} -> all combinations, in order; what is already a tuple of labels stays."""
-    if isinstance(labels, tuple):
-        return labels
-    if labels is None:
-        return ({},)
-    if not isinstance(labels, Mapping):
-        raise invalid("data.labels", labels, "columns with their values, {digit: ['0', '1']}")
-    columns: dict[str, list[str]] = {}
-    for column, values in labels.items():
-        key = f"data.labels.{column}"
-        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
-            raise invalid(key, values, "a list with at least one value")
-        for value in values:
-            if type(value) not in (str, int):
-                raise invalid(key, value, "strings", "Put it in quotes.")
-        columns[str(column)] = [str(value) for value in values]
-        if len({canonical(value) for value in columns[str(column)]}) < len(values):
-            raise invalid(key, list(values), "every value once")
-    return tuple(dict(zip(columns, values, strict=True)) for values in itertools.product(*columns.values()))
-
-
-def label_sources(labels: Sequence[Label], columns: Mapping[str, str]) -> dict[str, str]:
-    """Label column to the source column it is read from. Raises UserError for `columns` that are not declared."""
-    for column in columns:
-        if column not in labels[0]:
-            raise invalid("data.label_columns", column, "columns that data.labels declares")
-    return {column: columns.get(column, column) for column in labels[0]}
-
-
-def labeller(
-    labels: Sequence[Label], sources: Mapping[str, str], values: Mapping[str, Mapping[str, str]] | None = None
-) -> Callable[[Row], int | Broken]:
-    """Row -> the index of its label, or what is wrong with it. values: what stands for a declared value, by column."""
-    meant = {column: {label[column]: label[column] for label in labels} for column in sources}
-    for column, others in (values or {}).items():
-        meant[column] |= {value: declared for value, declared in others.items() if declared in meant[column]}
-    for known in meant.values():  # as it is written first, and then all other spellings of it
-        known |= {canonical(value): known[value] for value in reversed(known) if canonical(value) not in known}
-    indices = {tuple(label[column] for column in sources): index for index, label in enumerate(labels)}
-    pairs = [(source, meant[column]) for column, source in sources.items()]
-
-    def label_of(row: Row) -> int | Broken:
-        index = indices.get(tuple(known.get(row[source]) for source, known in pairs))  # type: ignore[arg-type, misc]
-        if index is not None:
-            return index
-        found = tuple(known.get(canonical(row[source] or "")) for source, known in pairs)
-        if None not in found:
-            return indices[found]  # type: ignore[index]
-        wrong = next(source for (source, _), value in zip(pairs, found, strict=True) if value is None)
-        return Broken(wrong, UNDECLARED, excerpt(row[wrong]))
-
-    return label_of
-
-
-def check_declared(
-    id: str | None, records: int | None, on_error: str, max_refused: float = 0.0, max_adjusted: float = 0.0
-) -> None:
-    """Raises UserError for a wrong setting of these."""
-    if id is not None and (not isinstance(id, str) or not id):
-        raise invalid("data.id", id, "a name or null")
-    if records is not None and (type(records) is not int or records < 1):
-        raise invalid("data.records", records, "a whole number, 1 or more, or null")
-    if on_error not in ("refuse", "skip"):
-        raise invalid("data.on_error", on_error, one_of(["refuse", "skip"]))
-    for key, share in (("max_refused", max_refused), ("max_adjusted", max_adjusted)):
-        if type(share) not in (int, float) or not 0 <= share <= 1:
-            raise invalid(f"data.{key}", share, "a share between 0 and 1")
-
-
 def guarded(rows: Iterator[T], path: str | None) -> Iterator[T]:
-    """The same rows. An exception of a library may quote a private row, so none goes on, nor is chained to ours."""
+    """The same rows. An exception of a library may quote a private row, so none goes on, nor is chained to ours.
+
+    rows: of a library, which may raise anything.
+    path: `data.path`, for messages.
+    """
     while True:
         try:
             row = next(rows)

@@ -25,6 +25,7 @@ from typing import Any
 
 from dpsyn.errors import check_packages, invalid, missing, one_of
 from dpsyn.networks.hub import check_revision, commit_of
+from dpsyn.reading.lines import check_jsonl, csv_cuts, csv_names, csv_rows, jsonl_cuts, jsonl_rows
 from dpsyn.reading.rows import (
     Broken,
     Columns,
@@ -32,14 +33,8 @@ from dpsyn.reading.rows import (
     Span,
     as_text,
     bad_unit,
-    check_jsonl,
-    csv_cuts,
-    csv_names,
-    csv_rows,
     is_bytes,
     is_text,
-    jsonl_cuts,
-    jsonl_rows,
     parquet_rows,
     parquet_schema,
 )
@@ -246,7 +241,11 @@ class Source:
 
     def shares(self, n: int, least: int) -> list[list[Span]]:
         """All rows of local files in at most `n` runs of about as many bytes, at least `least`, in their order; one
-        without spans for the hub."""
+        without spans for the hub.
+
+        n: runs at most.
+        least: bytes of a run at least, but for a file of less.
+        """
         if self.kind() == "hub":
             return [[]]
         files = self.files()
@@ -281,7 +280,11 @@ class Source:
         return [Span(file, at, end, before) for (at, before), end in zip([(0, 0), *cuts], ends, strict=True)]
 
     def tables(self, choose: Callable[[Columns], list[str]], spans: Sequence[Span] | None = None) -> Iterator[Table]:
-        """Each file, or the one part on the hub, with the columns that `choose` wants of it. spans: of these alone."""
+        """Each file, or the one part on the hub, with the columns that `choose` wants of it.
+
+        choose: gets the columns of a file and says which of them are read; it may raise UserError.
+        spans: which runs of which files are read; None: all files, whole.
+        """
         kind = self.kind()
         if kind == "hub":
             with hub_stream(self, "rows", commit(str(self.path), self.revision)) as stream:
@@ -342,7 +345,11 @@ def root(path: str) -> Path:
 def walk(path: str, kind: str, passed: Counter[str] | None = None) -> Iterator[str]:
     """The files of one kind under a file, folder or pattern, unsorted. Whether one is read depends on it alone.
 
-    Links to folders are followed, and every folder is read once. passed: counts what is passed over.
+    Links to folders are followed, and every folder is read once.
+
+    path: a file, a folder or a pattern; `~` is the home folder.
+    kind: a key of SUFFIXES.
+    passed: counts what is passed over, by a line that says why.
     """
     place, passed = os.path.expanduser(path), Counter() if passed is None else passed
     if os.path.isfile(place):
@@ -415,7 +422,11 @@ def _content(file: Path, top: Path) -> tuple[str, int, str]:
 
 
 def name_below(file: Path, top: Path) -> str:
-    """The name of a file below a folder, writable as UTF-8."""
+    """The name of a file below a folder, writable as UTF-8.
+
+    file: a file.
+    top: a folder that it lies in.
+    """
     return os.fsencode(file.relative_to(top)).decode("utf-8", "backslashreplace")
 
 
@@ -440,14 +451,23 @@ def quiet_datasets() -> Any:
 
 def commit(name: str, revision: str | None = None) -> str:
     """The commit of a data set on the hub, so that what is read is what was fingerprinted: a name is no digest of
-    content. Raises UserError where the hub does not tell it."""
+    content. Raises UserError where the hub does not tell it.
+
+    name: OWNER/NAME of the data set.
+    revision: a branch, tag or commit; None: the default branch.
+    """
     quiet_datasets()
     return commit_of("data.path", name, revision, "dataset")
 
 
 @contextlib.contextmanager
 def hub_stream(source: Source, what: str, revision: str | None) -> Iterator[Any]:
-    """A split of a data set on the hub as `datasets` streams it. Raises UserError, which says `what` was looked for."""
+    """A split of a data set on the hub as `datasets` streams it. Raises UserError where the hub cannot give it.
+
+    source: names the data set, its subset and its split.
+    what: what is looked for, "rows" say, for messages.
+    revision: the commit that is read; None: the newest.
+    """
     import tempfile
 
     datasets = quiet_datasets()
@@ -466,7 +486,11 @@ def hub_stream(source: Source, what: str, revision: str | None) -> Iterator[Any]
 
 
 def hub_rows(stream: Any, columns: Sequence[str]) -> Iterator[tuple[int, Row]]:
-    """Rows, each with its number, from 1 on."""
+    """Rows, each with its number, from 1 on.
+
+    stream: as `datasets` streams a split.
+    columns: those that a row has in the end.
+    """
     names = class_names(stream.features)
     for number, example in enumerate(stream.select_columns(list(columns)), 1):
         yield number, {column: as_text(example[column], names.get(column)) for column in columns}

@@ -30,7 +30,13 @@ def write_report(run: RunDirectory) -> Path:
 
 
 def describe_export(run: RunDirectory, folder: Path, names: Sequence[str], rows: int) -> None:
-    """The same, but for the page, of what `dpsyn export` wrote. names: of the files that hold the rows."""
+    """The same, but for the page, of what `dpsyn export` wrote.
+
+    run: what was exported.
+    folder: where the files are.
+    rows: how many there are.
+    names: of the files that hold the rows.
+    """
     _describe(read(run), of_export(folder, names, rows), private=False)
     seal(folder)
 
@@ -49,8 +55,12 @@ def _describe(released: Released, layout: Layout, private: bool) -> list[str]:
 
 
 def write_private_report(run: RunDirectory, beside: Mapping[str, Any] | None = None) -> Path:
-    """`private/report.html`, for the keeper of the data alone. beside: the synthetic data beside the private ones, by
-    `dpsyn.report.real.against`; None where the private data are not there."""
+    """`private/report.html`, for the keeper of the data alone.
+
+    run: a run of this user.
+    beside: the synthetic data beside the private ones, by `dpsyn.report.real.against`; None where the private data are
+        not there.
+    """
     path = private_folder(run.private) / "report.html"
     released = read(run)
     told = {} if beside is None else page.beside(released, beside)

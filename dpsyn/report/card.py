@@ -23,7 +23,11 @@ MODALITY = {"images": "image", "texts": "text", "tables": "tabular"}
 
 def card(released: Released, layout: Layout) -> bytes:
     """Markdown with a YAML head: `datasets.load_dataset` of the folder gives the rows, with `name` the iterations, the
-    votes or the marginals."""
+    votes or the marginals.
+
+    released: what is in the release.
+    layout: where its rows lie.
+    """
     head = yaml.safe_dump(_head(released, layout), sort_keys=False, allow_unicode=True)
     return f"---\n{head}---\n\n{_body(released, layout)}".encode("utf-8", "backslashreplace")
 

@@ -19,6 +19,7 @@ from dpsyn.privacy.query import CellCounts
 from dpsyn.randomness import generator
 from dpsyn.report.facts import Released
 from dpsyn.schedule import gibbs
+from dpsyn.schedule.binning import runs_of
 from dpsyn.schedule.subspaces import plan
 from dpsyn.tables.codec import CodedColumn, coded_columns, encode, starts_of
 from dpsyn.tables.columns import Column
@@ -75,7 +76,12 @@ class Images:
 
 
 def images(sample: Population, labels: Sequence[str], most: int) -> Images:
-    """most: labels with a mean image."""
+    """What the page shows of images.
+
+    sample: rows of the synthetic data.
+    labels: names of the labels.
+    most: labels with a mean image.
+    """
     content = sample.samples.content
     present = np.unique(sample.labels)[:most]
     means = [(labels[i], content[sample.labels == i].mean(0).round().astype(np.uint8)) for i in present]
@@ -98,7 +104,12 @@ def _picture(image: Array) -> Image.Image:
 
 
 def texts(sample: Population, labels: Sequence[str], most: int) -> Texts:
-    """most: labels whose telling words are looked for."""
+    """What the page shows of texts.
+
+    sample: rows of the synthetic data.
+    labels: names of the labels.
+    most: labels whose telling words are looked for.
+    """
     content = [str(text)[:20_000] for text in sample.samples.content]
     words = [re.findall(r"\w+(?:['\u2019]\w+)*", text.lower()) for text in content]
     distinct = []
@@ -149,7 +160,7 @@ def columns(released: Released) -> list[Bars]:
         return []
     content = released.sample.samples.content
     coded, table = coded_columns(schema), encode(schema, content)
-    released_counts = _noisy_counts(released, [column.codes for column in coded], len(schema.labels))
+    released_counts = _noisy_counts(released, coded, len(schema.labels))
     found = []
     for at, (column, code) in enumerate(zip(schema.features, coded, strict=True)):
         synthetic = np.bincount(table[:, at], minlength=code.codes).astype(np.float64)
@@ -235,16 +246,17 @@ Noisy = tuple[F64, float, float]
 """Counts, in records, the standard deviation of the noise in each, and how many records there are, about."""
 
 
-def _noisy_counts(released: Released, sizes: Sequence[int], labels: int) -> list[Noisy]:
+def _noisy_counts(released: Released, coded: Sequence[CodedColumn], labels: int) -> list[Noisy]:
     """Of every column and of the labels, as the first release of votes in cells asks them; [] where it did not."""
     receipt = released.cells.get(1)
     if receipt is None or "marginals" not in receipt.charge.name:
         return []
-    sizes = [*sizes, *([labels] if labels > 1 else [])]
-    if len(receipt.votes) != sum(sizes):
+    sizes = [*(column.codes for column in coded), *([labels] if labels > 1 else [])]
+    runs = [int(of.max()) + 1 for column in coded if (of := runs_of(column)) is not None]  # are counted after them
+    if len(receipt.votes) != sum(sizes) + sum(runs):
         return []
-    scale = records_in_a_vote(receipt.charge, len(sizes))
-    values = receipt.votes * (scale / receipt.charge.grid)
+    scale = records_in_a_vote(receipt.charge, len(sizes) + len(runs))
+    values = receipt.votes[: sum(sizes)] * (scale / receipt.charge.grid)
     parts = np.split(values, np.cumsum(sizes)[:-1])
     total = max(1.0, float(np.average([part.sum() for part in parts], weights=1 / np.array(sizes))))
     return [(part, receipt.charge.sigma * scale, total) for part in parts]

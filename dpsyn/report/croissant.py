@@ -74,7 +74,11 @@ CONTEXT: Mapping[str, Any] = {
 
 
 def croissant(released: Released, layout: Layout) -> bytes:
-    """JSON-LD. What only the curator knows comes from `card` of the settings, and is left out where it is not there."""
+    """JSON-LD. What only the curator knows comes from `card` of the settings, and is left out where it is not there.
+
+    released: what is in the release.
+    layout: where its rows lie.
+    """
     curator = released.card.get("curator")
     told = {
         "citeAs": released.card.get("citation"),

@@ -28,7 +28,11 @@ EMPTY = {
 
 
 def deployment(released: Released, layout: Layout) -> bytes | None:
-    """Yaml; None where nothing is promised, so that there is nothing to register."""
+    """Yaml; None where nothing is promised, so that there is nothing to register.
+
+    released: what is in the release.
+    layout: where its rows lie.
+    """
     promise = released.promise
     if promise.epsilon is None or promise.delta is None:
         return None

@@ -17,7 +17,13 @@ CELLS, ROWS = 64, 10  # of a grid of residuals
 
 
 def svg(width: float, height: float, told: str, parts: Sequence[Markup]) -> Markup:
-    """told: what a screen reader says."""
+    """A drawing of its parts.
+
+    width: px.
+    height: px.
+    told: what a screen reader says.
+    parts: elements of SVG.
+    """
     head = '<svg viewBox="0 0 {} {}" width="{}" height="{}" role="img" aria-label="{}"><title>{}</title>{}</svg>'
     size = _n(width), _n(height)
     return Markup(head).format(*size, *size, told, told, Markup("").join(parts))
@@ -53,7 +59,13 @@ def _n(value: float) -> str:
 
 
 def trade_off(alarms: F64, hits: F64, at: float, hit: float) -> Markup:
-    """The largest hit rate over the rate of false alarms, both in [0, 1], and the point that is told in words."""
+    """The largest hit rate over the rate of false alarms, both in [0, 1], and the point that is told in words.
+
+    alarms: float64 [n] in [0, 1], rising.
+    hits: float64 [n] in [0, 1].
+    at: the rate of false alarms that is told in words.
+    hit: the largest hit rate there.
+    """
     left, top, size = 46.0, 12.0, 240.0
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -80,7 +92,13 @@ def trade_off(alarms: F64, hits: F64, at: float, hit: float) -> Markup:
 
 
 def budget(names: Sequence[str], epsilons: Sequence[float], so_far: Sequence[float], lost: Sequence[bool]) -> Markup:
-    """A bar a release, lost draws in red, and the line of what all up to it spend together."""
+    """A bar a release, lost draws in red, and the line of what all up to it spend together.
+
+    names: of the releases.
+    epsilons: of each release alone.
+    so_far: of all releases up to each.
+    lost: whether each was drawn and lost.
+    """
     n = len(epsilons)
     left, width, height, low = 40.0, 640.0, 150.0, 164.0
     step = width / max(n, 1)
@@ -102,7 +120,13 @@ def budget(names: Sequence[str], epsilons: Sequence[float], so_far: Sequence[flo
 
 
 def small_line(values: Sequence[float], names: Sequence[str], told: str, low: float | None = None) -> Markup:
-    """A curve over iterations. low: where values begin to be out of range."""
+    """A curve over iterations.
+
+    values: one an iteration.
+    names: of the iterations.
+    told: what a screen reader says.
+    low: below which values are out of range; None: none are.
+    """
     width, height, left = 220.0, 70.0, 36.0
     most = (max([*values, low or 0]) or 1) * 1.05
     step = width / max(1, len(values) - 1)
@@ -124,7 +148,11 @@ def small_line(values: Sequence[float], names: Sequence[str], told: str, low: fl
 
 def votes(values: F64, deviation: float) -> Markup:
     """Noisy votes sorted, over the band in which nineteen of twenty would lie if all were noise alone. The scale is
-    straight within the noise and logarithmic beyond it."""
+    straight within the noise and logarithmic beyond it.
+
+    values: noisy votes, float64 [n].
+    deviation: of their noise.
+    """
     from scipy.special import ndtri
 
     n = len(values)
@@ -158,7 +186,12 @@ def votes(values: F64, deviation: float) -> Markup:
 
 
 def stream(iterations: Sequence[int], shares: F64, names: Sequence[str]) -> Markup:
-    """Stacked shares of the rows that descend from each founder, float64 [k + 1, iterations]; at last all others."""
+    """Stacked shares of the rows that descend from each founder; at last all others.
+
+    iterations: their numbers.
+    shares: float64 [k + 1, iterations].
+    names: of the k founders and of all others.
+    """
     width, height, left = 640.0, 220.0, 40.0
     step = width / max(1, len(iterations) - 1)
     edges = np.vstack([np.zeros(shares.shape[1]), np.cumsum(shares, axis=0)])
@@ -178,7 +211,12 @@ def stream(iterations: Sequence[int], shares: F64, names: Sequence[str]) -> Mark
 
 
 def counts(names: Sequence[str], values: Sequence[float], told: str) -> Markup:
-    """Horizontal bars with their numbers."""
+    """Horizontal bars with their numbers.
+
+    names: of the bars.
+    values: their lengths, 0 or more.
+    told: what a screen reader says.
+    """
     left, width, high = 150.0, 400.0, 20.0
     most = max([*values, 1e-9])
     parts = []
@@ -215,7 +253,11 @@ def histogram(values: F64, told: str, unit: str) -> Markup:
 
 
 def marginal(bars: Bars, beside: str = "released, noisy") -> Markup:
-    """Synthetic bars beside the released noisy counts with their band of 95 %, or beside what else is said to be."""
+    """Synthetic bars beside the released noisy counts with their band of 95 %, or beside what else is said to be.
+
+    bars: of a column.
+    beside: what the marks are, in words.
+    """
     n = len(bars.names)
     width, height, left, low = 300.0, 110.0, 8.0, 120.0
     step = width / max(1, n)

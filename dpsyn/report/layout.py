@@ -42,7 +42,11 @@ def of_release(released: Released) -> Layout:
 
 
 def of_export(folder: Path, names: Sequence[str], rows: int) -> Layout:
-    """names: of the files with the rows, in the folder."""
+    """
+    folder: where the files are.
+    rows: how many there are.
+    names: of the files with the rows, in the folder.
+    """
     if len(names) > 1 or names[0].endswith(".png"):
         return Layout(folder, "*/*.png", rows, {"image": "image", "label": "class label"}, {"default": "*/*.png"})
     (name,) = names

@@ -67,7 +67,12 @@ def stream(lineages: Sequence[Lineage]) -> Stream | None:
 
 
 def votes_of(released: Released, iteration: int, row: int) -> float | None:
-    """Noisy, in votes."""
+    """The noisy votes of a row; None where it was not voted on.
+
+    released: what the run released.
+    iteration: of the row.
+    row: its number.
+    """
     receipt = released.votes.get(iteration + 1)
     return None if receipt is None else float(receipt.votes[row]) / receipt.charge.grid
 

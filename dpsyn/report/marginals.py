@@ -20,6 +20,8 @@ def marginals(schema: Schema, labels: Sequence[str], answers: Mapping[int, tuple
     """Parquet, a row a cell: release, marginal (its number in the release), column_1, cell_1 (its values, in words),
     column_2, ... as far as the marginal has columns, noisy_count and deviation, both in records.
 
+    schema: of the table.
+    labels: their names.
     answers: by the number of their release.
     """
     import pyarrow as pa

@@ -35,7 +35,11 @@ ALARMS = 0.05  # the rate of false alarms that is told in words
 
 
 def rendered(released: Released, private: Mapping[str, Any] | None = None) -> bytes:
-    """HTML. private: what the private page says besides, by `dpsyn.report.private`; None for the public one."""
+    """The page, as bytes of HTML.
+
+    released: what the run released.
+    private: what the private page says besides, by `dpsyn.report.private`; None for the public one.
+    """
     import jinja2
 
     style, script = _file("style.css"), _file("script.js")
@@ -133,7 +137,11 @@ class Shown:
 
 
 def thumbnail(image: Array, size: int = THUMB) -> tuple[str, bool]:
-    """A data URI, and whether the image is as small as its pixels."""
+    """A data URI, and whether the image is as small as its pixels.
+
+    image: uint8 [h, w, 1 or 3].
+    size: px of its longer side, at most.
+    """
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     tiny = max(picture.size) <= SHARP
     sink = io.BytesIO()
@@ -193,7 +201,11 @@ def _first(released: Released) -> dict[str, Any]:
 
 
 def beside(released: Released, found: Mapping[str, Any]) -> dict[str, Any]:
-    """What `dpsyn.report.real.against` found, as the private page shows it."""
+    """What `dpsyn.report.real.against` found, as the private page shows it.
+
+    released: what is in the release.
+    found: by `against`.
+    """
     told = dict(found)
     if found["near"]:
         pairs = [

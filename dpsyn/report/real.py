@@ -39,9 +39,15 @@ class Rows:
 def against(
     synthetic: Population, first: Population, real: Rows, held: Rows, embed: Embedding | None, schema: Schema | None
 ) -> dict[str, Any]:
-    """Of the private page. first: the candidates before any vote. real: private records. held: real ones that none of
-    the data were made by, or else others of the private ones. embed: None where the run has none. schema: of a
-    table."""
+    """Of the private page.
+
+    synthetic: the finished data.
+    first: the candidates before any vote.
+    real: private records.
+    held: real ones that none of the data were made by, or else others of the private ones.
+    embed: None where the run has none.
+    schema: of a table.
+    """
     ours = Rows(synthetic.samples, _labels(synthetic.samples, synthetic.labels, schema)).some(LOOKED_AT)
     bare = Rows(first.samples, _labels(first.samples, first.labels, schema)).some(LOOKED_AT)
     real, held = real.some(LOOKED_AT), held.some(LOOKED_AT)

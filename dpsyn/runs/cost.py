@@ -29,7 +29,11 @@ class Spending:
                 each.resume(Usage(**mine), known["run"] if known else None)
 
     def done(self, text: str, rows: int) -> None:
-        """So many more rows of a phase are done."""
+        """So many more rows of a phase are done.
+
+        text: of the phase, as the screen shows it.
+        rows: done since the last call.
+        """
         if text in self.left:
             self.left[text] = max(0, self.left[text] - rows)
         if time.monotonic() - self.written > EVERY:
@@ -58,7 +62,13 @@ class Spending:
 
 
 def at_most(apis: Mapping[str, Metered], labels: Sequence[Label], generated: int, varied: int) -> Usage:
-    """Estimated usage of these rows, each asked of every api."""
+    """Estimated usage of these rows, each asked of every api.
+
+    apis: those that are paid or slow, by name.
+    labels: over which the rows are spread evenly.
+    generated: fresh rows.
+    varied: variations.
+    """
     return together(each.estimate(labels, generated, varied) for each in apis.values())
 
 

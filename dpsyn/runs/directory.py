@@ -91,8 +91,13 @@ class RunDirectory:
         return any(any(self.root.glob(kind)) for kind in kinds)
 
     def begin(self, settings: Mapping[str, Any], fingerprint: str, sigma: float, measured_by: Mapping[str, Any]) -> str:
-        """Writes down what a new run is, and returns its id. measured_by: what it is measured by; it identifies
-        nothing."""
+        """Writes down what a new run is, and returns its id.
+
+        settings: those that identify the run.
+        fingerprint: of the data; it stays in `private/`.
+        sigma: the noise, as calibrated.
+        measured_by: the metrics and the data that they read; they identify nothing.
+        """
         import yaml
 
         run = secrets.token_hex(16)
@@ -106,6 +111,9 @@ class RunDirectory:
     ) -> None:
         """Raises UserError, with the keys that differ, unless these are the settings and the data of the run here.
 
+        known: what `begin` wrote down.
+        settings: of the run that is started now.
+        fingerprint: of its data.
         free: keys that may differ, such as `api.base_url`.
         """
         before, now = flat(known["settings"]), flat(settings)
@@ -130,7 +138,11 @@ class RunDirectory:
         write(self.private / "evaluation.json", (json.dumps({"epsilon": epsilon}) + "\n").encode(), private=True)
 
     def save(self, population: Population, labels: Sequence[Label]) -> None:
-        """A checkpoint: the folder of an iteration, whole or not there."""
+        """A checkpoint: the folder of an iteration, whole or not there.
+
+        population: with all of its lineage.
+        labels: as declared.
+        """
         import hashlib
 
         content = to_parquet(population, labels)
@@ -140,9 +152,14 @@ class RunDirectory:
         )
 
     def load(self, iteration: int, per_label: int | None = None, rows: np.ndarray | None = None) -> Population:
-        """per_label, rows: which rows, as in `from_parquet`; None: all.
+        """The population of an iteration, or some of its rows.
 
-        Raises UserError where the checkpoint is missing or is not what was written."""
+        iteration: from 0 on.
+        per_label: decode at most this many rows of each label; None: all.
+        rows: int64 [m], decode these alone; None: as `per_label` says.
+
+        Raises UserError where the checkpoint is missing or is not what was written.
+        """
         return from_parquet(self._checked(iteration), self.checkpoint(iteration), per_label, rows)
 
     def lineage(self, iteration: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -167,7 +184,11 @@ class RunDirectory:
         return sorted(int(path.name) for path in (self.release / "iterations").glob("[0-9]*"))
 
     def add_metrics(self, numbers: Mapping[str, Any], private: bool) -> None:
-        """One line in `metrics.jsonl`, private or released, unless it is there; the last one of an iteration counts."""
+        """One line in `metrics.jsonl`, private or released, unless it is there; the last one of an iteration counts.
+
+        numbers: with the iteration that they are of.
+        private: whether they say something of private rows.
+        """
         path = (self.private if private else self.release) / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         line = json.dumps(numbers)
@@ -214,7 +235,11 @@ class RunDirectory:
 
 
 def open_run(root: Path, alone: bool = False) -> RunDirectory:
-    """A run that exists. alone: also a `release/` folder by itself. Raises UserError where there is none."""
+    """A run that exists.
+
+    root: its directory.
+    alone: also a `release/` folder by itself. Raises UserError where there is none.
+    """
     for is_private in (True, False):
         run = RunDirectory(root, is_private)
         if (run.release / "privacy.json").exists():
@@ -228,7 +253,11 @@ def open_run(root: Path, alone: bool = False) -> RunDirectory:
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{'a': {'b': 1}} -> {'a.b': 1}"""
+    """{'a': {'b': 1}} -> {'a.b': 1}
+
+    settings: of any depth.
+    prefix: what all keys begin with.
+    """
     found: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping) and value:

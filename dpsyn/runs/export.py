@@ -39,12 +39,17 @@ def export(
     everything: bool = False,
     describe: Describe | None = None,
 ) -> int:
-    """Writes the folder `to` and returns how many rows it holds.
+    """Writes a folder and returns how many rows it holds.
 
+    run: a finished or an interrupted one.
+    to: the folder, which is not there or empty.
+    form: one of FORMATS.
     iteration: None for the final data set, a number for what survived that iteration's vote (of iteration 0: all).
     everything: of an iteration also the fresh variations that nobody has voted for.
-    describe: what writes the card of the folder; None: nobody.
-    Besides the data the folder gets the run's privacy.json. Raises UserError for what is not there or does not fit.
+    describe: what writes the card of the folder; None: nobody. Besides the data the folder gets
+        the run's privacy.json.
+
+    Raises UserError for what is not there or does not fit.
     """
     if form not in FORMATS:
         raise invalid("--format", form, one_of(FORMATS))
@@ -130,9 +135,13 @@ def _rows(
     return [*columns, *named], zip(*columns.values(), *named.values(), strict=True)
 
 
-def _csv(population: Population, labels: Sequence[Label]) -> Files:
-    """Not by the csv module: before Python 3.11.9 and 3.12.3 it leaves a lone carriage return without quotes, and who
-    reads the file finds two rows."""
+def as_csv(population: Population, labels: Sequence[Label]) -> Files:
+    """The files of a csv. Not by the csv module: before Python 3.11.9 and 3.12.3 it leaves a lone carriage return
+    without quotes, and who reads the file finds two rows.
+
+    population: of texts or table rows.
+    labels: as declared.
+    """
     names, rows = _rows(population, labels, decimals=True)
     lines = [",".join(map(_quoted, names)), *(",".join(map(_quoted, row)) for row in rows)]
     # a line with nothing in it would be taken for no row
@@ -147,7 +156,7 @@ def _quoted(value: Any) -> str:
     return '"{}"'.format(text.replace('"', '""')) if not text or UNSAFE.search(text) else text
 
 
-def _jsonl(population: Population, labels: Sequence[Label]) -> Files:
+def as_jsonl(population: Population, labels: Sequence[Label]) -> Files:
     names, rows = _rows(population, labels)
     lines = (json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False, default=str) + "\n" for row in rows)
     yield "data.jsonl", "".join(lines).encode()
@@ -195,4 +204,4 @@ def _words(values: np.ndarray) -> np.ndarray:
     return np.array(["" if value is None else value for value in values], str)
 
 
-WRITERS = {"csv": _csv, "jsonl": _jsonl, "parquet": _parquet, "imagefolder": _imagefolder, "npz": _npz}
+WRITERS = {"csv": as_csv, "jsonl": as_jsonl, "parquet": _parquet, "imagefolder": _imagefolder, "npz": _npz}

@@ -22,7 +22,12 @@ TEXTS, CHARACTERS = 3, 400  # of a label and iteration, and of each text
 
 
 def preview(folder: Path, populations: Sequence[Population], labels: Sequence[Label]) -> None:
-    """Writes samples.png for images, samples.txt for texts, nothing for tables."""
+    """Writes samples.png for images, samples.txt for texts, nothing for tables.
+
+    folder: in which it is written.
+    populations: of some iterations, the last one at the end.
+    labels: as declared.
+    """
     content = populations[0].samples.content
     if content.ndim == 4:
         sink = io.BytesIO()
@@ -33,7 +38,12 @@ def preview(folder: Path, populations: Sequence[Population], labels: Sequence[La
 
 
 def sample_grid(populations: Sequence[Population], labels: Sequence[Label], columns: int = 5) -> Image.Image:
-    """Rows are labels, blocks of `columns` iterations; survivors come first. Raises TypeError for other than images."""
+    """Rows are labels, blocks of columns iterations; survivors come first. Raises TypeError for other than images.
+
+    populations: of images, one a block.
+    labels: as declared.
+    columns: images of a block, side by side.
+    """
     if populations[0].samples.content.ndim != 4:
         raise TypeError("a grid of samples needs images")
     shown = [populations[i] for i in _spaced(len(populations), ITERATIONS)]
@@ -79,7 +89,11 @@ def _picture(image: np.ndarray, size: tuple[int, int]) -> Any:
 
 
 def sample_texts(populations: Sequence[Population], labels: Sequence[Label]) -> str:
-    """Of every label some texts of the first and of the last population, each cut to a few lines."""
+    """Of every label some texts of the first and of the last population, each cut to a few lines.
+
+    populations: of texts.
+    labels: as declared.
+    """
     lines: list[str] = []
     for number in _spaced(len(labels), LABELS):
         lines += [f"== {label_name(labels[number])}", ""]

@@ -14,8 +14,11 @@ def push(run: RunDirectory, repository: str, private: bool) -> str:
     """Sends the released files, exactly those that the statement lists, in the place of what the repository held.
     Returns the address of the data set.
 
-    repository: 'OWNER/NAME'. private: whether a repository that is made is for its owner alone. The hub's address and
-        the token are those of huggingface_hub: HF_ENDPOINT, HF_TOKEN, `hf auth login`.
+    run: a run, or a release alone.
+    repository: 'OWNER/NAME'.
+    private: whether a repository that is made is for its owner alone. The hub's address and the token are those of
+        huggingface_hub: HF_ENDPOINT, HF_TOKEN, `hf auth login`.
+
     Raises UserError for a run that is not private, not complete or not as its statement says, and for what the hub
     refuses.
     """

@@ -18,6 +18,7 @@ MOST = 100_000  # files of a stranger's folder that are looked at
 def seal(run_folder: Path, names: Sequence[str] | None = None, private: bool = False) -> None:
     """Writes the checksums of the released files into the statement beside them.
 
+    run_folder: the released folder.
     names: of the files that were written anew; the checksums of all others stay as they are, so that nothing of a
         stranger's release is vouched for. None: of all files there are. Nothing happens where names are given and the
         statement has no checksums yet.
@@ -50,7 +51,12 @@ def released_files(folder: Path) -> list[str]:
 
 
 def differences(folder: Path, said: Mapping[str, Any], content: bytes) -> list[str]:
-    """What of the folder is not as the statement lists it, a line each. content: of the statement's file."""
+    """What of the folder is not as the statement lists it, a line each.
+
+    folder: the released one.
+    said: the statement, with its checksums.
+    content: of the statement's file.
+    """
     faults = []
     rest = {key: value for key, value in said.items() if key != "sha256"}
     if said.get("sha256") != hashlib.sha256(as_json(rest)).hexdigest() or as_json(said) != content:

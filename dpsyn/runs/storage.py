@@ -31,9 +31,13 @@ def label_name(label: Label) -> str:
 
 
 def to_parquet(population: Population, labels: Sequence[Label], lineage: bool = True) -> bytes:
-    """lineage: parents, survivors and traits too, all that `from_parquet` needs to give the population back.
+    """A parquet file, as bytes.
 
-    Without it a table whose columns hold its labels has no further column for them: it is as its source is.
+    Without lineage a table whose columns hold its labels has no further column for them: it is as its source is.
+
+    population: n rows.
+    labels: as declared.
+    lineage: parents, survivors and traits too, all that `from_parquet` needs to give the population back.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -69,7 +73,7 @@ def to_parquet(population: Population, labels: Sequence[Label], lineage: bool = 
         described = {"huggingface": json.dumps({"info": {"features": features}}), "dpsyn": json.dumps(facts)}
         return pa.table(columns).replace_schema_metadata(described)
 
-    sink, step = pa.BufferOutputStream(), _group(content)
+    sink, step = pa.BufferOutputStream(), group_rows(content)
     first = table(slice(step))
     with pq.ParquetWriter(sink, first.schema, compression="zstd") as writer:
         writer.write_table(first, step)
@@ -81,9 +85,11 @@ def to_parquet(population: Population, labels: Sequence[Label], lineage: bool = 
 def from_parquet(
     content: bytes, where: object, per_label: int | None = None, rows: np.ndarray | None = None
 ) -> Population:
-    """The inverse of `to_parquet`. Raises UserError, naming `where`, for what it did not write. Without lineage there
-    are no traits, no parents (-1), and every row is a survivor.
+    """The inverse of `to_parquet`. Raises UserError for what it did not write. Without lineage there are no traits, no
+    parents (-1), and every row is a survivor.
 
+    content: of the file.
+    where: names the file in messages.
     per_label: decode at most this many rows of each label, survivors first, evenly spaced; None: all.
     rows: int64 [m], decode these rows alone, in this order; None: as `per_label` says.
     """
@@ -131,7 +137,11 @@ def _bookkeeping(rows: bool) -> dict[str, str]:
 
 
 def labels_of(content: bytes, where: object) -> list[Label]:
-    """The declared labels of what `to_parquet` wrote. Raises UserError, naming `where`, for anything else."""
+    """The declared labels of what `to_parquet` wrote. Raises UserError for anything else.
+
+    content: of the file.
+    where: names the file in messages.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -142,7 +152,11 @@ def labels_of(content: bytes, where: object) -> list[Label]:
 
 
 def rows_in(content: bytes, where: object) -> int:
-    """Of what `to_parquet` wrote. Raises UserError, naming `where`, for no parquet file."""
+    """How many rows stand in what `to_parquet` wrote. Raises UserError for no parquet file.
+
+    content: of the file.
+    where: names the file in messages.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -153,7 +167,11 @@ def rows_in(content: bytes, where: object) -> int:
 
 
 def columns_in(content: bytes, where: object) -> dict[str, str]:
-    """Names and types of the columns of what `to_parquet` wrote, as `datasets` names them: 'image', 'class label'."""
+    """Names and types of the columns of what `to_parquet` wrote, as `datasets` names them: 'image', 'class label'.
+
+    content: of the file.
+    where: names the file in messages.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -167,14 +185,22 @@ def columns_in(content: bytes, where: object) -> dict[str, str]:
 
 
 def columns_of(content: np.ndarray, forms: Mapping[str, Mapping[str, str]] = NONE) -> dict[str, list[Any]]:
-    """Texts or table rows, column by column, as Python values; None for a missing one. forms: as in `Samples`."""
+    """Texts or table rows, column by column, as Python values; None for a missing one.
+
+    content: object of str [n], or a structured array of table rows.
+    forms: of columns by name, as in `Samples`.
+    """
     columns, _ = _content(content, forms)
     return {name: column.to_pylist() for name, column in columns.items()}
 
 
 def read_lineage(content: bytes, where: object) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels int64 [n], parents int64 [n] and survivors bool [n] of all rows, without their content. Raises UserError,
-    naming `where`, for what `to_parquet` did not write."""
+    """Labels int64 [n], parents int64 [n] and survivors bool [n] of all rows, without their content. Raises UserError
+    for what `to_parquet` did not write.
+
+    content: of the file.
+    where: names the file in messages.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -231,7 +257,7 @@ def _few(labels: np.ndarray, survivors: np.ndarray, per_label: int) -> np.ndarra
     return np.concatenate(chosen)
 
 
-def _group(content: np.ndarray) -> int:
+def group_rows(content: np.ndarray) -> int:
     """Rows of a group in the file, which is all that memory holds of it: Arrow's arrays of bytes, and groups that it
     can read back, end at 2 GiB."""
     return max(1, GROUP_BYTES // max(1, content[:1].nbytes)) if content.ndim == 4 else 2**17
@@ -241,7 +267,7 @@ def _content(content: np.ndarray, forms: Mapping[str, Mapping[str, str]]) -> tup
     import pyarrow as pa
 
     if content.ndim == 4:
-        step = _group(content)
+        step = group_rows(content)
         parts = [content[start : start + step] for start in range(0, max(len(content), 1), step)]
         columns = [[pa.array(list(_encoded(part)), pa.binary()), pa.nulls(len(part), pa.string())] for part in parts]
         pictures = pa.chunked_array([pa.StructArray.from_arrays(pair, ["bytes", "path"]) for pair in columns])

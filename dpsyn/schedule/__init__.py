@@ -92,10 +92,12 @@ class Schedule(Protocol):
 
     @abstractmethod
     def run(self, public: PublicSide, ask: Ask, last: Population | None) -> Iterator[Population]:
-        """A population for every iteration after the last one, which is saved before the next is asked for.
+        """A population for every iteration after the last one, which is saved before the next is asked for. A function
+        of its arguments, the answers and the seed.
 
-        last: what an interrupted run goes on from; None: from the beginning. A function of its arguments, the answers
-        and the seed.
+        public: what is not private: facts, seed, api and embedding.
+        ask: the only way to private records.
+        last: what an interrupted run goes on from; None: from the beginning.
         """
         ...
 
@@ -114,12 +116,19 @@ class Schedule(Protocol):
         return None
 
     def check(self, facts: Facts, api: Api) -> None:
-        """Cheap checks. Raises UserError for facts or an api that it cannot work with."""
+        """Cheap checks. Raises UserError for facts or an api that it cannot work with.
+
+        facts: public ones about the data and the settings.
+        api: that it would ask.
+        """
         return None
 
     def warnings(self, facts: Facts, deviations: Sequence[float]) -> Iterable[str]:
-        """What public facts alone say that the data will not show, a line each. deviations: of the noise of each
-        release, in records."""
+        """What public facts alone say that the data will not show, a line each.
+
+        facts: public ones about the data and the settings.
+        deviations: standard deviations of the noise of each release, in records.
+        """
         return ()
 
     def varies(self) -> bool:
@@ -133,5 +142,13 @@ class Schedule(Protocol):
     def expand(
         self, public: PublicSide, ask: Ask, final: Population, rows: int, degree: Degree | None, keep: Keep
     ) -> Population:
-        """`rows` rows made from the final population, without a new release. keep: keeps parts that took long."""
+        """More rows made from the final population, without a new release. Raises UserError where it cannot.
+
+        public: what is not private.
+        ask: answers what was released before.
+        final: the last population.
+        rows: of the result, all of them.
+        degree: of the variations; None: as the schedule thinks fit.
+        keep: keeps parts that took long.
+        """
         raise invalid("expand.rows", rows, "null with this schedule")

@@ -213,9 +213,20 @@ def private_evolution(
     smooth: int | Sequence[int] = 1,
     candidates: int | None = None,
 ) -> Evolution:
-    """`releases` steps; every other argument, see `Step`, is one value for all of them, or a list with a value a
-    release. candidates: fresh rows among which noisy sums of embeddings choose the first population, a release of its
-    own; None: it is not chosen. Raises UserError for a list of another length."""
+    """The paper's loop. Every argument but the first and the last, see `Step`, is one value for all steps, or a list
+    with a value a release. Raises UserError for a list of another length.
+
+    releases: steps.
+    size: rows that survive.
+    degree: of the variations.
+    select: which candidates survive.
+    variations: of each survivor.
+    keep_survivors: whether they stay beside their variations.
+    lookahead: variations whose mean embedding stands for a candidate; 0: its own.
+    smooth: nearest candidates among which votes are shared; 1: none.
+    candidates: fresh rows among which noisy sums of embeddings choose the first population, a release of its own; None:
+        it is not chosen.
+    """
     made = steps(releases, size, degree, select, variations, keep_survivors, lookahead, smooth)
     whole("schedule.candidates", candidates, 1, optional=True)
     return Evolution(made, candidates)
@@ -224,7 +235,15 @@ def private_evolution(
 def tab_pe(
     releases: int, size: int, degrees: Sequence[float], power: float, sampled_releases: int, variations: int
 ) -> Evolution:
-    """Tab-PE (arXiv 2606.08259, algorithm 2); see `dpsyn.schedule.steps.tab_pe_steps`."""
+    """Tab-PE (arXiv 2606.08259, algorithm 2); see `dpsyn.schedule.steps.tab_pe_steps`.
+
+    releases: votes.
+    size: rows that survive.
+    degrees: the first and the last.
+    power: how the degree falls.
+    sampled_releases: the first ones, whose survivors are sampled.
+    variations: of each survivor of a later one.
+    """
     return Evolution(tab_pe_steps(releases, size, degrees, power, sampled_releases, variations))
 
 
@@ -239,15 +258,33 @@ def no_votes(
     smooth: int | Sequence[int] = 1,
     candidates: int | None = None,
 ) -> NoVotes:
-    """As many fresh rows as `private_evolution` with these arguments would end with. candidates: fresh rows among which
-    noisy sums of embeddings choose them, in the only release; None: no private row is read."""
+    """As many fresh rows as `private_evolution` with these arguments would end with.
+
+    releases: as of `private_evolution`, like all arguments: the rows that its last one would end with are made.
+    size: rows that survive.
+    degree: of the variations.
+    select: which candidates survive.
+    variations: of each survivor.
+    keep_survivors: whether they stay beside their variations.
+    lookahead: variations whose mean embedding stands for a candidate.
+    smooth: nearest candidates among which votes are shared.
+    candidates: fresh rows among which noisy sums of embeddings choose them, in the only release; None: no private row
+        is read.
+    """
     made = steps(releases, size, degree, select, variations, keep_survivors, lookahead, smooth)
     whole("schedule.candidates", candidates, 1, optional=True)
     return NoVotes(made[-1].rows, candidates)
 
 
 def candidate_vectors(public: PublicSide, step: Step, population: Population, t: int, known: np.ndarray) -> np.ndarray:
-    """float32 [n, d]: what the records compare themselves with. known: vectors of the first rows that are known."""
+    """float32 [n, d]: what the records compare themselves with.
+
+    public: what is not private.
+    step: of this release.
+    population: n candidates.
+    t: iteration, from 1 on.
+    known: float32 [m, d], vectors of the first m rows.
+    """
     n = len(population)
     if not step.lookahead:
         rest = public.embed(take(population.samples, np.arange(len(known), n)))
@@ -269,7 +306,15 @@ def candidate_vectors(public: PublicSide, step: Step, population: Population, t:
 def survivors(
     votes: np.ndarray, vectors: np.ndarray, labels: np.ndarray, public: PublicSide, step: Step, t: int
 ) -> np.ndarray:
-    """Rows of the population that survive, int64 [step.size], label by label; a row may stand there several times."""
+    """Rows of the population that survive, int64 [step.size], label by label; a row may stand there several times.
+
+    votes: noisy, [n].
+    vectors: float32 [n, d], of the candidates.
+    labels: int64 [n].
+    public: what is not private.
+    step: of this release.
+    t: iteration, from 1 on.
+    """
     chosen = []
     for label, size in enumerate(split(step.size, public.facts.shares)):
         mine = np.flatnonzero(labels == label)
@@ -284,6 +329,12 @@ def offspring(public: PublicSide, step: Step, population: Population, chosen: np
 
     Survivors that stay beside variations of theirs stay once; without variations they stay as often as they were
     chosen, so that the rows stand for the votes.
+
+    public: what is not private.
+    step: of this release.
+    population: the candidates.
+    chosen: int64 [step.size], rows that survive.
+    t: iteration, from 1 on.
     """
     kept = (np.unique(chosen) if step.variations else chosen) if step.keep_survivors else chosen[:0]
     parents = np.tile(chosen, step.variations)

@@ -13,10 +13,17 @@ PART = 4096  # rows of a part, the unit that is kept when the work is interrupte
 
 
 def expand(public: PublicSide, final: Population, rows: int, degree: Degree, keep: Keep) -> Population:
-    """`rows` rows: the final ones, each once, the rest variations of them; parents are rows of `final`.
+    """Rows of the synthetic data: the final ones, each once, the rest variations of them; parents are rows of the final
+    population.
 
-    A row that was chosen m times has m shares of the variations. Row s is the same whatever `rows` is, so a longer
-    expansion starts with a shorter one. keep: keeps parts that took long.
+    A row that was chosen m times has m shares of the variations. Row s is the same however many there are, so a longer
+    expansion starts with a shorter one.
+
+    public: what is not private.
+    final: the last population.
+    rows: of the result.
+    degree: of the variations.
+    keep: keeps parts that took long.
     """
     order = _by_turns(final.labels)
     parts = []

@@ -17,10 +17,11 @@ from itertools import combinations, repeat
 
 import numpy as np
 
-from dpsyn.privacy.marginals import LABEL, Counter, Marginal, cell_of
+from dpsyn.privacy.marginals import LABEL, Counter, Marginal
 from dpsyn.privacy.query import Answer, CellCounts, CellScores
 from dpsyn.schedule.binning import (
     ATOMS,
+    atoms_for,
     codes_within,
     denoised,
     inverse,
@@ -31,58 +32,18 @@ from dpsyn.schedule.binning import (
     variance_of,
     with_runs,
 )
+from dpsyn.schedule.potentials import Measurement, blocks_of, pulled
+from dpsyn.schedule.raking import raked
 from dpsyn.schedule.subspaces import CellRelease
-from dpsyn.schedule.within import Scored, places
 from dpsyn.schedule.sweeps import Redraw, Term, redraw, sweep
+from dpsyn.schedule.within import Scores, copula, places, scores
 from dpsyn.tables.codec import CodedColumn
 
-FAINT = 3.0  # noisy counts below this many sigma may be noise
-PRIOR = 1.0  # standard deviation of a potential; from 0.7 to 1.5 it makes no difference
 SWEEPS = 12  # after each release; the last takes twice as many
+RAKED = 4  # rows are raked after so many sweeps, but not right before the last ones
+LEFT = 2
+BLOCK = 2**17  # rows whose codes are drawn at once
 WORK = 1e8  # cells looked at in a sweep: bounds the population that learns
-
-
-LEVELS = True
-FINE = 1.0
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """A noisy answer about atoms.
-
-    noisy, sigma: float64 of the marginal's shape, in records. potential: of the same shape.
-    shared: a potential of all faint cells together. Each alone is noise, their sum is not: without it a tenth and more
-    of the rows leaks into cells that are all empty (education against education-num on Adult: 17 %, with it 6 %).
-    """
-
-    marginal: Marginal
-    noisy: np.ndarray
-    sigma: np.ndarray
-    potential: np.ndarray
-    shared: float = 0.0
-    levels: tuple[Level, ...] = ()
-
-    @property
-    def faint(self) -> np.ndarray:
-        return self.noisy < FAINT * self.sigma
-
-    @property
-    def force(self) -> np.ndarray:
-        found: np.ndarray = self.potential + self.shared * self.faint
-        for level in self.levels:
-            found = found + level.potential[np.ix_(*level.to)]
-        return found
-
-
-@dataclass(frozen=True)
-class Level:
-    to: tuple[np.ndarray, ...]
-    potential: np.ndarray
-
-    def summed(self, cells: np.ndarray) -> np.ndarray:
-        for axis, to in enumerate(self.to):
-            cells = np.add.reduceat(np.take(cells, np.argsort(to, kind="stable"), axis), np.searchsorted(np.sort(to), np.arange(to.max() + 1)), axis)
-        return cells
 
 
 @dataclass(frozen=True)
@@ -115,12 +76,21 @@ class State:
 
 
 def start(columns: Sequence[CodedColumn], labels: int, records: int) -> State:
-    """Nothing is known yet. labels: how many, 1 for none. records: as declared."""
+    """Nothing is known yet.
+
+    columns: of the table, in codes.
+    labels: how many, 1 for none.
+    records: as declared.
+    """
     return State(tuple(columns), labels, records)
 
 
 def next_query(state: State, release: CellRelease) -> CellCounts:
-    """What a release asks, from noisy answers alone."""
+    """What a release asks, from noisy answers alone.
+
+    state: what is known.
+    release: that is to be made.
+    """
     d = len(state.columns)
     if release.kind == "marginals":
         every = [Marginal((j,), (np.arange(column.codes),)) for j, column in enumerate(state.columns)]
@@ -149,7 +119,14 @@ def next_query(state: State, release: CellRelease) -> CellCounts:
 
 
 def update(state: State, release: CellRelease, query: CellCounts, answer: Answer, rng: np.random.Generator) -> State:
-    """What is known after the answer to the query of a release."""
+    """What is known after the answer to the query of a release.
+
+    state: what was known.
+    release: that was made.
+    query: that was asked.
+    answer: to it, in records.
+    rng: draws the population.
+    """
     noisy, sigma = np.asarray(answer.values, np.float64), answer.deviation
     if isinstance(query, CellScores):
         return replace(state, chosen=_best(state, release, query, noisy, sigma))
@@ -158,7 +135,7 @@ def update(state: State, release: CellRelease, query: CellCounts, answer: Answer
     if release.kind == "marginals":
         return _begin(state, tables, sigma, rng)
     new = [
-        Measurement(m, counts, np.full(m.shape, max(sigma, 1e-3)), np.zeros(m.shape), levels=_levels(state, asked, m))
+        Measurement(m, counts, np.full(m.shape, max(sigma, 1e-3)), blocks=blocks_of(asked, m, state.bins))
         for m, asked, counts in zip(_on_atoms(state, query.marginals), query.marginals, tables, strict=True)
     ]
     state = replace(state, measurements=(*state.measurements, *new), chosen=())
@@ -173,10 +150,15 @@ def sample(state: State, rows: int, rng: np.random.Generator, settle: bool = Tru
     """The population settles, and synthetic rows are made of it. codes int32 [rows, d], labels int64 [rows], shuffled.
 
     More rows than the population has are its copies, moved on by themselves for some sweeps.
+
+    state: what is known.
+    rows: of the table.
+    rng: draws them.
+    settle: whether the population is moved on before.
     """
     state = _evolve(state, np.linspace(1, 0.1, SWEEPS).tolist(), rng) if settle else state
     order = np.argsort(state.rows[:, LABEL], kind="stable")  # evenly spaced rows of it: shares of the labels stay
-    held = state.rows[order].astype(np.min_scalar_type(max(ATOMS, state.labels)))
+    held = state.rows[order].astype(np.min_scalar_type(max(*ATOMS, state.labels)))
     picks = ((np.arange(rows) + rng.random()) * (len(held) / max(rows, 1))).astype(np.int64)
     copies = held[np.minimum(picks, len(held) - 1)]
     del picks
@@ -184,24 +166,21 @@ def sample(state: State, rows: int, rng: np.random.Generator, settle: bool = Tru
         sweep(redraws(state, state.measurements, rows), copies, rng, times=SWEEPS // 4)
     copies = copies[rng.permutation(rows)]
     codes = np.empty((rows, len(state.columns)), np.int32)
-    at = places([copies[:, j] for j in range(len(state.columns))], [_scored(state, j) for j in range(len(state.columns))], rng)
-    for j in range(len(state.columns)):
-        codes[:, j] = codes_within(state.bins[j][-1], state.one_way[j], copies[:, j], at[j])
+    fitted = copula(held, [_scores(state, j) for j in range(len(state.columns))])
+    for start in range(0, rows, BLOCK):
+        part = slice(start, start + BLOCK)
+        for j, where in enumerate(places(fitted, copies[part], rng)):
+            codes[part, j] = codes_within(state.bins[j][-1], state.one_way[j], copies[part, j], where)
     return codes, copies[:, LABEL].astype(np.int64)
 
 
-WITHIN = True
-TRIPLE = 1.0
-
-
-def _scored(state: State, j: int) -> Scored | None:
+def _scores(state: State, j: int) -> Scores | None:
     column, atoms = state.columns[j], state.bins[j][-1]
-    if not column.ordered or not WITHIN:
+    if not column.ordered:
         return None
-    missing = -1 if column.missing is None else int(atoms[column.missing])
-    if missing >= 0 and (atoms == missing).sum() > 1:
-        missing = -1
-    return Scored(np.bincount(atoms, state.one_way[j]), missing)
+    missing = None if column.missing is None else int(atoms[column.missing])
+    alone = missing is not None and (atoms == missing).sum() == 1
+    return scores(np.bincount(atoms, state.one_way[j]).astype(np.float64), missing if alone else None)
 
 
 def _runs(state: State) -> list[tuple[int, np.ndarray]]:
@@ -220,22 +199,16 @@ def _begin(state: State, tables: list[np.ndarray], sigma: float, rng: np.random.
         runs, run = runs_of(column), run_length(column)
         noisy = noisy if runs is None else with_runs(noisy, of_runs[j], runs)
         one_way.append(denoised(noisy, column, sigma, total, run))
-        bins.append(nested_bins(one_way[j], column))
+        bins.append(nested_bins(one_way[j], column, atoms_for(state.records, sigma)))
         atoms = bins[j][-1]
         spread = np.maximum(sigma, 1e-3) * np.sqrt(variance_of(np.bincount(atoms), run))
         finest = Marginal((j,), (np.arange(len(spread)),))
         # atoms of many values were chosen by their noise, which would count twice
         told = one_way[j] if is_shrunk(column) else noisy
-        measurements.append(Measurement(finest, np.bincount(atoms, told), spread, np.zeros(len(spread))))
+        measurements.append(Measurement(finest, np.bincount(atoms, told).astype(np.float64), spread))
     if state.labels > 1:
-        measurements.append(
-            Measurement(
-                Marginal((LABEL,), (np.arange(state.labels),)),
-                tables[d],
-                np.full(state.labels, max(sigma, 1e-3)),
-                np.zeros(state.labels),
-            )
-        )
+        of_labels = Marginal((LABEL,), (np.arange(state.labels),))
+        measurements.append(Measurement(of_labels, tables[d], np.full(state.labels, max(sigma, 1e-3))))
     everyone = CodedColumn(state.labels, ordered=False)
     one_way.append(denoised(tables[d], everyone, sigma, total) if state.labels > 1 else np.array([total]))
     known = replace(
@@ -297,43 +270,11 @@ def _evolve(state: State, steps: Iterable[float], rng: np.random.Generator) -> S
         # all tables of a column move at once: each by its part, or they overshoot together
         parts = [step * min(0.4, 1 / max(1.0, tables[list(m.marginal.columns)].max())) for m in measurements]
         held = _counts(counter, rows)
-        measurements = tuple(map(_pulled, measurements, held, repeat(scale), parts))
+        measurements = tuple(map(pulled, measurements, held, repeat(scale), parts))
         sweep(redraws(state, measurements, len(rows)), rows, rng)
-        if RAKE and turn % RAKE == 0 and turn + AFTER <= len(steps):
-            rows = _raked(state, measurements, rows, scale, rng)
+        if turn % RAKED == 0 and turn + LEFT <= len(steps):
+            rows = raked(measurements, rows, scale, rng)
     return replace(state, rows=rows, measurements=measurements)
-
-
-RAKE, AFTER, ROUNDS = 4, 2, 12
-
-
-def _raked(
-    state: State, measurements: Sequence[Measurement], rows: np.ndarray, scale: float, rng: np.random.Generator
-) -> np.ndarray:
-    parts = [(m, cell_of(m.marginal, rows)) for m in measurements if m.marginal.columns != (LABEL,)]
-    log_weights = np.zeros(len(rows))
-    pulls = [np.zeros(m.noisy.size) for m, _ in parts]
-    for _ in range(ROUNDS):
-        for at, (m, cells) in enumerate(parts):
-            weights = np.exp(np.clip(log_weights, -2, 2))
-            weights *= len(weights) / weights.sum()
-            held = np.bincount(cells, weights, m.noisy.size)
-            wanted = m.noisy.ravel() * scale
-            noise = ((m.sigma.ravel() * scale) ** 2 + held) / 0.25
-            some = held + 1.0
-            step = 0.5 * np.clip((some * (wanted - held) - noise * pulls[at]) / (some**2 + noise), -0.5, 0.5)
-            step[held < 5] = 0
-            pulls[at] += step
-            log_weights += step[cells]
-    weights = np.exp(np.clip(log_weights, -2, 2))
-    chosen = np.arange(len(rows))
-    for label in range(state.labels):
-        at = np.flatnonzero(rows[:, LABEL] == label)
-        if len(at) > 1:
-            sums = np.cumsum(weights[at])
-            points = (np.arange(len(at)) + rng.random()) * (sums[-1] / len(at))
-            chosen[at] = at[inverse(sums, points)]
-    return np.asfortranarray(rows[chosen])
 
 
 def _counts(counter: Counter, rows: np.ndarray) -> list[np.ndarray]:
@@ -343,57 +284,13 @@ def _counts(counter: Counter, rows: np.ndarray) -> list[np.ndarray]:
     return [part.reshape(m.shape) for part, m in zip(parts, counter.marginals, strict=True)]
 
 
-def _pulled(m: Measurement, held: np.ndarray, scale: float, part: float) -> Measurement:
-    """A part of Newton's step to the most likely potentials, as if each cell stood alone. held: counts of the
-    population. scale: rows per record."""
-    wanted, noise = m.noisy * scale, (m.sigma * scale / PRIOR) ** 2
-    fine = noise / FINE**2 if m.levels else noise
-    levels = []
-    held = held.astype(np.float64)
-    for level in m.levels:
-        step = _newton(level.summed(held), level.summed(wanted), level.summed(noise), level.potential)
-        levels.append(replace(level, potential=level.potential + part * step))
-        held = held * np.exp(step)[np.ix_(*level.to)]
-    shared, faint = m.shared, m.faint
-    if held.ndim > 1 and faint.any():
-        step = float(_newton(held[faint].sum(), wanted[faint].sum(), noise[faint].sum(), shared))
-        shared += part * step
-        held = held * np.exp(step * faint)
-    potential = m.potential + part * _newton(held, wanted, fine, m.potential)
-    return replace(m, potential=potential, shared=shared, levels=tuple(levels))
-
-
-def _levels(state: State, asked: Marginal, marginal: Marginal) -> tuple[Level, ...]:
-    if not LEVELS or len(_without_label(marginal.columns)) < 2:
-        return ()
-    found = []
-    sizes = [size if j != LABEL else size for j, size in zip(marginal.columns, marginal.shape, strict=True)]
-    halves = 2
-    while True:
-        new = [size if j == LABEL else min(size, max(2, round(size / halves))) for j, size in zip(marginal.columns, sizes, strict=True)]
-        if all(n == s or n >= s for n, s in zip(new, sizes, strict=True)) or (found and [len(np.unique(t)) for t in found[-1].to] == new):
-            break
-        to = []
-        for j, size, coarse, cells in zip(marginal.columns, sizes, new, asked.cells, strict=True):
-            if j == LABEL:
-                to.append(np.arange(size))
-            else:
-                of = np.zeros(size, np.int64)
-                of[cells] = state.bins[j][coarse - 1]
-                to.append(of)
-        found.append(Level(tuple(to), np.zeros([int(t.max()) + 1 for t in to])))
-        halves *= 2
-    return tuple(reversed(found))
-
-
-def _newton(held: np.ndarray, wanted: np.ndarray, noise: np.ndarray, potential: np.ndarray | float) -> np.ndarray:
-    some = held + 1.0
-    step: np.ndarray = np.clip((some * (wanted - held) - noise * potential) / (some**2 + noise), -2, 2)
-    return step
-
-
 def redraws(state: State, measurements: Sequence[Measurement], rows: int) -> list[Redraw]:
-    """How each column is drawn, given the others. rows: how many will be."""
+    """How each column is drawn, given the others.
+
+    state: what is known.
+    measurements: that count.
+    rows: how many will be drawn.
+    """
     about = [list[tuple[Measurement, np.ndarray]]() for _ in state.columns]
     for m in measurements:
         force = m.force
@@ -424,8 +321,10 @@ def _best(
     """The tables with the highest scores, less what a population that fits would score by chance; and of three columns
     less the noise too, since the largest of so many are large by noise."""
     spread = 2 / math.pi * (1 + state.total / len(state.rows))
-    chance = [np.minimum(np.sqrt(spread * e), 2 * e).sum() for e in query.expected]
-    chance = [by + TRIPLE * sigma * (len(_without_label(m.columns)) > 2) for by, m in zip(chance, query.marginals, strict=True)]
+    chance = [
+        np.minimum(np.sqrt(spread * e), 2 * e).sum() + sigma * (len(_without_label(m.columns)) > 2)
+        for m, e in zip(query.marginals, query.expected, strict=True)
+    ]
     best: dict[tuple[int, ...], tuple[int, ...]] = {}
     for at in np.argsort(-(scores - chance), kind="stable"):
         columns = query.marginals[at].columns

@@ -11,15 +11,25 @@ FARTHEST = 1e15  # of an entry: the square of a larger one, summed, leaves float
 
 
 def proportional(votes: np.ndarray, size: int, rng: np.random.Generator, threshold: float = 0.0) -> np.ndarray:
-    """PE (arXiv 2305.15560, algorithm 2): subtract the threshold, clip at zero, draw with replacement."""
+    """PE (arXiv 2305.15560, algorithm 2): subtract the threshold, clip at zero, draw with replacement.
+
+    votes: noisy, [n].
+    size: rows that survive.
+    rng: draws them.
+    threshold: votes that are taken off each candidate.
+    """
     weights = np.maximum(votes - max(threshold, 0.0), 0.0)
     return rng.choice(len(votes), size, p=_shares(weights))
 
 
 def top(votes: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Aug-PE (2403.01749, 'rank'): the `size` candidates with most votes, ties to the lowest row.
+    """Aug-PE (2403.01749, 'rank'): the candidates with most votes, ties to the lowest row.
 
-    With fewer candidates than `size` the ranking is gone through again from its head.
+    With fewer candidates than rows the ranking is gone through again from its head.
+
+    votes: noisy, [n].
+    size: rows that survive.
+    rng: not used.
     """
     ranking = np.argsort(-votes, kind="stable")
     return np.resize(ranking, size).astype(np.int64)
@@ -30,7 +40,11 @@ def balanced(votes: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarr
 
     The projection (Euclidean) is the non-negative vector nearest to the noisy one that keeps its mass, so noise on the
     many candidates without votes cancels instead of surviving as mass. Systematic resampling gives every candidate its
-    share of `size`, up or down to the next whole number.
+    share of the rows, up or down to the next whole number.
+
+    votes: noisy, [n].
+    size: rows that survive.
+    rng: draws where the points begin.
     """
     shares = shares_of(votes.astype(np.float64))
     points = (np.arange(size) + rng.random()) / size
@@ -39,11 +53,13 @@ def balanced(votes: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarr
 
 def smoothed(votes: np.ndarray, vectors: np.ndarray, neighbours: int) -> np.ndarray:
     """Every candidate's noisy votes shared out among its nearest ones, itself first; float64 [m], the sum is kept.
+    Where records are few, a candidate's own votes are lost in the noise, but those of a neighbourhood are not: noise
+    averages out, and near candidates deserve alike. Two candidates are neighbours as often as either counts the other
+    among its nearest: 0, 1 or 2 times. One whose vector is NaN, infinite or beyond 1e15 is nobody's neighbour.
 
-    votes int64 [m]; vectors float32 [m, d]. Where records are few, a candidate's own votes are lost in the noise, but
-    those of a neighbourhood are not: noise averages out, and near candidates deserve alike. Two candidates are
-    neighbours as often as either counts the other among its `neighbours`: 0, 1 or 2 times. One whose vector is NaN,
-    infinite or beyond 1e15 is nobody's neighbour.
+    votes: int64 [m].
+    vectors: float32 [m, d].
+    neighbours: how many, itself among them; 1 or less: none but itself.
     """
     m, k = len(votes), min(neighbours, len(votes))
     if k <= 1:
@@ -71,7 +87,12 @@ def shares_of(noisy: np.ndarray) -> np.ndarray:
 
 
 def project_on_simplex(values: np.ndarray, mass: float) -> np.ndarray:
-    """The nearest point (L2) with non-negative entries that sum to `mass`; all zeros for mass <= 0. float64 [m]."""
+    """The nearest point (L2) with non-negative entries that sum to a mass; all zeros for a mass of 0 or less. float64
+    [m].
+
+    values: float64 [m].
+    mass: the sum of the result.
+    """
     if mass <= 0:
         return np.zeros_like(values)
     falling = np.sort(values)[::-1]

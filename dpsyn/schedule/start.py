@@ -24,7 +24,11 @@ ROUNDS = 50  # of the estimate of how far labels lie apart
 
 
 def begin(public: PublicSide, size: int) -> Population:
-    """Iteration 0: `size` fresh samples, as many a label as its share."""
+    """Iteration 0: fresh samples, as many a label as its share.
+
+    public: what is not private.
+    size: rows.
+    """
     sizes = split(size, public.facts.shares)
     labels = np.repeat(np.arange(len(sizes)), sizes)
     samples = public.api.generate(public.named(labels), row_seeds(public.seed, 0, "generate", len(labels)))
@@ -32,7 +36,11 @@ def begin(public: PublicSide, size: int) -> Population:
 
 
 def split(size: int, shares: np.ndarray) -> np.ndarray:
-    """`size` in whole parts by share, the largest remainders first; int64 [l], sums to `size`."""
+    """A number in whole parts by share, the largest remainders first; int64 [l], which sums to it.
+
+    size: rows.
+    shares: float64 [l], sum to 1.
+    """
     exact = size * shares
     parts = np.floor(exact + 1e-9).astype(np.int64)
     rest = np.argsort(-(exact - parts), kind="stable")[: size - parts.sum()]
@@ -41,22 +49,36 @@ def split(size: int, shares: np.ndarray) -> np.ndarray:
 
 
 def sums_release(facts: Facts, others: Sequence[Release]) -> Release:
-    """That of `chosen_by_sums`. others: those of the votes that follow; without any it spends the whole budget."""
+    """The release of `chosen_by_sums`.
+
+    facts: public ones about the settings.
+    others: releases of the votes that follow; without any it spends the whole budget.
+    """
     part = facts.privacy.sums_budget
     share = sum(release.share for release in others) * part / (1 - part) if others else 1.0
     return Release("embedding sums", 1, share, grid=SUMS_GRID)
 
 
 def check_candidates(candidates: int | None, rows: int) -> None:
-    """Raises UserError where there are fewer candidates than rows to choose."""
+    """Raises UserError where there are fewer candidates than rows to choose.
+
+    candidates: `schedule.candidates`; None: the first population is not chosen.
+    rows: of the first population.
+    """
     if candidates is not None and candidates < rows:
         raise invalid("schedule.candidates", candidates, f"at least the rows of the first population ({rows})")
 
 
 def chosen_by_sums(public: PublicSide, ask: Ask, release: int, candidates: int, rows: int) -> Population:
-    """Iteration 0: of so many fresh samples the `rows` that fit their labels best, by noisy sums of embeddings.
+    """Iteration 0: of fresh samples those that fit their labels best, by noisy sums of embeddings.
 
-    release: its number. Raises UserError where the embedding does not tell the candidates apart.
+    public: what is not private.
+    ask: the only way to private records.
+    release: its number.
+    candidates: fresh samples.
+    rows: of the population.
+
+    Raises UserError where the embedding does not tell the candidates apart.
     """
     fresh = begin(public, candidates)
     vectors = public.embed(fresh.samples)
@@ -74,7 +96,12 @@ def chosen_by_sums(public: PublicSide, ask: Ask, release: int, candidates: int, 
 
 
 def sums_about(vectors: F32, labels: int, replaceable: bool) -> EmbeddingSums:
-    """The query for candidates float32 [n, d]: from their mean, in units of their median distance from it."""
+    """The query for some candidates: from their mean, in units of their median distance from it.
+
+    vectors: float32 [n, d], of the candidates.
+    labels: how many.
+    replaceable: whether neighbours differ by a record that is replaced.
+    """
     centre = vectors.mean(0, dtype=np.float64)
     radius = float(np.median(np.linalg.norm(vectors - centre, axis=1)))
     return EmbeddingSums(labels, centre.astype(np.float32), radius or 1.0, replaceable)
@@ -86,6 +113,10 @@ def scores_of(vectors: F32, query: EmbeddingSums, answer: Answer) -> F64:
 
     A noisy mean is drawn to 0 by what is known of it: labels lie around the middle of the candidates as these do, in
     each direction of their covariance some share of its variance apart, and the noise is known.
+
+    vectors: float32 [n, d], of the candidates.
+    query: that was asked.
+    answer: to it.
     """
     taken = (vectors.astype(np.float64) - query.centre) / query.radius
     taken /= np.maximum(np.linalg.norm(taken, axis=1), 1)[:, None]
@@ -106,7 +137,9 @@ def scores_of(vectors: F32, query: EmbeddingSums, answer: Answer) -> F64:
 def nearest_to_label(scores: F64, sizes: I64, own: I64 | None) -> tuple[I64, I64]:
     """Rows of candidates, and their labels: as many a label as its size, those first that fit it most above the others.
 
-    own: the label of each candidate, where it can be of no other; a label with too few goes through them again.
+    scores: float64 [n, labels].
+    sizes: int64 [labels], rows of each.
+    own: int64 [n], the label of each candidate, where it can be of no other; None: it may be of any.
     """
     rows, labels = [], []
     for label, size in enumerate(sizes.tolist()):

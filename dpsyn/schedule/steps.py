@@ -65,7 +65,13 @@ def tab_pe_steps(
 
     A sampled survivor is replaced by one variation, a ranked one stays beside its variations; so do those of the last
     sampled release, so that the first ranking has something to choose from. The last release ends on its survivors.
+
+    releases: votes.
+    size: rows that survive.
     degrees: [r0, r1]; of release t it is r0 - (r0 - r1) * ((t - 1) / (releases + 1))^power, as published.
+    power: how the degree falls.
+    sampled_releases: the first ones, whose survivors are sampled.
+    variations: of each survivor of a later one.
     """
     if type(releases) is not int or type(sampled_releases) is not int or not 0 <= sampled_releases < releases:
         expected = f"a whole number below schedule.releases={releases}"
@@ -94,13 +100,21 @@ def steps(
     lookahead: int | Sequence[int] = 0,
     smooth: int | Sequence[int] = 1,
 ) -> tuple[Step, ...]:
-    """`releases` Steps; every other argument is one value for all of them, or a list with a value a release.
+    """Every argument but the first is one value for all steps, or a list with a value a release; see `Step`.
 
-    A mapping of degrees may hold lists too: `{font: [0.8, 0.4], size: 3}`.
-    Raises UserError for a list of another length.
+    A mapping of degrees may hold lists too: `{font: [0.8, 0.4], size: 3}`. Raises UserError for a list of another
+    length.
+
+    releases: how many steps.
+    size: rows that survive.
+    degree: of the variations.
+    select: which candidates survive.
+    variations: of each survivor.
+    keep_survivors: whether they stay beside their variations.
+    lookahead: variations whose mean embedding stands for a candidate; 0: its own.
+    smooth: nearest candidates among which votes are shared; 1: none.
     """
-    if isinstance(releases, bool) or not isinstance(releases, int) or releases < 1:
-        raise invalid("schedule.releases", releases, "a whole number, 1 or more")
+    whole("schedule.releases", releases, 1)
 
     def at(key: str, value: object, t: int) -> object:
         if isinstance(value, Mapping):

@@ -54,6 +54,8 @@ def plan(
 ) -> tuple[CellRelease, ...]:
     """The releases, from public numbers alone.
 
+    columns: of the table, in codes.
+    labels: how many, 1 for none.
     records: the declared number of them.
     multiplier: the noise, in votes, of a single release of one vote that spends the whole budget.
     scores: False where a unit can move a score by more than one (a user with many rows): all pairs are asked, or none.

@@ -59,7 +59,12 @@ class Redraw:
 
 
 def redraw(column: int, terms: Sequence[Term], rows: int) -> Redraw:
-    """terms: one or more, which are added up in this order. rows: how many will be drawn."""
+    """How a column is drawn, given the others.
+
+    column: which one.
+    terms: one or more, which are added up in this order.
+    rows: how many will be drawn.
+    """
     first, *others = terms
     while others and rows >= MANY and (both := _joined(first, others[0], min(rows // JOINT, MOST_JOINT))) is not None:
         first, others = both, others[1:]
@@ -73,7 +78,10 @@ def redraw(column: int, terms: Sequence[Term], rows: int) -> Redraw:
 def sweep(redraws: Sequence[Redraw], rows: np.ndarray, rng: np.random.Generator, times: int = 1) -> None:
     """Draws all columns of rows, whole numbers [n, d], one after the other, and that so many times. Changes rows.
 
+    redraws: of all columns, in this order.
+    rows: whole numbers [n, d]; they change.
     rng: of PCG64. It is left where it would be after a float32 for every row of every column, in this order.
+    times: how often all columns are drawn.
     """
     n = len(rows)
     begin = rng.bit_generator.state

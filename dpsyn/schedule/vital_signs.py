@@ -4,14 +4,18 @@ import numpy as np
 
 
 def vital_signs(votes: np.ndarray, sigma: float, labels: np.ndarray, ancestors: np.ndarray) -> dict[str, float]:
-    """votes: noisy counts int64 [n] of the candidates; sigma: standard deviation of their noise; labels: int64 [n];
-    ancestors: int64 [m], the row of iteration 0 from which each row of the new population descends.
+    """Numbers that say how a release went, by name.
 
-    effective: (sum w)^2 / sum w^2 over the exact counts w, estimated: the noise adds n sigma^2 to the sum of squares.
-    top_tenth: share of the positive noisy mass that the first tenth of the candidates holds.
-    signal_to_noise: standard deviation of the exact counts within a label, estimated, over sigma.
-    ancestors: how many rows of iteration 0 have descendants.
-    labels_without_votes: labels whose noisy counts sum to nothing.
+    - effective: (sum w)^2 / sum w^2 over the exact counts w, estimated: the noise adds n sigma^2 to the sum of squares.
+    - top_tenth: share of the positive noisy mass that the first tenth of the candidates holds.
+    - signal_to_noise: standard deviation of the exact counts within a label, estimated, over sigma.
+    - ancestors: how many rows of iteration 0 have descendants.
+    - labels_without_votes: labels whose noisy counts sum to nothing.
+
+    votes: noisy counts int64 [n] of the candidates.
+    sigma: standard deviation of their noise.
+    labels: int64 [n].
+    ancestors: int64 [m], the row of iteration 0 from which each row of the new population descends.
     """
     n = len(votes)
     counts = votes.astype(np.float64)

@@ -86,7 +86,11 @@ def coded_columns(schema: Schema) -> tuple[CodedColumn, ...]:
 
 def meanings(schema: Schema, at: int) -> Callable[[np.ndarray], str]:
     """What some codes of the column `at` of those that are no labels mean, in words: 'Private | State-gov', '17 to 24',
-    '0 to 3 above admitted', 'missing'. Their argument: int [n], rising."""
+    '0 to 3 above admitted', 'missing'. Their argument: int [n], rising.
+
+    schema: of the table.
+    at: the number of the column.
+    """
     column, below = schema.features[at], _below(schema)
     near, ends = _count(column, below), np.append(starts_of(column), column.size)
     codes = near + len(ends) - 1
@@ -118,7 +122,11 @@ def _in_words(value: Any) -> str:
 
 
 def encode(schema: Schema, content: np.ndarray) -> np.ndarray:
-    """int32 [n, columns that are no labels], each 0 or more and below its number of codes."""
+    """Codes int32 [n, columns that are no labels], each 0 or more and below its number of codes.
+
+    schema: of the rows.
+    content: table rows [n], none of which breaks a constraint.
+    """
     below = _below(schema)
     table = np.empty((len(content), len(schema.features)), np.int32)
     for at, column in enumerate(schema.features):
@@ -134,10 +142,15 @@ def encode(schema: Schema, content: np.ndarray) -> np.ndarray:
 
 
 def decode(schema: Schema, table: np.ndarray, labels: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-    """Content [n] of codes, int [n, columns that are no labels], and labels, int64 [n]; none breaks a constraint.
+    """Table rows [n], none of which breaks a constraint.
 
     A number is uniform over the places of its cell that are not below the columns that it is above, by its row's own
-    seed, uint64 [n]. Raises ValueError for a code that a column does not have.
+    seed. Raises ValueError for a code that a column does not have.
+
+    schema: of the rows.
+    table: codes, int [n, columns that are no labels].
+    labels: int64 [n].
+    seeds: uint64 [n].
     """
     content = np.empty(len(table), schema.dtype)
     for start in range(0, len(table), BLOCK):

@@ -246,8 +246,10 @@ class Column:
     def read(self, cells: Sequence[str | None], known: ReadCells | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Values of the column's dtype [n], and int64 [n]: what became of each cell, an index into RULES.
 
-        White space around a cell does not count. How a cell is read depends on it alone. known: the cells of the
-        column that were read before; the new ones are added.
+        White space around a cell does not count. How a cell is read depends on it alone.
+
+        cells: as they stand in the file, [n]; None for a missing one.
+        known: cells of the column that were read before; the new ones are added; None: there are none.
         """
         known = ReadCells(self) if known is None else known
         order = np.fromiter(map(known.__getitem__, cells), np.int64, len(cells))
@@ -382,7 +384,13 @@ def _decimals(*numbers: float) -> int:
 
 
 def declared(key: str, name: str, said: Any, is_label: bool) -> Column:
-    """A column from its mapping in a schema. Raises UserError, each about one key."""
+    """A column from its mapping in a schema. Raises UserError, each about one key.
+
+    key: where the column stands, for messages.
+    name: of the column.
+    said: its mapping, as it was read.
+    is_label: whether it is a label column.
+    """
     if not isinstance(said, Mapping):
         raise invalid(key, said, "a mapping, {kind: ...}")
     kind = said.get("kind")

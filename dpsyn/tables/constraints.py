@@ -53,7 +53,13 @@ Constraint = Order | Null
 
 
 def parsed(texts: Any, columns: Mapping[str, Column], labels: Sequence[str]) -> tuple[Constraint, ...]:
-    """Raises UserError for what is none of the forms, and for what no row, or not every label, can keep."""
+    """Constraints from their texts. Raises UserError for what is none of the forms, and for what no row, or not every
+    label, can keep.
+
+    texts: a list, as it was read.
+    columns: of the schema, by name.
+    labels: names of the label columns.
+    """
     if isinstance(texts, str) or not isinstance(texts, Sequence):
         raise invalid(KEY, texts, f"a list of {FORMS}")
     constraints = tuple(_constraint(text, columns, labels) for text in texts)
@@ -64,7 +70,12 @@ def parsed(texts: Any, columns: Mapping[str, Column], labels: Sequence[str]) -> 
 
 
 def broken(content: np.ndarray, columns: Mapping[str, Column], constraints: Sequence[Constraint]) -> np.ndarray:
-    """bool [n]: rows that break one."""
+    """bool [n]: rows that break one.
+
+    content: table rows [n].
+    columns: of the schema, by name.
+    constraints: of the schema.
+    """
     wrong = np.zeros(len(content), bool)
     for each in constraints:
         if isinstance(each, Order):
@@ -85,12 +96,18 @@ def repaired(
     constraints: Sequence[Constraint],
     seeds: np.ndarray,
 ) -> np.ndarray:
-    """Repairs rows that break a constraint. Row i depends on itself and seeds[i] (uint64 [n]) only.
+    """Repairs rows that break a constraint. Row i depends on itself and its seed only.
 
     When a comparison fails, a coin flip per row decides which side moves: the higher column rises above the lower one
     as far as it was below (less where a bound is near), or the lower falls: just past it, every second one of two
     random columns would equal the other. A value that must be missing goes. Labels stay. What is repaired is within the
     schema, and breaks none.
+
+    content: table rows [n].
+    columns: of the schema, by name.
+    labels: names of the label columns.
+    constraints: of the schema.
+    seeds: uint64 [n].
     """
     rows = np.flatnonzero(broken(content, columns, constraints))
     if not len(rows):
@@ -179,8 +196,14 @@ def _above(columns: Mapping[str, Column], each: Order, low: np.ndarray) -> np.nd
 
 
 def lowest_above(low: Column, high: Column, codes: np.ndarray, strict: bool) -> np.ndarray:
-    """int64 [n]: the lowest place of `high` whose value is not below (strict: is above) that of a place of `low`, int64
-    [n], which may lie beyond its bounds; the size of `high` where there is none."""
+    """int64 [n]: the lowest place of a column whose value is not below that of a place of another; its size where there
+    is none.
+
+    low: the column that is to be lower.
+    high: the column that is to be higher.
+    codes: int64 [n], places of the lower column, which may lie beyond its bounds.
+    strict: whether its value is to be above, not equal.
+    """
     given = low.measured(codes.clip(0, low.size - 1))
     wanted = _turned(given, low, high, strict, up=True)
     found = _placed(high, wanted, up=True)

@@ -23,7 +23,8 @@ import numpy as np
 import yaml
 
 from dpsyn.errors import UserError, invalid, one_of
-from dpsyn.reading.rows import GROUPING, Broken, Columns, Row, delimiter_of, encoding_of, is_utf8, plain_number
+from dpsyn.reading.lines import delimiter_of, encoding_of
+from dpsyn.reading.rows import GROUPING, Broken, Columns, Row, is_utf8, plain_number
 from dpsyn.reading.sources import Source
 from dpsyn.reading.spelling import canonical
 from dpsyn.tables import times
@@ -100,7 +101,11 @@ class Dialect:
 
 
 def draft(path: str, delimiter: str | None = None, encoding: str | None = None) -> str:
-    """The text of a yaml. delimiter, encoding: of a csv; None: as its first lines look.
+    """The text of a yaml that declares the columns of a file.
+
+    path: a file, a folder or a pattern.
+    delimiter: of a csv; None: as its first lines look.
+    encoding: of a csv; None: as its first lines look.
 
     Raises UserError for what cannot be read.
     """

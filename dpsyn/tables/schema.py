@@ -164,8 +164,12 @@ class Schema:
     def read(
         self, cells: Mapping[str, Sequence[str | None]], known: Mapping[str, ReadCells] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Cells by column, n of each -> content [n], and int64 [n, columns]: what became of each cell, an index into
-        `dpsyn.tables.columns.RULES`. Rows with one from REFUSED on cannot be used. known: of rows before these."""
+        """Table rows [n], and int64 [n, columns]: what became of each cell, an index into `dpsyn.tables.columns.RULES`.
+        Rows with one from REFUSED on cannot be used.
+
+        cells: by column, n of each; None for a missing one.
+        known: cells that were read of rows before these, by column; None: there are none.
+        """
         known = self.cells_read() if known is None else known
         rows = len(next(iter(cells.values())))
         content = np.empty(rows, self.dtype)
@@ -186,7 +190,11 @@ class Schema:
         return index
 
     def with_labels(self, content: np.ndarray, labels: np.ndarray) -> None:
-        """Writes the values of each row's label, int64 [n], into its label columns, in place."""
+        """Writes the values of each row's label into its label columns, in place.
+
+        content: table rows [n], which change.
+        labels: int64 [n].
+        """
         for name in reversed(self.label_columns):
             labels, places = np.divmod(labels, self.columns[name].size)
             content[name] = self.columns[name].values_of(places)
@@ -211,13 +219,21 @@ class Schema:
         return constraints.broken(content, self.columns, self.constraints)
 
     def repaired(self, content: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-        """The rows, none of which breaks a constraint: see `dpsyn.tables.constraints.repaired`."""
+        """The rows, none of which breaks a constraint: see `dpsyn.tables.constraints.repaired`.
+
+        content: table rows [n].
+        seeds: uint64 [n].
+        """
         return constraints.repaired(content, self.columns, self.label_columns, self.constraints, seeds)
 
 
 def read(name: str, *folders: Path) -> Mapping[str, Any]:
     """The content of the schema NAME.yaml in the first of the folders that has it, or of the yaml at a path. Raises
-    UserError where there is none."""
+    UserError where there is none.
+
+    name: of the schema, or the path of a yaml.
+    folders: where a name is looked for, in this order.
+    """
     do = "`dpsyn schema FILE` drafts one."
     content: Mapping[str, Any] = read_declared(f"{KEY}.file", "schema", name, *folders, do=do)
     if not isinstance(content, Mapping):
@@ -226,14 +242,22 @@ def read(name: str, *folders: Path) -> Mapping[str, Any]:
 
 
 def check_schema(key: str, given: Any) -> None:
-    """Raises UserError for what is no schema, such as null with data that have none."""
+    """Raises UserError for what is no schema, such as null with data that have none.
+
+    key: the setting.
+    given: what it is set to.
+    """
     if not isinstance(given, Schema):
         do = "Choose data that have one: data=tables data.schema.file=..."
         raise invalid(key, "null" if given is None else given, "the schema of a table", do)
 
 
 def told(column: Column, rule: int) -> str:
-    """'age: beyond the bounds, clipped to them', for what is counted in private/."""
+    """'age: beyond the bounds, clipped to them', for what is counted in private/.
+
+    column: of which cells are counted.
+    rule: an index into RULES.
+    """
     return f"{column.name}: {RULES[rule]}"
 
 

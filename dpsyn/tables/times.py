@@ -40,7 +40,11 @@ def format_named(form: str | None) -> str | None:
 
 
 def is_format(form: Any, kind: str) -> bool:
-    """Whether what is written so can be read back: a date its day, a time its hour, a datetime both."""
+    """Whether what is written so can be read back: a date its day, a time its hour, a datetime both.
+
+    form: as a schema gives it.
+    kind: 'date', 'time' or 'datetime'.
+    """
     if not isinstance(form, str) or (form in NAMED and kind != "date"):
         return False
     form = NAMED.get(form, form)
@@ -73,7 +77,11 @@ def zone_of(name: str) -> datetime.tzinfo:
 
 
 def day(text: str, form: str | None = None) -> tuple[int, bool]:
-    """Days since 1970, and whether a time of day that is not midnight was cut off. Raises ValueError for no date."""
+    """Days since 1970, and whether a time of day that is not midnight was cut off. Raises ValueError for no date.
+
+    text: of a cell.
+    form: how it is written; None: as ISO 8601 says.
+    """
     if form is not None:
         try:
             moment = datetime.datetime.strptime(text, form)
@@ -95,7 +103,12 @@ def day(text: str, form: str | None = None) -> tuple[int, bool]:
 
 def moment(text: str, form: str | None = None, zone: str | None = None) -> int:
     """Seconds since 1970 on the clock of the zone; parts of a second are cut. A text with an offset is turned to that
-    clock, one without is taken to be on it. Raises ValueError for no date with a time, or OffsetGiven."""
+    clock, one without is taken to be on it. Raises ValueError for no date with a time, or OffsetGiven.
+
+    text: of a cell.
+    form: how it is written; None: as ISO 8601 says.
+    zone: of the column; None: it has none.
+    """
     try:
         read = None if form is None else datetime.datetime.strptime(text, form)
     except ValueError:
@@ -120,7 +133,11 @@ def moment(text: str, form: str | None = None, zone: str | None = None) -> int:
 
 
 def clock(text: str, form: str | None = None) -> int:
-    """Seconds since midnight. Raises ValueError for no time of day, or OffsetGiven."""
+    """Seconds since midnight. Raises ValueError for no time of day, or OffsetGiven.
+
+    text: of a cell.
+    form: how it is written; None: as ISO 8601 says.
+    """
     try:
         read = None if form is None else datetime.datetime.strptime(text, form).time()
     except ValueError:
@@ -139,7 +156,14 @@ def clock(text: str, form: str | None = None) -> int:
 
 
 def bound(text: str, kind: str, form: str | None, zone: str | None, at_end: bool) -> int | None:
-    """As above; at_end: the last second of a day or minute that is written without its seconds. None for no such."""
+    """As `day`, `moment` and `clock`, of a bound; None for what is none.
+
+    text: as a schema gives it.
+    kind: 'date', 'time' or 'datetime'.
+    form: how cells are written; None: as ISO 8601 says.
+    zone: of the column; None: it has none.
+    at_end: whether a day or minute that is written without its seconds means its last one.
+    """
     try:
         if kind == "date":
             return day(text, form)[0]
@@ -152,12 +176,20 @@ def bound(text: str, kind: str, form: str | None, zone: str | None, at_end: bool
 
 
 def existing(values: np.ndarray, zone: str | None) -> np.ndarray:
-    """datetime64[s] [n]; those that a clock leaves out when it is put forward become the first one after."""
+    """The same times; those that a clock leaves out when it is put forward become the first one after.
+
+    values: datetime64[s] [n], on the clock of the zone.
+    zone: None: none leaves out any.
+    """
     return values if zone is None or OFFSET.fullmatch(zone) else from_utc(to_utc(values, zone), zone)
 
 
 def to_utc(values: np.ndarray, zone: str) -> np.ndarray:
-    """datetime64[s] [n] on the clock of a zone -> in UTC; of an hour that comes twice the first one."""
+    """Times of a clock in UTC, datetime64[s] [n]; of an hour that comes twice the first one.
+
+    values: datetime64[s] [n], on the clock of the zone.
+    zone: its name, or an offset.
+    """
     if zone == "UTC":
         return values
     if OFFSET.fullmatch(zone):
@@ -170,7 +202,11 @@ def to_utc(values: np.ndarray, zone: str) -> np.ndarray:
 
 
 def from_utc(values: np.ndarray, zone: str) -> np.ndarray:
-    """The inverse."""
+    """Times in UTC on the clock of a zone, datetime64[s] [n]: the inverse of `to_utc`.
+
+    values: datetime64[s] [n], in UTC.
+    zone: its name, or an offset.
+    """
     if zone == "UTC":
         return values
     if OFFSET.fullmatch(zone):
@@ -183,7 +219,11 @@ def from_utc(values: np.ndarray, zone: str) -> np.ndarray:
 
 
 def written(value: Any, form: Mapping[str, str]) -> Any:
-    """A date, datetime or time of the released data as its column's cells are written. form: of `Column.form`."""
+    """A date, datetime or time of the released data as its column's cells are written.
+
+    value: a date, a datetime, a time, or None.
+    form: of `Column.form`.
+    """
     if value is None:
         return None
     if isinstance(value, datetime.datetime) and "timezone" in form:

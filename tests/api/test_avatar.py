@@ -110,7 +110,7 @@ def rows(n, **chosen):
     ids=["one file name four times", "a hat", "hair called as the hat", "bald", "text", "no graphic"],
 )
 def test_what_is_kept_of_a_part_serves_every_colour_of_it(chosen):
-    samples = PUBLISHED._drawn(rows(14, **chosen))
+    samples = PUBLISHED.drawn(rows(14, **chosen))
     assert (samples.content == drawn_plainly(samples.traits, [32, 32], [40, 40, 224, 224])).all()
     assert len(np.unique(samples.content, axis=0)) > 9
 
@@ -201,7 +201,7 @@ def test_workers_change_no_sample_and_are_kept(faces, pool):
     assert (api.vary(some, [{}] * len(some), 0, seeds(len(some), 1)).content == some.content).all()
     first = [worker.pid for worker in workers_of(2).workers]
     many = rows(200)
-    assert (api._drawn(many).content == PUBLISHED._drawn(many).content).all()
+    assert (api.drawn(many).content == PUBLISHED.drawn(many).content).all()
     assert [worker.pid for worker in workers_of(2).workers] == first
     assert pickle.loads(pickle.dumps(api)) == api
 
@@ -212,9 +212,9 @@ def test_a_worker_that_dies_is_one_line_and_the_next_call_has_new_ones(pool):
     worker = workers_of(2).workers[1]
     worker.kill()
     with pytest.raises(UserError, match=r"api avatar: a worker ended .*status -9.*runtime\.workers=0") as refused:
-        api._drawn(rows(200))
+        api.drawn(rows(200))
     assert "\n" not in str(refused.value)
-    assert (api._drawn(rows(200)).content == PUBLISHED._drawn(rows(200)).content).all()
+    assert (api.drawn(rows(200)).content == PUBLISHED.drawn(rows(200)).content).all()
 
 
 @drawing

@@ -580,8 +580,8 @@ def test_no_variable_of_the_environment_sends_requests_elsewhere(monkeypatch):
     with ChatServer() as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         api = part(None)
-        assert [endpoint.url for endpoint in api._endpoints()] == [DEFAULT_URL]
-        url = address(api._endpoints()[0], "chat/completions")
+        assert [endpoint.url for endpoint in api.endpoints()] == [DEFAULT_URL]
+        url = address(api.endpoints()[0], "chat/completions")
         assert str(url) == "https://api.openai.com/v1/chat/completions"
     two = replace(part("http://x"), api_key_env=["CHAT_KEY", "CHAT_KEY"])
-    assert len(two._endpoints()) == 2
+    assert len(two.endpoints()) == 2

@@ -452,7 +452,7 @@ def test_a_variation_takes_its_share_of_the_calls(tmp_path, consistency, monkeyp
 def test_the_noise_is_that_of_the_level(tmp_path):
     """A network that says nothing of x leaves a consistency model's parent at its skip share, and the noise with it."""
     part = api(saved(tmp_path, "CMStochasticIterativeScheduler", {"clip_denoised": False}), steps=1)
-    network = part._loaded.network
+    network = part.loaded.network
     with torch.no_grad():
         network.conv_out.weight.zero_()
         network.conv_out.bias.zero_()
@@ -592,4 +592,4 @@ def test_a_part_is_plain_values_until_it_is_asked(checkpoint, consistency):
         part.generate([{}], seeds(1))
         assert pickle.loads(pickle.dumps(part)) == part
         assert part.row_bytes == 16 * 16 * 3 * 0.8 // 1 + 160
-    assert improved_diffusion._checkpoint.cache_info().maxsize == 2
+    assert improved_diffusion.checkpoint.cache_info().maxsize == 2

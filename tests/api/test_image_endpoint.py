@@ -1,9 +1,16 @@
 """The api image_endpoint, against an endpoint on the loopback that really decodes what it is sent."""
 
 import logging
+import os
 import pickle
+import signal
+import sqlite3
+import subprocess
+import sys
 import time
 from collections import Counter
+from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +22,7 @@ from dpsyn.api.image_endpoint import ImageEndpoint
 from dpsyn.build import build
 from dpsyn.errors import UserError
 from dpsyn.files import answers_cache
+from dpsyn.language.answers import Answers, answer_key
 from dpsyn.population import Samples
 
 KEY = "sk-a-key-that-nobody-may-see"
@@ -137,9 +145,32 @@ def test_what_was_answered_once_is_never_asked_again_by_any_copy_of_the_part():
         part(server, model="other").generate(LABELS[:1], SEEDS[:1])  # another model,
         again.vary(Samples(255 - given.content, given.traits), LABELS, 1, SEEDS)  # another parent
         assert len(server.log) == 3 * N + 2
-    kept = answers_cache("answers")
-    assert len(list(kept.rglob("*.png"))) == 3 * N + 2 and kept.stat().st_mode & 0o777 == 0o700
-    assert KEY not in "".join(map(str, kept.rglob("*")))
+    folder = answers_cache("answers")
+    with closing(sqlite3.connect(folder / "answers.sqlite")) as kept:
+        rows = kept.execute("SELECT value FROM answers").fetchall()
+    assert len(rows) == 3 * N + 2 and all(row.startswith(b"\x89PNG") for (row,) in rows)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert not any(KEY.encode() in file.read_bytes() for file in folder.iterdir())
+
+
+def test_answers_are_kept_through_a_kill_and_beside_those_of_texts():
+    with ImageServer() as server:
+        code = (
+            "import os, signal, test_image_endpoint as t\n"
+            "class Url:\n    url = {url!r}\n"
+            "drawn = t.part(Url).generate(t.LABELS, t.SEEDS)\n"
+            "os.kill(os.getpid(), signal.SIGKILL)\n"
+        )
+        folders = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
+        ended = subprocess.run([sys.executable, "-c", code.format(url=server.url)], env=environment, check=False)
+        assert ended.returncode == -signal.SIGKILL and len(server.log) == N
+        with Answers() as answers:
+            answers.put(answer_key("a text"), {"text": "a", "finish": "stop"})
+        assert np.array_equal(part(server).generate(LABELS, SEEDS).content, expected(LABELS))
+        assert len(server.log) == N
+    with Answers() as answers:
+        assert answers.get([answer_key("a text")])
 
 
 def test_runs_whose_noise_protects_nobody_share_no_answer_with_those_whose_noise_does():

@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from dpsyn.api import local_llm as part
-from dpsyn.api.local_llm import LocalLLM, _chosen, _context, _loaded
+from dpsyn.api.local_llm import LocalLLM, chosen_tokens, context_of, load
 from dpsyn.errors import UserError
 from dpsyn.language.prompts import Prompts, Request
 from dpsyn.networks.runtime import Runtime
@@ -104,12 +104,12 @@ KINDS = [{"kind": ("bar", "restaurant")[i % 2]} for i in range(24)]
 
 def test_a_row_is_the_same_alone_and_in_any_batch(folder):
     requests = [replace(request, max_tokens=3 + i) for i, request in enumerate(asked(*MANY))]
-    whole = model(folder)._answers(requests, seeds(24))
+    whole = model(folder).answers(requests, seeds(24))
     assert len(set(whole)) == 24
-    assert whole == model(folder, tokens_per_batch=200)._answers(requests, seeds(24))
-    assert whole == model(folder, runtime=Runtime(device="cpu", network_batch_size=3))._answers(requests, seeds(24))
+    assert whole == model(folder, tokens_per_batch=200).answers(requests, seeds(24))
+    assert whole == model(folder, runtime=Runtime(device="cpu", network_batch_size=3)).answers(requests, seeds(24))
     for i in (0, 7, 23):
-        assert model(folder)._answers(requests[i : i + 1], seeds(24)[i : i + 1]) == [whole[i]]
+        assert model(folder).answers(requests[i : i + 1], seeds(24)[i : i + 1]) == [whole[i]]
 
 
 def test_the_whole_api_gives_the_same_rows_whatever_the_batch(folder):
@@ -124,23 +124,23 @@ def test_the_whole_api_gives_the_same_rows_whatever_the_batch(folder):
 
 
 def test_another_seed_gives_another_text(folder):
-    answers = model(folder)._answers(asked(*[MANY[3]] * 20), seeds(20))
+    answers = model(folder).answers(asked(*[MANY[3]] * 20), seeds(20))
     assert len(set(answers)) == 20
 
 
 def test_tokens_are_those_that_the_network_gives_without_padding_cache_or_batch(folder):
     api = model(folder, temperature=0.7, top_k=20, top_p=0.8)
-    network, words, ends = _loaded(folder, None, False, None, replace(api.runtime, dtype="float32"))
+    network, words, ends = load(folder, None, False, None, replace(api.runtime, dtype="float32"))
     ids = [words(text)["input_ids"] for text in MANY[:6]]
     limits = [4, 9, 9, 2, 12, 7]
-    drawn = api._drawn(network, words, ends, ids, limits, seeds(6))
+    drawn = api.draw(network, words, ends, ids, limits, seeds(6))
     for row, limit, seed, got in zip(ids, limits, seeds(6), drawn, strict=True):
         own = list(row)
         for step in range(limit):
             with torch.no_grad():
                 logits = network(torch.tensor([own])).logits[:, -1]
             number = torch.from_numpy(uniform(np.array([seed]), "local_llm.token", step))
-            own.append(int(_chosen(logits, number, 0.7, 20, 0.8)))
+            own.append(int(chosen_tokens(logits, number, 0.7, 20, 0.8)))
             if own[-1] in ends:
                 own.pop()
                 break
@@ -149,42 +149,42 @@ def test_tokens_are_those_that_the_network_gives_without_padding_cache_or_batch(
 
 def test_the_most_likely_token_alone_is_what_generate_of_transformers_gives(folder):
     api = model(folder, top_k=1)
-    network, words, ends = _loaded(folder, None, False, None, replace(api.runtime, dtype="float32"))
+    network, words, ends = load(folder, None, False, None, replace(api.runtime, dtype="float32"))
     row = words(MANY[5], return_tensors="pt")
     theirs = network.generate(**row, do_sample=False, max_new_tokens=12, pad_token_id=0)[0, row["input_ids"].shape[1] :]
     theirs = [token for token in theirs.tolist() if token not in ends]
-    assert api._drawn(network, words, ends, [row["input_ids"][0].tolist()], [12], seeds(1)) == [theirs]
+    assert api.draw(network, words, ends, [row["input_ids"][0].tolist()], [12], seeds(1)) == [theirs]
 
 
 def test_every_row_ends_at_its_own_limit(folder):
     api = model(folder)
-    network, words, _ = _loaded(folder, None, False, None, replace(api.runtime, dtype="float32"))
+    network, words, _ = load(folder, None, False, None, replace(api.runtime, dtype="float32"))
     ids = [words(text)["input_ids"] for text in MANY]
     limits = [1 + 7 * i % 40 for i in range(24)]
-    drawn = api._drawn(network, words, frozenset(), ids, limits, seeds(24))
+    drawn = api.draw(network, words, frozenset(), ids, limits, seeds(24))
     assert [len(tokens) for tokens in drawn] == limits
 
 
 def test_a_row_that_ends_gives_what_stands_before_the_end(folder):
     api = model(folder)
-    network, words, _ = _loaded(folder, None, False, None, replace(api.runtime, dtype="float32"))
+    network, words, _ = load(folder, None, False, None, replace(api.runtime, dtype="float32"))
     ids = [words(text)["input_ids"] for text in MANY]
-    free = api._drawn(network, words, frozenset(), ids, [20] * 24, seeds(24))
+    free = api.draw(network, words, frozenset(), ids, [20] * 24, seeds(24))
     ends = frozenset(range(0, 320, 9))
-    drawn = api._drawn(network, words, ends, ids, [20] * 24, seeds(24))
+    drawn = api.draw(network, words, ends, ids, [20] * 24, seeds(24))
     for whole, got in zip(free, drawn, strict=True):
         end = next((at for at, token in enumerate(whole) if token in ends), 20)
         assert got == whole[:end]
 
 
 def test_an_answer_ends_before_the_first_stop_text_unless_nothing_stands_before_it(folder):
-    free = model(folder)._answers(asked(*MANY, limit=40), seeds(24))
+    free = model(folder).answers(asked(*MANY, limit=40), seeds(24))
     stop = ["e", "th"]
-    stopped = model(folder, stop=stop)._answers(asked(*MANY, limit=40), seeds(24))
+    stopped = model(folder, stop=stop).answers(asked(*MANY, limit=40), seeds(24))
     assert sum(a != b for a, b in zip(free, stopped, strict=True)) > 5
     for whole, got in zip(free, stopped, strict=True):
         assert got == whole[: min((whole.index(text) for text in stop if text in whole), default=None)]
-    assert model(folder, stop=["\n\n"])._cut("\n\n one\n\ntwo") == "\n\n one"
+    assert model(folder, stop=["\n\n"]).cut("\n\n one\n\ntwo") == "\n\n one"
 
 
 def test_shares_of_many_draws_are_those_of_the_network():
@@ -195,7 +195,7 @@ def test_shares_of_many_draws_are_those_of_the_network():
         if top_k or top_p < 1:
             shares = torch.where(shares >= 0.2, shares, 0)
             shares = shares / shares.sum()
-        counts = torch.bincount(_chosen(logits, numbers, temperature, top_k, top_p), minlength=5) / 20_000
+        counts = torch.bincount(chosen_tokens(logits, numbers, temperature, top_k, top_p), minlength=5) / 20_000
         assert (counts - shares).abs().max() < 0.015
         assert counts[2] == 0
 
@@ -203,10 +203,10 @@ def test_shares_of_many_draws_are_those_of_the_network():
 def test_of_a_large_vocabulary_top_p_keeps_the_same_tokens_however_they_are_found(monkeypatch):
     logits = torch.randn((50, 3000), generator=torch.Generator().manual_seed(0)) * 4
     numbers = torch.from_numpy(uniform(np.arange(50, dtype=np.uint64), "local_llm.token", 3))
-    found = {top_p: _chosen(logits, numbers, 1.0, None, top_p) for top_p in (0.3, 0.9, 0.9999)}
+    found = {top_p: chosen_tokens(logits, numbers, 1.0, None, top_p) for top_p in (0.3, 0.9, 0.9999)}
     monkeypatch.setattr(part, "MOST_LIKELY", 2)
     for top_p, tokens in found.items():
-        assert (_chosen(logits, numbers, 1.0, None, top_p) == tokens).all()
+        assert (chosen_tokens(logits, numbers, 1.0, None, top_p) == tokens).all()
         shares, order = torch.softmax(logits, 1).sort(descending=True)
         before = {int(t): float(b) for t, b in zip(order[0], shares[0].cumsum(0) - shares[0], strict=True)}
         assert before[int(tokens[0])] < top_p
@@ -215,28 +215,28 @@ def test_of_a_large_vocabulary_top_p_keeps_the_same_tokens_however_they_are_foun
 def test_tokens_that_are_as_likely_as_the_last_one_kept_are_kept():
     logits = torch.tensor([[0.0, 1.0, 0.0, 0.0]]).repeat(4, 1)
     numbers = torch.tensor([0.0, 0.2, 0.9, 1 - 2**-53], dtype=torch.float64)
-    assert set(_chosen(logits, numbers, 1.0, 2, 1.0).tolist()) == {0, 1, 3}
+    assert set(chosen_tokens(logits, numbers, 1.0, 2, 1.0).tolist()) == {0, 1, 3}
 
 
 def test_numbers_that_are_not_finite_give_no_answer(gpt2, monkeypatch):
     logits = torch.tensor([[0.0, torch.nan], [0.0, 0.0]])
-    assert _chosen(logits, torch.tensor([0.5, 0.9], dtype=torch.float64), 1.0, None, 1.0).tolist() == [-1, 1]
-    monkeypatch.setattr(part, "_chosen", lambda logits, *rest: torch.full((len(logits),), -1))
-    assert model(gpt2)._answers(asked(*MANY[:3]), seeds(3)) == ["", "", ""]
+    assert chosen_tokens(logits, torch.tensor([0.5, 0.9], dtype=torch.float64), 1.0, None, 1.0).tolist() == [-1, 1]
+    monkeypatch.setattr(part, "chosen_tokens", lambda logits, *rest: torch.full((len(logits),), -1))
+    assert model(gpt2).answers(asked(*MANY[:3]), seeds(3)) == ["", "", ""]
 
 
 def test_a_chat_template_is_used_where_there_is_one(gpt2, llama):
     request = Request(({"role": "system", "content": "cold"}, {"role": "user", "content": "bar"}), 4)
     for folder, expected in ((llama, "<|system|>cold<|user|>bar<|assistant|>"), (gpt2, "cold\n\nbar")):
         words = transformers.AutoTokenizer.from_pretrained(folder)
-        ids, _, _ = model(folder)._fitted(words, None, [request])
+        ids, _, _ = model(folder).fitted(words, None, [request])
         assert words.decode(ids[0]) == expected
 
 
 def test_a_template_that_knows_no_system_gets_it_with_the_user():
     words = tokenizer("{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + TEMPLATE)
     request = Request(({"role": "system", "content": "cold"}, {"role": "user", "content": "bar"}), 4)
-    assert part._as_chat(words, request) == "<|user|>cold\n\nbar<|assistant|>"
+    assert part.as_chat(words, request) == "<|user|>cold\n\nbar<|assistant|>"
 
 
 def test_a_prompt_that_is_too_long_loses_its_middle_and_says_so(folder, caplog):
@@ -244,12 +244,12 @@ def test_a_prompt_that_is_too_long_loses_its_middle_and_says_so(folder, caplog):
     long = " ".join(f"{n}" for n in range(200))
     api = model(folder)
     whole = words(long)["input_ids"]
-    ids, limits, _ = api._fitted(words, CONTEXT, asked("bar", long, limit=30) + asked(long, limit=1000))
+    ids, limits, _ = api.fitted(words, CONTEXT, asked("bar", long, limit=30) + asked(long, limit=1000))
     assert [len(row) for row in ids[1:]] == [CONTEXT - 30, CONTEXT // 2] and limits == [30, 30, CONTEXT // 2]
     text = words.decode(ids[1])
     assert "0 1 2" in text and text.replace("<|assistant|>", "").endswith("198 199") and " 100 " not in text
     assert len(whole) > CONTEXT and "2 of 3 prompts lost their middle" in caplog.text
-    assert len(api._answers(asked(long, limit=1000), seeds(1))) == 1
+    assert len(api.answers(asked(long, limit=1000), seeds(1))) == 1
 
 
 MARKS = [
@@ -283,15 +283,15 @@ MARKS = [
 def test_reasoning_between_special_tokens_is_taken_out_with_them(answer, text):
     words = tokenizer()
     words.add_special_tokens({"additional_special_tokens": MARKS})
-    assert part._decoded(words, words(answer)["input_ids"]) == text
+    assert part.decoded(words, words(answer)["input_ids"]) == text
 
 
 def test_where_the_template_begins_the_reasoning_an_answer_without_its_end_is_of_no_use(gpt2, tmp_path, monkeypatch):
     shutil.copytree(gpt2, tmp_path / "thinks")
     tokenizer(TEMPLATE + "<think>\n").save_pretrained(tmp_path / "thinks")
     said = iter(["The user is cold.", "The user is cold.</think>It was good."])
-    monkeypatch.setattr(part, "_decoded", lambda tokenizer, tokens: next(said))
-    assert model(str(tmp_path / "thinks"))._answers(asked(*MANY[:2]), seeds(2)) in (
+    monkeypatch.setattr(part, "decoded", lambda tokenizer, tokens: next(said))
+    assert model(str(tmp_path / "thinks")).answers(asked(*MANY[:2]), seeds(2)) in (
         ["", "It was good."],
         ["It was good.", ""],
     )
@@ -304,7 +304,7 @@ def test_an_answer_of_no_use_is_asked_again_then_the_parent_stands_in(folder, ca
         calls.append((list(requests), own))
         return ["I'm sorry, but I cannot help with that." if seed % 2 else "a fine text" for seed in own]
 
-    monkeypatch.setattr(LocalLLM, "_answers", answers)
+    monkeypatch.setattr(LocalLLM, "answers", answers)
     parents = Samples(np.array([f"parent {i}" for i in range(24)], object))
     varied = model(folder).vary(parents, KINDS, 0.5, seeds(24))
     odd = [int(seed) % 2 for seed in seeds(24)]
@@ -323,7 +323,7 @@ def test_for_a_fresh_row_another_of_its_label_stands_in(folder, caplog, monkeypa
             for r, seed in zip(requests, own, strict=True)
         ]
 
-    monkeypatch.setattr(LocalLLM, "_answers", answers)
+    monkeypatch.setattr(LocalLLM, "answers", answers)
     fresh = model(folder, attempts=1).generate(KINDS, seeds(24))
     assert all(label["kind"] in text for label, text in zip(KINDS, fresh.content, strict=True))
     assert "are copies of others of their label" in caplog.text
@@ -332,13 +332,13 @@ def test_for_a_fresh_row_another_of_its_label_stands_in(folder, caplog, monkeypa
 
 
 def test_a_label_without_any_text_stops_with_one_line(folder, monkeypatch):
-    monkeypatch.setattr(LocalLLM, "_answers", lambda self, requests, own: [""] * len(requests))
+    monkeypatch.setattr(LocalLLM, "answers", lambda self, requests, own: [""] * len(requests))
     with pytest.raises(UserError, match=r"a model that answers with a text \(bar\)"):
         model(folder).generate(KINDS[:1], seeds(1))
 
 
 def test_degree_zero_gives_the_parents_and_asks_nothing(folder, monkeypatch):
-    monkeypatch.setattr(LocalLLM, "_answers", lambda *arguments: pytest.fail("asked"))
+    monkeypatch.setattr(LocalLLM, "answers", lambda *arguments: pytest.fail("asked"))
     parents = Samples(np.array(["one", "two"], object))
     assert (model(folder).vary(parents, KINDS[:2], 0, seeds(2)).content == parents.content).all()
     assert len(model(folder).generate([], seeds(0))) == 0
@@ -346,28 +346,28 @@ def test_degree_zero_gives_the_parents_and_asks_nothing(folder, monkeypatch):
 
 def test_memory_that_runs_out_costs_time_alone(folder, monkeypatch):
     requests = asked(*MANY)
-    whole = model(folder)._answers(requests, seeds(24))
-    drawn = LocalLLM._drawn
+    whole = model(folder).answers(requests, seeds(24))
+    drawn = LocalLLM.draw
 
     def scarce(self, network, words, ends, ids, limits, own):
         if len(ids) > 5:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return drawn(self, network, words, ends, ids, limits, own)
 
-    monkeypatch.setattr(LocalLLM, "_drawn", scarce)
-    monkeypatch.setattr("dpsyn.networks.runtime._fitting", {})
-    assert model(folder)._answers(requests, seeds(24)) == whole
+    monkeypatch.setattr(LocalLLM, "draw", scarce)
+    monkeypatch.setattr("dpsyn.networks.runtime.fitting", {})
+    assert model(folder).answers(requests, seeds(24)) == whole
 
 
 def test_offloaded_weights_give_the_same_texts(gpt2):
-    answers = model(gpt2)._answers(asked(*MANY[:4]), seeds(4))
-    assert model(gpt2, offload=True)._answers(asked(*MANY[:4]), seeds(4)) == answers
+    answers = model(gpt2).answers(asked(*MANY[:4]), seeds(4))
+    assert model(gpt2, offload=True).answers(asked(*MANY[:4]), seeds(4)) == answers
 
 
 def test_bfloat16_is_asked_of_the_runtime(folder):
     api = model(folder, runtime=Runtime(device="cpu", dtype="bfloat16"))
     assert len(api.generate(KINDS[:4], seeds(4))) == 4
-    network, _, _ = _loaded(folder, None, False, None, replace(api.runtime, devices=None))
+    network, _, _ = load(folder, None, False, None, replace(api.runtime, devices=None))
     assert network.dtype == torch.bfloat16
 
 
@@ -378,7 +378,7 @@ def test_it_can_be_sent_to_another_process_until_it_is_asked(folder):
 
 def test_the_context_is_that_of_the_network(gpt2):
     config = transformers.AutoConfig.from_pretrained(gpt2)
-    assert _context(type("Network", (), {"config": config})) == CONTEXT
+    assert context_of(type("Network", (), {"config": config})) == CONTEXT
 
 
 def test_what_is_no_model_is_refused_in_one_line(gpt2, tmp_path):

@@ -171,7 +171,7 @@ def test_the_graph_is_that_of_brute_force_in_any_blocks(by_label, monkeypatch):
 
 def graph_of(api, width):
     api.vary(at(api, [0]), api.data.labels[:1], width, seeds(1))
-    return np.array(api._graph(api._stock(), width))
+    return np.array(api.graph(api.stock(), width))
 
 
 def test_items_that_are_equal_come_by_number_and_a_wider_graph_begins_with_the_narrower(monkeypatch):
@@ -327,7 +327,7 @@ def test_other_labels_than_the_pool_has_are_one_line():
 
 def test_of_a_pool_of_texts_only_those_that_are_asked_for_are_decoded():
     api = made(kind="texts")
-    first, folder = api.generate([{}] * 20, seeds(20)), public_cache() / "pools" / api._name
+    first, folder = api.generate([{}] * 20, seeds(20)), public_cache() / "pools" / api.folder_name
     starts = np.fromfile(folder / "starts", np.int64)
     unasked = np.setdiff1d(np.arange(200), first.traits["item"])
     content = bytearray((folder / "content").read_bytes())
@@ -357,7 +357,7 @@ def test_rows_without_a_vector_are_left_out():
     api = dataclasses.replace(made(), embedding=Partly())
     images = api.generate([{}] * 500, seeds(500)).content
     assert images[:, 0, 0, 0].min() >= 64 and images[:, 0, 0, 0].max() <= 192
-    stock = api._stock()
+    stock = api.stock()
     assert 0 < len(stock.order) < 200 and set(graph_of(api, 20)[stock.order].ravel()) <= {*stock.order.tolist()}
 
 
@@ -426,7 +426,7 @@ def test_a_pool_can_be_pickled_before_and_after_it_was_asked():
 
 def test_what_a_killed_process_left_does_no_harm():
     api = made()
-    folder = public_cache() / "pools" / api._name
+    folder = public_cache() / "pools" / api.folder_name
     folder.with_suffix(".part").mkdir(parents=True)
     (folder.with_suffix(".part") / "content").write_bytes(b"half")
     expected = api.data.rows()[api.generate([{}] * 9, seeds(9)).traits["item"]]
@@ -443,7 +443,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(graph_module, "_connect_part", full)
+    monkeypatch.setattr(graph_module, "connect_part", full)
     with pytest.raises(OutOfSpace):
         graph_of(api, 9)
     assert not list((public_cache() / "pools").rglob("*.part"))

@@ -249,12 +249,12 @@ def test_no_rows_give_no_rows(model):
 def test_both_pipelines_have_one_copy_of_the_weights_and_keep_it(model):
     api = part(model)
     api.generate(LABELS[:1], SEEDS[:1])
-    before = stable_diffusion._pipelines.cache_info().misses
+    before = stable_diffusion.pipelines.cache_info().misses
     api.vary(api.generate(LABELS[:2], SEEDS[:2]), LABELS[:2], 0.5, SEEDS[:2])
     part(model, guidance=0, runtime=Runtime(device="cpu", batch_size=7)).generate(LABELS[:1], SEEDS[:1])
-    assert stable_diffusion._pipelines.cache_info().misses == before
+    assert stable_diffusion.pipelines.cache_info().misses == before
     runtime = Runtime(device="cpu", dtype="float32")
-    from_text, from_image, checker = stable_diffusion._pipelines(model, None, False, runtime)
+    from_text, from_image, checker = stable_diffusion.pipelines(model, None, False, runtime)
     for name in ("unet", "vae", "text_encoder"):
         assert getattr(from_text, name) is getattr(from_image, name)
     assert checker is None and not any(p.requires_grad for p in from_text.unet.parameters())
@@ -340,13 +340,13 @@ def one_line(error):
 
 
 def test_a_template_without_its_column_is_one_line_before_a_model_loads(model):
-    before = stable_diffusion._pipelines.cache_info().misses
+    before = stable_diffusion.pipelines.cache_info().misses
     with pytest.raises(UserError, match=r"^api\.prompts=a \{colour\}: .* label's columns \(animal\)") as error:
         part(model, prompts="a {colour}").generate(LABELS, SEEDS)
     one_line(error)
     with pytest.raises(UserError, match="templates for the label dog too"):
         part(model, prompts={"cat": "a cat"}).generate(LABELS, SEEDS)
-    assert stable_diffusion._pipelines.cache_info().misses == before
+    assert stable_diffusion.pipelines.cache_info().misses == before
 
 
 def test_a_model_that_is_not_there_is_one_line_that_says_what_to_give(model, tmp_path):
@@ -417,7 +417,7 @@ def test_the_weights_have_the_dtype_of_the_runtime(model):
     api = part(model, runtime=Runtime(device="cpu", dtype="bfloat16"))
     rough = api.vary(api.generate(LABELS, SEEDS), LABELS, 0.5, SEEDS).content
     assert rough.shape == (6, 16, 16, 3)
-    pipeline = stable_diffusion._pipelines(model, None, False, Runtime(device="cpu", dtype="bfloat16"))[0]
+    pipeline = stable_diffusion.pipelines(model, None, False, Runtime(device="cpu", dtype="bfloat16"))[0]
     assert pipeline.unet.dtype == pipeline.vae.dtype == pipeline.text_encoder.dtype == torch.bfloat16
 
 
@@ -437,7 +437,7 @@ def test_what_the_safety_checker_refuses_is_drawn_again_or_comes_back_as_its_par
     api.check()
     labels, seeds = LABELS[:3], SEEDS[:3]
     allowed = plain.generate(labels, seeds)
-    from_text, from_image, checker = stable_diffusion._pipelines(
+    from_text, from_image, checker = stable_diffusion.pipelines(
         checked_model, None, True, Runtime(device="cpu", dtype="float32")
     )
     assert from_text.safety_checker is None and checker is not None
@@ -445,7 +445,7 @@ def test_what_the_safety_checker_refuses_is_drawn_again_or_comes_back_as_its_par
 
     def with_answers(*answers):
         strict = Strict(checker, *answers)
-        monkeypatch.setattr(stable_diffusion, "_pipelines", lambda *_: (from_text, from_image, strict))
+        monkeypatch.setattr(stable_diffusion, "pipelines", lambda *_: (from_text, from_image, strict))
         return strict
 
     strict = with_answers([False, True, False], [True], [False])
@@ -485,10 +485,10 @@ def test_the_safety_checker_sees_what_the_preparation_of_clip_gives(checked_mode
             seen.append(clip_input)
             return images, [False] * len(clip_input)
 
-    checker = stable_diffusion._pipelines(checked_model, None, True, Runtime(device="cpu", dtype="float32"))[2]
+    checker = stable_diffusion.pipelines(checked_model, None, True, Runtime(device="cpu", dtype="float32"))[2]
     pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), np.uint8).repeat(8, 1).repeat(8, 2)
     values = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
-    stable_diffusion._unsafe(Watcher(checker), values)
+    stable_diffusion.unsafe(Watcher(checker), values)
     theirs = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=16)(list(pixels), return_tensors="pt")
     assert seen[0].shape == theirs.pixel_values.shape
     assert (seen[0] - theirs.pixel_values).abs().mean() < 0.02  # theirs rounds to whole grey values after resizing
@@ -497,7 +497,7 @@ def test_the_safety_checker_sees_what_the_preparation_of_clip_gives(checked_mode
 def test_rows_that_are_not_finite_do_not_get_into_the_samples(model, monkeypatch):
     api = part(model)
     fresh = api.generate(LABELS, SEEDS)
-    from_image = stable_diffusion._pipelines(model, None, False, Runtime(device="cpu", dtype="float32"))[1]
+    from_image = stable_diffusion.pipelines(model, None, False, Runtime(device="cpu", dtype="float32"))[1]
     whole = type(from_image).__call__
 
     @functools.wraps(whole)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dpsyn.embedding.inception import SIDE, Inception, _layers, features, names, resized
+from dpsyn.embedding.inception import SIDE, Inception, features, names, read_layers, resized
 from dpsyn.errors import UserError
 from dpsyn.networks.runtime import Runtime, exact
 from dpsyn.population import Samples
@@ -104,7 +104,7 @@ def test_features_after_the_resize_are_those_after_clean_fid(weights, side):
     images = noise(1, side, side)
     ours = Inception(str(weights))(Samples(images))
     with exact():
-        theirs = features(as_seen(images[0]), _layers(weights, "cpu", True)).numpy()
+        theirs = features(as_seen(images[0]), read_layers(weights, "cpu", True)).numpy()
     assert ours.shape == (1, 2048) and ours.dtype == np.float32
     assert np.linalg.norm(ours - theirs) < 1e-4 * np.linalg.norm(theirs)
 

@@ -61,8 +61,8 @@ def test_vectors_have_the_stated_shape_and_length_one_and_are_the_same_in_any_ba
 
 
 def test_the_answers_of_the_filters_are_those_of_whitened_patches_one_by_one():
-    images, learned = noise(2, 9, 9, 3), part(Images(noise(40, 9, 9, 3)))._learned
-    pooled = module._pooled(images, learned, 1, "cpu").reshape(2, 32, 2, 2)
+    images, learned = noise(2, 9, 9, 3), part(Images(noise(40, 9, 9, 3))).learned
+    pooled = module.pool_patches(images, learned, 1, "cpu").reshape(2, 32, 2, 2)
     pixels = images.astype(np.float64) / 127.5 - 1
     for image in range(2):
         answers = np.zeros((32, 7, 7))
@@ -89,8 +89,8 @@ def test_nearest_digits_are_the_same_digit_more_often_than_by_pixels():
 
 def test_it_learns_once_and_again_when_the_images_change(monkeypatch):
     calls = []
-    learn = module._learn
-    monkeypatch.setattr(module, "_learn", lambda *arguments: calls.append(1) or learn(*arguments))
+    learn = module.learn
+    monkeypatch.setattr(module, "learn", lambda *arguments: calls.append(1) or learn(*arguments))
     first = part()(Samples(digits()[0][:5]))
     np.testing.assert_array_equal(part()(Samples(digits()[0][:5])), first)
     assert len(calls) == 1
@@ -146,5 +146,5 @@ def test_images_read_in_another_way_are_learned_from_anew():
     small, large = Read(noise(60, 8, 8, 1)), Read(noise(60, 16, 16, 1), 16)
     some = Samples(noise(5, 16, 16, 1))
     part(small)(some)
-    alone = module._learn(module._images(large), 3, 32, 1, 40, 0)
-    np.testing.assert_array_equal(part(large)._learned["filters"], alone["filters"])
+    alone = module.learn(module.images_of(large), 3, 32, 1, 40, 0)
+    np.testing.assert_array_equal(part(large).learned["filters"], alone["filters"])

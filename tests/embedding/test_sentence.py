@@ -135,11 +135,11 @@ def test_a_text_that_is_no_unicode_is_embedded_and_not_quoted(folder):
 
 
 def test_a_network_is_loaded_once_and_nothing_is_said(folder, capfd, caplog):
-    sentence._loaded.cache_clear()
+    sentence.load.cache_clear()
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             embed(folder / "plain", TEXTS[:2])
-    assert sentence._loaded.cache_info().misses == 1
+    assert sentence.load.cache_info().misses == 1
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
 

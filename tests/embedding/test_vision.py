@@ -11,7 +11,7 @@ import torch
 import transformers
 from PIL import Image
 
-from dpsyn.embedding.vision import CLIP, IMAGENET, Vision, _seen
+from dpsyn.embedding.vision import CLIP, IMAGENET, Vision, preprocessed
 from dpsyn.errors import UserError
 from dpsyn.networks.runtime import Runtime
 from dpsyn.population import Samples
@@ -88,7 +88,7 @@ def test_images_are_prepared_as_by_pillow_the_shorter_side_and_the_middle(height
     top, left = (to[1] - 32) // 2, (to[0] - 32) // 2
     expected = np.stack(planes).clip(0, 255)[:, top : top + 32, left : left + 32] / 255
     colours = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    assert _seen(image, 32, colours, "cpu")[0].numpy() == pytest.approx(expected, abs=1e-4)
+    assert preprocessed(image, 32, colours, "cpu")[0].numpy() == pytest.approx(expected, abs=1e-4)
 
 
 def test_colours_are_those_that_the_folder_states(clip, tmp_path):
@@ -126,7 +126,7 @@ def test_no_images_give_no_vectors_of_the_same_length(folder):
 def test_it_is_a_plain_value_and_its_check_loads_nothing(folder, monkeypatch):
     part = Vision(str(folder), 32, False)
     assert pickle.loads(pickle.dumps(part)) == part
-    monkeypatch.setattr("dpsyn.embedding.vision._loaded", None)
+    monkeypatch.setattr("dpsyn.embedding.vision.load", None)
     part.check()
     Vision("openai/clip-vit-base-patch32", 224, True).check()
 

@@ -112,13 +112,13 @@ def test_a_file_that_breaks_while_it_is_used_is_put_aside_and_the_run_goes_on(ca
             answers.put(key, i)
         while len(answers.get(KEYS)) < len(KEYS):
             pass
-        answers._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        answers.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         size = path().stat().st_size
         with path().open("r+b") as file:
             file.seek(4096)
             file.write(b"\xff" * (size - 4096))
-        answers._connection.execute("PRAGMA cache_size=1")
-        answers._connection.execute("PRAGMA shrink_memory")
+        answers.connection.execute("PRAGMA cache_size=1")
+        answers.connection.execute("PRAGMA shrink_memory")
         assert answers.get(KEYS) == {}
         answers.put(KEYS[1], "new")
     assert "broken1" in caplog.text
@@ -146,7 +146,7 @@ def test_a_file_that_cannot_be_written_is_one_line(monkeypatch):
         raise sqlite3.OperationalError("database or disk is full")
 
     with pytest.raises(OutOfSpace, match="the disk is full"), Answers() as answers:
-        monkeypatch.setattr("dpsyn.language.answers._insert", full)
+        monkeypatch.setattr("dpsyn.language.answers.insert", full)
         answers.put(KEYS[0], 1)
     with pytest.raises(OutOfSpace), Answers() as answers:
         while True:

@@ -180,12 +180,12 @@ def test_retry_after_is_obeyed_by_all_requests_in_seconds_and_as_a_date(monkeypa
         times = [asked.at for asked in server.log]
     assert times[4] - times[3] >= 0.59
     soon = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 30))
-    assert 28 <= endpoints._retry_after({"retry-after": soon}) <= 30
-    assert endpoints._retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
-    assert endpoints._retry_after({"retry-after": "86400"}) == endpoints.LONGEST_RETRY_AFTER
-    assert endpoints._retry_after({"retry-after": "soon"}) is None and endpoints._retry_after({}) is None
-    assert endpoints._retry_after({}, '{"retryDelay": "32s"}') == 32
-    assert endpoints._retry_after({}, "Please try again in 1.5s.") == 1.5
+    assert 28 <= endpoints.retry_after({"retry-after": soon}) <= 30
+    assert endpoints.retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
+    assert endpoints.retry_after({"retry-after": "86400"}) == endpoints.LONGEST_RETRY_AFTER
+    assert endpoints.retry_after({"retry-after": "soon"}) is None and endpoints.retry_after({}) is None
+    assert endpoints.retry_after({}, '{"retryDelay": "32s"}') == 32
+    assert endpoints.retry_after({}, "Please try again in 1.5s.") == 1.5
     monkeypatch.setattr("dpsyn.language.pace.PAUSE", 0.5)
     monkeypatch.setattr("dpsyn.language.pace.LONGEST_PAUSE", 60)
     assert 3 <= pace.backoff(3) <= 4 and 45 <= pace.backoff(5000) <= 60
@@ -463,9 +463,9 @@ def test_what_is_filtered_refused_or_too_long_is_an_answer_without_a_text(reply,
 
 def test_an_answer_may_come_in_parts_and_with_halves_of_characters():
     parts = completion([{"type": "text", "text": "One "}, {"type": "image"}, {"type": "text", "text": "two."}])
-    assert asking._read(str(parts).replace("'", '"').replace("None", "null").encode()).text == "One two."
+    assert asking.read_answer(str(parts).replace("'", '"').replace("None", "null").encode()).text == "One two."
     odd = b'{"choices": [{"message": {"content": "a \\ud83d b \\ud83d\\ude00"}}], "usage": {"prompt_tokens": "x"}}'
-    answer = asking._read(odd)
+    answer = asking.read_answer(odd)
     assert answer.text == "a \ufffd b \U0001f600" and answer.finish == "stop"
     assert answer.prompt_tokens is None
 
@@ -478,7 +478,7 @@ def test_an_interrupt_ends_it_at_once_and_leaves_no_task():
 
     async def interrupted(server):
         given = iter([questions()]), [Endpoint(server.url, KEY, "A_KEY")], limits(timeout=60), asker
-        task = asyncio.create_task(asking._Asking(*given, asking.chat).run())
+        task = asyncio.create_task(asking.Asking(*given, asking.chat).run())
         while len(asker.answers) < 4:
             await asyncio.sleep(0.01)
         task.cancel()
@@ -759,9 +759,9 @@ def test_an_answer_is_whole_only_where_the_endpoint_says_so(reason, finish):
     content = json.dumps(completion("A text.", reason)).encode()
     if finish is None:
         with pytest.raises(ValueError, match="no whole answer"):
-            asking._read(content)
+            asking.read_answer(content)
     else:
-        answer = asking._read(content)
+        answer = asking.read_answer(content)
         assert answer.finish == finish and answer.text == ("A text." if finish in ("stop", "length") else None)
 
 
@@ -783,18 +783,18 @@ PARTS = [
 def test_of_the_parts_of_a_message_the_texts_alone_are_taken(content, text):
     if text is None:
         with pytest.raises(ValueError, match="without a text"):
-            asking._read(json.dumps(completion(content)).encode())
+            asking.read_answer(json.dumps(completion(content)).encode())
     else:
-        assert asking._read(json.dumps(completion(content)).encode()).text == text
+        assert asking.read_answer(json.dumps(completion(content)).encode()).text == text
 
 
 def test_reasoning_in_a_field_of_its_own_is_not_the_answer():
     for name in ("reasoning_content", "reasoning", "thinking"):
         body = completion(None)
         body["choices"][0]["message"][name] = "The user wants a mail."
-        assert asking._read(json.dumps(body).encode()) == asking.Answer(None, "reasoning", 20, 10)
+        assert asking.read_answer(json.dumps(body).encode()) == asking.Answer(None, "reasoning", 20, 10)
         body["choices"][0]["message"]["content"] = "A mail."
-        assert asking._read(json.dumps(body).encode()).text == "A mail."
+        assert asking.read_answer(json.dumps(body).encode()).text == "A mail."
 
 
 def test_nothing_is_asked_where_there_is_no_question():

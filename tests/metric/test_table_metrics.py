@@ -103,7 +103,11 @@ def test_what_marginals_know_of_real_rows_stays_in_the_process(tmp_path: Path) -
     part = marginals(Tables(file(tmp_path / "r.csv", cells), FEW), FEW, combinations=9, seed=0)
     before = len(pickle.dumps(part))
     part(population(FEW, cells))
-    assert "_real" in vars(part) and "_real" not in vars(copy.copy(part)) and len(pickle.dumps(part)) < before + 2000
+    assert (
+        "real_cells" in vars(part)
+        and "real_cells" not in vars(copy.copy(part))
+        and len(pickle.dumps(part)) < before + 2000
+    )
 
 
 def test_correlations_are_compared_over_rows_that_have_both_and_constants_have_none(tmp_path: Path) -> None:

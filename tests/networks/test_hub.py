@@ -113,9 +113,9 @@ def test_every_part_that_names_a_model_loads_it_at_that_commit(
         "vision": lambda: Vision("owner/name", 32, True).fingerprint(),
         "sentence": lambda: Sentence("owner/name", None, None, None, True, "float32").fingerprint(),
         "diffusion": lambda: diffusion.generate([{}], np.zeros(1, np.uint64)),
-        "transformers": lambda: local._loaded("owner/name", None, False, None, Runtime()),
-        "stable_diffusion": lambda: stable_diffusion._pipelines("owner/name", None, False, Runtime()),
-        "encoder": lambda: text_classifier._loaded("owner/name", None),
+        "transformers": lambda: local.load("owner/name", None, False, None, Runtime()),
+        "stable_diffusion": lambda: stable_diffusion.pipelines("owner/name", None, False, Runtime()),
+        "encoder": lambda: text_classifier.load("owner/name", None),
     }
     with pytest.raises(UserError):
         use[name]()

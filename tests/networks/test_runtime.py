@@ -10,7 +10,7 @@ from dpsyn.networks.tensors import generators, images, normal, resized, tensor, 
 
 @pytest.fixture(autouse=True)
 def nothing_learned(monkeypatch):
-    monkeypatch.setattr(module, "_fitting", {})
+    monkeypatch.setattr(module, "fitting", {})
 
 
 def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_the_next_call_knows():

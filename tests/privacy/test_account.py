@@ -137,7 +137,7 @@ def test_all_members_of_a_sweep_say_what_the_whole_sweep_spends(folder):
 
 def test_a_member_of_a_sweep_that_did_not_begin_is_taken_off_again(folder):
     charges = (Charge("votes", 5.0),)
-    keys = (account._salted("x"),)
+    keys = (account.salted("x"),)
     planned = account.Entry("x", account.PLANNED + "/a", "/a", "record", "add_remove", 1e-5, charges, keys)
     account.enter(planned)
     assert account.everything() == [[planned]]

@@ -60,7 +60,7 @@ def test_the_second_opinion_uses_neither_the_accountant_nor_a_fourier_transform(
 
 
 def test_a_budget_whose_accountant_is_wrong_is_refused(monkeypatch):
-    monkeypatch.setattr(budget, "_accounted", lambda gaussians, delta: 0.94)
+    monkeypatch.setattr(budget, "accounted", lambda gaussians, delta: 0.94)
     with pytest.raises(UserError, match="do not release"):
         Budget(tuple(charges(10, 10)), 1.0, 1e-5, "add_remove")
 

@@ -29,7 +29,8 @@ from dpsyn.privacy.marginals import Marginal
 from dpsyn.privacy.nearest import search_on
 from dpsyn.privacy.query import CellCounts, CellScores, LabelCounts, Nearest
 from dpsyn.privacy.votes import unseal
-from dpsyn.reading.rows import Span, csv_cuts, csv_rows
+from dpsyn.reading.lines import csv_cuts, csv_rows
+from dpsyn.reading.rows import Span
 from dpsyn.reading.sources import Source
 
 PIXELS = Pixels(size=[8, 8], blur=0.5, directions=0, pool=1)
@@ -43,10 +44,10 @@ def small(monkeypatch):
     monkeypatch.setattr(module, "BLOCK_BYTES", 2**12)
 
 
-@pytest.fixture
-def here(monkeypatch):
-    """The parts in this process, one after the other."""
-    monkeypatch.setattr(module, "in_processes", lambda work, each: [work(*given) for given in each])
+def here(work, each):
+    """The parts in this process, one after the other: what is patched is so for them too."""
+    for arguments in each:
+        work(*arguments)
 
 
 def rows(n=90):
@@ -96,7 +97,7 @@ GRAMS = Ngrams(64, [1, 1], None)
 
 
 def told(data, embed, queries, cache, unit, shards):
-    electorate = open_electorate(data, embed, {}, unit, cache / f"{shards}", shards)
+    electorate = open_electorate(data, embed, {}, unit, cache / f"{shards}", shards, here)
     assert not list(electorate.folder.rglob("users"))
     modes = {path.stat().st_mode & 0o77 for path in electorate.folder.rglob("*")}
     assert modes == {0}
@@ -106,7 +107,7 @@ def told(data, embed, queries, cache, unit, shards):
 
 @pytest.mark.parametrize("unit", ["record", "user"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_any_number_of_shards_of_texts_gives_the_same(tmp_path, here, kind, unit):
+def test_any_number_of_shards_of_texts_gives_the_same(tmp_path, kind, unit):
     data = texts(tmp_path / "data", kind)
     made = GRAMS(of_texts([row["text"] for row in rows(24)]))
     labels = np.arange(24) % 2
@@ -128,7 +129,7 @@ def test_parts_are_of_about_the_same_size_and_there_are_as_many_as_are_asked_for
 
 @pytest.mark.parametrize("unit", ["record", "user"])
 @pytest.mark.parametrize("kind", ["parquet", "one row group", "folder"])
-def test_any_number_of_shards_of_images_gives_the_same(tmp_path, here, kind, unit):
+def test_any_number_of_shards_of_images_gives_the_same(tmp_path, kind, unit):
     found = [{**row, "user": f"{at % 9}"} for at, row in enumerate(digits(80))]
     found[7]["image"] = found[55]["image"] = b"no image"
     if kind == "folder":
@@ -155,14 +156,16 @@ def test_any_number_of_shards_of_images_gives_the_same(tmp_path, here, kind, uni
         assert told(data, PIXELS, queries, tmp_path, unit, shards) == alone
 
 
-def test_images_of_several_sizes_are_refused_whichever_part_they_lie_in(tmp_path, here):
+def test_images_of_several_sizes_are_refused_whichever_part_they_lie_in(tmp_path):
     for at in range(8):
         side = 8 if at < 4 else 9
         (tmp_path / "data").mkdir(exist_ok=True)
         (tmp_path / "data" / f"{at}.png").write_bytes(png(np.full((side, side), at, np.uint8)))
     for shards in (1, 2):
         with pytest.raises(UserError, match="images are of several sizes"):
-            open_electorate(Images(str(tmp_path / "data"), mode="L"), PIXELS, {}, "record", tmp_path / "c", shards)
+            open_electorate(
+                Images(str(tmp_path / "data"), mode="L"), PIXELS, {}, "record", tmp_path / "c", shards, here
+            )
 
 
 class Codes:
@@ -176,7 +179,7 @@ class Codes:
 
 
 @pytest.mark.parametrize("unit", ["record", "user"])
-def test_any_number_of_shards_of_table_rows_gives_the_same_cells(tmp_path, here, unit):
+def test_any_number_of_shards_of_table_rows_gives_the_same_cells(tmp_path, unit):
     from dpsyn.tables.schema import Schema
 
     whole = {"kind": "integer", "bounds": [0, 4], "outside": "clip"}
@@ -229,12 +232,12 @@ def test_a_csv_is_cut_where_a_row_ends(tmp_path_factory, cells, end, places, lit
     assert [row for part in parts for row in part] == list(csv_rows(Span(path), ["a", "b"], ",", "x"))
 
 
-def test_a_csv_whose_quotes_do_not_match_is_refused_in_parts_too(tmp_path, here):
+def test_a_csv_whose_quotes_do_not_match_is_refused_in_parts_too(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("text\n" + "one\n" * 50 + '"two\n' + "three\n" * 50)
     for shards in (1, 4):
         with pytest.raises(UserError, match="quotes match"):
-            open_electorate(Texts(str(path)), GRAMS, {}, "record", tmp_path / "cache", shards)
+            open_electorate(Texts(str(path)), GRAMS, {}, "record", tmp_path / "cache", shards, here)
 
 
 def test_in_an_encoding_of_more_bytes_a_letter_nothing_is_cut(tmp_path):

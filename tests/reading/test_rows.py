@@ -11,20 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from dpsyn.errors import UserError
-from dpsyn.reading.rows import (
-    Broken,
-    Span,
-    csv_names,
-    csv_rows,
-    encoding_of,
-    excerpt,
-    guarded,
-    is_utf8,
-    jsonl_rows,
-    labeller,
-    parquet_rows,
-    plain_number,
-)
+from dpsyn.reading.labels import labeller
+from dpsyn.reading.lines import csv_names, csv_rows, encoding_of, jsonl_rows
+from dpsyn.reading.rows import Broken, Span, excerpt, guarded, is_utf8, parquet_rows, plain_number
 from dpsyn.reading.sources import Source, hub_rows, hub_stream
 
 CANARY = "CANARY-4711"

@@ -173,7 +173,7 @@ def test_columns_called_as_ours_or_numpys_stay_what_they_are_in_every_format(tmp
 
 
 def test_a_table_in_many_groups_is_read_back_whole_or_a_few_rows_of_each_label(monkeypatch):
-    monkeypatch.setattr(storage, "_group", lambda content: 7)
+    monkeypatch.setattr(storage, "group_rows", lambda content: 7)
     content = np.array([(f"row {i}", float(i)) for i in range(50)], [("name", "O"), ("size", "<f8")])
     labels, survivors = np.arange(50) % 3, np.arange(50) % 4 > 0
     given = Population(2, Samples(content), labels, np.arange(50), survivors)

@@ -10,7 +10,7 @@ from harness import answer
 from dpsyn.privacy import marginals
 from dpsyn.privacy.marginals import LABEL, Marginal, cell_of, counts_of
 from dpsyn.privacy.query import Answer, CellCounts, CellScores
-from dpsyn.schedule import binning
+from dpsyn.schedule import binning, potentials, within
 from dpsyn.schedule.gibbs import next_query, sample, start, update
 from dpsyn.schedule.subspaces import plan
 from dpsyn.tables.codec import CodedColumn
@@ -216,7 +216,7 @@ def test_shares_add_up_and_few_records_are_asked_less():
     assert not any(release.labelled for release in plan(columns, 500, 30_000, 4.0) if release.kind == "tables")
     unscored = plan(columns[:6], 2, 30_000, 4.0, scores=False)
     assert [(release.kind, release.moves) for release in unscored] == [
-        ("marginals", 7),
+        ("marginals", 13),  # columns, the label, and runs of six columns of an order
         ("by_label", 6),
         ("tables", 15),
     ]
@@ -241,8 +241,8 @@ def test_noise_on_an_order_is_smoothed_wherever_its_steps_are():
 def test_cells_hold_near_equal_mass_are_runs_of_an_order_and_nest():
     mass = RNG(0).gamma(0.5, 100, 200)
     for ordered in (True, False):
-        ladder = binning.nested_bins(mass, CodedColumn(200, ordered, 199))
-        assert [len(np.unique(step)) for step in ladder] == list(range(1, binning.ATOMS + 1))
+        ladder = binning.nested_bins(mass, CodedColumn(200, ordered, 199), 32)
+        assert [len(np.unique(step)) for step in ladder] == list(range(1, 33))
         sums = np.bincount(ladder[7], mass)
         assert sums.max() < 3 * sums.min()
         for coarse, fine in itertools.pairwise(ladder):
@@ -254,12 +254,12 @@ def test_cells_hold_near_equal_mass_are_runs_of_an_order_and_nest():
 def test_of_many_categories_the_two_lightest_become_one_until_there_are_few():
     mass = np.random.default_rng(0).integers(0, 9, 300).astype(float)
     groups, weights = [{code} for code in range(300)], mass.tolist()
-    while len(groups) > binning.ATOMS:
+    while len(groups) > 32:
         first, second = sorted(np.argsort(weights, kind="stable")[:2].tolist())
         groups[first] |= groups.pop(second)
         weights[first] += weights.pop(second)
-    atoms = binning.nested_bins(mass, CodedColumn(300, False))[-1]
-    assert [set(np.flatnonzero(atoms == at).tolist()) for at in range(binning.ATOMS)] == groups
+    atoms = binning.nested_bins(mass, CodedColumn(300, False), 32)[-1]
+    assert [set(np.flatnonzero(atoms == at).tolist()) for at in range(32)] == groups
 
 
 def test_a_score_is_what_the_counts_differ_from_the_expected_ones():
@@ -296,3 +296,99 @@ def test_whatever_the_table_no_score_is_asked_without_leave_and_no_question_has_
                 state = update(state, release, query, Answer(rng.normal(0, 1e3, len(asked)), 1.0), rng)
             elif release.kind == "tables":
                 state = dataclasses.replace(state, asked=state.asked | set(asked), chosen=())
+
+
+def test_the_xor_of_three_columns_is_found_where_it_is_the_label():
+    codes = RNG(0).integers(0, 2, (12_000, 6)).astype(np.int32)
+    labels = (codes[:, 0] ^ codes[:, 1] ^ codes[:, 2]).astype(np.int64)
+    state, _ = released((CodedColumn(2, False),) * 6, codes, labels, 2, 3.7, RNG(0))
+    synthetic, of = sample(state, 6000, RNG(1))
+    assert (synthetic[:, 0] ^ synthetic[:, 1] ^ synthetic[:, 2] == of).mean() > 0.9
+
+
+def test_columns_that_are_missing_together_stay_so_in_the_right_share_of_rows():
+    rng, gone = RNG(0), RNG(1).random(20_000) < 0.157
+    columns = tuple(CodedColumn(9, True, 8) for _ in range(5))
+    codes = np.stack([np.where(gone, 8, rng.integers(0, 8, 20_000)) for _ in columns], 1).astype(np.int32)
+    state, _ = released(columns, codes, np.zeros(20_000, np.int64), 1, 3.7, RNG(0))
+    synthetic, _ = sample(state, 20_000, RNG(1))
+    missing = synthetic == 8
+    assert np.abs(missing.mean(0) - gone.mean()).max() < 0.02
+    assert (missing.all(1) | ~missing.any(1)).mean() > 0.95
+
+
+def test_counts_of_runs_tell_what_a_tail_holds_with_less_noise():
+    column, sigma, apart = CodedColumn(641, True, 640), 40.0, {"codes": [], "runs": []}
+    true = np.append(np.round(4000 * np.exp(-np.arange(640) / 40) / 40), 100.0)
+    runs, run = binning.runs_of(column), binning.run_length(column)
+    assert runs is not None and np.bincount(runs).tolist() == [40] * 16 + [1] and run == 40
+    assert binning.runs_of(CodedColumn(641, False)) is binning.runs_of(CodedColumn(40, True)) is None
+    for seed in range(8):
+        rng = RNG(seed)
+        noisy = true + sigma * np.sqrt(2) * rng.standard_normal(641)
+        of_runs = np.bincount(runs, true) + sigma * np.sqrt(2) * rng.standard_normal(17)
+        agreed = binning.with_runs(noisy, of_runs, runs)
+        # least squares: the counts of a run's codes and its own are averaged by the inverse of their variances
+        np.testing.assert_allclose(
+            np.bincount(runs, agreed),
+            (np.bincount(runs, noisy) / np.bincount(runs) + of_runs) / (1 / np.bincount(runs) + 1),
+        )
+        both = binning.denoised(agreed, column, sigma * np.sqrt(2), true.sum(), run)
+        alone = binning.denoised(true + sigma * rng.standard_normal(641), column, sigma, true.sum())
+        for name, found in (("codes", alone), ("runs", both)):
+            assert found.min() >= 0 and found.sum() == pytest.approx(true.sum())
+            apart[name].append(np.abs(np.cumsum(found - true)[:640]).mean())
+    assert np.mean(apart["runs"]) < 0.7 * np.mean(apart["codes"])
+
+
+@pytest.mark.parametrize("run", [np.inf, 40.0])
+def test_the_variance_of_neighbouring_codes_is_that_of_their_sum(run):
+    column, sigma = CodedColumn(640, True), 3.0
+    runs, draws = binning.runs_of(column), []
+    for seed in range(600):
+        noise = sigma * RNG(seed).standard_normal(640 + 16)
+        draws.append(binning.with_runs(noise[:640], noise[640:], runs) if run < np.inf else noise[:640])
+    for codes in (1, 10, 40, 160, 640):
+        told = float(binning.variance_of(codes, run))
+        assert np.var([draw[:codes].sum() for draw in draws]) == pytest.approx(sigma**2 * told, rel=0.2)
+
+
+def test_ranks_within_a_cell_go_together_as_the_cells_do_and_codes_keep_their_shares():
+    rng = RNG(0)
+    normal = rng.multivariate_normal([0, 0], [[1, 0.9], [0.9, 1]], 40_000)
+    ranks = np.argsort(np.argsort(normal, 0), 0)
+    atoms = (ranks * 8 // 40_000).astype(np.int32)
+    each = within.scores(np.full(8, 1 / 8), None)
+    fitted = within.copula(atoms, [each, each, None])
+    rows = np.column_stack([atoms, rng.integers(0, 3, 40_000)])
+    found = list(within.places(fitted, rows, rng))
+    top = (atoms == 7).all(1)
+    assert np.corrcoef(found[0][top], found[1][top])[0, 1] == pytest.approx(np.corrcoef(*ranks[top].T)[0, 1], abs=0.12)
+    assert abs(np.corrcoef(found[0][top], found[2][top])[0, 1]) < 0.05
+    for place, of in zip(found, rows.T, strict=True):  # evenly spaced in every cell
+        for atom in np.unique(of):
+            mine = np.sort(place[of == atom])
+            assert np.abs(mine - np.arange(len(mine)) / len(mine)).max() <= 1 / len(mine) + 1e-9
+
+
+def test_blocks_are_halves_and_quarters_of_a_grid_and_every_label_is_by_itself():
+    bins = [binning.nested_bins(RNG(j).gamma(1, 10, 64), CodedColumn(64, True), 32) for j in range(2)]
+    asked = Marginal((0, 1, LABEL), (bins[0][15], bins[1][3], np.arange(3)))
+    by_atom = Marginal((0, 1, LABEL), (np.arange(16), np.arange(4), np.arange(3)))
+    blocks = potentials.blocks_of(asked, by_atom, bins)
+    assert [each.potential.shape for each in blocks] == [(2, 2, 3), (4, 2, 3), (8, 2, 3)]
+    cells = RNG(5).random((16, 4, 3))
+    for each in blocks:
+        sums = each.sums(cells)
+        assert sums.shape == each.potential.shape
+        np.testing.assert_allclose(sums.sum((0, 1)), cells.sum((0, 1)))
+        naive = np.zeros_like(sums)
+        for at in np.ndindex(cells.shape):
+            naive[tuple(of[i] for of, i in zip(each.of_cell, at, strict=True))] += cells[at]
+        np.testing.assert_allclose(sums, naive)
+        np.testing.assert_array_equal(each.on_cells(sums)[3, 2], sums[each.of_cell[0][3], each.of_cell[1][2]])
+    assert potentials.blocks_of(Marginal((0,), (bins[0][7],)), Marginal((0,), (np.arange(8),)), bins) == ()
+
+
+def test_columns_have_more_atoms_where_noise_is_low():
+    assert [binning.atoms_for(records, 10.0) for records in (100, 16_000, 24_000, 10**7)] == [32, 32, 48, 64]

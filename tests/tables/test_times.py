@@ -16,10 +16,10 @@ from fakes import Seeing
 from dpsyn.api.table import Table
 from dpsyn.embedding.table import Table as Vectors
 from dpsyn.errors import UserError
-from dpsyn.metric.marginals import _distances, _measured
+from dpsyn.metric.marginals import distances, measured
 from dpsyn.population import Population, Samples, take
 from dpsyn.reading.rows import Span, parquet_batches
-from dpsyn.runs.export import _csv, _jsonl
+from dpsyn.runs.export import as_csv, as_jsonl
 from dpsyn.runs.storage import from_parquet, to_parquet
 from dpsyn.tables import codec, times
 from dpsyn.tables.columns import CLIPPED, CUT, FINE, NO_DATE, NO_DATETIME, NO_TIME, NO_ZONE
@@ -153,13 +153,13 @@ def test_csv_and_jsonl_write_times_as_the_schema_declares_them() -> None:
         content[name] = "2024-01-31T12:00:00"
     content["at"] = np.array([32700, 0], "m8[s]")
     given = Population(1, Samples(content, forms=table.forms), np.zeros(2, int), np.full(2, -1), np.ones(2, bool))
-    ((_, text),) = _csv(given, [{}])
+    ((_, text),) = as_csv(given, [{}])
     assert text.decode().splitlines() == [
         "day,made,sent,paid,at",
         "31.01.2024,31.01.24 12:00,2024-01-31 12:00:00,2024-01-31 12:00:00+05:30,09:05:00",
         ",31.01.24 12:00,2024-01-31 12:00:00,2024-01-31 12:00:00+05:30,00:00:00",
     ]
-    ((_, text),) = _jsonl(given, [{}])
+    ((_, text),) = as_jsonl(given, [{}])
     assert json.loads(text.decode().splitlines()[0])["day"] == "31.01.2024"
 
 
@@ -196,8 +196,8 @@ def test_every_part_for_tables_knows_the_new_kinds() -> None:
     moved = Table(table, 0.1).vary(Samples(content), [{}] * 300, 0.0, np.arange(300).astype(np.uint64)).content
     assert repr(moved.tolist()) == repr(content.tolist())
     assert Vectors(table, 1.0, 1.0, 1.0)(Samples(content)).shape == (300, 8)
-    measured = _measured(content, table, 16)
-    assert _distances(table, measured[1], measured[1])["wasserstein"] == 0
+    values = measured(content, table, 16)[1]
+    assert distances(table, values, values)["wasserstein"] == 0
     coded = codec.encode(table, content)
     back = codec.decode(table, coded, np.zeros(300, int), np.arange(300).astype(np.uint64))
     assert (codec.encode(table, back) == coded).all()

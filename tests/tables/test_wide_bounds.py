@@ -17,7 +17,7 @@ from dpsyn.errors import UserError
 from dpsyn.population import MISSING, Population, Samples
 from dpsyn.privacy.budget import Settings, multiplier
 from dpsyn.privacy.query import Answer, CellCounts, Query
-from dpsyn.runs.export import _csv
+from dpsyn.runs.export import as_csv
 from dpsyn.runs.storage import from_parquet, to_parquet
 from dpsyn.schedule import Facts, PublicSide
 from dpsyn.schedule.binning import denoised
@@ -133,7 +133,7 @@ def test_whole_numbers_of_64_bits_stay_exact_from_the_cell_to_the_file() -> None
     assert kept.tolist() == mended.tolist()
     given = Population(1, Samples(mended), np.zeros(3, int), np.full(3, -1), np.ones(3, bool))
     assert from_parquet(to_parquet(given, [{}]), "here").samples.content.tolist() == mended.tolist()
-    ((_, text),) = _csv(given, [{}])
+    ((_, text),) = as_csv(given, [{}])
     assert [row[0] for row in csv.reader(text.decode().splitlines()[1:])] == [str(value) for value in mended["id"]]
 
 

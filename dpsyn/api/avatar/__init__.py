@@ -18,6 +18,7 @@ from dpsyn.networks.runtime import Runtime
 from dpsyn.population import Label, Samples
 from dpsyn.randomness import uniform
 from dpsyn.threads import processors
+from dpsyn.validate import number, side_lengths
 
 OFTEN_NONE = ("facial_hair", "accessory")  # python_avatars draws NONE half of the time, any value else
 
@@ -41,8 +42,7 @@ class Avatar(Api):
     runtime: Runtime = Runtime()
 
     def __post_init__(self) -> None:
-        if not _whole(self.image_size, 2) or min(self.image_size) < 1:
-            raise invalid("api.image_size", self.image_size, "[height, width] px")
+        side_lengths("api.image_size", self.image_size)
         if self.crop is not None:
             good = _whole(self.crop, 4) and min(self.crop) >= 0
             if not good or not (self.crop[0] < self.crop[2] <= WIDTH and self.crop[1] < self.crop[3] <= HEIGHT):
@@ -65,10 +65,8 @@ class Avatar(Api):
 
     def check_degree(self, degree: Degree) -> None:
         """Raises UserError for what is no degree."""
-        if isinstance(degree, bool | Mapping) or not isinstance(degree, int | float) or not 0 <= degree <= 1:
-            raise invalid(
-                "schedule.degree", degree, "one number, 0 to 1: the probability that a parameter is drawn anew"
-            )
+        expected = "one number, 0 to 1: the probability that a parameter is drawn anew"
+        number("schedule.degree", degree, expected, least=0, most=1)
 
     def reads(self) -> Sequence[Data]:
         return ()
@@ -76,7 +74,7 @@ class Avatar(Api):
     def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
         """Every parameter uniform over its values, but for facial_hair and accessory: NONE half of the time."""
         self.check()
-        return self._drawn(random_rows(np.asarray(seeds), "avatar.fresh"))
+        return self.drawn(random_rows(np.asarray(seeds), "avatar.fresh"))
 
     def vary(self, samples: Samples, labels: Sequence[Label], degree: Degree, seeds: np.ndarray) -> Samples:
         """Each parameter keeps its value with probability 1 - degree, and else is drawn as in `generate`, which may
@@ -89,11 +87,11 @@ class Avatar(Api):
             raise UserError(f"api avatar: the samples lack the traits {lacking}: another api drew them.")
         old = np.stack([_indices(name, samples.traits[name]) for name in PARAMETERS], axis=1)
         coins = [uniform(np.asarray(seeds), "avatar.coin", k) for k in range(len(PARAMETERS))]
-        return self._drawn(
+        return self.drawn(
             np.where(np.stack(coins, axis=1) < degree, random_rows(np.asarray(seeds), "avatar.anew"), old)
         )
 
-    def _drawn(self, rows: np.ndarray) -> Samples:
+    def drawn(self, rows: np.ndarray) -> Samples:
         """rows: int64 [n, 16], indices into the values of each parameter."""
         distinct, places = np.unique(rows, axis=0, return_inverse=True)
         crop = tuple(self.crop or (0, 0, WIDTH, HEIGHT))
@@ -126,7 +124,11 @@ def _indices(name: str, traits: np.ndarray) -> np.ndarray:
 
 
 def random_rows(seeds: np.ndarray, stream: str) -> np.ndarray:
-    """int64 [n, 16]. Row i from seeds[i] and the stream alone."""
+    """Parameters int64 [n, 16], each row from its seed and the stream alone.
+
+    seeds: uint64 [n].
+    stream: a name of `STREAMS`.
+    """
     columns = []
     for k, name in enumerate(PARAMETERS):
         column = np.floor(uniform(seeds, stream, k) * len(values(name))).astype(np.int64)

@@ -73,7 +73,12 @@ STAND_INS = {name: f"#01{k:02X}F3" for k, name in enumerate(COLORS)}  # found ag
 
 
 def pictures(rows: np.ndarray, size: tuple[int, ...], crop: tuple[int, ...]) -> np.ndarray:
-    """uint8 [n, h, w, 3] of the parameters int [n, 16]."""
+    """Faces as they are drawn, uint8 [n, h, w, 3].
+
+    rows: parameters int [n, 16].
+    size: (h, w) px.
+    crop: (left, top, right, bottom) of the drawing, before it is resized.
+    """
     from PIL import Image
 
     images = np.empty((len(rows), *size, 3), np.uint8)

@@ -54,7 +54,12 @@ class Workers:
         ]
 
     def pictures(self, rows: np.ndarray, size: tuple[int, ...], crop: tuple[int, ...]) -> np.ndarray:
-        """As `dpsyn.api.avatar.faces.pictures`. Raises UserError where a worker is gone."""
+        """As `dpsyn.api.avatar.faces.pictures`. Raises UserError where a worker is gone.
+
+        rows: parameters int [n, 16].
+        size: (h, w) px.
+        crop: as in `faces.pictures`.
+        """
         images = np.empty((len(rows), *size, 3), np.uint8)
         waiting = iter(range(0, len(rows), CHUNK))
         with selectors.DefaultSelector() as busy:

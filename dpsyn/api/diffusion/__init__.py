@@ -113,7 +113,7 @@ class Diffusion(Api):
     def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
         """Fresh samples of random classes. Raises UserError for a network that cannot be had or does not fit."""
         traits = self._classes(seeds)
-        make = self._model.sampler(self._loaded, None)
+        make = self._model.sampler(self.loaded, None)
         assert make is not None
         return Samples(self._made(make, None, traits, seeds), traits)
 
@@ -123,7 +123,7 @@ class Diffusion(Api):
         if parents.ndim != 4 or parents.dtype != np.uint8:
             raise UserError("api diffusion: expected images as parents. Choose an api for this kind of data.")
         traits = self._own(samples.traits)
-        make = self._model.sampler(self._loaded, degree)
+        make = self._model.sampler(self.loaded, degree)
         if make is None:
             return Samples(parents, traits)
         return Samples(self._made(make, parents, traits, seeds), traits)
@@ -138,7 +138,7 @@ class Diffusion(Api):
         """uint8 [n, h, w, c]."""
         import torch
 
-        loaded, device = self._loaded, torch_device(self.runtime)
+        loaded, device = self.loaded, torch_device(self.runtime)
         size = tuple(self.image_size or loaded.size)
 
         def work(rows: slice) -> np.ndarray:
@@ -155,7 +155,7 @@ class Diffusion(Api):
         return np.concatenate(parts) if parts else np.empty((0, *size, loaded.channels), np.uint8)
 
     def _classes(self, seeds: np.ndarray) -> dict[str, np.ndarray]:
-        known = self._loaded.classes
+        known = self.loaded.classes
         if known is None:
             return {}
         drawn_from = np.arange(known) if self.classes is None else np.array(self.classes, np.int64)
@@ -163,7 +163,7 @@ class Diffusion(Api):
         return {"class": drawn_from[np.array(places, np.int64)]}
 
     def _own(self, traits: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        known = self._loaded.classes
+        known = self.loaded.classes
         if known is None:
             return {}
         if "class" not in traits:
@@ -190,7 +190,7 @@ class Diffusion(Api):
         return DiffusersModel(self.path, self.revision, self.resolution, self.steps)
 
     @property
-    def _loaded(self) -> Loaded:
+    def loaded(self) -> Loaded:
         loaded = self._model.load(dataclasses.replace(self.runtime, devices=None))  # a list is no key
         self._check_classes(loaded.classes)
         return loaded

@@ -24,7 +24,11 @@ class Loaded(NamedTuple):
 
 
 def normal(loaded: Loaded, noise: list[Any]) -> Any:
-    """float32 [n, c, h, w] on the network's device; row i drawn by noise[i]."""
+    """Standard normal float32 [n, c, h, w] on the network's device, each row by its own generator.
+
+    loaded: the network.
+    noise: torch generators [n].
+    """
     from diffusers.utils.torch_utils import randn_tensor
 
     shape = (len(noise), loaded.channels, *loaded.size)
@@ -37,7 +41,12 @@ def pair(size: Any) -> tuple[int, int]:
 
 
 def named(degree: Degree, main: str, other: str) -> Mapping[str, Any]:
-    """{main: value} or {main: value, other: value}"""
+    """The degree by names: {main: value} or {main: value, other: value}. Raises UserError for other names.
+
+    degree: a number, or several by name.
+    main: the name that a number alone stands for.
+    other: the name that may be left out.
+    """
     given = degree if isinstance(degree, Mapping) else {main: degree}
     if main not in given or given.keys() - {main, other}:
         raise invalid("schedule.degree", dict(given), f"a number, or {{{main}: ..., {other}: ...}}")

@@ -16,7 +16,7 @@ from dpsyn.api.diffusion.common import Loaded, Sampler, check_side, named, norma
 from dpsyn.errors import first_line, invalid
 from dpsyn.networks.hub import fetched, model_folder
 from dpsyn.networks.runtime import Runtime, placed
-from dpsyn.validate import whole
+from dpsyn.validate import number, whole
 
 WHERE = "a .pt of improved-diffusion or its address, or a folder of diffusers or its name on the hub"
 NETWORK, SCHEDULER = ("unet", "config.json"), ("scheduler", "scheduler_config.json")  # in a folder of diffusers
@@ -57,7 +57,11 @@ class DiffusersModel:
         return loaded
 
     def sampler(self, loaded: Loaded, degree: Degree | None) -> Sampler | None:
-        """degree: None for fresh samples. Returns None where it leaves parents as they are."""
+        """What draws samples by the network; None where a degree leaves parents as they are.
+
+        loaded: the network.
+        degree: of the variations; None for fresh samples.
+        """
         strength, steps = (1.0, self.steps) if degree is None else self._strength(degree)
         if not strength:
             return None
@@ -67,8 +71,8 @@ class DiffusersModel:
     def _strength(self, degree: Degree) -> tuple[float, int]:
         given = named(degree, "strength", "steps")
         strength, steps = given["strength"], given.get("steps", self.steps)
-        if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 <= strength <= 1:
-            raise invalid("schedule.degree", strength, "a number from 0 to 1", "It is the share of a whole sample.")
+        do = "It is the share of a whole sample."
+        number("schedule.degree", strength, "a number from 0 to 1", least=0, most=1, do=do)
         whole("schedule.degree.steps", steps, 1)
         return float(strength), steps
 

@@ -68,12 +68,16 @@ class ImprovedDiffusion:
         self._skipped(degree)
 
     def load(self, runtime: Runtime) -> Loaded:
-        loaded = _checkpoint(self.path, self.heads, runtime)
+        loaded = checkpoint(self.path, self.heads, runtime)
         check_side(self.resolution, loaded.network.config)
         return loaded._replace(size=pair(self.resolution))
 
     def sampler(self, loaded: Loaded, degree: Degree | None) -> Sampler | None:
-        """degree: None for fresh samples. Returns None where it leaves parents as they are."""
+        """What draws samples by the network; None where a degree leaves parents as they are.
+
+        loaded: the network.
+        degree: of the variations; None for fresh samples.
+        """
         process, skip = (self.process(self.respacing, "api.respacing"), 0) if degree is None else self._skipped(degree)
         return functools.partial(_respaced, loaded, process, len(process.timesteps) - 1 - skip, self.ddim)
 
@@ -94,13 +98,17 @@ class ImprovedDiffusion:
 
 
 def respaced(schedule: str, steps: int, respacing: str, key: str) -> Process:
-    """The process of `steps` steps (Nichol and Dhariwal, section 3.2, equation 17 for 'cosine'; 'linear' as in DDPM),
-    cut down to some of its timesteps. With b the products of the whole, the betas of the rest are 1 - b[i] / b[i-1]
-    over the timesteps kept (section 4).
+    """The process (Nichol and Dhariwal, section 3.2, equation 17 for 'cosine'; 'linear' as in DDPM), cut down to some
+    of its timesteps. With b the products of the whole, the betas of the rest are 1 - b[i] / b[i-1] over the timesteps
+    kept (section 4).
 
+    schedule: of the betas, 'cosine' or 'linear'.
+    steps: of the whole process.
     respacing: 'N': so many, evenly, the first and the last among them; 'N,M,...': so many of equal parts of the process
-    each; 'ddimN': so many with a whole-number stride, from 0. Raises UserError (of the setting `key`) where that cannot
-    be.
+        each; 'ddimN': so many with a whole-number stride, from 0.
+    key: the setting that says the respacing, for messages.
+
+    Raises UserError where that cannot be.
     """
     kept = _kept(steps, respacing, key)
     if schedule == "linear":
@@ -136,11 +144,15 @@ def _kept(steps: int, respacing: str, key: str) -> tuple[int, ...]:
 
 
 def network(key: str, path: str, heads: int) -> Any:
-    """The checkpoint at `path` (a file or an address; the setting `key`) as a UNet2DModel, float32, on the CPU.
+    """A checkpoint as a UNet2DModel, float32, on the CPU.
 
     Its architecture is read off the checkpoint, but for the heads of its attentions. Converted once a content and
-    number of heads; after that it comes from the cache.
-    Raises UserError for a checkpoint of another layout: it says which keys.
+    number of heads; after that it comes from the cache. Raises UserError for a checkpoint of another layout: it says
+    which keys.
+
+    key: the setting that names the checkpoint.
+    path: a file, or an address.
+    heads: of each attention.
     """
     from safetensors import safe_open
     from safetensors.torch import load_file
@@ -160,12 +172,23 @@ def network(key: str, path: str, heads: int) -> Any:
 
 def check_file(key: str, path: str, heads: int) -> dict[str, Any]:
     """What UNet2DModel is to be, from the names and shapes in a local checkpoint: no weight is read. Raises UserError
-    for another layout."""
+    for another layout.
+
+    key: the setting that names the checkpoint.
+    path: a file.
+    heads: of each attention.
+    """
     return architecture(key, path, _shapes(_loaded(key, Path(path).expanduser())), heads)
 
 
 def architecture(key: str, path: str, shapes: Shapes, heads: int) -> dict[str, Any]:
-    """The arguments of UNet2DModel. Raises UserError where names or shapes are not those of the layout."""
+    """The arguments of UNet2DModel. Raises UserError where names or shapes are not those of the layout.
+
+    key: the setting that names the checkpoint, for messages.
+    path: what it is set to, for messages.
+    shapes: of the weights, by name.
+    heads: of each attention.
+    """
     first = ("time_embed.0.weight", "input_blocks.0.0.weight", "input_blocks.1.0.in_layers.2.weight", "out.2.weight")
     if missing := [name for name in first if name not in shapes]:
         heads_of_names = ("time_embed.", "label_emb.", "input_blocks.", "middle_block.", "output_blocks.", "out.")
@@ -376,7 +399,7 @@ def _some(names: list[str]) -> str:
 
 
 @functools.lru_cache(maxsize=2)
-def _checkpoint(path: str, heads: int, runtime: Runtime) -> Loaded:
+def checkpoint(path: str, heads: int, runtime: Runtime) -> Loaded:
     made = network("api.path", path, heads)
     return Loaded(placed(made, runtime), made.config.in_channels, made.config.num_class_embeds, None, None)
 

@@ -23,7 +23,7 @@ from dpsyn.errors import UserError, invalid, missing
 from dpsyn.marks import PLACE
 from dpsyn.population import Label, Samples, take
 from dpsyn.randomness import uniform
-from dpsyn.validate import number
+from dpsyn.validate import number, side_lengths
 
 CHUNK = 512  # rows drawn at once
 SMALL = 0.7  # of its size is a text drawn to be measured, so that what sticks out is seen
@@ -87,16 +87,9 @@ class DrawText(Api):
         if self.stretch[0] <= 0:
             raise invalid("api.stretch", list(self.stretch), "over 0")
         for name in ("shift", "warp", "pressure"):
-            if type(getattr(self, name)) not in (int, float) or not 0 <= getattr(self, name) < np.inf:
-                raise invalid(f"api.{name}", getattr(self, name), "px, 0 or more")
+            number(f"api.{name}", getattr(self, name), "px, 0 or more", least=0)
         number("api.flourish", self.flourish, "a share, 0 to 1", least=0, most=1)
-        sides = self.image_size
-        if (
-            not isinstance(sides, Sequence)
-            or len(sides) != 2
-            or not all(type(side) is int and side > 0 for side in sides)
-        ):
-            raise invalid("api.image_size", self.image_size, "[height, width] px")
+        side_lengths("api.image_size", self.image_size)
         if type(self.box) is not int or not 0 <= self.box <= min(self.image_size):
             raise invalid("api.box", self.box, "px, a whole number, at most the size of the image; 0: no box")
         if np.shape(self.background) != np.shape(self.foreground) or np.shape(self.background) not in ((), (3,)):
@@ -209,8 +202,7 @@ class DrawText(Api):
 
     def _degrees(self, degree: Degree) -> dict[str, float]:
         for value in degree.values() if isinstance(degree, Mapping) else [degree]:
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < np.inf:
-                raise invalid("schedule.degree", value, "a number, 0 or more, or one for each trait")
+            number("schedule.degree", value, "a number, 0 or more, or one for each trait", least=0)
         if not isinstance(degree, Mapping):
             fraction = float(degree)
             width = {name: fraction * float(np.ptp(getattr(self, name))) for _, name in (*self._whole, *self._real)}
@@ -244,7 +236,7 @@ class DrawText(Api):
     def _chunk(self, labels: Sequence[Label], traits: Mapping[str, np.ndarray]) -> np.ndarray:
         """uint8 [n, h, w, c]. Each row by itself, so that it is the same in any batch."""
         n, (h, w) = len(labels), self.image_size
-        fields = self._masters.look_up(
+        fields = self.masters.look_up(
             [self._text(label, i) for label, i in zip(labels, traits["text"].tolist(), strict=True)], traits["font"]
         )
         y = np.broadcast_to(np.arange(h, dtype=np.float32) - np.float32((h - 1) / 2), (n, h))
@@ -309,10 +301,10 @@ class DrawText(Api):
         of the plane a master px, float64 [n]."""
         stretch = np.float64(traits["stretch"]) if "stretch" in traits else np.full(len(height), float(self.stretch[0]))
         if self.box:
-            rim = 2 * self._masters.pad
+            rim = 2 * self.masters.pad
             scale = self.box / np.maximum(height - rim, (width - rim) * stretch)
         else:
-            scale = traits["size"] / self._masters.em
+            scale = traits["size"] / self.masters.em
         sine, cosine = SINES[traits["rotation"] % 360], SINES[(traits["rotation"] + 90) % 360]
         slant = np.float64(traits["slant"]) if "slant" in traits else np.full(len(scale), float(self.slant[0]))
         # image = rotate(slant(stretch(scale(master)))); counter-clockwise, y points down
@@ -338,13 +330,13 @@ class DrawText(Api):
         number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
         which = np.array([number[key] for key in keys], np.int64)
         for key, i in number.items():
-            having = self._masters.having({c for k in range(len(self.texts)) for c in self._text(dict(key), k)})
+            having = self.masters.having({c for k in range(len(self.texts)) for c in self._text(dict(key), k)})
             mine = which == i
             choice[mine] = having[np.floor(fraction[mine] * len(having)).astype(np.int64)]
-        return np.array(self._masters.fonts, np.str_)[choice]
+        return np.array(self.masters.fonts, np.str_)[choice]
 
     @cached_property
-    def _masters(self) -> Masters:
+    def masters(self) -> Masters:
         reach = max(self.stroke[1] + max(self.weight[1], 0) + self.pressure, 0) + 1
         return Masters(self.fonts, self.size, reach)
 

@@ -55,7 +55,11 @@ class Masters:
         return self.usable[key]
 
     def look_up(self, texts: Sequence[str], fonts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """-> where each row's field starts, its height and width, int64 [n] each; and all fields, int16."""
+        """Where each row's field starts, its height and width, int64 [n] each; and all fields, int16.
+
+        texts: [n].
+        fonts: int64 [n], which font each is written in.
+        """
         places = [self._place(font, text) for font, text in zip(fonts.tolist(), texts, strict=True)]
         start, height, width = np.array(self.table)[places].T
         return start, height, width, self.numbers

@@ -94,7 +94,7 @@ class Pool(Api):
 
         Raises UserError where there are none, or fewer than `neighbours`.
         """
-        stock = self._stock()
+        stock = self.stock()
         parts = self._parts(stock, labels)
         return stock.samples(stock.order[stock.starts[parts] + _choice(seeds, "pool.item", stock.sizes[parts])])
 
@@ -104,13 +104,13 @@ class Pool(Api):
         Raises UserError where the pool, or its part with the item's label, has fewer.
         """
         self.check_degree(degree)
-        stock, width = self._stock(), max(1, int(degree))  # type: ignore[arg-type]
+        stock, width = self.stock(), max(1, int(degree))  # type: ignore[arg-type]
         items = _items(samples, len(stock.content))
         for part in np.unique(stock.parts[items]).tolist():
             if stock.sizes[part] < width:
                 raise invalid("schedule.degree", degree, f"at most {stock.sizes[part]}, {self._named(part)}")
         if width > 1:
-            graph = self._graph(stock, width)
+            graph = self.graph(stock, width)
             items = graph[items, _choice(seeds, "pool.neighbour", np.full(len(items), width))].astype(np.int64)
         return stock.samples(items)
 
@@ -119,7 +119,7 @@ class Pool(Api):
         content stays, so they have to be embedded: `vectors` would say what that item's are. Raises UserError where
         their vectors are of another length.
         """
-        stock = self._stock()
+        stock = self.stock()
         parts, items = self._parts(stock, labels), np.empty(len(samples), np.int64)
         device, step = torch_device(self.runtime), self.runtime.batch_size
         for start in range(0, len(samples), step):
@@ -136,7 +136,7 @@ class Pool(Api):
 
     def vectors(self, samples: Samples) -> np.ndarray:
         """float32 [n, d]: what the embedding said of the items. For samples that the pool made."""
-        stock = self._stock()
+        stock = self.stock()
         return np.asarray(stock.vectors[_items(samples, len(stock.content))])
 
     @cached_property
@@ -145,14 +145,14 @@ class Pool(Api):
             return self.data.fingerprint()
 
     @cached_property
-    def _name(self) -> str:
+    def folder_name(self) -> str:
         """Of the folder in the cache."""
         seen_by = self.embedding.fingerprint()
         named = json.dumps([__version__, LAYOUT, self._fingerprint, _named(self.data), _named(self.embedding), seen_by])
         return hashlib.sha256(named.encode()).hexdigest()[:32]
 
-    def _stock(self) -> Stock:
-        folder = public_cache() / "pools" / self._name
+    def stock(self) -> Stock:
+        folder = public_cache() / "pools" / self.folder_name
         if not folder.exists():
             folder.parent.mkdir(exist_ok=True)
             with alone(folder.with_suffix(".lock")), room_on_disk(folder), said_of("api.data"):
@@ -192,8 +192,12 @@ class Pool(Api):
     def _named(self, part: int) -> str:
         return "the items of the pool" + (f" with the label {dict(self.data.labels[part])}" if self.by_label else "")
 
-    def _graph(self, stock: Stock, width: int) -> np.ndarray:
-        """int32 [n, width or more]: the items nearest to each, itself first; -1 where a label has no more."""
+    def graph(self, stock: Stock, width: int) -> np.ndarray:
+        """int32 [n, width or more]: the items nearest to each, itself first; -1 where a label has no more.
+
+        stock: the items.
+        width: neighbours of each.
+        """
         path = stock.folder / ("neighbours_by_label.npy" if self.by_label else "neighbours.npy")
         if not is_wide(path, width):
             with alone(stock.folder / "lock"), room_on_disk(path):

@@ -19,7 +19,13 @@ FOUND = 2**20  # neighbours held at once
 
 
 def connect(stock: Stock, width: int, path: Path, runtime: Runtime) -> None:
-    """Writes the `width` nearest items of every item, block by block, into `path`, which appears whole."""
+    """Writes the nearest items of every item, block by block, into a file that appears whole.
+
+    stock: the items.
+    width: neighbours of each.
+    path: of the file.
+    runtime: names the device.
+    """
     temporary, n = path.with_suffix(".part"), len(stock.content)
     try:
         with temporary.open("wb") as file:
@@ -29,7 +35,7 @@ def connect(stock: Stock, width: int, path: Path, runtime: Runtime) -> None:
                 file.write(b"\xff" * (4 * width * min(BLOCK, n - start)))
         graph = np.load(temporary, mmap_mode="r+")
         for part in np.flatnonzero(stock.sizes).tolist():
-            _connect_part(stock, stock.members(part), graph, runtime)
+            connect_part(stock, stock.members(part), graph, runtime)
         graph.flush()
         sync_file(temporary)
         os.replace(temporary, path)
@@ -39,7 +45,7 @@ def connect(stock: Stock, width: int, path: Path, runtime: Runtime) -> None:
         raise
 
 
-def _connect_part(stock: Stock, members: np.ndarray, graph: np.ndarray, runtime: Runtime) -> None:
+def connect_part(stock: Stock, members: np.ndarray, graph: np.ndarray, runtime: Runtime) -> None:
     device, k = torch_device(runtime), min(graph.shape[1], len(members))
 
     def search(rows: slice) -> bool:
@@ -54,10 +60,16 @@ def _connect_part(stock: Stock, members: np.ndarray, graph: np.ndarray, runtime:
 
 
 def nearest(queries: F32, vectors: F32, members: I64, k: int, device: str, own: int | None = None) -> I64:
-    """int64 [q, k]: the k items among `members` that are nearest to each query, by distance, ties to the lower item.
+    """int64 [q, k]: the k items that are nearest to each query, by distance, ties to the lower item.
 
-    queries float32 [q, d]; vectors float32 [n, d]; members int64 [m], rising, m >= k. own: query i is members[own + i],
-    which is left out, m > k. In float32: items whose distances differ by less may change places.
+    In float32: items whose distances differ by less may change places.
+
+    queries: float32 [q, d].
+    vectors: float32 [n, d], of all items.
+    members: int64 [m], rising, the items that are searched, k of them at least.
+    k: neighbours of each.
+    device: of torch.
+    own: query i is members[own + i], which is left out (then m > k); None: no query is an item.
     """
     asked = k + (own is not None)
     centre = vectors[members[:BLOCK]].mean(0)  # differences stay; the squares that cancel get small

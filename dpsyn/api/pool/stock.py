@@ -72,7 +72,11 @@ class Stock:
 
 @lru_cache(maxsize=2)
 def opened(folder: Path, labels: int) -> Stock:
-    """labels: how many there are; 0: they do not count."""
+    """The items that were written, read as they are asked for.
+
+    folder: of the stock.
+    labels: how many there are; 0: they do not count.
+    """
     facts = json.loads((folder / "facts.json").read_text())
     vectors = np.memmap(folder / "vectors", np.float32, "r", shape=(facts["rows"], facts["dimension"]))
     parts = np.fromfile(folder / "labels", np.int64)
@@ -86,7 +90,12 @@ def opened(folder: Path, labels: int) -> Stock:
 
 
 def write_items(data: Data, size: int, folder: Path) -> tuple[dict[str, Any], np.ndarray]:
-    """The content of all rows that can be read, and int64 [n], their labels."""
+    """Writes the content of all rows that can be read. Returns facts about it, and int64 [n], their labels.
+
+    data: public rows.
+    size: rows of a batch.
+    folder: of the stock.
+    """
     facts: dict[str, Any] = {}
     rows = left_out = 0
     labels = [np.empty(0, np.int64)]
@@ -115,7 +124,14 @@ def write_items(data: Data, size: int, folder: Path) -> tuple[dict[str, Any], np
 
 def write_vectors(embedding: Embedding, facts: Mapping[str, Any], labels: np.ndarray, size: int, folder: Path) -> int:
     """Embeds the items that were written, and returns the length of a vector. An item without a finite one gets zeros,
-    and -1 in `labels`: it is in no part of the pool."""
+    and the label -1: it is in no part of the pool.
+
+    embedding: of the pool.
+    facts: as `write_items` returned them.
+    labels: int64 [n], which are changed.
+    size: rows of a batch.
+    folder: of the stock.
+    """
     content, dimension = _content(folder, facts), 0
     with (folder / "vectors").open("wb") as vectors:
         for start in range(0, facts["rows"], size):

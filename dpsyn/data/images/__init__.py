@@ -17,22 +17,11 @@ from dpsyn.data.images.files import HEIF, ONLY_A_PATH, pixels_of
 from dpsyn.errors import invalid, missing
 from dpsyn.marks import PLACE
 from dpsyn.population import Label, Samples
-from dpsyn.reading.rows import (
-    Broken,
-    Columns,
-    Span,
-    as_text,
-    check_declared,
-    combinations,
-    excerpt,
-    guarded,
-    label_sources,
-    labeller,
-    parquet_batches,
-    parquet_schema,
-)
+from dpsyn.reading.labels import check_declared, combinations, label_sources, labeller
+from dpsyn.reading.rows import Broken, Columns, Span, as_text, excerpt, guarded, parquet_batches, parquet_schema
 from dpsyn.reading.sources import Source, class_names, commit, floating, hub_stream, name_below, root
 from dpsyn.reading.spelling import LOST_DIGITS, Users, canonical, has_lost_digits, unit_of
+from dpsyn.validate import choice, whole
 
 IMAGE = "\0image"  # in a Row, whatever the column is called
 
@@ -97,10 +86,8 @@ class Images:
             raise invalid("data.size", self.size, "[height, width] in px, or null")
         if self.center_crop and self.size is None:
             raise invalid("data.center_crop", True, "data.size=[height,width] beside it")
-        if self.mode not in ("L", "RGB"):
-            raise invalid("data.mode", self.mode, "L (grey) or RGB")
-        if self.bits is not None and (type(self.bits) is not int or not 9 <= self.bits <= 16):
-            raise invalid("data.bits", self.bits, "a whole number from 9 to 16, or null: as each file says")
+        choice("data.mode", self.mode, ("L", "RGB"))
+        whole("data.bits", self.bits, 9, optional=True, most=16)
         check_declared(self.id, self.records, self.on_error, self.max_refused, self.max_adjusted)
 
     @functools.cached_property
@@ -148,10 +135,14 @@ class Images:
     def batches(
         self, size: int, spans: Sequence[Span] | None = None, at: int = 0, shape: tuple[int, ...] | None = None
     ) -> Iterator[Records]:
-        """Batches of exactly `size` rows but for the last, which may have none where rows were refused after it.
+        """Batches of one size; the last may have fewer rows, and none where rows were refused after it.
 
-        spans: of these alone; at: the number of this part; shape: of the first image of all. Raises UserError for files
-        that cannot be read, missing columns, and images of several sizes without `size`.
+        size: rows of a batch.
+        spans: which runs of which files are read; None: all.
+        at: the number of this part, from 0 on.
+        shape: of the first image of all parts, which all must have; None: of the first one read here.
+
+        Raises UserError for files that cannot be read, missing columns, and images of several sizes without `size`.
         """
         label_of, users = self._labeller(), Users()
         shape = (*self.size, self._channels) if self.size is not None else shape

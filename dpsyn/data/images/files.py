@@ -74,9 +74,13 @@ def pixels_of(
 ) -> np.ndarray | str:
     """uint8 [h, w, 1 (mode L) or 3 (RGB)], upright, or the rule by which it is not read, whatever Pillow raises.
 
-    size: [height, width] px to resize to. bits: of the values of greys of more than 8 bits, whatever their file says;
-    None: as it says, and where it says 16, the width of its container, but nothing is as bright as 14 bits: no one
-    can tell a night from a camera of 12 bits, so that one is not read.
+    source: bytes of a file, a file, or None for no image.
+    mode: 'L' for grey, 'RGB' for colour.
+    size: [height, width] px to resize to.
+    center_crop: whether the middle square is taken before it is resized.
+    bits: of the values of greys of more than 8 bits, whatever their file says; None: as it says, and where it says 16,
+        the width of its container, but nothing is as bright as 14 bits: no one can tell a night from a camera of 12
+        bits, so that one is not read.
     """
     if source is None or source == b"":
         return NO_IMAGE if source is None else NO_BYTES
