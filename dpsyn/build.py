@@ -26,12 +26,13 @@ from dpsyn.privacy.budget import Settings
 from dpsyn.publish import published, resumable, target_of
 from dpsyn.schedule import Schedule
 from dpsyn.schedule.evolution import WithLabelShares
-from dpsyn.validate import whole
+from dpsyn.validate import choice, number, whole
 
 IDENTITY = ("seed", "data", "api", "embedding", "privacy", "schedule", "label_shares")
 AGREED = ("accept_lost_draws", "accept_joint_epsilon", "max_joint_epsilon")  # they may change while a run goes on
 LIMITS = ("max_refused", "max_adjusted")  # of a data set: they change no vector
 NEEDED = ("name", "seed", "run_dir", "label_shares", "expand.rows", "expand.degree", "metric.every_n_releases")
+CARD = {"curator_type": ("Government", "Industry", "Nonprofit")}
 NAME_LENGTH = 120  # characters of what is added to the name of a run of a sweep
 ANSWERS, BARE_ANSWERS = "answers", "answers_not_private"  # folders of the cache
 
@@ -76,7 +77,8 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
     given = {"runtime": plain["runtime"], "answers_folder": answers}
     runtime = built_part("runtime", plain["runtime"], trusted, {})
     schedule: Schedule = _contracted("schedule", Schedule, plain, trusted, given)
-    data: Data = _contracted("data", Data, plain, trusted, given)
+    hold_out, evaluate = _evaluation(plain)
+    data: Data = _contracted("data", Data, {"data": _without(plain["data"], "hold_out")}, trusted, given)
     if schedule.uses_api:
         for name in ("api", "embedding"):
             _check_part(name, plain)
@@ -113,12 +115,29 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
         runtime=runtime,
         identity=identity,
         cache_identity={
-            "data": {key: value for key, value in plain["data"].items() if key not in LIMITS},
+            "data": {key: value for key, value in plain["data"].items() if key not in (*LIMITS, "hold_out")},
             "embedding": plain["embedding"],
         },
         public=_public(plain, identity, [name for name, metric in metrics.items() if not metric.private], trusted),
         free=frozenset(resumable(identity)),
+        hold_out=hold_out,
+        evaluate=evaluate,
+        measured_by={"metric": plain["metric"], "held_out": plain.get("held_out")},
     )
+
+
+def _evaluation(plain: Mapping[str, Any]) -> tuple[float, float | None]:
+    """data.hold_out and evaluate.epsilon. Raises UserError for what they cannot be."""
+    hold_out, evaluate = plain["data"].get("hold_out", 0), plain.get("evaluate") or {"epsilon": None}
+    number("data.hold_out", hold_out, "0, or a share below 1", 0, 0.9)
+    if not isinstance(evaluate, Mapping):
+        raise invalid("evaluate", evaluate, "evaluate.epsilon")
+    number("evaluate.epsilon", evaluate.get("epsilon"), "a number over 0, or null", above=0, optional=True)
+    return float(hold_out), None if evaluate.get("epsilon") is None else float(evaluate["epsilon"])
+
+
+def _without(settings: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != key}
 
 
 def _metrics(plain: Mapping[str, Any], trusted: Sequence[str], given: Mapping[str, Any]) -> dict[str, Metric]:
@@ -147,12 +166,28 @@ def _public(
 
     metrics: names of those whose numbers stand there.
     """
-    said = {**identity, "expand": plain["expand"]}
+    said = {**identity, "expand": plain["expand"], "card": _card(plain.get("card"))}
     said["metric"] = {
         "every_n_releases": plain["metric"]["every_n_releases"],
         "parts": {name: plain["metric"]["parts"][name] for name in metrics},
     }
     return {"name": str(plain["name"]), **{key: public_part(key, value, trusted) for key, value in said.items()}}
+
+
+def _card(said: Any) -> dict[str, str]:
+    """What the curator says of the release: texts by their names, without those that are null."""
+    if not isinstance(said, Mapping | None):
+        raise invalid("card", said, "texts by their names")
+    told = {key: str(value) for key, value in (said or {}).items() if value is not None}
+    for key, value in (said or {}).items():
+        if isinstance(value, Mapping | list):
+            raise invalid(f"card.{key}", value, "a text, or null")
+    for key, allowed in CARD.items():
+        if key in told:
+            choice(f"card.{key}", told[key], allowed)
+    if not re.fullmatch(r"|\d{4}-\d\d-\d\d", told.get("published", "")):
+        raise invalid("card.published", told["published"], "a day, YYYY-MM-DD, or null")
+    return told
 
 
 def public_part(key: str, value: Any, trusted: Sequence[str] = ()) -> Any:

@@ -7,6 +7,8 @@ import atexit
 import errno
 import gc
 import io
+import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,17 +20,21 @@ from dpsyn.threads import wait_passively
 HELP = """\
 dpsyn: differentially private synthetic data by Private Evolution, without training anything.
 
+  dpsyn init FILE|FOLDER --records N ...          a commented yaml for data of your own, and how to go on
   dpsyn run [+experiment=NAME] [KEY=VALUE ...]    run; the same command goes on with what was interrupted
   dpsyn run -m ... KEY=A,B,C                      a sweep (Hydra multirun)
   dpsyn plan [the same arguments]                 what it would cost: privacy, calls, disk; reads and writes nothing
   dpsyn check [the same arguments]                what a run would make of your rows; spends nothing
   dpsyn expand RUN --rows N                       more rows from a finished run; costs no privacy
   dpsyn report RUN                                one HTML page to look at, safe to publish; or --private
+  dpsyn evaluate RUN ... [metric=NAME]            finished runs measured and compared; --epsilon E: a number to publish
   dpsyn export RUN --to DIR --format csv          its data as csv, jsonl, parquet, imagefolder or npz
+  dpsyn push RUN OWNER/NAME                       its release to the Hugging Face hub; refuses what is not private
   dpsyn schema FILE > schema.yaml                 drafts the schema of a table from a codebook or a public sample
   dpsyn list [RUN or FOLDER ...]                  runs side by side: state, epsilon, rows, public metrics; --json
   dpsyn verify RUN                                recompute epsilon from the receipts by exact convolution
   dpsyn budget                                    what was spent on each data set
+  dpsyn completion bash|zsh|fish                  a script by which the shell completes all this
   dpsyn --version
 
 `dpsyn run` alone draws the digits that ship with it. `dpsyn run --help` lists experiments and parts,
@@ -63,16 +69,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     atexit.register(gc.freeze)  # else Python looks at its end for garbage among all of torch: 0.7 s
     given = list(sys.argv[1:] if arguments is None else arguments)
     verbs = {
+        "init": init,
         "run": run,
         "plan": plan,
         "check": check,
         "expand": expand,
         "report": report,
+        "evaluate": evaluate,
         "export": export,
+        "push": push,
         "schema": schema,
         "list": list_runs,
         "verify": verify,
         "budget": budget,
+        "completion": completion,
     }
     if not given or given[0] in ("--help", "-h", "help"):
         print(HELP, end="")
@@ -88,6 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print("dpsyn:", " ".join(str(error).splitlines()), file=sys.stderr)
         return 2
+    except BrokenPipeError:  # who reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if error.errno not in UNUSABLE or error.filename is None:
             raise
@@ -120,19 +133,73 @@ def run(given: list[str]) -> int:
     return 0
 
 
+def init(given: list[str]) -> int:
+    """`dpsyn init FILE|FOLDER`: a yaml and the commands to go on with; no private row is read."""
+    description = "Writes a commented yaml for data of your own. Looks at names, types and what you say is public."
+    parser = argparse.ArgumentParser("dpsyn init", description=description)
+    parser.add_argument("place", type=Path, metavar="FILE|FOLDER", help="the private data: csv, jsonl, parquet, images")
+    parser.add_argument("--kind", help="table, texts or images; else by the names of the files")
+    parser.add_argument("--name", help="of the experiment; else of the file")
+    parser.add_argument("--records", type=int, help="how many there are, about: declared, published, never counted")
+    parser.add_argument("--epsilon", type=float, default=1.0, help="the promise; 1 unless you say another")
+    parser.add_argument("--sample", metavar="PUBLIC", help="of a table: a public sample, or a codebook")
+    parser.add_argument("--pool", metavar="PUBLIC", help="of images or texts: public ones of the like")
+    parser.add_argument("--model", metavar="NAME", help="of texts: a model of a chat endpoint")
+    parser.add_argument("--local", metavar="NAME", help="of texts: a language model on this machine")
+    parser.add_argument("--text", metavar="COLUMN", help="the column of texts")
+    parser.add_argument("--labels", metavar="COLUMN=A,B", action="append", default=[], help="a column and its values")
+    parser.add_argument("--description", help="of the texts, a sentence for the model")
+    parser.add_argument("--encoding", help="of a csv that is not UTF-8, cp1252 say")
+    parser.add_argument("--to", type=Path, default=Path("mine"), metavar="DIR", help="where configs of your own lie")
+    chosen = parser.parse_args(given)
+    from dpsyn.starting import TEXTS, Wanted, begin, kind_of
+
+    if not chosen.place.exists():
+        raise UserError(f"{chosen.place}: expected a file or folder that is there.")
+    is_text = chosen.text or chosen.model or chosen.local
+    kind = chosen.kind or (TEXTS if is_text and chosen.place.is_file() else kind_of(chosen.place))
+    if chosen.records is None:
+        chosen.records = _asked_for_records()
+    labels = {
+        name: [v for v in values.split(",") if v] for name, _, values in (t.partition("=") for t in chosen.labels)
+    }
+    name = chosen.name or re.sub(r"\W+", "_", chosen.place.name.split(".")[0]).strip("_") or "mine"
+    public = (chosen.sample, chosen.pool, chosen.model, chosen.local, chosen.text)
+    wanted = Wanted(chosen.place, kind, name, chosen.records, chosen.epsilon, *public,
+                    labels, chosen.description, chosen.encoding)  # fmt: skip
+    begun = begin(wanted, chosen.to)
+    for path in begun.written:
+        print(f"written: {path}")
+    print("read it, then:", *(f"  {command}" for command in begun.commands), sep="\n")
+    return 0
+
+
+def _asked_for_records() -> int:
+    """Asks where somebody can answer. Raises UserError elsewhere."""
+    if not sys.stdin.isatty():
+        raise UserError("--records: expected how many records there are, about. It is declared and published.")
+    try:
+        return int(input("about how many records? (declared and published, never counted) ").replace(",", ""))
+    except ValueError:
+        raise UserError("--records: expected a whole number.") from None
+
+
 def plan(given: list[str]) -> int:
     """`dpsyn plan`: reads no private row, loads no model, writes no file."""
-    flags, folder, overrides = _split(given)
+    flags, folder, overrides = _split([text for text in given if text != "--json"])
     if {"--help", "-h"} & set(flags):
-        return _show_help("plan", " [-m]")
+        return _show_help("plan", " [-m] [--json]")
     from dpsyn import compose
     from dpsyn.build import build
-    from dpsyn.planning import show_joint_epsilon, show_plan
+    from dpsyn.planning import planned, show_joint_epsilon, show_plan
 
     sweep = bool({"-m", "--multirun"} & set(flags))
     overrides = compose.with_default(compose.readable(overrides, sweep))
     members = list(compose.members(overrides, folder)) if sweep else [(overrides, [])]
     jobs = [build(compose.settings(texts, folder), swept) for texts, swept in members]
+    if "--json" in given:
+        _print_json([planned(job) for job in jobs] if sweep else planned(jobs[0]))
+        return 0
     for job, (texts, _) in zip(jobs, members, strict=True):
         show_plan(job, texts)
     if sweep:
@@ -185,9 +252,68 @@ def report(given: list[str]) -> int:
     from dpsyn.report import write_private_report, write_report
     from dpsyn.runs.directory import open_run
 
-    run = open_run(chosen.run)
-    print(write_private_report(run) if chosen.private else write_report(run))
+    run = open_run(chosen.run, alone=not chosen.private)
+    if not chosen.private:
+        print(write_report(run))
+        return 0
+    from dpsyn.evaluating import beside_private
+
+    print(write_private_report(run, beside_private(run)))
     return 0
+
+
+def evaluate(given: list[str]) -> int:
+    """`dpsyn evaluate RUN...`: 1 where a number is below `--fail-under`."""
+    description = "Measures finished runs without running again, and compares them. The numbers are private."
+    parser = argparse.ArgumentParser("dpsyn evaluate", description=description)
+    parser.add_argument("runs", nargs="+", metavar="RUN or KEY=VALUE", help="runs; metric=NAME chooses metrics")
+    parser.add_argument("--iteration", type=int, help="the data of that iteration, not the final ones")
+    parser.add_argument("--public", action="store_true", help="into release/: the real data are declared public")
+    parser.add_argument(
+        "--fail-under", action="append", default=[], metavar="NUMBER=VALUE", help="for CI; also several"
+    )
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--epsilon", type=float, help="measured under DP, which spends it; published with the run")
+    parser.add_argument("--config-dir", metavar="DIR", help="configs of your own beside those of dpsyn")
+    chosen = parser.parse_intermixed_args(given)
+    overrides = [text for text in chosen.runs if "=" in text and not Path(text).is_dir()]
+    places = [Path(text) for text in chosen.runs if text not in overrides]
+    if not places:
+        raise UserError("dpsyn evaluate: expected a run, or several.")
+    least = dict(map(_bound, chosen.fail_under))
+    from dpsyn import compose
+    from dpsyn.evaluating import PRIVATE, as_mappings, as_text, fails, measure
+    from dpsyn.runs.directory import open_run
+
+    runs = [open_run(place) for place in places]
+    jobs = [compose.rebuilt(run, overrides, measured=True, folder=chosen.config_dir) for run in runs]
+    if chosen.epsilon is not None:
+        if len(runs) > 1 or chosen.public or chosen.iteration is not None or least or chosen.json:
+            raise invalid("--epsilon", chosen.epsilon, "one run, and no other flag")
+        from dpsyn.execution import evaluate_run
+
+        print(evaluate_run(jobs[0], _screen({"run": str(places[0])}, 0), chosen.epsilon))
+        return 0
+    screen = _screen({"run": ", ".join(map(str, places))}, 0)
+    screen.console.stderr = True
+    found = [measure(job, run, screen, chosen.iteration, chosen.public) for job, run in zip(jobs, runs, strict=True)]
+    if chosen.json:
+        import json
+
+        print(json.dumps(as_mappings(found), indent=1))
+    else:
+        print(*([] if chosen.public else [PRIVATE]), as_text(found), sep="\n", end="")
+    for line in (failed := fails(found, least)):
+        print(f"dpsyn: {line}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _bound(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise invalid("--fail-under", text, "NUMBER=VALUE, such as accuracy=0.9") from None
 
 
 def export(given: list[str]) -> int:
@@ -200,15 +326,32 @@ def export(given: list[str]) -> int:
     parser.add_argument("--all", action="store_true", help="of an iteration the variations without votes too")
     parser.add_argument("--not-private", action="store_true", help="also of a run without noise that protects")
     chosen = parser.parse_args(given)
+    from dpsyn.report import describe_export
     from dpsyn.runs.directory import open_run
     from dpsyn.runs.export import export as written
 
-    run = open_run(chosen.run)
+    run = open_run(chosen.run, alone=True)
     if not run.is_private and not chosen.not_private:
         do = "If it is to leave all the same, say --not-private."
         raise UserError(f"{chosen.run}: this run is NOT PRIVATE: its noise protects nobody. {do}")
-    rows = written(run, chosen.to, chosen.format, chosen.iteration, chosen.all)
+    rows = written(run, chosen.to, chosen.format, chosen.iteration, chosen.all, describe_export)
     print(f"{chosen.to}: {rows} rows")
+    return 0
+
+
+def push(given: list[str]) -> int:
+    """`dpsyn push RUN OWNER/NAME`: the release, as it stands, once `dpsyn verify` agrees with it."""
+    parser = argparse.ArgumentParser(
+        "dpsyn push", description="Sends a release to the Hugging Face hub, as a data set."
+    )
+    parser.add_argument("run", type=Path)
+    parser.add_argument("repository", metavar="OWNER/NAME", help="a data set of the hub; made where it is not there")
+    parser.add_argument("--private", action="store_true", help="where it is made, for its owner alone")
+    chosen = parser.parse_args(given)
+    from dpsyn.runs.directory import open_run
+    from dpsyn.runs.push import push as sent
+
+    print(sent(open_run(chosen.run, alone=True), chosen.repository, chosen.private))
     return 0
 
 
@@ -245,23 +388,71 @@ def list_runs(given: list[str]) -> int:
 def verify(given: list[str]) -> int:
     """`dpsyn verify RUN`: 0 when all agrees, 1 when something does not."""
     parser = argparse.ArgumentParser("dpsyn verify", description="Recomputes epsilon from receipts and intents.")
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=Path, help="a run, or a release/ folder alone")
+    parser.add_argument("--json", action="store_true", help="for programs")
     chosen = parser.parse_args(given)
     from dpsyn.runs.directory import open_run
     from dpsyn.runs.verification import verified
 
-    report = verified(open_run(chosen.run))
-    print("\n".join(report.lines))
+    report = verified(open_run(chosen.run, alone=True))
+    if chosen.json:
+        _print_json({"lines": report.lines, "agrees": report.agrees, "complete": report.complete})
+    else:
+        print("\n".join(report.lines))
     return 0 if report.agrees and report.complete else 1
 
 
 def budget(given: list[str]) -> int:
     """`dpsyn budget`: what all runs of this user have spent, by data set."""
-    argparse.ArgumentParser("dpsyn budget", description="What was spent on each data set.").parse_args(given)
-    from dpsyn.planning import show_budget
+    parser = argparse.ArgumentParser("dpsyn budget", description="What was spent on each data set.")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    chosen = parser.parse_args(given)
+    from dpsyn.planning import show_budget, spent
 
-    show_budget()
+    if chosen.json:
+        _print_json(spent())
+    else:
+        show_budget()
     return 0
+
+
+FLAGS = {
+    "init": ("--kind", "--name", "--records", "--epsilon", "--sample", "--pool", "--model", "--local", "--text",
+             "--labels", "--description", "--encoding", "--to"),
+    "run": ("-m", "--cfg", "--config-dir", "--help"),
+    "plan": ("-m", "--json", "--config-dir", "--help"),
+    "check": ("--config-dir", "--help"),
+    "expand": ("--rows",),
+    "report": ("--private",),
+    "evaluate": ("--iteration", "--public", "--fail-under", "--json", "--epsilon", "--config-dir"),
+    "export": ("--to", "--format", "--iteration", "--all", "--not-private"),
+    "push": ("--private",),
+    "schema": ("--delimiter", "--encoding"),
+    "list": ("--json",),
+    "verify": ("--json",),
+    "budget": ("--json",),
+    "completion": ("bash", "zsh", "fish"),
+}  # fmt: skip
+
+
+def completion(given: list[str]) -> int:
+    """`dpsyn completion SHELL`."""
+    parser = argparse.ArgumentParser("dpsyn completion", description="A script by which a shell completes dpsyn.")
+    parser.add_argument("shell", help="bash, zsh or fish")
+    chosen = parser.parse_args(given)
+    from dpsyn.build import config_folder
+    from dpsyn.completion import overrides, script
+
+    composed = overrides(config_folder())
+    words = {verb: [*flags, *(composed if verb in ("run", "plan", "check") else [])] for verb, flags in FLAGS.items()}
+    print(script(chosen.shell, words), end="")
+    return 0
+
+
+def _print_json(what: object) -> None:
+    import json
+
+    print(json.dumps(what, indent=1))
 
 
 def _show_help(verb: str, more: str = "") -> int:
@@ -322,9 +513,32 @@ def _sweep(flags: list[str], folder: str | None, overrides: list[str]) -> int:
         _carry_out(*jobs[tuple(sorted(texts))])
 
     try:
-        return _hydra(flags, folder, overrides, one)
+        _hydra(flags, folder, overrides, one)
     finally:
         withdraw_unbegun(built)
+    _compare(built, _sweep_folder(overrides))
+    return 0
+
+
+def _compare(jobs, folder: Path) -> None:  # type: ignore[no-untyped-def]
+    """The end of a sweep: its runs side by side; numbers on real data in a file that is private."""
+    from dpsyn.evaluating import as_text, recorded
+    from dpsyn.files import write
+    from dpsyn.report.listing import as_text as told
+    from dpsyn.report.listing import listed
+    from dpsyn.runs.directory import RunDirectory
+
+    print(told(listed([job.root for job in jobs])), end="")
+    found = [recorded(job, RunDirectory(job.root, job.privacy.is_private)) for job in jobs]
+    if any(each.numbers for each in found):
+        path = folder / "comparison.txt"
+        write(path, as_text(found).encode(), private=True)
+        print(f"side by side, with metrics on real data (private): {path}")
+
+
+def _sweep_folder(overrides: list[str]) -> Path:
+    own = [text.partition("=")[2] for text in overrides if text.startswith("hydra.sweep.dir=")]
+    return Path(own[-1].strip("'\"") if own else "runs/.sweeps")
 
 
 def _hydra(flags: list[str], folder: str | None, overrides: list[str], job) -> int:  # type: ignore[no-untyped-def]
@@ -332,8 +546,7 @@ def _hydra(flags: list[str], folder: str | None, overrides: list[str], job) -> i
     from dpsyn.files import private_folder
 
     if {"-m", "--multirun"} & set(flags):
-        own = [text.partition("=")[2] for text in overrides if text.startswith("hydra.sweep.dir=")]
-        private_folder(Path(own[-1].strip("'\"") if own else "runs/.sweeps"))
+        private_folder(_sweep_folder(overrides))
     compose.launch([*flags, *(["--config-dir", folder] if folder else []), *overrides], job)
     return 0
 

@@ -285,9 +285,13 @@ def members(overrides: Sequence[str], folder: str | None = None) -> Iterator[tup
         yield list(texts), [text for text in texts if text.partition("=")[0] in swept]
 
 
-def rebuilt(run: RunDirectory, overrides: Sequence[str]) -> Job:
+def rebuilt(run: RunDirectory, overrides: Sequence[str], measured: bool = False, folder: str | None = None) -> Job:
     """The parts of a run that exists, from what it says of itself: `private/config.yaml` where a run of this user wrote
     it, or else `release/config.yaml`, which names no places.
+
+    folder: the user's own configs; None: none.
+    measured: with the metrics that it began with, or those of a group that is chosen (`metric=NAME`, also of the user's
+        own configs in `folder`), and all that it publishes; only a run of this user can be measured.
 
     What a release says may be a stranger's. Only the settings that identify a run are taken, as plain values; places,
     addresses and the names of keys are given anew on the command line.
@@ -323,12 +327,18 @@ def rebuilt(run: RunDirectory, overrides: Sequence[str]) -> Job:
         "runtime": {"_target_": RUNTIME},
         "trusted_packages": [],
     }
+    if measured:
+        if not known:
+            raise UserError(f"{run.root}: expected a run of yours, with its private/ folder. Others have no real data.")
+        rest |= _measured_by(run, known, overrides, folder)
     plain: Any
     own_places: Any = OmegaConf.create()
     try:
         dotted = []
         for text in overrides:
             key, sign, value = text.partition("=")
+            if measured and key == "metric":
+                continue
             if sign and key.rpartition(".")[2] in PLACES and _is_there(value):
                 OmegaConf.update(own_places, key, value)  # a file's name is no yaml
             else:
@@ -337,9 +347,33 @@ def rebuilt(run: RunDirectory, overrides: Sequence[str]) -> Job:
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise UserError(first_line(error)) from None
     _check_code(plain, overrides)
+    if measured:
+        folders = [*([Path(folder)] if folder else []), config_folder()]
+        for key in ("metric", "held_out"):
+            plain[key] = _with_files(plain[key], functools.cache(functools.partial(_read, folders)))
     path = (said["api"] or {}).get("path")
     moved = {NOT_PUBLISHED, *([path] if isinstance(path, str) else [])}
     return build(plain | {"api": _following(plain["api"], moved)})
+
+
+def _measured_by(
+    run: RunDirectory, known: Mapping[str, Any], overrides: Sequence[str], folder: str | None
+) -> dict[str, Any]:
+    """What a run of this user publishes besides its identity, and its metrics and their data, or a chosen group."""
+    import yaml
+
+    released = yaml.safe_load((run.release / "config.yaml").read_text(encoding="utf-8"))
+    measured: dict[str, Any] = dict(known.get("measured_by") or {"metric": None, "held_out": None})
+    chosen = next((text.partition("=")[2] for text in reversed(overrides) if _key(text) == "metric"), None)
+    if chosen is not None:
+        folders = [*([Path(folder)] if folder else []), config_folder()]
+        options = {path.stem: path for each in reversed(folders) for path in (each / "metric").glob("*.yaml")}
+        if chosen not in options:
+            raise invalid("metric", chosen, f"one of {', '.join(sorted(options))}", did_you_mean(chosen, list(options)))
+        measured["metric"] = yaml.safe_load(options[chosen].read_text(encoding="utf-8"))
+    metric = {"parts": {}, "every_n_releases": 0, **(measured["metric"] or {})}
+    kept = {key: released[key] for key in ("name", "expand", "card") if key in released}
+    return {**kept, "metric": metric, "held_out": measured["held_out"]}
 
 
 def _following(part: Any, moved: set[str], path: Any = None) -> Any:

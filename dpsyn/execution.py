@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from dpsyn import evaluation
 from dpsyn.api import Pinged
-from dpsyn.errors import UserError
+from dpsyn.errors import UserError, invalid
 from dpsyn.expanding import longer, write_synthetic
 from dpsyn.files import cache_folder, named_by, private_folder, sha256, write
 from dpsyn.job import Job, check, public_sources
@@ -20,12 +22,14 @@ from dpsyn.privacy.budget import Budget, Charge
 from dpsyn.privacy.electorate import Electorate, open_electorate, row_reports, survey_of
 from dpsyn.privacy.ledger import Ledger, answer_of
 from dpsyn.privacy.nearest import search_on
-from dpsyn.privacy.query import CELLS, LABELS, QUERIES, SUMS, Answer, Nearest, Query
+from dpsyn.privacy.query import CELLS, HISTOGRAM, LABELS, QUERIES, SUMS, Answer, CellCounts, Nearest, Query
 from dpsyn.privacy.statement import statement
 from dpsyn.privacy.survey import check_survey
-from dpsyn.report import write_report
+from dpsyn.report import marginals, write_report
 from dpsyn.runs.directory import RunDirectory
 from dpsyn.runs.picture import preview
+from dpsyn.runs.seal import seal
+from dpsyn.runs.storage import label_name
 from dpsyn.schedule import Ask, PublicSide
 from dpsyn.schedule.vital_signs import vital_signs
 from dpsyn.show import Screen
@@ -59,6 +63,21 @@ def carry_out(job: Job, screen: Screen) -> Path:
         return _carry_out(job, screen)
 
 
+def evaluate_run(job: Job, screen: Screen, epsilon: float) -> Path:
+    """`dpsyn evaluate RUN --epsilon E`: measures a finished run on its held-out units, or, where it has none, on the
+    records that voted. Returns the file with the numbers. Raises UserError for a run that is not finished.
+
+    job: the parts of the run.
+    screen: what is shown meanwhile.
+    epsilon: what the evaluation spends.
+    """
+    run = RunDirectory(job.root, job.privacy.is_private)
+    if not (run.release / "synthetic.parquet").exists():
+        raise UserError(f"{job.root}: the run is not finished. Finish it with the command that began it.")
+    carry_out(replace(job, evaluate=epsilon, metrics={}), screen)
+    return run.release / evaluation.NAME
+
+
 def _carry_out(job: Job, screen: Screen) -> Path:
     run = RunDirectory(job.root, job.privacy.is_private)
     known, fingerprint = run.identity() if run.has_begun() else None, job.data.fingerprint()
@@ -67,12 +86,15 @@ def _carry_out(job: Job, screen: Screen) -> Path:
         run.check_same(known, job.identity, fingerprint, job.free)
     if isinstance(job.api, Pinged) and max(run.iterations(), default=-1) < job.iterations:
         job.api.ping("generate")
+    job = _with_evaluation(job, run)
     budget = job.budget(known["sigma"] if known else None)
     with run.locked():
         if (known := run.identity() if run.has_begun() else None) is not None:
             # of two that start at once, the second comes here
             run.check_same(known, job.identity, fingerprint, job.free)
-        identity = known["run"] if known else run.begin(job.identity, fingerprint, budget.sigma)
+        identity = known["run"] if known else run.begin(job.identity, fingerprint, budget.sigma, job.measured_by)
+        if job.evaluate is not None:
+            run.settle_evaluation(job.evaluate)
         account.check_directory(identity, run.root)
         ledger = Ledger(run.private, run.votes, identity, job.privacy, budget, job.seed)
         lost = ledger.recover()
@@ -91,6 +113,7 @@ def _carry_out(job: Job, screen: Screen) -> Path:
             synthetic = longer(job, run, final, was_finished)
             if synthetic is None:
                 synthetic = write_synthetic(job, run, public, state.ask(None), final, job.expand_rows)
+            _evaluate(state, synthetic)
             preview(run.release, [run.load(t, per_label=PICTURED) for t in run.iterations()], job.labels)
             state.declare()
             _present(run)
@@ -112,7 +135,7 @@ def _carry_out(job: Job, screen: Screen) -> Path:
 class _State:
     """What a start of a run works with: its directory, its ledger, and its line on the account.
 
-    declared: not empty once this start has entered its charges.
+    declared: not empty once this start has entered its charges. counts: of cells, with the queries, by release.
     """
 
     job: Job
@@ -123,6 +146,7 @@ class _State:
     lost: Sequence[Charge]
     entry: account.Entry
     declared: list[str] = field(default_factory=list)
+    counts: dict[int, tuple[CellCounts, Answer]] = field(default_factory=dict)
 
     def declare(self) -> None:
         """Enters all charges on the account, and writes what `release/` says of them."""
@@ -136,9 +160,18 @@ class _State:
         write(run.release / "privacy.json", text)
         write(run.release / "config.yaml", yaml.safe_dump(dict(job.public), sort_keys=False).encode())
 
+    def _write_marginals(self, t: int, query: CellCounts, answer: Answer) -> None:
+        """All noisy counts of cells up to now, for others to read. A run that goes on asks them all again, so only a
+        new one is a reason to write."""
+        self.counts[t] = (query, answer)
+        schema = self.job.facts.schema
+        if schema is not None and not self.run.checkpoint(t).exists():
+            names = [label_name(label) for label in self.job.labels]
+            write(self.run.release / marginals.NAME, marginals.marginals(schema, names, self.counts))
+
     def ask(self, electorate: Electorate | None) -> Ask:
         """electorate: None where only what is written down may be used."""
-        job, run, name = self.job, self.run, [release.name for release in self.job.releases]
+        job, run, name = self.job, self.run, [charge.name for charge in self.budget.charges]
         search = search_on(job.runtime.device, bool(electorate and electorate.entries))
 
         def ask(t: int, query: Query) -> Answer:
@@ -153,6 +186,8 @@ class _State:
             with private_side(run, self.screen, f"release {t}: private records vote", "vote"):
                 receipt = self.ledger.release(t, query, electorate)
             answer = answer_of(receipt, query)
+            if type(query) is CellCounts:
+                self._write_marginals(t, query, answer)
             if not isinstance(query, Nearest):
                 size = f"{len(answer.values):,} noisy numbers"
                 self.screen.line(f"{name[t - 1]}: {size}, deviation {answer.deviation:.4g} records")
@@ -200,7 +235,7 @@ def _show_votes(
     """Vital signs of an iteration whose release was of votes for the population before it. Returns the ancestors."""
     if before is None or ancestors is None:
         return np.arange(len(after)) if t == 0 else None
-    if t > len(state.budget.charges) or state.ledger.subject(t).startswith((LABELS, CELLS, SUMS)):
+    if t > len(state.budget.charges) or state.ledger.subject(t).startswith((LABELS, CELLS, SUMS, HISTOGRAM)):
         return None
     receipt = state.ledger.written(t, sha256(state.run.checkpoint(t - 1)))
     ancestors = ancestors[after.parents]
@@ -212,10 +247,54 @@ def _show_votes(
     return ancestors
 
 
+def _with_evaluation(job: Job, run: RunDirectory) -> Job:
+    """The job with the evaluation that was settled for this run before. Raises UserError for another one."""
+    settled = run.evaluation_epsilon()
+    if settled is None or job.evaluate == settled:
+        return job
+    if job.evaluate is not None:
+        raise invalid("evaluate.epsilon", job.evaluate, f"{settled:g}", "This run is, or is being, measured with that.")
+    return replace(job, evaluate=settled)
+
+
+def _evaluate(state: _State, synthetic: Population) -> None:
+    """Measures the finished data on units that were held out, through the ledger, once."""
+    job, run, planned = state.job, state.run, state.job.evaluation
+    numbers = range(len(job.releases) + 1, len(job.releases) + len(planned) + 1)
+    made = all((run.votes / f"{t:03d}.parquet").exists() for t in numbers)
+    path = run.release / evaluation.NAME
+    if not planned or (made and path.exists()):
+        return
+    state.screen.line("measuring the data on held-out units" if job.hold_out else "measuring the data")
+    embed = job.embed if job.schedule.uses_api else None
+    labels = [label_name(label) for label in job.labels]
+    judge = evaluation.judge(synthetic, job.labels, embed, job.facts.schema, sha256(run.release / "synthetic.parquet"))
+    electorate = None
+    if not made:
+        with private_side(run, state.screen, "judging the private records", "electorate"):
+            identity = {**job.cache_identity, "judge": judge.fingerprint()}
+            side = job.side(is_held=True)
+            given = (job.data, judge, identity, job.privacy.unit, _private_cache(job))
+            electorate = open_electorate(*given, 1, side=side)
+        if not job.hold_out:  # else the voters were looked at
+            check_survey(survey_of(electorate), job.data, job.privacy.unit, str(run.private))
+    ask = state.ask(electorate)
+    answers = [ask(t, query) for t, query in zip(numbers, evaluation.queries(judge, len(labels), planned), strict=True)]
+    of = "records that were held out" if job.hold_out else "records that voted"
+    said = evaluation.told(judge, labels, planned, answers, job.privacy.unit == "record", of)
+    write(path, (json.dumps(said, indent=1) + "\n").encode(), private=not run.is_private)
+    for each in said["numbers"]:
+        if each["value"] is not None:
+            low, high = each["noise_low"], each["noise_high"]
+            state.screen.line(f"{each['name']}: {each['value']:.3f} ({low:.3f} to {high:.3f} by noise alone)")
+
+
 def _present(run: RunDirectory) -> None:
-    """The page and the card, from all else that is released."""
+    """The page and the card, from all else that is released; then the checksums of everything."""
     with run.timed("report"):
         write_report(run)
+        seal(run.release, private=not run.is_private)
+        run.stamp()
 
 
 def _check_public(job: Job) -> None:
@@ -241,9 +320,10 @@ def _electorate(job: Job, run: RunDirectory, screen: Screen) -> Electorate:
             from dpsyn.cluster import private, session
 
             shards = session.shards_of(job.runtime)
-            electorate = open_electorate(*given, shards, private.reading(job.data, shards), private.counting)
+            how = (private.reading(job.data, shards), private.counting)
+            electorate = open_electorate(*given, shards, *how, side=job.side(is_held=False))
         else:
-            electorate = open_electorate(*given, job.runtime.shards)
+            electorate = open_electorate(*given, job.runtime.shards, side=job.side(is_held=False))
             if torch_device(job.runtime) != "cpu":
                 electorate = replace(electorate, shards=1)  # a GPU's memory is one
     for name, content in row_reports(electorate).items():

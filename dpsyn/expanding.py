@@ -18,6 +18,7 @@ from dpsyn.privacy.ledger import answer_of, read_receipt
 from dpsyn.privacy.query import Answer, Query
 from dpsyn.report import write_report
 from dpsyn.runs.directory import RunDirectory
+from dpsyn.runs.seal import seal
 from dpsyn.runs.storage import CHOSEN, from_parquet, label_name, to_parquet
 from dpsyn.schedule import Ask, PublicSide
 from dpsyn.schedule.start import split
@@ -65,6 +66,8 @@ def expand_run(job: Job, screen: Screen, rows: int, labels: Sequence[str] = (), 
         with screen.shown(), public_side(job, run, screen, [(0, rows)]) as public:
             write_synthetic(job, run, public, ask, final, rows, sizes)
         write_report(run)
+        seal(run.release, ["synthetic.parquet"], private=not run.is_private)
+        run.stamp()
     return run.release
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import glob
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dpsyn import evaluation
 from dpsyn.api import Api, Degree
 from dpsyn.data import Data, TableData
 from dpsyn.embedding import Coder, Embedding
@@ -19,7 +21,8 @@ from dpsyn.errors import Missing, invalid
 from dpsyn.metric import Metric
 from dpsyn.networks.runtime import Runtime
 from dpsyn.population import Label
-from dpsyn.privacy.budget import Budget, Release, Settings, calibrated
+from dpsyn.privacy.budget import Bearers, Budget, Release, Settings, calibrated, is_evaluation, with_evaluation
+from dpsyn.privacy.holdout import Side
 from dpsyn.schedule import Facts, Schedule
 
 
@@ -34,6 +37,8 @@ class Job:
     identity: the settings that identify the run; public: those of them that are published; cache_identity: those of
         data and embedding.
     free: keys of settings that may change when a run resumes.
+    hold_out: the share of the units that casts no vote. evaluate: epsilon of numbers about them; None: not measured.
+    measured_by: the settings of the metrics and of the data that they read.
     """
 
     name: str
@@ -54,6 +59,9 @@ class Job:
     cache_identity: Mapping[str, Any]
     public: Mapping[str, Any]
     free: frozenset[str] = frozenset()
+    hold_out: float = 0.0
+    evaluate: float | None = None
+    measured_by: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def labels(self) -> Sequence[Label]:
@@ -62,12 +70,27 @@ class Job:
     @cached_property
     def facts(self) -> Facts:
         schema = self.data.schema if isinstance(self.data, TableData) else None
-        return Facts(self.shares, self.data.records, schema, self.privacy)
+        records = self.data.records
+        voters = None if records is None else max(1, round(records * (1 - self.hold_out)))
+        return Facts(self.shares, voters, schema, self.privacy)
 
     @cached_property
     def releases(self) -> Sequence[Release]:
-        """All of them, by number."""
-        return self.schedule.releases(self.facts)
+        """All that the data are made of, by number."""
+        found = self.schedule.releases(self.facts)
+        return [replace(release, of="voters") for release in found] if self.hold_out else found
+
+    @cached_property
+    def evaluation(self) -> Sequence[Release]:
+        """Those that measure the finished data; their numbers come after."""
+        if self.evaluate is None:
+            return ()
+        of: Bearers = "held_out" if self.hold_out else "all"
+        return evaluation.releases(len(self.labels), self.facts.schema, self.schedule.uses_api, of)
+
+    def side(self, is_held: bool) -> Side | None:
+        """Of the hold-out split; None where nobody is held out."""
+        return Side(self.hold_out, is_held) if self.hold_out else None
 
     @cached_property
     def api_rows(self) -> Sequence[tuple[int, int]]:
@@ -91,7 +114,10 @@ class Job:
 
     def budget(self, sigma: float | None = None) -> Budget:
         """sigma: as calibrated when the run began; None: calibrate."""
-        return calibrated(self.privacy, self.releases, sigma)
+        budget = calibrated(self.privacy, self.releases, sigma)
+        if self.evaluate is None:
+            return budget
+        return with_evaluation(budget, self.privacy, self.evaluation, self.evaluate)
 
     @property
     def data_name(self) -> str:
@@ -131,6 +157,7 @@ def lacks(job: Job) -> Iterator[Missing]:
     least = job.schedule.final_size(job.facts)
     if job.expand_rows is not None and job.expand_rows < least:
         raise invalid("expand.rows", job.expand_rows, f"null, or at least {least}", "Those are the rows without it.")
+    _check_evaluation(job)
     above = next(path for path in (job.root.absolute(), *job.root.absolute().parents) if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise invalid("run_dir", job.root, "a directory that can be created", f"{above} is not writable.")
@@ -156,6 +183,23 @@ def lacks(job: Job) -> Iterator[Missing]:
         if not (no_data and any(data.place == job.data.place for data in metric.reads())):
             yield from (lack for lack in _missing(metric.check) if str(lack) not in implied)
     yield from _missing(partial(job.api.check_labels, job.labels))
+
+
+def _check_evaluation(job: Job) -> None:
+    """Raises UserError where too few units are held out for what is asked of them."""
+    if job.evaluate is None:
+        return
+    if not job.evaluation:
+        raise invalid("evaluate.epsilon", job.evaluate, "null, as these data have no label, column or embedding")
+    least = evaluation.needed([charge for charge in job.budget().charges if is_evaluation(charge)])
+    if job.data.records is not None and job.privacy.unit == "record":
+        held = round(job.data.records * (job.hold_out or 1))
+        if held < least:
+            share = min(1.0, math.ceil(1000 * least / job.data.records) / 1000)
+            do = f"At this epsilon {least:,} records are needed, for the noise to leave anything to see."
+            if share < 1:
+                do += f" data.hold_out={share:g} holds as many out."
+            raise invalid("data.hold_out", f"{job.hold_out:g}", f"more than about {held:,} held-out records", do)
 
 
 def needed(job: Job) -> list[str]:

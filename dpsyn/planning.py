@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -62,7 +63,7 @@ def deviations(job: Job, budget: Budget) -> list[float]:
     job: the parts of the run.
     budget: of its declared schedule.
     """
-    pairs = zip(budget.charges, job.releases, strict=True)
+    pairs = zip(budget.charges, [*job.releases, *job.evaluation], strict=True)
     return [charge.sigma * records_in_a_vote(charge, release.moves) for charge, release in pairs]
 
 
@@ -84,6 +85,9 @@ def show_plan(job: Job, given: Sequence[str] = ()) -> None:
         "labels": f"{len(job.labels)}: {_shortened([label_name(label) for label in job.labels])}",
         "records (declared)": "not declared" if job.data.records is None else f"{job.data.records:,}",
     }
+    if job.hold_out:
+        unit = "users" if job.data.unit_column else "records"
+        lines["held out"] = f"about {job.hold_out:.3g} of the {unit}; they cast no vote"
     if isinstance(job.runtime, OnRay):
         lines["machines"] = _machines(job.runtime)
     warnings = [*_warnings(job, budget), *_ignored(job, given)]
@@ -104,6 +108,38 @@ def show_plan(job: Job, given: Sequence[str] = ()) -> None:
         console.print(f"still needed to run: {text}", markup=False, highlight=False, soft_wrap=True)
     if any(text.startswith("data") for text in needs):
         console.print("known only with the data: whether they have the declared columns", highlight=False)
+
+
+def planned(job: Job) -> dict[str, Any]:
+    """The same for programs. Raises UserError as `show_plan`."""
+    needs, budget = needed(job), job.budget()
+    asked = [*job.api_rows, (0, job.expand_rows or 0)]
+    generated, varied = (sum(pair[side] for pair in asked) if job.schedule.uses_api else 0 for side in (0, 1))
+    private = job.privacy.is_private
+    noise, apis = deviations(job, budget), metered(job.api)
+    usage = format_usage(at_most(apis, job.labels, generated, varied)) if apis else None
+    return {
+        "run": str(job.root),
+        "private": private,
+        "epsilon": float(_epsilon(job, budget.charges, whole=True)) if private else None,
+        "delta": budget.delta if private else None,
+        "unit": job.privacy.unit,
+        "adjacency": job.privacy.adjacency,
+        "releases": [
+            {
+                "name": charge.name,
+                "noise_in_records": noise[at],
+                "epsilon_alone": float(_epsilon(job, [charge])) if private else None,
+                **release.told,
+            }
+            for at, (charge, release) in enumerate(zip(budget.charges, [*job.releases, *job.evaluation], strict=True))
+        ],
+        "rows": job.expand_rows or job.schedule.final_size(job.facts),
+        "api_rows": generated + varied,
+        "usage_at_most": usage,
+        "warnings": list(_warnings(job, budget)),
+        "needed": needs,
+    }
 
 
 def _machines(runtime: OnRay) -> str:
@@ -137,7 +173,7 @@ def _table(job: Job, budget: Budget) -> Table:
     if asks:
         table.add_row("-", *api_rows(job.api_rows[0]), *("" for _ in told), "", "", "")
     noise_of = deviations(job, budget)
-    for t, (release, charge) in enumerate(zip(job.releases, budget.charges, strict=True), 1):
+    for t, (release, charge) in enumerate(zip([*job.releases, *job.evaluation], budget.charges, strict=True), 1):
         asked = api_rows(job.api_rows[t]) if t < len(job.api_rows) else [""] * len(asks)
         alone, far = _epsilon(job, [charge]), _epsilon(job, budget.charges[:t], whole=t == len(budget.charges))
         words = [release.told.get(key, "") for key in told]
@@ -186,26 +222,47 @@ def joint_of(runs: Sequence[account.Entry]) -> str:
     return f"all {len(runs)} runs on these data together: epsilon {text}"
 
 
-def show_budget() -> None:
-    """Prints what the account of this user knows."""
-    everything = account.everything()
-    console = Console()
-    if not everything:
-        console.print("No run on any data set is known.")
-        return
-    table = Table("data set", "run", "epsilon", "delta", "unit", "releases", box=None)
-    for runs in everything:
-        for run in runs:
-            epsilon = format_epsilon(epsilon_of(run.charges, run.delta, run.neighbours))
-            place = run.directory + (" (declared, not begun)" if run.run.startswith(account.PLANNED) else "")
-            table.add_row(run.data, place, epsilon, format_delta(run.delta), run.unit, str(len(run.charges)))
+def spent() -> list[dict[str, Any]]:
+    """What the account of this user knows: of each data set its runs, and their joint epsilon; None where they protect
+    different units."""
+    found = []
+    for runs in account.everything():
         delta = max(run.delta for run in runs)
+        each = [
+            {
+                "run": run.directory,
+                "begun": not run.run.startswith(account.PLANNED),
+                "epsilon": float(format_epsilon(epsilon_of(run.charges, run.delta, run.neighbours))),
+                "delta": run.delta,
+                "unit": run.unit,
+                "releases": len(run.charges),
+            }
+            for run in runs
+        ]
         joint = account.joint_epsilon(runs, delta)
-        text = "different units" if joint is None else format_epsilon(joint)
-        table.add_row(
-            runs[0].data, f"all {len(runs)} together", text, format_delta(delta), runs[-1].unit, "", style="bold"
-        )
-    console.print(table)
+        together = None if joint is None else float(format_epsilon(joint))
+        found.append({"data": runs[0].data, "runs": each, "epsilon": together, "delta": delta})
+    return found
+
+
+def show_budget() -> None:
+    """Prints `spent`, a table that is never cut: a path is to be read whole, on a screen or piped."""
+    everything = spent()
+    if not everything:
+        print("No run on any data set is known.")
+        return
+    lines = [["data set", "run", "epsilon", "delta", "unit", "releases"]]
+    for of in everything:
+        for run in of["runs"]:
+            place = run["run"] + ("" if run["begun"] else " (declared, not begun)")
+            numbers = [format_epsilon(run["epsilon"]), format_delta(run["delta"]), run["unit"], str(run["releases"])]
+            lines.append([of["data"], place, *numbers])
+        joint = "different units" if of["epsilon"] is None else format_epsilon(of["epsilon"])
+        last = of["runs"][-1]["unit"]
+        lines.append([of["data"], f"all {len(of['runs'])} together", joint, format_delta(of["delta"]), last, ""])
+    widths = [max(len(line[at]) for line in lines) for at in range(len(lines[0]))]
+    for line in lines:
+        print("  ".join(cell.ljust(wide) for cell, wide in zip(line, widths, strict=True)).rstrip())
 
 
 def show_joint_epsilon(jobs: Sequence[Job], read: bool) -> list[float]:
@@ -224,8 +281,7 @@ def show_joint_epsilon(jobs: Sequence[Job], read: bool) -> list[float]:
             raise invalid(
                 "privacy.unit", "several", "one unit and one adjacency in a sweep", "Their sum means nothing."
             )
-        charges: list[Charge] = [charge for budget in budgets for charge in budget.charges]
-        found.append(epsilon_of(charges, delta, runs[0].privacy.adjacency))
+        found.append(account.together([budget.charges for budget in budgets], delta, runs[0].privacy.adjacency))
         together = f"epsilon {format_epsilon(found[-1])} at delta {format_delta(delta)}"
         print(f"{len(runs)} runs on one data set: together {together}")
     return found

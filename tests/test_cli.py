@@ -54,7 +54,10 @@ BAD = [
     (["run", "~api"], "api={"),
     (["run", "trusted_packages=5"], "trusted_packages=5: expected a list"),
     (["run", "privacy.budget_split=[1,2]"], "privacy.budget_split=[1, 2]: expected null, or one number a release"),
-    (["runn"], "runn: unknown verb. Expected run, plan, check, expand, report, export, schema, list, verify, budget."),
+    (
+        ["runn"],
+        "runn: unknown verb. Expected init, run, plan, check, expand, report, evaluate, export, push, schema, list,",
+    ),
     (["verify", "nowhere"], "nowhere: no run of dpsyn is there"),
     (["expand", "nowhere", "--rows", "5"], "nowhere: no run of dpsyn is there"),
     (["run", "-m", "privacy.epsilon=1,2"], "privacy.accept_joint_epsilon=null: expected at least "),

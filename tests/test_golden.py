@@ -23,6 +23,7 @@ SAME_EVERYWHERE = {
     "MKL_CBWR": "AVX2",
     "OMP_NUM_THREADS": "1",
 }
+DERIVED = ("config.yaml", "privacy.json", "report.html", "README.md", "croissant.json", "marginals.parquet")
 RUNS = {
     "smoke, expanded": ["experiment=smoke", "expand.rows=150"],
     "noisy label shares": ["experiment=smoke", "label_shares=noisy", "schedule.releases=1"],
@@ -34,7 +35,8 @@ RUNS = {
 
 def digests(folder: Path) -> dict[str, str]:
     """Of all released files but those that name the run or the version, and those that are functions of all the others
-    (report.html and README.md: they hold the others' checksums and wording). Of a receipt, what it says."""
+    (the page, the card and other descriptions: they hold the others' checksums and wording). Of a receipt, what it
+    says."""
     from dpsyn.privacy.ledger import read_receipt
 
     found = {}
@@ -44,7 +46,7 @@ def digests(folder: Path) -> dict[str, str]:
         if name.startswith("votes/"):
             receipt = read_receipt(path)
             content = f"{receipt.iteration} {receipt.population} {receipt.votes.tolist()}".encode()
-        if name not in ("config.yaml", "privacy.json", "report.html", "README.md") and not name.endswith("SHA256SUMS"):
+        if name not in DERIVED and not name.endswith("SHA256SUMS"):
             found[name] = hashlib.sha256(content).hexdigest()[:16]
     return found
 

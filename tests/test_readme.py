@@ -16,7 +16,8 @@ from sklearn.datasets import load_sample_images
 from dpsyn import cli
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "docs/tables.md", "docs/images.md", "docs/texts.md", "docs/how-to/cluster.md", "CONTRIBUTING.md"]
+PAGES = ["README.md", "docs/tables.md", "docs/images.md", "docs/texts.md", "CONTRIBUTING.md"]
+PAGES += [f"docs/how-to/{name}.md" for name in ("cluster", "publish", "evaluate")]
 README = "\n\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
 FOUND = re.findall(r"^    (dpsyn [^\\\n]*(?:\\\n[^\\\n]*)*)", README, re.MULTILINE)
 COMMANDS = [

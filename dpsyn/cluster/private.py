@@ -27,6 +27,7 @@ from dpsyn.errors import UserError, invalid
 from dpsyn.files import private_folder, write
 from dpsyn.population import I64, U64
 from dpsyn.privacy.electorate import Electorate, Spread, by_threads, embed_part
+from dpsyn.privacy.holdout import Side
 from dpsyn.privacy.nearest import search_on
 from dpsyn.privacy.query import Nearest, Query
 from dpsyn.processes import Ended
@@ -78,8 +79,8 @@ def reading(data: Data, shards: int) -> Spread:
 
         task = _task(_embed)
         embed = ray.put(each[0][3])
-        asked = [task.remote(data, shards, at, len(each), embed, given[4]) for at, given in enumerate(each)]
-        for (_, _, _, _, folder), outcome in zip(each, _got(asked), strict=True):
+        asked = [task.remote(data, shards, at, len(each), embed, *given[4:]) for at, given in enumerate(each)]
+        for (_, _, _, _, folder, _), outcome in zip(each, _got(asked), strict=True):
             _raise(outcome, folder)
         for left in each[0][4].parent.glob("*.try"):  # of tasks that died
             shutil.rmtree(left, ignore_errors=True)
@@ -171,12 +172,12 @@ def _tried(work: Callable[[], Any], folder: Path) -> tuple[Any, Outcome]:
         return None, (type(error).__name__, "")
 
 
-def _embed(data: Data, shards: int, at: int, parts: int, embed: Coder, folder: Path) -> Outcome:
+def _embed(data: Data, shards: int, at: int, parts: int, embed: Coder, folder: Path, side: Side | None) -> Outcome:
     own = private_folder(folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.try"))
 
     def work() -> None:
         cut = data.parts(shards) if isinstance(data, Divisible) and parts > 1 else [data.batches]
-        embed_part(cut[at], len(data.labels), data.unit_column, embed, own)
+        embed_part(cut[at], len(data.labels), data.unit_column, embed, own, side)
 
     outcome = _tried(work, own)[1]
     if not (folder / "survey.json").exists():  # by another try, whose node was thought to be dead

@@ -161,7 +161,20 @@ def joint_epsilon(runs: Sequence[Entry], delta: float) -> float | None:
     """
     if len({(run.unit, run.neighbours) for run in runs}) != 1:
         return None
-    return epsilon_of([charge for run in runs for charge in run.charges], delta, runs[0].neighbours)
+    return together([run.charges for run in runs], delta, runs[0].neighbours)
+
+
+def together(runs: Sequence[Sequence[Charge]], delta: float, adjacency: Adjacency) -> float:
+    """Epsilon of the charges of some runs. Who is held out of one may vote in another: of several, every unit is taken
+    to bear all.
+
+    runs: the charges of each.
+    delta: of the statement.
+    adjacency: how neighbouring data sets differ.
+    """
+    if len(runs) == 1:
+        return epsilon_of(runs[0], delta, adjacency)
+    return epsilon_of([replace(charge, of="all") for run in runs for charge in run], delta, adjacency)
 
 
 def check_known_directory(run: str, directory: str, entries: Sequence[Entry]) -> None:

@@ -11,7 +11,7 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -25,12 +25,14 @@ GRID = 1024  # a user's votes are scaled to an L2 norm of at most one on the int
 SUMS_GRID = 2**20  # so are sums of vectors: fine beside an entry of a unit vector that a user's rows share
 SMALLEST_SIGMA = 0.3  # below it the sampler's and the accountant's numbers stop meaning anything useful
 LARGEST_SIGMA = 1e9  # above it noise would leave 64 bits on a user's grid
-WIDE = 100.0  # from here on a discrete Gaussian is accounted as the continuous one that it rounds, see `_gaussians`
+WIDE = 100.0  # from here on a discrete Gaussian is accounted as the continuous one that it rounds, see `composed_of`
 BELOW, ABOVE = 1e-4, 0.05  # how far, relatively, the accountant may be from exact convolution
 WEAK = 10.0  # an epsilon above this is stamped WEAK
 
 Unit = Literal["record", "user"]
 Adjacency = Literal["add_remove", "replace"]
+Bearers = Literal["all", "voters", "held_out"]
+EVALUATION = "evaluation"  # what the names of releases that measure the finished data begin with
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,14 @@ class Charge:
         it is 1 but for sums of vectors.
     moves: by how many entries, each by one vote, a record that is added or removed changes the release. Under the user
         unit (grid > 1) it is one move: all votes of a user have a joint L2 norm of at most one.
+    of: the units that it is asked of: 'all', or those of one side of a hold-out split, 'voters' or 'held_out'.
     """
 
     name: str
     sigma: float
     grid: int = 1
     moves: int = 1
+    of: Bearers = "all"
 
 
 @dataclass(frozen=True)
@@ -145,8 +149,26 @@ class Budget:
 
     @property
     def sigma(self) -> float:
-        """The least of the releases, what was calibrated. 0 without noise, or without a release."""
-        return min((charge.sigma for charge in self.charges), default=0.0)
+        """The least of the releases that the data are made of, what was calibrated. 0 without noise, or without one."""
+        return min((charge.sigma for charge in self.charges if not is_evaluation(charge)), default=0.0)
+
+
+def is_evaluation(charge: Charge) -> bool:
+    return charge.name.startswith(EVALUATION)
+
+
+def borne(charges: Sequence[Charge], adjacency: Adjacency) -> list[tuple[Charge, ...]]:
+    """The charges that one unit can bear together, for each kind of unit. A unit that is added or removed is either a
+    voter or held out: which, a hash of the unit itself says, so no other charge changes with it. A unit that is
+    replaced may be a voter before and held out after: it bears all.
+
+    charges: in any order.
+    adjacency: how neighbouring data sets differ.
+    """
+    sides = {charge.of for charge in charges} - {"all"}
+    if adjacency == "replace" or len(sides) < 2:
+        return [tuple(charges)]
+    return [tuple(charge for charge in charges if charge.of in ("all", side)) for side in ("voters", "held_out")]
 
 
 @dataclass(frozen=True)
@@ -158,6 +180,7 @@ class Release:
     told: what the table of `dpsyn plan` says of it, by column.
     grid: under the record unit, what is released is counted in whole 1/grid; over 1, a record moves one vector of norm
         one at most. Under the user unit it is this grid too, where it is over 1, and else GRID.
+    of: as in Charge.
     """
 
     name: str
@@ -165,6 +188,7 @@ class Release:
     share: float
     told: Mapping[str, str] = field(default_factory=dict)
     grid: int = 1
+    of: Bearers = "all"
 
 
 def calibrated(settings: Settings, releases: Sequence[Release], sigma: float | None = None) -> Budget:
@@ -187,6 +211,7 @@ def calibrated(settings: Settings, releases: Sequence[Release], sigma: float | N
                 _rounded_up(sigma * (factor / least)),
                 release.grid if release.grid > 1 else GRID if by_user else 1,
                 1 if by_user else release.moves,
+                release.of,
             )
             for release, factor in zip(releases, factors, strict=True)
         )
@@ -203,6 +228,23 @@ def calibrated(settings: Settings, releases: Sequence[Release], sigma: float | N
     if target is None:
         target = epsilon_of(charges(sigma), settings.delta, settings.adjacency)
     return Budget(charges(sigma), target, settings.delta, settings.adjacency)
+
+
+def with_evaluation(budget: Budget, settings: Settings, releases: Sequence[Release], epsilon: float) -> Budget:
+    """The budget with releases that measure the finished data, which spend this epsilon at the same delta.
+
+    budget: of what the data are made of.
+    settings: the group `privacy`.
+    releases: of the evaluation.
+    epsilon: what they spend.
+    """
+    own = replace(settings, epsilon=epsilon, noise_multiplier=None, budget_split=None)
+    charges = (*budget.charges, *calibrated(own, releases).charges)
+    if settings.noise == "none":
+        return replace(budget, charges=charges)
+    delta = budget.delta or settings.delta or 0.0
+    spent = epsilon_of(charges, delta, settings.adjacency)
+    return Budget(charges, max(budget.epsilon, spent), delta, settings.adjacency)
 
 
 def records_in_a_vote(charge: Charge, moves: int) -> float:
@@ -230,9 +272,11 @@ def epsilon_of(charges: Sequence[Charge], delta: float, adjacency: Adjacency) ->
     delta: of the statement.
     adjacency: how neighbouring data sets differ.
     """
-    if not charges:
-        return 0.0
-    gaussians = tuple(sorted(_gaussians(charges, adjacency).items()))
+    return max((_epsilon_of(each, delta, adjacency) for each in borne(charges, adjacency) if each), default=0.0)
+
+
+def _epsilon_of(charges: Sequence[Charge], delta: float, adjacency: Adjacency) -> float:
+    gaussians = tuple(sorted(composed_of(charges, adjacency).items()))
     epsilon = accounted(gaussians, delta)
     exact = _exact(gaussians, delta)
     if not exact * (1 - BELOW) - 1e-9 <= epsilon <= exact * (1 + ABOVE) + 1e-4:
@@ -249,7 +293,8 @@ def exact_epsilon(charges: Sequence[Charge], delta: float, adjacency: Adjacency)
     delta: of the statement.
     adjacency: how neighbouring data sets differ.
     """
-    return _exact(tuple(sorted(_gaussians(charges, adjacency).items())), delta) if charges else 0.0
+    each = [tuple(sorted(composed_of(part, adjacency).items())) for part in borne(charges, adjacency) if part]
+    return max((_exact(gaussians, delta) for gaussians in each), default=0.0)
 
 
 def largest_hit_rates(charges: Sequence[Charge], adjacency: Adjacency, false_alarms: np.ndarray) -> np.ndarray:
@@ -260,7 +305,8 @@ def largest_hit_rates(charges: Sequence[Charge], adjacency: Adjacency, false_ala
     adjacency: how neighbouring data sets differ.
     false_alarms: float64 [n], between 0 and 1.
     """
-    return hit_rates(_gaussians(charges, adjacency), false_alarms)
+    rates = [hit_rates(composed_of(part, adjacency), false_alarms) for part in borne(charges, adjacency)]
+    return np.max(rates, axis=0)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -300,7 +346,7 @@ def closed_form(charges: Sequence[Charge], delta: float, adjacency: Adjacency) -
     from scipy.optimize import brentq
     from scipy.special import log_ndtr
 
-    mu = math.sqrt(sum(times / deviation**2 for (deviation, _), times in _gaussians(charges, adjacency).items()))
+    mu = math.sqrt(sum(times / deviation**2 for (deviation, _), times in composed_of(charges, adjacency).items()))
 
     def log_delta(epsilon: float) -> float:
         first, second = log_ndtr(-epsilon / mu + mu / 2), epsilon + log_ndtr(-epsilon / mu - mu / 2)
@@ -322,8 +368,12 @@ def format_epsilon(epsilon: float) -> str:
     return text + "0" if text.endswith(".") else text
 
 
-def _gaussians(charges: Sequence[Charge], adjacency: Adjacency) -> Counter[tuple[float, bool]]:
-    """(standard deviation at sensitivity one, is it a discrete Gaussian) -> how often it is composed."""
+def composed_of(charges: Sequence[Charge], adjacency: Adjacency) -> Counter[tuple[float, bool]]:
+    """(standard deviation at sensitivity one, is it a discrete Gaussian) -> how often it is composed.
+
+    charges: in any order.
+    adjacency: how neighbouring data sets differ.
+    """
     count: Counter[tuple[float, bool]] = Counter()
     for charge in charges:
         if charge.grid == 1 and charge.sigma > WIDE:

@@ -23,12 +23,13 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from dpsyn import __version__
-from dpsyn.data import Batches, Data, Divisible
+from dpsyn.data import Batches, Data, Divisible, Records
 from dpsyn.embedding import Coder, Networked, Sparse, SparseEmbedding, Truncating
 from dpsyn.errors import UserError, invalid
 from dpsyn.files import private_folder, room_on_disk, write
 from dpsyn.population import I64, Samples
 from dpsyn.privacy.budget import Unit
+from dpsyn.privacy.holdout import Side
 from dpsyn.privacy.nearest import Vectors, flushed
 from dpsyn.privacy.query import Block, Query
 from dpsyn.privacy.survey import Survey, Surveyor, merged, read_survey
@@ -187,6 +188,7 @@ def open_electorate(
     shards: int | None = None,
     spread: Spread = in_processes,
     count: Count = by_threads,
+    side: Side | None = None,
 ) -> Electorate:
     """The private records, embedded now or found in the private cache.
 
@@ -200,13 +202,14 @@ def open_electorate(
         many processes as processors are free, by one where the data are small or a network embeds them.
     spread: how the shards are read.
     count: how the shards are counted.
+    side: of a hold-out split; None: all records.
     """
-    named = json.dumps([__version__, FORMAT, data.fingerprint(), identity], sort_keys=True)
+    named = json.dumps([__version__, FORMAT, data.fingerprint(), identity, repr(side)], sort_keys=True)
     key = hashlib.sha256(named.encode()).hexdigest()[:32]
     entry = folder / key
     if not (entry / "complete.json").exists():
         try:
-            _embed_all(_parts(data, embed, shards), data, embed, entry, spread)
+            _embed_all(_parts(data, embed, shards), data, embed, entry, spread, side)
         except Ended:  # not how many there were: that tells how large the data are
             said = f"runtime.shards={'null' if shards is None else shards}"
             do = "With fewer of them less memory is needed; the same command goes on."
@@ -239,7 +242,9 @@ def _parts(data: Data, embed: Coder, shards: int | None) -> Sequence[Batches]:
     return parts if len(parts) > 1 and can_be_sent(data, embed) else [data.batches]
 
 
-def _embed_all(parts: Sequence[Batches], data: Data, embed: Coder, entry: Path, spread: Spread) -> None:
+def _embed_all(
+    parts: Sequence[Batches], data: Data, embed: Coder, entry: Path, spread: Spread, side: Side | None
+) -> None:
     host = platform.node()
     for dead in entry.parent.glob(f"*.{host}.part"):  # of runs that were killed: vectors of private rows
         if not Path(f"/proc/{dead.name.split('.')[1]}").exists():
@@ -250,7 +255,7 @@ def _embed_all(parts: Sequence[Batches], data: Data, embed: Coder, entry: Path, 
         try:
             folders = [private_folder(_part(temporary, part)) for part in range(len(parts))]
             each = [
-                (batches, len(data.labels), data.unit_column, embed, folder)
+                (batches, len(data.labels), data.unit_column, embed, folder, side)
                 for batches, folder in zip(parts, folders, strict=True)
             ]
             if len(each) == 1 and spread is in_processes:
@@ -305,7 +310,9 @@ def _number_users(folders: Sequence[Path]) -> int:
     return len(first)
 
 
-def embed_part(batches: Batches, labels: int, unit_column: str | None, embed: Coder, folder: Path) -> None:
+def embed_part(
+    batches: Batches, labels: int, unit_column: str | None, embed: Coder, folder: Path, side: Side | None = None
+) -> None:
     """Writes vectors, units, users and refused rows as they come, so that memory is bounded by a batch, and then what
     they are and what was met.
 
@@ -314,9 +321,10 @@ def embed_part(batches: Batches, labels: int, unit_column: str | None, embed: Co
     unit_column: the column that names users; None: rows are of nobody.
     embed: turns records into vectors, or into codes.
     folder: of the part, which is there and empty.
+    side: of a hold-out split; None: all records.
     """
     dimension, entries, kind = 0, 0, "float32"  # until there is a record
-    met = Surveyor(labels)
+    met, keeps = Surveyor(labels), None if side is None else side.filter()
     look: Callable[[Samples], Vectors] = embed.sparse if isinstance(embed, SparseEmbedding) else embed
     refused, users = _private_file(folder / "refused.jsonl"), _private_file(folder / "users")
     files = [[_private_file(folder / f"{label}.{kind}") for kind in ("vectors", "units")] for label in range(labels)]
@@ -325,6 +333,8 @@ def embed_part(batches: Batches, labels: int, unit_column: str | None, embed: Co
             met.add(records)
             refused.writelines(f"{json.dumps(asdict(refusal))}\n".encode() for refusal in records.refused)
             users.writelines(_digest(user) for user in records.users)
+            if keeps is not None:
+                records = _chosen(records, keeps(records))
             n = len(records.samples)
             if not n:
                 continue
@@ -355,6 +365,12 @@ def embed_part(batches: Batches, labels: int, unit_column: str | None, embed: Co
     facts = {"dimension": dimension, "entries": entries, "kind": kind}
     write(folder / "facts.json", json.dumps(facts).encode(), private=True)
     write(folder / "survey.json", met.survey.json(), private=True)
+
+
+def _chosen(records: Records, mine: np.ndarray) -> Records:
+    rows = np.flatnonzero(mine)
+    units = None if records.units is None else records.units[rows]
+    return Records(Samples(records.samples.content[rows], forms=records.samples.forms), records.labels[rows], units)
 
 
 def _digest(user: str) -> bytes:

@@ -28,6 +28,7 @@ from dpsyn.privacy.votes import count_by_record, count_by_user
 LABELS = "the declared labels"  # what a receipt of their counts is about
 CELLS = "cells"  # and what that of counts of cells begins with
 SUMS = "sums"  # and of sums of embeddings
+HISTOGRAM = "histogram"  # and of histograms of held-out records
 COUNT = 0.2  # of a record's vector of length one, what goes into the count
 
 
@@ -369,7 +370,54 @@ class EmbeddingSums(Query):
         return total.ravel()
 
 
-QUERIES = (Nearest, LabelCounts, CellCounts, CellScores, EmbeddingSums)
+@dataclass(frozen=True)
+class Histogram(Query):
+    """How many records lie in each bin of some histograms: what a finished data set is measured by on held-out records.
+
+    judge: a digest of what makes the codes of a record, the synthetic data among it.
+    columns: of the codes, one a histogram.
+    bins: for each of them int64 [codes, labels]: the bin of a record with this code and this label, from 0.
+
+    Guarantee: the codes of a record are a function of the record and of public or released facts alone, and it lies in
+    one bin of each histogram. So a record that is added or removed changes as many entries as there are histograms, by
+    one each.
+    """
+
+    judge: str
+    columns: tuple[int, ...]
+    bins: tuple[I64, ...]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(int(bins.max()) + 1 for bins in self.bins)
+
+    @property
+    def size(self) -> int:
+        return sum(self.sizes)
+
+    @property
+    def moves(self) -> int:
+        return len(self.columns)
+
+    @property
+    def about(self) -> str:
+        digest = hashlib.sha256(f"{self.judge} {self.columns}".encode())
+        for bins in self.bins:
+            digest.update(f"{bins.shape}".encode() + bins.astype("<i8").tobytes())
+        return f"{HISTOGRAM} {digest.hexdigest()}"
+
+    def choices(self, blocks: Iterable[Block]) -> Iterator[tuple[I64, I64]]:
+        starts = np.cumsum([0, *self.sizes[:-1]])
+        for block in blocks:
+            codes, labels = _codes_of(block)
+            found = [
+                start + bins[codes[:, column], labels]
+                for start, column, bins in zip(starts, self.columns, self.bins, strict=True)
+            ]
+            yield block.units, np.stack(found, axis=1)
+
+
+QUERIES = (Nearest, LabelCounts, CellCounts, CellScores, EmbeddingSums, Histogram)
 """The closed set: a schedule can ask nothing else."""
 
 

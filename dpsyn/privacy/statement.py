@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
@@ -19,12 +20,16 @@ from dpsyn.privacy.budget import (
     Charge,
     Settings,
     Unit,
+    borne,
+    composed_of,
     epsilon_of,
     exact_epsilon,
     format_epsilon,
+    is_evaluation,
 )
 
-FORMAT = "dpsyn privacy 2"
+FORMAT = "dpsyn privacy 3"
+UNSEALED = ("files", "sha256")  # keys of a statement that tell of files, not of privacy
 
 ASSUMES = (
     "It holds if (1) what is listed as assumed public was chosen without the private data, and the models and pools "
@@ -114,6 +119,41 @@ def as_json(document: Mapping[str, Any]) -> bytes:
     return (json.dumps(document, indent=2) + "\n").encode()
 
 
+def sealed(document: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
+    """With the sha256 of all other released files, by name, and of itself: whoever has the folder alone finds a byte
+    that was changed.
+
+    document: the statement.
+    files: name to sha256.
+    """
+    whole = {**{key: value for key, value in document.items() if key not in UNSEALED}, "files": dict(files)}
+    return {**whole, "sha256": hashlib.sha256(as_json(whole)).hexdigest()}
+
+
+def dp_event(charges: Sequence[Charge], adjacency: Adjacency) -> dict[str, Any]:
+    """The run as an event of dp-accounting, in the fields of its `to_named_tuple`. A discrete Gaussian stands there as
+    the continuous one of the same deviation: dp-accounting has no event of its own for it. From a deviation of 1 on
+    epsilon differs by less than 2 % (measured at delta 1e-5: 4.43 against 4.38; at 5, 0.7266 against 0.7255). Where
+    units are held out, of those that bear more.
+
+    charges: in any order.
+    adjacency: how neighbouring data sets differ.
+    """
+
+    def event(name: str, **fields: Any) -> dict[str, Any]:
+        return {"module_name": "dp_accounting.dp_event", "class_name": name, **fields}
+
+    costliest = max(borne(charges, adjacency), key=lambda part: sum(c.moves / max(c.sigma, 1e-9) ** 2 for c in part))
+    noise = sorted(composed_of(costliest, adjacency).items())
+    return event(
+        "ComposedDpEvent",
+        events=[
+            event("SelfComposedDpEvent", event=event("GaussianDpEvent", noise_multiplier=deviation), count=times)
+            for (deviation, _), times in noise
+        ],
+    )
+
+
 def unprotected(noise: str, charges: Sequence[Charge], receipts: Mapping[int, str]) -> dict[str, Any]:
     """Written instead of a statement where the noise is not the system's.
 
@@ -150,6 +190,7 @@ def document(facts: Facts) -> dict[str, Any]:
         "lost_draws": len(facts.lost),
         "lost_charges": [asdict(charge) for charge in facts.lost],
         "epsilon_declared_schedule": facts.declared,
+        "dp_event": dp_event((*facts.charges, *facts.lost), facts.neighbours),
         "mechanism": f"discrete Gaussian, OpenDP {facts.opendp}, OpenSSL's generator, seeded by the operating system",
         "accountant": {
             "method": f"privacy loss distributions, connect the dots; {noise}",
@@ -189,6 +230,24 @@ def _limits(facts: Facts) -> list[str]:
     return limits
 
 
+def _of_evaluation(facts: Facts) -> str:
+    """What is said of releases that measured the finished data; '' where there are none."""
+    measured = [charge for charge in facts.charges if is_evaluation(charge)]
+    if not measured:
+        return ""
+    sides = borne((*facts.charges, *facts.lost), facts.neighbours)
+    if len(sides) > 1:
+        voters, held = (format_epsilon(exact_epsilon(side, facts.delta, facts.neighbours)) for side in sides)
+        return (
+            f"The last {len(measured)} releases measured the finished data on {facts.unit}s that had been held out, "
+            f"all others were asked of the rest; which of the two a {facts.unit} is follows from a keyed hash of "
+            f"itself, so epsilon is the larger of {voters} and {held}. "
+        )
+    why = "were held out, but may be replaced by one that voted" if measured[0].of == "held_out" else "had voted"
+    last = f"The last {len(measured)} releases measured the finished data on {facts.unit}s that {why}"
+    return f"{last}: their losses are added. "
+
+
 def _sentences(facts: Facts) -> str:
     unit = "record" if facts.unit == "record" else USERS
     change = "replacing" if facts.neighbours == "replace" else "adding or removing"
@@ -201,7 +260,8 @@ def _sentences(facts: Facts) -> str:
         f"delta = {format_delta(facts.delta)}, for data "
         f"sets that differ by {change} one {unit}. Private data was used only in the {len(facts.charges)} noisy "
         'releases listed under "charges" (discrete Gaussian noise from a cryptographic generator seeded by the '
-        f"operating system, never from the published seed) and {len(facts.lost)} lost draws, also counted. All else is "
+        f"operating system, never from the published seed) and {len(facts.lost)} lost draws, also counted. "
+        f"{_of_evaluation(facts)}All else is "
         "computed from those releases and from what is listed as assumed public. Epsilon is that of the full declared "
         f"schedule, however early the run stopped. {ASSUMES}{group} It does not cover: other releases from the same "
         f"data (their losses add; those known here: {known}); anything in private/, among it all metrics on real data, "

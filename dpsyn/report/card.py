@@ -12,61 +12,57 @@ import yaml
 
 from dpsyn.privacy.budget import format_epsilon
 from dpsyn.privacy.statement import format_delta
-from dpsyn.report.facts import Released
-from dpsyn.runs.storage import columns_in
+from dpsyn.report.facts import NOUNS, Released
+from dpsyn.report.layout import Layout
+from dpsyn.runs.seal import digests_of
 
 SHOWN_LABELS, SHOWN_COLUMNS = 60, 400
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
-NOUNS = {"images": "images", "texts": "texts", "tables": "table rows"}
 MODALITY = {"images": "image", "texts": "text", "tables": "tabular"}
 
 
-def card(released: Released) -> bytes:
-    """Markdown with a YAML head: `datasets.load_dataset` of this folder gives synthetic.parquet, with `name` the
-    iterations or the votes."""
-    head = yaml.safe_dump(_head(released), sort_keys=False, allow_unicode=True)
-    return f"---\n{head}---\n\n{_body(released)}".encode("utf-8", "backslashreplace")
+def card(released: Released, layout: Layout) -> bytes:
+    """Markdown with a YAML head: `datasets.load_dataset` of the folder gives the rows, with `name` the iterations, the
+    votes or the marginals.
+
+    released: what is in the release.
+    layout: where its rows lie.
+    """
+    head = yaml.safe_dump(_head(released, layout), sort_keys=False, allow_unicode=True)
+    return f"---\n{head}---\n\n{_body(released, layout)}".encode("utf-8", "backslashreplace")
 
 
-def _head(released: Released) -> Mapping[str, Any]:
-    files = {"default": "synthetic.parquet" if released.is_finished else _last(released)}
-    files["iterations"] = "iterations/*/samples.parquet"
-    if released.votes or released.cells:
-        files["votes"] = "votes/*.parquet"
-    size = next((name for most, name in SIZES if released.rows < most), "n>10M")
+def _head(released: Released, layout: Layout) -> Mapping[str, Any]:
+    size = next((name for most, name in SIZES if layout.rows < most), "n>10M")
+    license = released.card.get("license")
+    configs = [
+        {
+            "config_name": name,
+            "data_files": place,
+            "description": _digest(layout, place),
+            **({"default": True} if name == "default" else {}),
+        }
+        for name, place in layout.configs.items()
+    ]
     return {
         "pretty_name": " ".join(released.name.split()),
+        **({"license": license} if license else {}),
         "tags": ["synthetic", "dpsyn", *(["differential-privacy"] if released.promise.is_private else [])],
         "modalities": [MODALITY[released.kind]],
         "size_categories": [size],
-        "configs": [
-            {
-                "config_name": name,
-                "data_files": place,
-                "description": _digest(released, place),
-                **({"default": True} if name == "default" else {}),
-            }
-            for name, place in files.items()
-        ],
+        **({"configs": configs} if configs else {}),
     }
 
 
-def _digest(released: Released, pattern: str) -> str:
+def _digest(layout: Layout, pattern: str) -> str:
     """Of the content of these files. `datasets` takes what it has cached for a folder of the same name, the same head
     and the same modification times, whatever is in it: it gave the digits of one release for the texts of another."""
-    known = [digest for name, _, digest in released.files if fnmatch.fnmatchcase(name, pattern)]
+    known = [digest for name, digest in digests_of(layout.folder).items() if fnmatch.fnmatchcase(name, pattern)]
     return f"sha256 {hashlib.sha256(' '.join(known).encode()).hexdigest()}"
 
 
-def _last(released: Released) -> str:
-    return f"iterations/{released.lineages[-1].iteration:03d}/samples.parquet"
-
-
-def _body(released: Released) -> str:
-    promise, noun = released.promise, NOUNS[released.kind]
-    path = released.run.release / "synthetic.parquet" if released.is_finished else None
-    path = path or released.run.checkpoint(released.lineages[-1].iteration)
-    columns = columns_in(path.read_bytes(), path)
+def _body(released: Released, layout: Layout) -> str:
+    promise, noun, columns = released.promise, NOUNS[released.kind], layout.columns
     shown = list(columns.items())[:SHOWN_COLUMNS]
     labels = [plain(label) for label in released.labels[:SHOWN_LABELS]]
     more = len(released.labels) - len(labels)
@@ -79,23 +75,16 @@ def _body(released: Released) -> str:
     ]
     return "\n".join(
         [
-            f"# {plain(released.name)}: {released.rows:,} synthetic {noun}",
+            f"# {plain(released.name)}: {layout.rows:,} synthetic {noun}",
             "",
-            f"{released.rows:,} {noun}, {made} `report.html` shows them, and what is known of them.",
+            f"{layout.rows:,} {noun}, {made}"
+            + (" `report.html` shows them, and what is known of them." if "iterations" in layout.configs else ""),
             unfinished,
             *(
                 ["**The shares of the labels were chosen, not learned from the private data.**", ""]
                 * released.labels_chosen
             ),
-            "```python",
-            "from datasets import load_dataset",
-            "",
-            'data = load_dataset("release", split="train")  # this folder',
-            "print(data[0])",
-            "```",
-            "",
-            "`pandas.read_parquet`, polars and DuckDB read `synthetic.parquet` as well. All candidates",
-            'are in `load_dataset("release", "iterations")`, the noisy answers that chose among them in "votes".',
+            *_loading(layout),
             "",
             "## Privacy",
             "",
@@ -123,6 +112,20 @@ def _body(released: Released) -> str:
             "",
         ]
     )
+
+
+def _loading(layout: Layout) -> list[str]:
+    if not layout.configs:
+        return ["```python", "import numpy", "", f'data = numpy.load("{layout.data}")', "print(data.files)", "```"]
+    folder = "release" if "iterations" in layout.configs else "FOLDER"
+    lines = ["```python", "from datasets import load_dataset", ""]
+    lines += [f'data = load_dataset("{folder}", split="train")  # this folder', "print(data[0])", "```"]
+    if layout.data.endswith(".parquet"):
+        lines += ["", f"`pandas.read_parquet`, polars and DuckDB read `{layout.data}` as well."]
+    if "iterations" in layout.configs:
+        lines += ['All candidates are in `load_dataset("release", "iterations")`, the noisy answers that chose among']
+        lines += ['them in "votes"' + (', in words in "marginals".' if "marginals" in layout.configs else ".")]
+    return lines
 
 
 def _promise(released: Released) -> list[str]:

@@ -230,6 +230,7 @@ def _asked(released: Released, coded: Sequence[CodedColumn], labels: int) -> Cel
     records, seed = released.promise.records, released.settings["seed"]
     if records is None or type(seed) is not int:
         return None
+    records = max(1, round(records * (1 - float(released.settings["data"].get("hold_out", 0)))))
     scores = released.settings["schedule"]["scores"] and privacy.unit == "record" and privacy.adjacency == "add_remove"
     releases = plan(coded, labels, records, multiplier(privacy), bool(scores))
     state = gibbs.start(coded, labels, records)

@@ -252,8 +252,12 @@ def histogram(values: F64, told: str, unit: str) -> Markup:
     return svg(left + width + 8, height + 30, told, parts)
 
 
-def marginal(bars: Bars) -> Markup:
-    """Synthetic bars beside the released noisy counts with their band of 95 %."""
+def marginal(bars: Bars, beside: str = "released, noisy") -> Markup:
+    """Synthetic bars beside the released noisy counts with their band of 95 %, or beside what else is said to be.
+
+    bars: of a column.
+    beside: what the marks are, in words.
+    """
     n = len(bars.names)
     width, height, left, low = 300.0, 110.0, 8.0, 120.0
     step = width / max(1, n)
@@ -269,7 +273,8 @@ def marginal(bars: Bars) -> Markup:
         )
         if bars.noisy is not None and bars.band is not None:
             top, bottom = (np.clip(bars.noisy[i] + sign * bars.band[i], 0, most) for sign in (1, -1))
-            told = f"{name}: {bars.noisy[i]:.2%} ± {bars.band[i]:.2%} released, noisy"
+            about = f" ± {bars.band[i]:.2%}" if bars.band[i] else ""
+            told = f"{name}: {bars.noisy[i]:.2%}{about} {beside}"
             y = low - height * top / most
             parts.append(
                 rectangle(x + step * 0.4, y, step * 0.2, max(2.0, height * (top - bottom) / most), "interval", told)

@@ -11,17 +11,21 @@ from typing import Any
 
 import numpy as np
 
+from dpsyn import evaluation
 from dpsyn.errors import UserError
 from dpsyn.files import sha256
 from dpsyn.population import I64, Bool, Population
 from dpsyn.privacy.budget import Adjacency, Charge, Unit
 from dpsyn.privacy.ledger import Receipt, read_receipt
-from dpsyn.privacy.query import CELLS, LABELS, SUMS
+from dpsyn.privacy.query import CELLS, HISTOGRAM, LABELS, SUMS
 from dpsyn.runs.directory import RunDirectory
 from dpsyn.runs.storage import CHOSEN, from_parquet, label_name, labels_of, read_lineage
 from dpsyn.runs.verification import read_charge
 
-OF_THE_REST = ("report.html", "README.md")  # written from the other files: they do not tell of themselves
+NOUNS = {"images": "images", "texts": "texts", "tables": "table rows"}
+# written from the other files, or after them: they do not tell of themselves. The statement holds their checksums
+OF_THE_REST = ("report.html", "README.md", "croissant.json", "deployment.yaml", "privacy.json")
+NO_VOTES = (LABELS, f"{CELLS} ", f"{SUMS} ", f"{HISTOGRAM} ")  # what receipts of other queries are about
 LOOKED_AT = {"images": 400, "texts": 5_000, "tables": 100_000}  # rows of the synthetic data, evenly spaced
 MOST_ITERATIONS, MOST_CHARGES = 1_000, 10_000  # of a stranger's release
 
@@ -66,9 +70,10 @@ class Lineage:
 class Released:
     """Everything in `release/`, content only where it is looked at.
 
-    settings: of config.yaml; {} where it cannot be read. labels: their names. votes: iteration to the receipt of
-    votes for the candidates of the iteration before. cells: receipts of counts of cells, by number. numbers: lines of
-    metrics.jsonl. labels_chosen: the shares of the labels were chosen, not learned. rows: of the synthetic data, or
+    settings: of config.yaml; {} where it cannot be read. labels: their names. votes: iteration to the receipt of votes
+    for the candidates of the iteration before. cells: receipts of counts of cells, by number. numbers: lines of
+    metrics.jsonl. evaluation: what was measured under DP, as evaluation.json says it. labels_chosen: the shares of the
+    labels were chosen, not learned. rows: of the synthetic data, or
     of the last population where there are none yet; row_labels int64 [rows], 0 for a table whose columns hold its
     labels; sample: some of them, evenly spaced. files: name, bytes, sha256.
     """
@@ -82,6 +87,7 @@ class Released:
     votes: Mapping[int, Receipt]
     cells: Mapping[int, Receipt]
     numbers: tuple[Mapping[str, Any], ...]
+    evaluation: Mapping[str, Any] | None
     is_finished: bool
     labels_chosen: bool
     rows: int
@@ -92,6 +98,13 @@ class Released:
     @property
     def kind(self) -> str:
         return kind_of(self.sample)
+
+    @property
+    def card(self) -> Mapping[str, str]:
+        """What its curator says of it; no key where nothing is said."""
+        said = self.settings.get("card")
+        given = said.items() if isinstance(said, Mapping) else ()
+        return {str(key): " ".join(str(value).split())[:2000] for key, value in given if value is not None}
 
     @property
     def name(self) -> str:
@@ -136,6 +149,7 @@ def read(run: RunDirectory) -> Released:
         votes=_votes(receipts, lineages),
         cells={t: receipt for t, receipt in receipts.items() if receipt.population.startswith(f"{CELLS} ")},
         numbers=read_numbers(run.release / "metrics.jsonl"),
+        evaluation=_evaluation(run.release / evaluation.NAME),
         is_finished=is_finished,
         labels_chosen=is_finished and (run.release / CHOSEN).exists(),
         rows=len(row_labels),
@@ -192,7 +206,7 @@ def _votes(receipts: Mapping[int, Receipt], lineages: Sequence[Lineage]) -> dict
     return {
         t: receipt
         for t, receipt in receipts.items()
-        if not receipt.population.startswith((LABELS, f"{CELLS} ", f"{SUMS} ")) and rows.get(t) == len(receipt.votes)
+        if not receipt.population.startswith(NO_VOTES) and rows.get(t) == len(receipt.votes)
     }
 
 
@@ -220,6 +234,13 @@ def read_numbers(path: Path) -> tuple[Mapping[str, Any], ...]:
             continue
         found[key] = {name: value for name, value in numbers.items() if isinstance(value, int | float | str)}
     return tuple(found.values())
+
+
+def _evaluation(path: Path) -> Mapping[str, Any] | None:
+    try:
+        return evaluation.as_mapping(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def _files(folder: Path) -> tuple[tuple[str, int, str], ...]:

@@ -41,7 +41,7 @@ def listed(places: Sequence[Path]) -> list[Line]:
     found = sorted({run.root for place in places for run in _runs(place, DEEP)})
     if not found:
         raise UserError(f"{', '.join(map(str, places))}: no run of dpsyn is there.")
-    return [_line(open_run(root)) for root in found]
+    return [_line(open_run(root, alone=True)) for root in found]
 
 
 def as_text(lines: Sequence[Line]) -> str:
@@ -72,7 +72,7 @@ def as_json(lines: Sequence[Line]) -> str:
 
 def _runs(place: Path, deep: int) -> Iterator[RunDirectory]:
     try:
-        yield open_run(place)
+        yield open_run(place, alone=True)
     except UserError:
         if deep and place.is_dir() and not place.is_symlink():
             for child in sorted(place.iterdir()):

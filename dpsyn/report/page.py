@@ -22,7 +22,7 @@ from dpsyn.population import I64, Array, Samples
 from dpsyn.privacy.budget import SMALLEST_SIGMA, WEAK, exact_epsilon, format_epsilon, largest_hit_rates
 from dpsyn.privacy.statement import format_delta
 from dpsyn.report import contents, drawing, lineage
-from dpsyn.report.facts import LOOKED_AT, Released, kind_of
+from dpsyn.report.facts import LOOKED_AT, NOUNS, Released, kind_of
 from dpsyn.runs.storage import columns_of
 
 THUMB, SHARP = 64, 48  # px of a thumbnail; images up to this are kept pixel by pixel
@@ -32,7 +32,6 @@ EXCERPT, LONG = 280, 600  # characters of a text
 TABLE_ROWS, TABLE_COLUMNS = 60, 40
 LABELS, SHOWN_SETTINGS, SHOWN_FILES, SHOWN_CHARGES = 40, 60_000, 400, 400
 ALARMS = 0.05  # the rate of false alarms that is told in words
-NOUNS = {"images": "images", "texts": "texts", "tables": "table rows"}
 
 
 def rendered(released: Released, private: Mapping[str, Any] | None = None) -> bytes:
@@ -92,6 +91,7 @@ def _context(released: Released) -> dict[str, Any]:
         "browser": _browser(released),
         "contents": _contents(released),
         "measured": [numbers for numbers in released.numbers if numbers.get("metric") and len(numbers) > 3],
+        "evaluation": _evaluation(released),
         "settings": released.settings_text[:SHOWN_SETTINGS],
         "settings_cut": len(released.settings_text) > SHOWN_SETTINGS,
         "files": released.files[:SHOWN_FILES],
@@ -200,6 +200,24 @@ def _first(released: Released) -> dict[str, Any]:
     return {"samples": [_shown(sample.samples, row, released.labels[sample.labels[row]]) for row in chosen]}
 
 
+def beside(released: Released, found: Mapping[str, Any]) -> dict[str, Any]:
+    """What `dpsyn.report.real.against` found, as the private page shows it.
+
+    released: what is in the release.
+    found: by `against`.
+    """
+    told = dict(found)
+    if found["near"]:
+        pairs = [
+            (_shown(ours, i, "synthetic"), _shown(real, j, "private"), apart)
+            for ours, i, real, j, apart in found["near"]["pairs"]
+        ]
+        told["near"] = {**found["near"], "pairs": pairs}
+    if found["means"]:
+        told["means"] = [(released.labels[i], thumbnail(ours), thumbnail(real)) for i, ours, real in found["means"]]
+    return {"beside": told}
+
+
 def _table(released: Released, rows: Sequence[int]) -> dict[str, Any]:
     """Rows of the sample; columns that hold labels come first."""
     population, schema = released.sample, contents.schema_of(released)
@@ -272,14 +290,54 @@ def _checklist(released: Released) -> list[tuple[str, bool, str]]:
         ("Who is trusted", stated, "whoever held the private data and ran dpsyn; nobody else"),
         (
             "Accuracy and utility",
-            measured,
-            "measured without private data" if measured else "no number that may be published",
+            measured or released.evaluation is not None,
+            "measured on held-out records, through noise"
+            if released.evaluation is not None
+            else "measured without private data"
+            if measured
+            else "no number that may be published",
         ),
         ("Bias: groups for whom the data are worse", False, "small groups drown in the noise first"),
         ("Side channels: time and traffic", False, "named among what the statement does not cover"),
         ("Security of the private data themselves", False, "left to whoever holds them"),
         ("How the data were collected", False, "left to whoever holds them"),
     ]
+
+
+def _evaluation(released: Released) -> dict[str, Any] | None:
+    """What was measured under DP: numbers in words, the confusion of labels as shares of each row, columns that are
+    farthest off first."""
+    said = released.evaluation
+    if said is None:
+        return None
+
+    def between(each: Mapping[str, Any], low: str, high: str) -> str:
+        return f"{each[low]:.1%} to {each[high]:.1%}" if low in each and high in each else "not told"
+
+    numbers = [
+        {
+            "name": each["name"],
+            "what": each["what"],
+            "value": f"{each['value']:.1%}" if "value" in each else "lost in the noise",
+            "noise": between(each, "noise_low", "noise_high"),
+            "interval": between(each, "low", "high"),
+        }
+        for each in said["numbers"]
+    ]
+    columns = sorted(said["columns"], key=lambda each: -each["total_variation"])
+    return {"of": said["of"], "numbers": numbers, "columns": columns, "confusion": _confusion(said.get("confusion"))}
+
+
+def _confusion(said: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if said is None:
+        return None
+    sums = np.maximum(said["counts"].sum(1), 1.0)
+    shares = np.clip(said["counts"] / sums[:, None], 0, 1)
+    rows = [
+        (label, [f"{value:.0%}" for value in row], f"{of:,.0f}")
+        for label, row, of in zip(said["labels"], shares, sums, strict=True)
+    ]
+    return {"labels": said["labels"], "rows": rows, "deviation": f"{said['deviation']:.3g}"}
 
 
 # Votes and vital signs

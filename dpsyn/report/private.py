@@ -28,6 +28,7 @@ def read_private(run: RunDirectory) -> dict[str, Any]:
         ],
         "refused": _refused(run.private),
         "phases": _phases(run.private / "log"),
+        "beside": None,
         "cost": [f"{name}: {value}" for name, value in run.read_usage().items()],
     }
 

@@ -26,13 +26,16 @@ SHOWN_KEYS = 3  # of those in which two runs differ
 @dataclass(frozen=True)
 class RunDirectory:
     """root: its place. is_private: without noise that is fit for it, nothing is written to `release/`, and what is
-    written is for its owner alone."""
+    written is for its owner alone. is_alone: the root itself is what was released, as a recipient has it."""
 
     root: Path
     is_private: bool = True
+    is_alone: bool = False
 
     @property
     def release(self) -> Path:
+        if self.is_alone:
+            return self.root
         return self.root / ("release" if self.is_private else "not_private")
 
     @property
@@ -87,17 +90,19 @@ class RunDirectory:
         kinds = ("*/iterations/*", "*/votes/*", "private/intents/*")
         return any(any(self.root.glob(kind)) for kind in kinds)
 
-    def begin(self, settings: Mapping[str, Any], fingerprint: str, sigma: float) -> str:
+    def begin(self, settings: Mapping[str, Any], fingerprint: str, sigma: float, measured_by: Mapping[str, Any]) -> str:
         """Writes down what a new run is, and returns its id.
 
         settings: those that identify the run.
         fingerprint: of the data; it stays in `private/`.
         sigma: the noise, as calibrated.
+        measured_by: the metrics and the data that they read; they identify nothing.
         """
         import yaml
 
         run = secrets.token_hex(16)
         facts = {"run": run, "sigma": sigma, "fingerprint": fingerprint, "settings": dict(settings)}
+        facts["measured_by"] = dict(measured_by)
         write(self.private / "config.yaml", yaml.safe_dump(facts, sort_keys=False).encode(), private=True)
         return run
 
@@ -123,6 +128,14 @@ class RunDirectory:
             )
         if known["fingerprint"] != fingerprint:
             raise UserError(f"run_dir={self.root}: data: the files changed since this run began. Name another run_dir.")
+
+    def evaluation_epsilon(self) -> float | None:
+        """What the numbers about held-out units spend, once that was settled; None where nothing was asked."""
+        path = self.private / "evaluation.json"
+        return float(json.loads(path.read_text())["epsilon"]) if path.exists() else None
+
+    def settle_evaluation(self, epsilon: float) -> None:
+        write(self.private / "evaluation.json", (json.dumps({"epsilon": epsilon}) + "\n").encode(), private=True)
 
     def save(self, population: Population, labels: Sequence[Label]) -> None:
         """A checkpoint: the folder of an iteration, whole or not there.
@@ -221,12 +234,21 @@ class RunDirectory:
         return [f"{name}: {path}" for name, path in places.items() if path.exists()]
 
 
-def open_run(root: Path) -> RunDirectory:
-    """A run that exists. Raises UserError where there is none."""
+def open_run(root: Path, alone: bool = False) -> RunDirectory:
+    """A run that exists.
+
+    root: its directory.
+    alone: also a `release/` folder by itself. Raises UserError where there is none.
+    """
     for is_private in (True, False):
         run = RunDirectory(root, is_private)
         if (run.release / "privacy.json").exists():
             return run
+    if alone and (root / "privacy.json").exists():
+        within = RunDirectory(root.parent, root.name == "release")
+        if within.release.name == root.name and within.private.exists():
+            return within
+        return RunDirectory(root, is_private=root.name != "not_private", is_alone=True)
     raise UserError(f"{root}: no run of dpsyn is there (no release/privacy.json).")
 
 

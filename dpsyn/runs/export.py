@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,26 @@ UNSAFE = re.compile(r"""[",\x00-\x1f\x7f\x85\u2028\u2029]|^\s|\s$""")  # in a ce
 FORMATS = ("csv", "jsonl", "parquet", "imagefolder", "npz")
 
 
-def export(run: RunDirectory, to: Path, form: str, iteration: int | None = None, everything: bool = False) -> int:
+Describe = Callable[[RunDirectory, Path, Sequence[str], int], None]
+"""(the run, the folder, names of the files that hold the rows, how many rows): writes what tells of them"""
+
+
+def export(
+    run: RunDirectory,
+    to: Path,
+    form: str,
+    iteration: int | None = None,
+    everything: bool = False,
+    describe: Describe | None = None,
+) -> int:
     """Writes a folder and returns how many rows it holds.
 
     run: a finished or an interrupted one.
     to: the folder, which is not there or empty.
     form: one of FORMATS.
     iteration: None for the final data set, a number for what survived that iteration's vote (of iteration 0: all).
-    everything: of an iteration also the fresh variations that nobody has voted for. Besides the data the folder gets
+    everything: of an iteration also the fresh variations that nobody has voted for.
+    describe: what writes the card of the folder; None: nobody. Besides the data the folder gets
         the run's privacy.json.
 
     Raises UserError for what is not there or does not fit.
@@ -54,11 +66,15 @@ def export(run: RunDirectory, to: Path, form: str, iteration: int | None = None,
     with room_on_disk(to):
         try:
             temporary.mkdir(parents=True)
+            names = []
             for name, content in WRITERS[form](population, labels):
+                names.append(name)
                 place = temporary / name
                 place.parent.mkdir(exist_ok=True)
                 write(place, content)
             write(temporary / "privacy.json", (run.release / "privacy.json").read_bytes())
+            if describe is not None:
+                describe(run, temporary, names, len(population))
             stamp(temporary)
             if to.exists():
                 to.rmdir()

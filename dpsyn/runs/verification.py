@@ -18,9 +18,10 @@ from dpsyn.files import sha256
 from dpsyn.privacy import account
 from dpsyn.privacy.budget import GRID, SMALLEST_SIGMA, SUMS_GRID, Charge, exact_epsilon, format_epsilon
 from dpsyn.privacy.ledger import Receipt, read_receipt
-from dpsyn.privacy.query import CELLS, LABELS, SUMS
-from dpsyn.privacy.statement import Facts, document, format_delta, unprotected
+from dpsyn.privacy.query import CELLS, HISTOGRAM, LABELS, SUMS
+from dpsyn.privacy.statement import UNSEALED, Facts, document, format_delta, unprotected
 from dpsyn.runs.directory import RunDirectory
+from dpsyn.runs.seal import differences
 
 ROUNDING = 1e-5  # how far, relatively, a stated epsilon may lie below exact convolution
 
@@ -38,8 +39,14 @@ def verified(run: RunDirectory) -> Report:
     """Raises UserError for a statement that cannot be read."""
     path = run.release / "privacy.json"
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        whole = json.loads(content.decode("utf-8"))
+        said = {key: value for key, value in whole.items() if key not in UNSEALED}
         lines, faults = [f"status: {said['status']}"], list[str]()
+        is_sealed = isinstance(whole.get("files"), dict)
+        if is_sealed:
+            faults += differences(run.release, whole, content)
+            lines.append(f"files: {len(whole['files'])}, each compared with its checksum")
         declared = [read_charge(charge) for charge in said["charges"]]
         stated = {t: c["receipt_sha256"] for t, c in enumerate(said["charges"], 1) if c["receipt_sha256"]}
         if said["epsilon"] is None:
@@ -47,7 +54,7 @@ def verified(run: RunDirectory) -> Report:
             if said != json.loads(json.dumps(unprotected(noise, declared, stated))):
                 faults.append("the statement is not the one that dpsyn writes of a run without protecting noise")
             lines.append("nothing is promised, nothing to verify")
-            return _report(lines, faults, complete=True)
+            return _report(lines, faults, complete=is_sealed)
         facts = _facts(said, declared, stated)
         made_again = document(facts)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
@@ -55,6 +62,9 @@ def verified(run: RunDirectory) -> Report:
     receipts = _receipts(run, faults)
     for receipt in receipts.values():
         _check_receipt(run, receipt, declared, stated, faults)
+    if stated and not receipts and is_sealed and not any(name.startswith("votes/") for name in whole["files"]):
+        lines.append("no receipts lie here, as in an export: epsilon was not computed again; ask for the whole release")
+        return _report(lines, [*faults, *_differences(said, made_again)], complete=False)
     faults += [f"the receipt of '{declared[t - 1].name}' is gone" for t in stated if t not in receipts]
     if len(runs := {receipt.run for receipt in receipts.values()}) > 1:
         faults.append("the receipts belong to several runs")
@@ -64,7 +74,10 @@ def verified(run: RunDirectory) -> Report:
     faults += _settings_differ(run, facts)
     _check_joint(facts, runs, lines, faults)
     complete = len(receipts) == len(declared)
-    if not complete:
+    if complete and not is_sealed:
+        lines.append("INCOMPLETE: the files have no checksums yet. The command that began the run ends it.")
+        complete = False
+    elif not complete:
         made = f"{len(receipts)} of {len(declared)} releases were made"
         lines.append(f"INCOMPLETE: {made}. The guarantee holds; the data are not those of the finished run.")
     return _report(lines, faults, complete)
@@ -79,6 +92,7 @@ def read_charge(said: Mapping[str, Any]) -> Charge:
     """Of a statement, which may be anybody's. Raises ValueError or TypeError for what is none."""
     charge = Charge(**{key: value for key, value in said.items() if key != "receipt_sha256"})
     whole = type(charge.moves) is int and charge.moves > 0 and charge.grid in (1, GRID, SUMS_GRID)
+    whole = whole and charge.of in ("all", "voters", "held_out")
     if not isinstance(charge.name, str) or not whole or not 0 <= charge.sigma < math.inf:
         raise ValueError(charge)
     return charge
@@ -137,8 +151,10 @@ def _check_receipt(
     before, subject = run.checkpoint(t - 1), receipt.population
     kind = receipt.charge.name.split()[0]
     of_cells, of_sums = (subject.startswith(f"{kind} ") for kind in (CELLS, SUMS))
-    of_counts = subject == LABELS or of_cells or of_sums
+    of_bins = subject.startswith(f"{HISTOGRAM} ")
+    of_counts = subject == LABELS or of_cells or of_sums or of_bins
     meant = {"votes": not of_counts, "label": subject == LABELS, "counts": of_cells, "embedding": of_sums}
+    meant["evaluation:"] = of_bins
     if not meant.get(kind, True):
         faults.append(f"{path}: not about what its charge is for")
     elif not of_counts and before.exists() and sha256(before) != subject:

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -81,6 +82,43 @@ def coded_columns(schema: Schema) -> tuple[CodedColumn, ...]:
         missing = count if column.missing else None
         found.append(CodedColumn(count + column.missing, column.has_order, missing, expected, column.name))
     return tuple(found)
+
+
+def meanings(schema: Schema, at: int) -> Callable[[np.ndarray], str]:
+    """What some codes of the column `at` of those that are no labels mean, in words: 'Private | State-gov', '17 to 24',
+    '0 to 3 above admitted', 'missing'. Their argument: int [n], rising.
+
+    schema: of the table.
+    at: the number of the column.
+    """
+    column, below = schema.features[at], _below(schema)
+    near, ends = _count(column, below), np.append(starts_of(column), column.size)
+    codes = near + len(ends) - 1
+
+    def own(first: int, last: int) -> str:
+        low, high = (_in_words(column.values_of(np.array([place]))[0]) for place in (ends[first], ends[last + 1] - 1))
+        return low if low == high else f"{low} to {high}"
+
+    def apart(first: int, last: int) -> str:
+        edges = _edges(column)
+        others = " and ".join(low.name for low, _ in below[column.name].columns)
+        return f"{edges[first]:.6g} to {edges[last + 1]:.6g} above {others}"
+
+    def words(of: np.ndarray) -> str:
+        found = []
+        if not column.numeric:
+            found = [column.values[code] for code in of if code < codes]
+        else:
+            for runs, tell, start in ((of[of < near], apart, 0), (of[(of >= near) & (of < codes)], own, near)):
+                for run in np.split(runs, np.flatnonzero(np.diff(runs) != 1) + 1):
+                    found += [tell(int(run[0]) - start, int(run[-1]) - start)] if len(run) else []
+        return " | ".join([*found, *(["missing"] if column.missing and codes in of else [])])
+
+    return words
+
+
+def _in_words(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def encode(schema: Schema, content: np.ndarray) -> np.ndarray:

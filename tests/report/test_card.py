@@ -9,6 +9,7 @@ import yaml
 from dpsyn import cli
 from dpsyn.report import facts, write_report
 from dpsyn.report.card import card, plain
+from dpsyn.report.layout import of_release
 from dpsyn.runs.directory import open_run
 
 SMALL = {
@@ -67,7 +68,9 @@ def test_the_card_states_the_promise_the_columns_and_the_limits(runs, name):
     folder = runs / name / "release"
     text = (folder / "README.md").read_text()
     released = facts.read(open_run(runs / name))
-    assert [config["config_name"] for config in head(folder)["configs"]] == ["default", "iterations", "votes"]
+    assert [config["config_name"] for config in head(folder)["configs"]] == ["default", "iterations", "votes"] + [
+        "marginals"
+    ] * (name == "cells")
     assert "Everything under release/" in text and "## Limits" in text and "load_dataset(" in text
     for column in pd.read_parquet(folder / "synthetic.parquet").columns:
         assert f"| {plain(column)} | " in text
@@ -91,7 +94,7 @@ def test_names_of_strangers_stay_words(runs):
     released = dataclasses.replace(
         facts.read(open_run(runs / "images")), labels=(evil, "2"), settings={"name": evil}, numbers=()
     )
-    text = card(released).decode()
+    text = card(released, of_release(released)).decode()
     assert text.count("\n---\n") == 1
     assert yaml.safe_load(text.split("---\n")[1])["pretty_name"] == " ".join(evil.split())[:80]
     body = text.split("---\n", 2)[2]

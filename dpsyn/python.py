@@ -1,0 +1,217 @@
+"""dpsyn from Python: the same composition, checks, ledger and refusals as the command line, and no other configuration.
+
+import dpsyn
+
+run = dpsyn.run("+experiment=adult", "privacy.epsilon=1", data=frame)
+run.synthetic.to_pandas()
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpsyn import compose
+from dpsyn.build import build
+from dpsyn.errors import UserError
+from dpsyn.execution import carry_out, evaluate_run
+from dpsyn.files import cache_folder, private_folder, write
+from dpsyn.job import Job, check
+from dpsyn.planning import facts, planned
+from dpsyn.population import Array
+from dpsyn.report import write_report
+from dpsyn.runs.directory import RunDirectory, open_run
+from dpsyn.runs.storage import from_parquet, label_name, labels_of
+from dpsyn.runs.verification import Report, verified
+from dpsyn.show import Screen
+
+Given = str | Path | Mapping[str, Any] | Sequence[str] | Array | Any
+"""Private data: a path; a frame of pandas or polars, a table of Arrow; columns by their names; a list of texts (column
+`text`); images, uint8 [n, h, w] or [n, h, w, channels] (column `image`)."""
+
+
+def run(*overrides: str, data: Given = None, config_dir: str | Path | None = None, quiet: bool = True) -> Run:
+    """Runs, or resumes, what `dpsyn run` of the same overrides would.
+
+    overrides: as on the command line, `"privacy.epsilon=1"`.
+    data: takes the place of `data.path`; what is no path is kept in the private cache, for its owner alone, under a
+        name of its content, so that the same rows resume a run and add up.
+    config_dir: configs of your own.
+    quiet: print nothing.
+
+    Raises UserError, one line, for all that the command line refuses.
+    """
+    job = _job(overrides, data, config_dir)
+    check(job)
+    carry_out(job, _screen(job, quiet))
+    return open(job.root)
+
+
+def plan(*overrides: str, data: Given = None, config_dir: str | Path | None = None) -> dict[str, Any]:
+    """What `dpsyn plan --json` of the same overrides says: epsilon, releases, rows, what is needed. Reads no row.
+
+    overrides: as on the command line.
+    data: takes the place of `data.path`.
+    config_dir: configs of your own.
+    """
+    return planned(_job(overrides, data, config_dir))
+
+
+def open(path: str | Path) -> Run:
+    """A run that exists, or a published release/ folder. Raises UserError where there is none."""
+    return Run(open_run(Path(path), alone=True))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on disk. directory: where."""
+
+    directory: RunDirectory
+
+    @property
+    def path(self) -> Path:
+        return self.directory.root
+
+    @property
+    def synthetic(self) -> Synthetic:
+        """The final data. Raises UserError where the run is not finished."""
+        path = self.directory.release / "synthetic.parquet"
+        if not path.exists():
+            raise UserError(f"{self.path}: the run is not finished. Give the command that began it.")
+        return Synthetic(path)
+
+    @property
+    def privacy(self) -> dict[str, Any]:
+        """The statement, `release/privacy.json`."""
+        said: dict[str, Any] = json.loads((self.directory.release / "privacy.json").read_text(encoding="utf-8"))
+        return said
+
+    @property
+    def evaluation(self) -> dict[str, Any] | None:
+        """What was measured under differential privacy, `release/evaluation.json`; None where nothing was."""
+        path = self.directory.release / "evaluation.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def report(self) -> Path:
+        """Writes the page again, and returns its place."""
+        return write_report(self.directory)
+
+    def verify(self) -> Report:
+        """As `dpsyn verify`: lines, and whether all agrees and is complete."""
+        return verified(self.directory)
+
+    def evaluate(self, epsilon: float) -> dict[str, Any]:
+        """As `dpsyn evaluate RUN --epsilon E`: spends it, and returns the numbers."""
+        job = compose.rebuilt(self.directory, [], measured=True)
+        evaluate_run(job, _screen(job, quiet=True), epsilon)
+        found = self.evaluation
+        assert found is not None
+        return found
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """Rows on disk, in any form. path: a parquet file."""
+
+    path: Path
+
+    def __len__(self) -> int:
+        import pyarrow.parquet as pq
+
+        return int(pq.read_metadata(self.path).num_rows)
+
+    def to_arrow(self) -> Any:
+        """pyarrow.Table"""
+        import pyarrow.parquet as pq
+
+        return pq.read_table(self.path)
+
+    def to_pandas(self) -> Any:
+        """pandas.DataFrame"""
+        return self.to_arrow().to_pandas()
+
+    def to_polars(self) -> Any:
+        """polars.DataFrame"""
+        import polars
+
+        return polars.from_arrow(self.to_arrow())
+
+    def content(self) -> Array:
+        """Images uint8 [n, h, w, channels]; texts, object of str [n]; or table rows, structured [n]."""
+        return from_parquet(self.path.read_bytes(), self.path).samples.content
+
+    def labels(self) -> list[str]:
+        """The name of each row's label, in the order of the rows."""
+        content = self.path.read_bytes()
+        names = [label_name(label) for label in labels_of(content, self.path)]
+        return [names[label] for label in from_parquet(content, self.path).labels]
+
+
+def _job(overrides: Sequence[str], data: Given, config_dir: str | Path | None) -> Job:
+    if isinstance(data, str | Path):
+        given = [f"data.path={data}"]
+    else:
+        given = [] if data is None else [f"data.path={_kept(data)}"]
+    texts = compose.with_default(compose.readable([*overrides, *given], sweep=False))
+    return build(compose.settings(texts, None if config_dir is None else str(config_dir)))
+
+
+def _screen(job: Job, quiet: bool) -> Screen:
+    from rich.console import Console
+
+    return Screen(Console(quiet=quiet), facts(job), job.iterations)
+
+
+def _kept(data: Any) -> Path:
+    """Writes rows to a private file that is named by their content. Raises UserError for what are no rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(_table(data).replace_schema_metadata(None), sink)
+    content = bytes(sink.getvalue())
+    folder = private_folder(cache_folder() / "given")
+    path = folder / f"{hashlib.sha256(content).hexdigest()[:32]}.parquet"
+    if not path.exists():
+        write(path, content, private=True)
+    return path
+
+
+def _table(data: Any) -> Any:
+    import pyarrow as pa
+
+    if isinstance(data, np.ndarray) and data.ndim in (3, 4):
+        data = {"image": data}
+    elif isinstance(data, Sequence | np.ndarray):
+        data = {"text": list(data)}
+    try:
+        if not isinstance(data, Mapping):
+            return pa.table(data)
+        return pa.table({name: _column(values) for name, values in data.items()})
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        said = type(error).__name__  # not its text, which may quote a row
+        raise UserError(f"data: expected a path, a frame, columns by their names, texts or images ({said}).") from None
+
+
+def _column(values: Any) -> Any:
+    import pyarrow as pa
+
+    if isinstance(values, np.ndarray) and values.ndim in (3, 4):
+        return pa.array([{"bytes": _png(image), "path": None} for image in values])
+    return pa.array(values.tolist() if isinstance(values, np.ndarray) else values)
+
+
+def _png(image: Array) -> bytes:
+    import io
+
+    from PIL import Image
+
+    sink = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image).save(sink, "PNG")
+    return sink.getvalue()

@@ -1,0 +1,53 @@
+"""`dpsyn push`: a release to the Hugging Face hub, and nothing that must not leave."""
+
+from __future__ import annotations
+
+import re
+
+from dpsyn.errors import UserError, first_line, invalid
+from dpsyn.runs.directory import RunDirectory
+from dpsyn.runs.seal import STATEMENT, released_files
+from dpsyn.runs.verification import verified
+
+
+def push(run: RunDirectory, repository: str, private: bool) -> str:
+    """Sends the released files, exactly those that the statement lists, in the place of what the repository held.
+    Returns the address of the data set.
+
+    run: a run, or a release alone.
+    repository: 'OWNER/NAME'.
+    private: whether a repository that is made is for its owner alone. The hub's address and the token are those of
+        huggingface_hub: HF_ENDPOINT, HF_TOKEN, `hf auth login`.
+
+    Raises UserError for a run that is not private, not complete or not as its statement says, and for what the hub
+    refuses.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise invalid("OWNER/NAME", repository, "a name of the hub, OWNER/NAME")
+    if not run.is_private:
+        raise UserError(f"{run.release}: this run is NOT PRIVATE: its noise protects nobody. It is not sent.")
+    found = verified(run)
+    if "NOT PRIVATE" in found.lines[0] or "INSECURE" in found.lines[0]:
+        raise UserError(f"{run.release}: {found.lines[0]}. It is not sent.")
+    if not found.agrees or not found.complete:
+        told = [line for sign in ("FAULT", "INCOMPLETE") for line in found.lines if line.startswith(sign)]
+        raise UserError(f"{run.release}: {[*told, *found.lines][0]} It is not sent; `dpsyn verify` tells all.")
+    try:
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    except ImportError:
+        raise UserError("dpsyn push: huggingface_hub is not installed. Install dpsyn with all it needs.") from None
+    hub = HfApi()
+    try:
+        address = hub.create_repo(repository, repo_type="dataset", private=private or None, exist_ok=True)
+        hub.upload_folder(
+            repo_id=repository,
+            repo_type="dataset",
+            folder_path=run.release,
+            allow_patterns=[re.sub(r"([*?\[])", r"[\1]", name) for name in [*released_files(run.release), STATEMENT]],
+            delete_patterns="*",
+            commit_message="A release of dpsyn",
+        )
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+        raise UserError(f"{repository}: the hub did not take it: {first_line(error)}") from None
+    return str(address)

@@ -1,0 +1,286 @@
+"""`dpsyn init`: a commented yaml for data of one's own, from names, types and a *public* sample.
+
+No private row is read: of a private file the first line, for the names of its columns, and of a private folder the
+names in it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from dpsyn.errors import UserError, did_you_mean, invalid, one_of
+from dpsyn.files import folder, write
+from dpsyn.tables.draft import draft
+from dpsyn.validate import number, whole
+
+TABLES, TEXTS, IMAGES = "table", "texts", "images"
+TABULAR = (".csv", ".tsv", ".jsonl", ".parquet", ".csv.gz", ".tsv.gz", ".jsonl.gz")
+PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".ppm", ".pgm")
+MOST_LABELS = 500
+TABLE_YAML = """\
+# @package _global_
+# {place}: a private table as a synthetic one, by votes in cells. The schema is {schema}: read every line of it.
+defaults:
+  - override /data: tables
+  - override /schedule: cells
+  - override /metric: none
+name: {name}
+privacy:
+  epsilon: {epsilon}          # the promise: 1 is strong, over 10 is weak
+  delta: {delta:.3g}      # below one over the number of records
+data:
+  path: {path}
+  schema: {{file: {name}}}   # of mine/schemas
+  id: {name}              # releases from data of one id are added up
+  records: {records}         # declared, about right, never counted
+{more}"""
+IMAGES_YAML = """\
+# @package _global_
+# {place}: photographs, drawn from the public ones in {pool}, whichever the private ones vote for. No model, no GPU.
+defaults:
+  - override /data: image_folder
+  - override /api: pool
+  - override /embedding: patches
+  - override /metric: none
+name: {name}
+privacy:
+  epsilon: {epsilon}          # the promise: 1 is strong, over 10 is weak
+  delta: {delta:.3g}      # below one over the number of records
+data:
+  path: {path}
+  labels: {labels}   # the folders; {{}} for none
+  label_columns: {columns}
+  size: [32, 32]          # height and width, px
+  center_crop: true       # so that nothing is squeezed
+  id: {name}              # releases from data of one id are added up
+  records: {records}         # declared, about right, never counted
+  on_error: skip          # an image that cannot be read casts no vote
+api:
+  path: {pool}
+  data: {{size: [32, 32], center_crop: true}}
+  neighbours: {neighbours}
+embedding: {{data: "${{api.data}}"}}   # features are learned from the public ones
+schedule: {{size: {size}, degree: {degrees}}}   # how many nearest ones to draw from, a release
+"""
+TEXTS_YAML = """\
+# @package _global_
+# {place}: texts, {how}. A private text is never sent anywhere.
+defaults:
+  - override /data: texts
+  - override /api: {api}
+  - override /embedding: ngrams   # or sentence, where its weights are here: better, and slower
+  - override /metric: none
+name: {name}
+privacy:
+  epsilon: {epsilon}          # the promise: 1 is strong, over 10 is weak
+  delta: {delta:.3g}      # below one over the number of records
+data:
+  path: {path}
+  text_column: {text}
+  labels: {labels}        # values of columns, declared: {{topic: [delivery, refund]}}; {{}} for none
+{more}  id: {name}              # releases from data of one id are added up
+  records: {records}         # declared, about right, never counted
+  on_error: skip          # a row that cannot be read casts no vote
+{asked}"""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """written: files. commands: what to give next, in order."""
+
+    written: Sequence[Path]
+    commands: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is known of the data, all of it public. place: of the private data. kind: one of 'table', 'texts', 'images'.
+    sample: a public sample of a table, or its codebook. pool: public images or texts. model: of an endpoint; local: of
+    a language model here. text: the column of texts. labels: values by column. description: of the texts, for prompts.
+    """
+
+    place: Path
+    kind: str
+    name: str
+    records: int
+    epsilon: float
+    sample: str | None = None
+    pool: str | None = None
+    model: str | None = None
+    local: str | None = None
+    text: str | None = None
+    labels: Mapping[str, Sequence[str]] | None = None
+    description: str | None = None
+    encoding: str | None = None
+
+
+def kind_of(place: Path) -> str:
+    """By names alone. Raises UserError for what is no data."""
+    if place.is_dir():
+        if any(path.suffix.lower() in PICTURES for path in place.rglob("*")):
+            return IMAGES
+    elif place.is_file() and place.name.lower().endswith(TABULAR):
+        return TABLES
+    raise invalid("FILE", place, "a csv, jsonl or parquet file, or a folder of images")
+
+
+def begin(wanted: Wanted, into: Path) -> Begun:
+    """Writes the yaml, and a schema of a table, below `into`. Raises UserError for what is missing, and for files that
+    are there already.
+
+    wanted: what is known of the data.
+    into: the folder of the user's configs.
+    """
+    whole("--records", wanted.records, 1)
+    number("--epsilon", wanted.epsilon, "a number over 0", above=0)
+    if not re.fullmatch(r"[A-Za-z]\w*", wanted.name):
+        raise invalid("--name", wanted.name, "letters, digits and _, a letter first")
+    facts = {
+        "place": wanted.place.name,
+        "path": _quoted(str(wanted.place.absolute())),
+        "name": wanted.name,
+        "records": wanted.records,
+        "epsilon": wanted.epsilon,
+        "delta": 1 / (wanted.records * max(1.0, math.log(wanted.records))),
+    }
+    written = {}
+    if wanted.kind == TABLES:
+        schema, settings = _schema(wanted)
+        more = "".join(f"  {key}: {_quoted(value)}\n" for key, value in settings.items())
+        written[f"schemas/{wanted.name}.yaml"] = schema
+        text = TABLE_YAML.format(**facts, schema=f"schemas/{wanted.name}.yaml", more=more)
+    elif wanted.kind == IMAGES:
+        text = _images(wanted, facts)
+    elif wanted.kind == TEXTS:
+        text = _texts(wanted, facts)
+    else:
+        raise invalid("--kind", wanted.kind, one_of((TABLES, TEXTS, IMAGES)))
+    written[f"experiment/{wanted.name}.yaml"] = text
+    paths = [into / name for name in written]
+    for path in paths:
+        if path.exists():
+            raise invalid("--name", wanted.name, f"another name, as {path} is there", "Or edit that file.")
+    for path, content in zip(paths, written.values(), strict=True):
+        write(folder(path.parent) / path.name, content.encode())
+    given = f"--config-dir {shlex.quote(str(into))} +experiment={wanted.name}"
+    return Begun(paths, [f"dpsyn {verb} {given}" for verb in ("plan", "check", "run")])
+
+
+def columns_of(place: Path, encoding: str = "utf-8") -> list[str]:
+    """Names of the columns of a file: of a csv its first line, of a parquet file its schema, of jsonl the keys of its
+    first line.
+
+    place: a csv, jsonl or parquet file.
+    encoding: of a csv.
+    """
+    if place.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        return list(pq.read_schema(place).names)
+    if place.name.endswith(".gz"):
+        return []
+    with place.open("rb") as file:
+        line = file.readline(2**20).decode(encoding, "replace").lstrip("\ufeff").rstrip("\r\n")
+    if place.suffix == ".jsonl":
+        try:
+            return list(json.loads(line))
+        except ValueError:
+            return []
+    return next(csv.reader([line], delimiter=_delimiter(line)), [])
+
+
+def _delimiter(line: str) -> str:
+    """Of a csv, by its first line, which names the columns."""
+    return max(",;\t|", key=line.count)
+
+
+def _schema(wanted: Wanted) -> tuple[str, dict[str, str]]:
+    if wanted.sample is None:
+        do = "Give --sample PUBLIC: a public sample, or a codebook. The schema must not be read off the private rows."
+        raise UserError(f"{wanted.place}: {do}")
+    if Path(wanted.sample).exists() and Path(wanted.sample).resolve() == wanted.place.resolve():
+        raise invalid("--sample", wanted.sample, "public rows, not the private ones", "A schema is published.")
+    text = draft(wanted.sample, None, wanted.encoding)
+    found = re.search(r"^# It was read as the settings (.*) say:", text, re.MULTILINE)
+    said = dict(each.split("=", 1) for each in shlex.split(found[1])) if found else {}
+    settings = {key.removeprefix("data."): value.replace("\\t", "\t") for key, value in said.items()}
+    declared, named = set(yaml.safe_load(text)["columns"] or {}), columns_of(wanted.place)
+    if named and (missing := sorted(declared - set(named))):
+        near = did_you_mean(missing[0], named)
+        raise invalid("--sample", wanted.sample, f"the columns of the private file; '{missing[0]}' is not there", near)
+    labels = list(wanted.labels or {})
+    for label in labels:
+        if label not in declared:
+            raise invalid("--labels", label, one_of(sorted(declared)))
+    if labels:
+        text = re.sub(r"^labels: \[\].*$", f"labels: {json.dumps(labels)}", text, flags=re.MULTILINE)
+    return text, settings
+
+
+def _images(wanted: Wanted, facts: Mapping[str, object]) -> str:
+    if wanted.pool is None:
+        raise UserError(f"{wanted.place}: Give --pool PUBLIC: public images, a folder or a name on the hub.")
+    inside = sorted(path.name for path in wanted.place.iterdir() if path.is_dir() and not path.name.startswith("."))
+    labels = wanted.labels or ({"label": inside} if 1 < len(inside) <= MOST_LABELS else {})
+    place = Path(wanted.pool)
+    count = sum(path.suffix.lower() in PICTURES for path in place.rglob("*")) if place.is_dir() else 1000
+    most = max(2, min(100, count // 4))
+    return IMAGES_YAML.format(
+        **facts,
+        pool=_quoted(str(place.absolute()) if place.exists() else wanted.pool),
+        labels=json.dumps(labels),
+        columns=json.dumps({name: "label" for name in labels}),
+        neighbours=most,
+        size=max(20, min(1000, 2 * count // 3, wanted.records)),
+        degrees=[max(1, most // step) for step in (1, 4, 20)] + [1],
+    )
+
+
+def _texts(wanted: Wanted, facts: Mapping[str, object]) -> str:
+    named = columns_of(wanted.place, wanted.encoding or "utf-8")
+    text = wanted.text or ("text" if "text" in named else named[0] if len(named) == 1 else None)
+    if text is None or (named and text not in named):
+        raise invalid("--text", wanted.text or "(not given)", f"the column of texts, {one_of(named)}")
+    for label in wanted.labels or {}:
+        if named and label not in named:
+            raise invalid("--labels", label, one_of(named))
+    with_line = wanted.place.suffix == ".csv"
+    more = ""
+    if with_line:
+        line = wanted.place.open("rb").readline(2**20).decode(wanted.encoding or "utf-8", "replace")
+        sign = _delimiter(line)
+        more += f"  delimiter: {_quoted(sign)}\n" if sign != "," else ""
+    if wanted.encoding:
+        more += f"  encoding: {wanted.encoding}\n"
+    if wanted.pool:
+        how, api = f"chosen among the public ones in {wanted.pool}", "pool_texts"
+        place = Path(wanted.pool)
+        path = _quoted(str(place.absolute()) if place.exists() else wanted.pool)
+        asked = f"api: {{path: {path}, neighbours: 100}}\nschedule: {{size: 1000, degree: [100, 30, 10, 3]}}\n"
+    elif wanted.model or wanted.local:
+        how, api = "written by a model that sees prompts and synthetic texts alone", "chat"
+        about = _quoted(wanted.description or "texts of the kind that is private here")
+        asked = f"api:\n  model: {_quoted(wanted.model or wanted.local or '')}\n"
+        if wanted.local:
+            api = "transformers"
+        else:
+            asked += "  max_cost: 5             # in the currency of the endpoint's prices\n"
+        asked += f"  prompts: {{file: general, description: {about}}}\nschedule: {{size: 1000, degree: 0.5}}\n"
+    else:
+        do = "Give --pool PUBLIC (texts), --model NAME (of a chat endpoint) or --local NAME (a language model here)."
+        raise UserError(f"{wanted.place}: {do}")
+    labels = json.dumps({name: list(values) for name, values in (wanted.labels or {}).items()}, ensure_ascii=False)
+    return TEXTS_YAML.format(**facts, how=how, api=api, text=_quoted(text), labels=labels, more=more, asked=asked)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

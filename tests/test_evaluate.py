@@ -1,0 +1,188 @@
+"""`dpsyn evaluate`: finished runs measured and compared, and numbers under DP."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from dpsyn import cli
+from dpsyn.evaluating import Measured, as_text
+from dpsyn.files import STAMP
+
+SMALL = ["+experiment=smoke", "schedule.size=40", "expand.rows=300", "metric=light_classifier"]
+HELD = [*SMALL, "metric=none", "data.hold_out=0.4", "evaluate.epsilon=1"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("evaluated")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_STATE_HOME", str(home / "state"))
+        patched.setenv("XDG_CACHE_HOME", str(home / "cache"))
+        for name, more in (("one", SMALL), ("bare", [*SMALL, "schedule=none"]), ("held", HELD)):
+            assert cli.main(["run", *more, f"run_dir={home / name}"]) == 0
+    return home
+
+
+@pytest.fixture
+def here(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    return home
+
+
+def test_finished_runs_stand_side_by_side_with_the_lift_over_no_votes(here, capsys):
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(here / "one"), str(here / "bare")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("PRIVATE") and lines[1].split() == ["run", "classifier.accuracy"]
+    one, bare = (float(line.split()[-1]) for line in lines[2:4])
+    assert "lift over" in lines[4] and float(lines[4].split()[-1]) == pytest.approx(one - bare, abs=1e-3)
+    recorded = [json.loads(line) for line in (here / "one/private/metrics.jsonl").read_text().splitlines()]
+    assert recorded[-1]["accuracy"] == pytest.approx(one, abs=1e-4)
+    assert not (here / "one/release/metrics.jsonl").read_text().count("accuracy")
+
+
+def test_an_iteration_and_another_metric_and_a_bound_for_ci(here, capsys):
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(here / "one"), "--iteration", "1", "--json"]) == 0
+    assert 0 <= json.loads(capsys.readouterr().out)[0]["numbers"]["classifier.accuracy"] <= 1
+    for bound, code in (("accuracy=0.0", 0), ("classifier.accuracy=1.01", 1), ("recall=0.5", 2), ("accuracy", 2)):
+        assert cli.main(["evaluate", str(here / "one"), "--fail-under", bound]) == code
+    assert "is below 1.01" in capsys.readouterr().err
+    assert cli.main(["evaluate", str(here / "one"), "metric=nosuch"]) == 2
+    assert "expected one of" in capsys.readouterr().err
+    assert cli.main(["evaluate", str(here / "one"), "--iteration", "9"]) == 2
+
+
+def test_public_numbers_go_into_the_release_only_where_their_data_are_declared_public(here, tmp_path, capsys):
+    run = here / "bare"
+    assert cli.main(["evaluate", str(run), "--public"]) == 2
+    assert "metric.parts.classifier.public=false: expected true with --public" in capsys.readouterr().err
+    assert cli.main(["evaluate", str(run), "--public", "metric.parts.classifier.public=true"]) == 0
+    assert "PRIVATE" not in capsys.readouterr().out
+    assert "accuracy" in (run / "release/metrics.jsonl").read_text()
+    assert "Measured without private data" in (run / "release/report.html").read_text()
+    assert "classifier" in (run / "release/config.yaml").read_text()
+    assert cli.main(["verify", str(run)]) == 0
+
+
+def test_a_release_of_somebody_else_cannot_be_measured(here, tmp_path, capsys):
+    shutil.copytree(here / "one/release", tmp_path / "other/release")
+    assert cli.main(["evaluate", str(tmp_path / "other")]) == 2
+    assert "expected a run of yours" in capsys.readouterr().err
+
+
+def said(run):
+    return json.loads((run / "release/evaluation.json").read_text())
+
+
+def test_held_out_units_give_numbers_with_intervals_in_the_release(here, capsys):
+    run = here / "held"
+    numbers = {each["name"]: each for each in said(run)["numbers"]}
+    assert set(numbers) == {"accuracy", "very near", "covered"}
+    for each in numbers.values():
+        assert each["low"] <= each["noise_low"] <= each["value"] <= each["noise_high"] <= each["high"]
+    privacy = json.loads((run / "release/privacy.json").read_text())
+    assert [c["of"] for c in privacy["charges"]] == ["voters"] * 2 + ["held_out"] * 3
+    assert privacy["epsilon"] <= 4 and "epsilon is the larger of" in privacy["statement"]
+    assert cli.main(["verify", str(run)]) == 0
+    page = (run / "release/report.html").read_text()
+    assert "Measured under differential privacy" in page and f"{numbers['accuracy']['value']:.1%}" in page
+    assert {path.stat().st_mtime for path in (run / "release").rglob("*")} == {STAMP}
+
+
+def test_the_same_command_changes_nothing_and_another_epsilon_is_refused(here, capsys):
+    run = here / "held"
+    before = {path: path.read_bytes() for path in (run / "release").rglob("*") if path.is_file()}
+    intents = sorted((run / "private/intents").iterdir())
+    assert cli.main(["run", *HELD, f"run_dir={run}"]) == 0
+    assert cli.main(["run", *HELD[:-1], f"run_dir={run}"]) == 0  # settled once
+    assert {path: path.read_bytes() for path in before} == before
+    assert sorted((run / "private/intents").iterdir()) == intents
+    assert cli.main(["run", *HELD[:-1], "evaluate.epsilon=2", f"run_dir={run}"]) == 2
+    assert "evaluate.epsilon=2.0: expected 1" in capsys.readouterr().err
+
+
+def test_afterwards_on_records_that_voted_the_losses_add(here, tmp_path, capsys):
+    run = here / "one"
+    before = json.loads((run / "release/privacy.json").read_text())["epsilon"]
+    data = (run / "release/synthetic.parquet").read_bytes()
+    assert cli.main(["evaluate", str(run), "--epsilon", "1"]) == 0
+    after = json.loads((run / "release/privacy.json").read_text())
+    assert before < after["epsilon"] < before + 1 and "had voted: their losses are added" in after["statement"]
+    assert "records that voted" in said(run)["of"]
+    assert (run / "release/synthetic.parquet").read_bytes() == data
+    assert cli.main(["verify", str(run)]) == 0
+    assert cli.main(["run", *SMALL, f"run_dir={run}"]) == 0  # goes on with the evaluation that was settled
+    assert cli.main(["verify", str(run)]) == 0
+    assert cli.main(["evaluate", str(run), "--epsilon", "2"]) == 2
+
+
+def test_the_private_page_shows_the_data_beside_the_private_ones(here, capsys):
+    public = (here / "bare/release/report.html").read_bytes()
+    assert cli.main(["report", str(here / "bare"), "--private"]) == 0
+    page = (here / "bare/private/report.html").read_text()
+    for said in ("Beside the private data", "the candidates before any vote", "of held-out real ones", "Mean images"):
+        assert said in page and said.encode() not in public
+    assert (here / "bare/private/report.html").stat().st_mode & 0o077 == 0
+
+
+def test_too_few_held_out_records_are_refused_with_the_number_needed(here, tmp_path, capsys):
+    few = [*HELD[:-2], "data.hold_out=0.01", "evaluate.epsilon=1", f"run_dir={tmp_path / 'few'}"]
+    assert cli.main(["run", *few]) == 2
+    error = capsys.readouterr().err
+    least = int(re.search(r"At this epsilon ([\d,]+) records are needed", error)[1].replace(",", ""))
+    assert 50 < least < 400 and "data.hold_out=0" in error and not (tmp_path / "few").exists()
+    capsys.readouterr()
+    assert cli.main(["plan", *HELD]) == 0
+    out = capsys.readouterr().out
+    assert "held out: about 0.4 of the records" in out and "evaluation" in out
+
+
+def test_tables_are_measured_column_by_column(here, tmp_path):
+    run = tmp_path / "table"
+    given = ["+experiment=breast_cancer", "schedule.size=300", "metric=none", "data.hold_out=0.5"]
+    assert cli.main(["run", *given, "privacy.epsilon=4", "evaluate.epsilon=8", f"run_dir={run}"]) == 0
+    columns = said(run)["columns"]
+    assert len(columns) == 31
+    for each in columns:
+        assert each["noise_low"] <= each["total_variation"] <= each["noise_high"]
+        assert sum(each["synthetic"]) == pytest.approx(1, abs=1e-3)
+    assert cli.main(["verify", str(run)]) == 0
+
+
+def test_a_sweep_over_hold_outs_is_agreed_to_as_if_everybody_bore_everything(here, tmp_path, capsys):
+    swept = [*HELD[:-2], "data.hold_out=0.3,0.4", "evaluate.epsilon=1", f"run_dir={tmp_path / 'run'}"]
+    alone = json.loads((here / "held/release/privacy.json").read_text())["epsilon"]
+    assert cli.main(["plan", "-m", *swept]) == 0
+    together = float(re.search(r"together epsilon ([\d.]+)", capsys.readouterr().out)[1])
+    assert together > 1.4 * alone
+
+
+def test_a_hostile_evaluation_is_left_out_of_the_page(here, tmp_path):
+    shutil.copytree(here / "held/release", tmp_path / "run/release")
+    path = tmp_path / "run/release/evaluation.json"
+    for evil in ("[]", '{"format": "dpsyn evaluation 1", "numbers": [{"name": 1}], "of": 2}', "{", '{"format": 1}'):
+        path.write_text(evil)
+        assert cli.main(["report", str(tmp_path / "run")]) == 0
+        assert "Measured under differential privacy" not in (tmp_path / "run/release/report.html").read_text()
+    good = said(here / "held")
+    good["numbers"][0]["name"] = "<script>alert(1)</script>"
+    path.write_text(json.dumps(good))
+    assert cli.main(["report", str(tmp_path / "run")]) == 0
+    assert "<script>alert(1)" not in (tmp_path / "run/release/report.html").read_text()
+
+
+def test_differences_are_paired_by_seed_with_a_standard_error():
+    def one(name, size, seed, value, bare=False):
+        return Measured(name, {"schedule.size": size}, seed, bare, {"m.x": value})
+
+    values = [(0, 0.5, 0.7), (1, 0.3, 0.6), (2, 0.4, 0.5)]
+    runs = [one(f"a{s}", 10, s, low, True) for s, low, _ in values] + [one(f"b{s}", 20, s, up) for s, _, up in values]
+    last = as_text(runs).splitlines()[-1]
+    gaps = np.array([up - low for _, low, up in values])
+    assert f"{gaps.mean():+.4g} ± {gaps.std(ddof=1) / 3**0.5:.2g}" in last
+    assert last.startswith("schedule.size=20: lift over schedule.size=10")

@@ -1,0 +1,134 @@
+"""`dpsyn init`: three first jobs from scratch, of three commands and no failed try each."""
+
+import re
+import shlex
+
+import numpy as np
+import pytest
+import yaml
+from harness import digits
+
+from dpsyn import cli
+from dpsyn.starting import columns_of
+
+
+def stays(path, n, seed):
+    """Hospital stays as a European program writes them: `;`, decimal commas, days first, cp1252."""
+    rng = np.random.default_rng(seed)
+    lines = ["Alter;Station;Aufnahme;Betrag"]
+    for _ in range(n):
+        day = f"{rng.integers(1, 29):02d}.{rng.integers(1, 13):02d}.{rng.integers(2020, 2024)}"
+        ward = rng.choice(["Chirurgie", "Innere", "Pädiatrie"])
+        lines.append(f"{rng.integers(0, 99)};{ward};{day};{rng.integers(100, 9000)},{rng.integers(0, 99):02d}")
+    path.write_bytes(("\n".join(lines) + "\n").encode("cp1252"))
+
+
+def photographs(folder, first, last):
+    for row, name in zip(digits(last)[first:], ["cat", "dog"] * last, strict=False):
+        place = folder / name / f"IMG_{row['user']}_{len(list(folder.rglob('*')))}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(row["image"])
+
+
+SENTENCE = "the order came late and nobody answered but the jacket fits well so thanks für alles"
+WORDS = SENTENCE.split(" ")
+
+
+def comments(path, n, seed, encoding="utf-8", sign=","):
+    rng = np.random.default_rng(seed)
+    lines = [sign.join(("id", "comment", "topic"))]
+    for at in range(n):
+        text = " ".join(rng.choice(WORDS, rng.integers(5, 15)))
+        lines.append(sign.join((str(at), text, rng.choice(["delivery", "refund"]))))
+    path.write_bytes(("\r\n".join(lines) + "\r\n").encode(encoding))
+
+
+def commands(capsys):
+    out = capsys.readouterr().out
+    return [shlex.split(line)[1:] for line in re.findall(r"^  (dpsyn .*)$", out, re.MULTILINE)]
+
+
+JOBS = {
+    "a table": (["init", "stays.csv", "--records", "400", "--sample", "public.csv", "--encoding", "cp1252",
+                 "--labels", "Station"], ["schedule.size=60", "privacy.epsilon=8"]),
+    "photographs": (["init", "photos", "--records", "100", "--pool", "public"], ["schedule.size=20"]),
+    "texts": (["init", "export.csv", "--text", "comment", "--records", "300", "--pool", "public.jsonl", "--encoding",
+               "cp1252", "--labels", "topic=delivery,refund"], ["schedule.size=40", "api.neighbours=20",
+              "schedule.degree=[20,10,5,1]"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_first_job_takes_three_commands(name, in_tmp, capsys):
+    if name == "a table":
+        stays(in_tmp / "stays.csv", 400, 0)
+        stays(in_tmp / "public.csv", 300, 1)
+    elif name == "photographs":
+        photographs(in_tmp / "photos", 0, 100)
+        photographs(in_tmp / "public", 100, 240)
+    else:
+        comments(in_tmp / "export.csv", 300, 0, "cp1252", ";")
+        rng = np.random.default_rng(3)
+        rows = [f'{{"text": "{" ".join(rng.choice(WORDS, rng.integers(5, 15)))}"}}\n' for _ in range(120)]
+        (in_tmp / "public.jsonl").write_text("".join(rows))
+    given, smaller = JOBS[name]
+    capsys.readouterr()
+    assert cli.main(given) == 0, capsys.readouterr().err
+    plan, check, run = commands(capsys)
+    assert [each[0] for each in (plan, check, run)] == ["plan", "check", "run"]
+    assert cli.main(plan) == 0, capsys.readouterr().err
+    assert "still needed" not in capsys.readouterr().out
+    assert cli.main(check) == 0, capsys.readouterr()
+    assert "a run would begin" in capsys.readouterr().out
+    assert cli.main([*run, *smaller]) == 0, capsys.readouterr().err
+    said = yaml.safe_load(next((in_tmp / "mine/experiment").glob("*.yaml")).read_text())
+    assert said["data"]["records"] == int(given[given.index("--records") + 1])
+
+
+def test_no_private_row_is_looked_at(in_tmp, capsys):
+    stays(in_tmp / "public.csv", 300, 1)
+    head = (in_tmp / "public.csv").read_bytes().splitlines()[0]
+    written = []
+    for number, rows in enumerate((b"1;a;b;c", b"999;secret;secret;secret\n\xff\xfe;;;")):
+        (in_tmp / "stays.csv").write_bytes(head + b"\n" + rows)
+        to = f"mine{number}"
+        given = ["init", "stays.csv", "--records", "400", "--sample", "public.csv", "--to", to]
+        assert cli.main(given) == 0, capsys.readouterr().err
+        written.append([path.read_text() for path in sorted((in_tmp / to).rglob("*.yaml"))])
+    assert written[0] == written[1] and "secret" not in str(written)
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (["nowhere.csv"], "expected a file or folder that is there"),
+        (["stays.csv"], "--records: expected"),
+        (["stays.csv", "--records", "0"], "--records=0: expected"),
+        (["stays.csv", "--records", "9"], "Give --sample PUBLIC"),
+        (["stays.csv", "--records", "9", "--sample", "stays.csv"], "public rows, not the private ones"),
+        (["stays.csv", "--records", "9", "--kind", "texts", "--text", "x"], "--text=x: expected"),
+        (["stays.csv", "--records", "9", "--name", "9 lives"], "--name=9 lives: expected"),
+        (["empty", "--records", "9"], "a folder of images"),
+    ],
+)
+def test_what_is_missing_is_one_line(given, why, in_tmp, capsys):
+    stays(in_tmp / "stays.csv", 5, 0)
+    (in_tmp / "empty").mkdir()
+    capsys.readouterr()
+    assert cli.main(["init", *given]) == 2
+    said = capsys.readouterr().err
+    assert why in said and said.count("\n") == 1
+    assert not (in_tmp / "mine").exists()
+
+
+def test_a_file_that_is_there_is_not_written_over(in_tmp, capsys):
+    photographs(in_tmp / "photos", 0, 10)
+    given = ["init", "photos", "--records", "100", "--pool", "photos"]
+    assert cli.main(given) == 0
+    assert cli.main(given) == 2
+    assert "another name" in capsys.readouterr().err
+
+
+def test_columns_are_those_of_the_first_line(in_tmp):
+    stays(in_tmp / "stays.csv", 5, 0)
+    assert columns_of(in_tmp / "stays.csv") == ["Alter", "Station", "Aufnahme", "Betrag"]
