@@ -66,7 +66,7 @@ def expand_run(job: Job, screen: Screen, rows: int, labels: Sequence[str] = (), 
         with screen.shown(), public_side(job, run, screen, [(0, rows)]) as public:
             write_synthetic(job, run, public, ask, final, rows, sizes)
         write_report(run)
-        seal(run.release, ["synthetic.parquet"], private=not run.is_private)
+        seal(run.release, ["synthetic.parquet", CHOSEN], private=not run.is_private)
         run.stamp()
     return run.release
 

@@ -203,7 +203,7 @@ class LocalLLM(Api):
             self.runtime,
             device=torch_device(self.runtime),
             devices=None,
-            dtype=dtype_of(self.runtime),  # type: ignore[arg-type]
+            dtype=str(torch_dtype(self.runtime)).removeprefix("torch."),  # type: ignore[arg-type]
         )
         place = self._place()
         network, tokenizer, ends = load(place, self.revision, self.trust_remote_code, self.device_map, runtime)
@@ -448,16 +448,6 @@ def chosen_tokens(logits: Any, numbers: Any, temperature: float, top_k: int | No
     below = shares.double().cumsum(-1)
     found = torch.searchsorted(below, numbers[:, None] * below[:, -1:], right=True)[:, 0]
     return torch.where(below[:, -1].isfinite(), found.clamp(max=shares.shape[1] - 1), -1)
-
-
-def dtype_of(runtime: Runtime) -> str:
-    """Of the runtime, but that 'auto' is bfloat16 also on a CPU that multiplies it in tiles: 2.6 times the tokens a
-    second (64 rows, 135 million weights). The rounding is coarser, so that another batch moves more tokens."""
-    import torch
-
-    if runtime.dtype == "auto" and torch_device(runtime) == "cpu" and torch.cpu._is_amx_tile_supported():
-        return "bfloat16"
-    return str(torch_dtype(runtime)).removeprefix("torch.")
 
 
 def context_of(network: Any) -> int | None:
