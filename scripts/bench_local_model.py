@@ -20,19 +20,20 @@ import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
 import torch
 import transformers
 
-from dpsyn.api.local_llm import LocalLLM, as_chat, dtype_of, load
+from dpsyn.api.local_llm import LocalLLM, as_chat, load
 from dpsyn.build import config_folder
 from dpsyn.data.mails import Mails
 from dpsyn.language.prompts import Prompts, Request, read
 from dpsyn.networks.hub import local_model
 from dpsyn.networks.packaged import as_safetensors
-from dpsyn.networks.runtime import Runtime, running, torch_device
+from dpsyn.networks.runtime import Runtime, running, torch_device, torch_dtype
 
 FILE = {"generate": {"user": "-"}, "vary": {"user": "{sample}"}}
 
@@ -106,7 +107,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 stop_at += 1
             rows = order[start:stop_at]
             batch = tokenizer([asked[i] for i in rows], return_tensors="pt", padding=True, add_special_tokens=False)
-            how = {"do_sample": True, "temperature": settings[0], "top_k": settings[1] or 0, "top_p": settings[2]}
+            how: dict[str, Any] = {
+                "do_sample": True,
+                "temperature": settings[0],
+                "top_k": settings[1] or 0,
+                "top_p": settings[2],
+            }
             how |= {"max_new_tokens": int(limits[rows].max()), "pad_token_id": tokenizer.pad_token_id}
             if stop:
                 how |= {"stop_strings": stop, "tokenizer": tokenizer}
@@ -119,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             start = stop_at
         return total
 
-    own = dtype_of(runtime)
+    own = str(torch_dtype(runtime)).removeprefix("torch.")
     networks = {}  # beside the one that dpsyn keeps
     for dtype in {"float32", own}:
         networks[dtype], tokenizer, _ = load.__wrapped__(place, None, False, None, Runtime(device=device, dtype=dtype))
