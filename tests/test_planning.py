@@ -137,3 +137,14 @@ def test_what_a_reader_says_of_its_settings_is_said_of_the_key_that_names_it():
             raise error("data.path", "a/data.csv", "files", "Or say data.builder=.")
         assert str(raised.value) == "api.data.path=a/data.csv: expected files. Or say api.data.builder=."
         assert isinstance(raised.value, Missing) == (error is missing)
+
+
+@pytest.mark.parametrize(("size", "epsilon", "told"), [(2000, 0.3, True), (500, 4, False), (500, "inf", False)])
+def test_a_plan_says_that_votes_will_be_mostly_noise_from_public_numbers_alone(capsys, size, epsilon, told):
+    noise = ["privacy=none"] if epsilon == "inf" else [f"privacy.epsilon={epsilon}"]
+    assert cli.main(["plan", "+experiment=digits", f"schedule.size={size}", *noise]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert ("votes will be mostly noise: 140 records a label, 400 candidates" in printed) == told
+    if told:
+        advised = int(re.search(r"of ([\d,]+) candidates in all", printed)[1].replace(",", ""))  # type: ignore[index]
+        assert 10 <= advised < size

@@ -5,6 +5,7 @@ The loop logs, saves and shows nothing: who iterates over it does. It learns of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -24,6 +25,9 @@ from dpsyn.schedule.start import begin, check_candidates, chosen_by_sums, split,
 from dpsyn.schedule.steps import Select, Step, steps, tab_pe_steps
 from dpsyn.validate import whole
 
+# Votes of a label go to about so many candidates, however many there are (digits, 100 and 400 candidates a label: 5);
+# below so much of the noise they tell little. That is what a plan can say from public numbers alone.
+VOTED_FOR, TOLD = 10, 0.5
 LOOKAHEAD_ROWS = 8192  # variations that are alive at once while candidates are embedded by them
 
 
@@ -69,6 +73,24 @@ class Evolution(Schedule):
         for step in self.steps:
             _check_size(step.size, facts)
             api.check_degree(step.degree)
+
+    def warnings(self, facts: Facts, deviations: Sequence[float]) -> Iterable[str]:
+        if facts.records is None:
+            return
+        rows, labels, k = self.steps[0].rows, int((facts.shares > 0).sum()), facts.privacy.votes_per_record
+        found = []
+        for step, deviation in zip(self.steps, deviations, strict=False):
+            spread = facts.records * k / labels / math.sqrt(VOTED_FOR * max(1.0, rows / labels))
+            found.append((spread / deviation if deviation else math.inf, rows, deviation))
+            rows = step.rows
+        signal, rows, deviation = min(found)
+        if signal < TOLD:
+            fewer = max(labels, int(rows * signal**2))
+            yield (
+                f"votes will be mostly noise: {facts.records / labels:,.0f} records a label, {rows / labels:,.0f} "
+                f"candidates, noise {deviation:,.1f} on each (signal to noise about {signal:.2f}); of {fewer:,} "
+                "candidates in all it would be about 1: a smaller schedule.size, fewer releases, a larger epsilon"
+            )
 
     def degree(self, declared: Degree | None) -> Degree | None:
         return self.steps[-1].degree if declared is None else declared
