@@ -170,6 +170,7 @@ def init(given: list[str]) -> int:
     begun = begin(wanted, chosen.to)
     for path in begun.written:
         print(f"written: {path}")
+    print(f"a release will publish the name {name} (--name), and the labels and columns that are declared there")
     print("read it, then:", *(f"  {command}" for command in begun.commands), sep="\n")
     return 0
 

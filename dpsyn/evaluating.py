@@ -14,6 +14,7 @@ import numpy as np
 from dpsyn import compose
 from dpsyn.data import Data
 from dpsyn.errors import UserError, did_you_mean, invalid
+from dpsyn.execution import check_public
 from dpsyn.files import write
 from dpsyn.job import Job, check
 from dpsyn.population import Samples
@@ -62,6 +63,7 @@ def measure(
     check(job)
     if not job.metrics:
         raise invalid("metric", "none", "metrics, here or when the run began", "Name a group: metric=light_classifier.")
+    check_public(job)
     for name, metric in job.metrics.items():
         if public and metric.private:
             key = f"metric.parts.{name}.public"

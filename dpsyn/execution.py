@@ -81,7 +81,7 @@ def evaluate_run(job: Job, screen: Screen, epsilon: float) -> Path:
 def _carry_out(job: Job, screen: Screen) -> Path:
     run = RunDirectory(job.root, job.privacy.is_private)
     known, fingerprint = run.identity() if run.has_begun() else None, job.data.fingerprint()
-    _check_public(job)
+    check_public(job)
     if known:
         run.check_same(known, job.identity, fingerprint, job.free)
     if isinstance(job.api, Pinged) and max(run.iterations(), default=-1) < job.iterations:
@@ -297,7 +297,7 @@ def _present(run: RunDirectory) -> None:
         run.stamp()
 
 
-def _check_public(job: Job) -> None:
+def check_public(job: Job) -> None:
     """Raises UserError where what must be public holds files of the private data."""
     declared = [
         (f"metric.parts.{name}.public", data)

@@ -43,7 +43,9 @@ def write(path: Path, content: bytes, private: bool = False) -> None:
     temporary = path.with_name(f".{path.name}.part")
     with room_on_disk(path):
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if private else 0o644)
+            temporary.unlink(missing_ok=True)  # of a stranger's folder it may be a link to a file elsewhere
+            how = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            descriptor = os.open(temporary, how, 0o600 if private else 0o644)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
                 file.flush()

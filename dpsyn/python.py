@@ -19,7 +19,7 @@ import numpy as np
 
 from dpsyn import compose
 from dpsyn.build import build
-from dpsyn.errors import UserError
+from dpsyn.errors import UserError, invalid
 from dpsyn.execution import carry_out, evaluate_run
 from dpsyn.files import cache_folder, private_folder, write
 from dpsyn.job import Job, check
@@ -40,8 +40,9 @@ def run(*overrides: str, data: Given = None, config_dir: str | Path | None = Non
     """Runs, or resumes, what `dpsyn run` of the same overrides would.
 
     overrides: as on the command line, `"privacy.epsilon=1"`.
-    data: takes the place of `data.path`; what is no path is kept in the private cache, for its owner alone, under a
-        name of its content, so that the same rows resume a run and add up.
+    data: takes the place of `data.path`. What is no path is kept in the private cache, for its owner alone, under a
+        name of its content, so that the same rows resume a run. It needs `data.id=` among the overrides: releases from
+        data of one id add up, also where a row was added or the order is another one.
     config_dir: configs of your own.
     quiet: print nothing.
 
@@ -159,7 +160,11 @@ def _job(overrides: Sequence[str], data: Given, config_dir: str | Path | None) -
     else:
         given = [] if data is None else [f"data.path={_kept(data)}"]
     texts = compose.with_default(compose.readable([*overrides, *given], sweep=False))
-    return build(compose.settings(texts, None if config_dir is None else str(config_dir)))
+    job = build(compose.settings(texts, None if config_dir is None else str(config_dir)))
+    if not isinstance(data, str | Path | None) and job.data.id is None:
+        do = "Releases from data of one id add up; by their content alone, rows in another order are other data."
+        raise invalid("data.id", "null", "a name for data that are no file", do)
+    return job
 
 
 def _screen(job: Job, quiet: bool) -> Screen:
@@ -194,7 +199,7 @@ def _table(data: Any) -> Any:
         if not isinstance(data, Mapping):
             return pa.table(data)
         return pa.table({name: _column(values) for name, values in data.items()})
-    except (pa.ArrowException, TypeError, ValueError) as error:
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         said = type(error).__name__  # not its text, which may quote a row
         raise UserError(f"data: expected a path, a frame, columns by their names, texts or images ({said}).") from None
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import yaml
 
-from dpsyn.errors import UserError, did_you_mean, invalid, one_of
+from dpsyn.errors import UserError, invalid, one_of
 from dpsyn.files import folder, write
 from dpsyn.tables.draft import draft
 from dpsyn.validate import number, whole
@@ -25,7 +25,6 @@ from dpsyn.validate import number, whole
 TABLES, TEXTS, IMAGES = "table", "texts", "images"
 TABULAR = (".csv", ".tsv", ".jsonl", ".parquet", ".csv.gz", ".tsv.gz", ".jsonl.gz")
 PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".ppm", ".pgm")
-MOST_LABELS = 500
 TABLE_YAML = """\
 # @package _global_
 # {place}: a private table as a synthetic one, by votes in cells. The schema is {schema}: read every line of it.
@@ -57,7 +56,7 @@ privacy:
   delta: {delta:.3g}      # below one over the number of records
 data:
   path: {path}
-  labels: {labels}   # the folders; {{}} for none
+  labels: {labels}   # names of folders, which are published: {{label: [cat, dog]}}; {{}} for none
   label_columns: {columns}
   size: [32, 32]          # height and width, px
   center_crop: true       # so that nothing is squeezed
@@ -215,8 +214,7 @@ def _schema(wanted: Wanted) -> tuple[str, dict[str, str]]:
     settings = {key.removeprefix("data."): value.replace("\\t", "\t") for key, value in said.items()}
     declared, named = set(yaml.safe_load(text)["columns"] or {}), columns_of(wanted.place)
     if named and (missing := sorted(declared - set(named))):
-        near = did_you_mean(missing[0], named)
-        raise invalid("--sample", wanted.sample, f"the columns of the private file; '{missing[0]}' is not there", near)
+        raise invalid("--sample", wanted.sample, f"the columns of the private file; '{missing[0]}' is not there")
     labels = list(wanted.labels or {})
     for label in labels:
         if label not in declared:
@@ -229,8 +227,7 @@ def _schema(wanted: Wanted) -> tuple[str, dict[str, str]]:
 def _images(wanted: Wanted, facts: Mapping[str, object]) -> str:
     if wanted.pool is None:
         raise UserError(f"{wanted.place}: Give --pool PUBLIC: public images, a folder or a name on the hub.")
-    inside = sorted(path.name for path in wanted.place.iterdir() if path.is_dir() and not path.name.startswith("."))
-    labels = wanted.labels or ({"label": inside} if 1 < len(inside) <= MOST_LABELS else {})
+    labels = wanted.labels or {}  # never the names of the folders by themselves: labels are published
     place = Path(wanted.pool)
     count = sum(path.suffix.lower() in PICTURES for path in place.rglob("*")) if place.is_dir() else 1000
     most = max(2, min(100, count // 4))
@@ -247,12 +244,13 @@ def _images(wanted: Wanted, facts: Mapping[str, object]) -> str:
 
 def _texts(wanted: Wanted, facts: Mapping[str, object]) -> str:
     named = columns_of(wanted.place, wanted.encoding or "utf-8")
-    text = wanted.text or ("text" if "text" in named else named[0] if len(named) == 1 else None)
+    text = wanted.text or ("text" if "text" in named else None)
+    # a file without a first line of names begins with a private row: nothing of it is told
     if text is None or (named and text not in named):
-        raise invalid("--text", wanted.text or "(not given)", f"the column of texts, {one_of(named)}")
+        raise invalid("--text", wanted.text or "(not given)", "the name of the column of texts")
     for label in wanted.labels or {}:
         if named and label not in named:
-            raise invalid("--labels", label, one_of(named))
+            raise invalid("--labels", label, "names of columns of the file")
     with_line = wanted.place.suffix == ".csv"
     more = ""
     if with_line:

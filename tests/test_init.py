@@ -98,6 +98,23 @@ def test_no_private_row_is_looked_at(in_tmp, capsys):
     assert written[0] == written[1] and "secret" not in str(written)
 
 
+def test_a_file_without_a_line_of_names_and_names_of_folders_are_private(in_tmp, capsys):
+    (in_tmp / "notes.csv").write_text("Alice Smith has HIV\nBob Jones is well\n")
+    (in_tmp / "more.csv").write_text("Alice Smith;HIV\nBob Jones;well\n")
+    comments(in_tmp / "public.csv", 20, 0)
+    for name in ("notes.csv", "more.csv"):
+        for text in ([], ["--text", "Alise Smith"]):
+            assert cli.main(["init", name, "--kind", "texts", "--records", "9", "--pool", "public.csv", *text]) == 2
+            said = "".join(capsys.readouterr())
+            assert "--text" in said and "HIV" not in said and "Alice" not in said
+    photographs(in_tmp / "photos", 0, 10)
+    (in_tmp / "photos/cat").rename(in_tmp / "photos/patient_anna")
+    photographs(in_tmp / "public", 10, 20)
+    assert cli.main(["init", "photos", "--records", "10", "--pool", "public", "--name", "scans"]) == 0
+    assert "a release will publish the name scans" in capsys.readouterr().out
+    assert "patient_anna" not in (in_tmp / "mine/experiment/scans.yaml").read_text()
+
+
 @pytest.mark.parametrize(
     ("given", "why"),
     [

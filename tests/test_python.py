@@ -64,6 +64,12 @@ def test_texts_and_refusals_of_one_line(in_tmp):
     with pytest.raises(UserError, match="expected a path, a frame") as caught:
         dpsyn.run(*TABLE, data={"secret": [1, "a"], "b": [object()]})
     assert "secret" not in str(caught.value)
+    with pytest.raises(UserError, match="expected a path, a frame"):
+        dpsyn.run(*TABLE, data=[2**70, "x"])
+    Path("schema.yaml").write_text(SCHEMA)
+    without = [each for each in TABLE if not each.startswith("data.id")]
+    with pytest.raises(UserError, match=r"data\.id=null: expected a name for data that are no file"):
+        dpsyn.run(*without, data=rows())  # in another order they would be other data, whose epsilons do not add up
     with pytest.raises(UserError, match="no run of dpsyn is there"):
         dpsyn.open("nowhere")
 

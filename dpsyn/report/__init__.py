@@ -38,7 +38,7 @@ def describe_export(run: RunDirectory, folder: Path, names: Sequence[str], rows:
     names: of the files that hold the rows.
     """
     _describe(read(run), of_export(folder, names, rows), private=False)
-    seal(folder)
+    seal(folder, is_export=True)
 
 
 def _describe(released: Released, layout: Layout, private: bool) -> list[str]:

@@ -6,7 +6,7 @@ import re
 
 from dpsyn.errors import UserError, first_line, invalid
 from dpsyn.runs.directory import RunDirectory
-from dpsyn.runs.seal import STATEMENT, released_files
+from dpsyn.runs.seal import STATEMENT, is_plain, released_files
 from dpsyn.runs.verification import verified
 
 
@@ -38,13 +38,14 @@ def push(run: RunDirectory, repository: str, private: bool) -> str:
     except ImportError:
         raise UserError("dpsyn push: huggingface_hub is not installed. Install dpsyn with all it needs.") from None
     hub = HfApi()
+    names = [name for name in [*released_files(run.release), STATEMENT] if is_plain(run.release / name)]
     try:
         address = hub.create_repo(repository, repo_type="dataset", private=private or None, exist_ok=True)
         hub.upload_folder(
             repo_id=repository,
             repo_type="dataset",
             folder_path=run.release,
-            allow_patterns=[re.sub(r"([*?\[])", r"[\1]", name) for name in [*released_files(run.release), STATEMENT]],
+            allow_patterns=[re.sub(r"([*?\[])", r"[\1]", name) for name in names],
             delete_patterns="*",
             commit_message="A release of dpsyn",
         )
