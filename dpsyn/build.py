@@ -78,19 +78,20 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
     runtime = built_part("runtime", plain["runtime"], trusted, {})
     schedule: Schedule = _contracted("schedule", Schedule, plain, trusted, given)
     hold_out, evaluate = _evaluation(plain)
-    data: Data = _contracted("data", Data, {"data": _without(plain["data"], "hold_out")}, trusted, given)
+    parts = _without_hold_out(plain)
+    data: Data = _contracted("data", Data, parts, trusted, given)
     if schedule.uses_api:
         for name in ("api", "embedding"):
             _check_part(name, plain)
-        api: Api = _contracted("api", Api, plain, trusted, given)
-        embed: Embedding = _contracted("embedding", Embedding, plain, trusted, given)
+        api: Api = _contracted("api", Api, parts, trusted, given)
+        embed: Embedding = _contracted("embedding", Embedding, parts, trusted, given)
     else:
         plain = {**plain, "api": None, "embedding": None}
         api = apis.Unasked(data.schema.row_bytes if isinstance(data, TableData) else 0)
         embed = embeddings.Unasked()
     if plain["label_shares"] == "noisy":
         schedule = WithLabelShares(schedule)
-    metrics = _metrics(plain, trusted, given)
+    metrics = _metrics(parts, trusted, given)
     identity = {key: plain[key] for key in IDENTITY}
     identity["privacy"] = {key: value for key, value in plain["privacy"].items() if key not in AGREED}
     if not plain["name"] or isinstance(plain["name"], dict | list):
@@ -136,8 +137,15 @@ def _evaluation(plain: Mapping[str, Any]) -> tuple[float, float | None]:
     return float(hold_out), None if evaluate.get("epsilon") is None else float(evaluate["epsilon"])
 
 
-def _without(settings: Mapping[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name != key}
+def _without_hold_out(settings: Any) -> Any:
+    """Settings without data.hold_out, which is the run's and no setting of the part; nor where another part names
+    ${data}."""
+    if isinstance(settings, list):
+        return [_without_hold_out(each) for each in settings]
+    if not isinstance(settings, Mapping):
+        return settings
+    leave_out = "hold_out" if "_target_" in settings else None
+    return {name: _without_hold_out(value) for name, value in settings.items() if name != leave_out}
 
 
 def _metrics(plain: Mapping[str, Any], trusted: Sequence[str], given: Mapping[str, Any]) -> dict[str, Metric]:

@@ -423,7 +423,7 @@ FLAGS = {
     "run": ("-m", "--cfg", "--config-dir", "--help"),
     "plan": ("-m", "--json", "--config-dir", "--help"),
     "check": ("--config-dir", "--help"),
-    "expand": ("--rows",),
+    "expand": ("--rows", "--labels", "--shares"),
     "report": ("--private",),
     "evaluate": ("--iteration", "--public", "--fail-under", "--json", "--epsilon", "--config-dir"),
     "export": ("--to", "--format", "--iteration", "--all", "--not-private"),

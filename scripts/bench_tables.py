@@ -90,7 +90,7 @@ class Table:
             lines = sum(1 for _ in (here / "train.csv").open(encoding="utf-8")) - 1
             self.overrides = [
                 *("data=tables", "schedule=cells", f"name={name}", f"data.path={here / 'train.csv'}"),
-                *(f"data.schema.file={here / 'schema.yaml'}", f"data.records={lines}"),
+                *(f"data.schema.file={here / 'schema.yaml'}", f"data.records={lines}", "data.max_adjusted=1"),
                 f"privacy.delta={1 / (lines * math.log(lines)):.3e}",
             ]
         else:

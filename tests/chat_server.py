@@ -60,6 +60,9 @@ def failure(status, message="", code=None, kind=None, after=0.0, **headers):
 FILTERED = failure(400, "The response was filtered.", "content_filter")
 
 
+WORDS = [f"{first}{last}" for first in ("on", "in", "at") for last in "abcdefghijklmnopqrstuvwxyz"]  # each one once
+
+
 def words(asked):
     """What the server answers: of the messages and the seed alone."""
     said = json.dumps([asked.body["messages"], asked.body.get("seed")], sort_keys=True)
@@ -229,7 +232,7 @@ class Fast(asyncio.Protocol):
         head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n{more}Content-Length: {len(content)}\r\n\r\n"
         asyncio.get_running_loop().call_later(self.latency, self.transport.write, (head + content).encode())
 
-    text = json.dumps(completion("Answer number %d, of about as many words as a review has. " + "It goes on. " * 30))
+    text = json.dumps(completion("Answer number %d, of about as many words as a review has: " + " ".join(WORDS)))
 
 
 async def serve(latency, window):

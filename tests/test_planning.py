@@ -24,7 +24,7 @@ UNNEEDED = (
 # one of each api: what they lack is what the packages lack
 OF_EACH_API = [
     "adult_tab_pe", "cat", "celeba_avatar", "celeba_digiface", "celeba_staged", "cifar10", "cifar10_consistency",
-    "digits", "openreview", "openreview_gpt2", "text_smoke", "yelp_pool",
+    "digits", "mails_smollm", "openreview", "openreview_gpt2", "text_smoke", "yelp_pool",
 ]  # fmt: skip
 PLANS = """
 import contextlib, io, json, sys

@@ -26,7 +26,7 @@ COMMANDS = [
     if "RUN" not in found
 ]
 SMALLER = {  # what a run is cut down to, so that the whole takes seconds
-    "+experiment=digits": ["schedule.size=20", "expand.rows=60", "metric.parts=null"],
+    "+experiment=digits": ["schedule.size=20", "expand.rows=60"],
     "+experiment=smoke": ["schedule.size=20", "expand.rows=60"],
     "+experiment=photos": ["schedule.size=20"],
     "data=digits": ["schedule.size=20"],

@@ -18,7 +18,7 @@ from dpsyn.networks.runtime import OnRay
 from dpsyn.privacy import electorate as module
 from dpsyn.privacy.electorate import by_threads, open_electorate
 from dpsyn.privacy.marginals import Marginal
-from dpsyn.privacy.query import QUERIES, CellCounts, CellScores, EmbeddingSums, LabelCounts, Nearest
+from dpsyn.privacy.query import QUERIES, CellCounts, CellScores, EmbeddingSums, Histogram, LabelCounts, Nearest
 from dpsyn.privacy.votes import unseal
 
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'dpsyn[ray]'")
@@ -75,7 +75,11 @@ OF_VECTORS = [
     LabelCounts(10),
     EmbeddingSums(10, np.full(64, 0.1, np.float32), 2.0),
 ]
-OF_CODES = [CellCounts("cells", GRID), CellScores("scores", GRID, (np.full(4, 9), np.full(4, 7)))]
+OF_CODES = [
+    CellCounts("cells", GRID),
+    CellScores("scores", GRID, (np.full(4, 9), np.full(4, 7))),
+    Histogram("a judge", (0, 1), (np.arange(40).reshape(4, 10) % 5, np.arange(40).reshape(4, 10) % 3)),
+]
 
 
 def exact(electorate, queries=OF_VECTORS):

@@ -275,7 +275,7 @@ def test_texts_on_the_hub_are_read_by_their_declared_types(tmp_path: Path, monke
 
 def preset(*overrides: str) -> Texts:
     plain = compose.settings([*overrides, "privacy.epsilon=1", "privacy.delta=1e-6"])["data"]
-    assert plain.pop("_target_") == "dpsyn.data.texts.Texts"
+    assert plain.pop("_target_") == "dpsyn.data.texts.Texts" and plain.pop("hold_out") == 0
     assert list(plain) == [item.name for item in fields(Texts)]
     return Texts(**plain)
 
