@@ -370,7 +370,16 @@ def _measured_by(
         options = {path.stem: path for each in reversed(folders) for path in (each / "metric").glob("*.yaml")}
         if chosen not in options:
             raise invalid("metric", chosen, f"one of {', '.join(sorted(options))}", did_you_mean(chosen, list(options)))
-        measured["metric"] = yaml.safe_load(options[chosen].read_text(encoding="utf-8"))
+        search = [f"hydra.searchpath=[file://{Path(folder).absolute()}]"] if folder else []
+        try:
+            with initialize_config_dir(str(config_folder()), version_base="1.3"):
+                group = hydra_compose("config", overrides=[*search, f"metric={chosen}"]).metric
+            # its ${held_out}, ${data.schema} and the like are those that the run began with
+            plain = OmegaConf.to_container(group, resolve=False)
+            whole = OmegaConf.create({**known["settings"], "held_out": measured["held_out"], "metric": plain})
+            measured["metric"] = OmegaConf.to_container(whole.metric, resolve=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(f"metric={chosen}: {first_line(error)}") from None
     metric = {"parts": {}, "every_n_releases": 0, **(measured["metric"] or {})}
     kept = {key: released[key] for key in ("name", "expand", "card") if key in released}
     return {**kept, "metric": metric, "held_out": measured["held_out"]}
