@@ -23,7 +23,7 @@ from dpsyn.privacy.budget import Budget, Charge
 from dpsyn.privacy.electorate import Electorate, open_electorate, row_reports, survey_of
 from dpsyn.privacy.ledger import Ledger, answer_of
 from dpsyn.privacy.nearest import search_on
-from dpsyn.privacy.query import CELLS, HISTOGRAM, LABELS, QUERIES, SUMS, Answer, CellCounts, Nearest, Query
+from dpsyn.privacy.query import CELLS, HISTOGRAM, LABELS, QUERIES, SUMS, Answer, CellCounts, Histogram, Nearest, Query
 from dpsyn.privacy.statement import statement
 from dpsyn.privacy.survey import check_survey
 from dpsyn.report import marginals, write_report
@@ -281,7 +281,7 @@ def _evaluate(state: _State, synthetic: Population, own: Callable[[], Population
     embed = job.embed if job.schedule.uses_api else None
     labels = [label_name(label) for label in job.labels]
 
-    def prepared(rows: Population, digest: str) -> tuple[evaluation.Judge, dict[int, Query], bool]:
+    def prepared(rows: Population, digest: str) -> tuple[evaluation.Judge, dict[int, Histogram], bool]:
         """The judge, its questions by their numbers, and whether they are those that were asked already."""
         judge = evaluation.judge(rows, job.labels, embed, job.facts.schema, digest)
         asked = dict(zip(numbers, evaluation.queries(judge, len(labels), planned), strict=True))

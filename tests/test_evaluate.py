@@ -6,6 +6,8 @@ import shutil
 
 import numpy as np
 import pytest
+from harness import digits, own_data, parquet
+from pyarrow.parquet import read_table
 
 from dpsyn import cli, evaluation
 from dpsyn.errors import UserError
@@ -134,9 +136,9 @@ def test_numbers_say_which_rows_they_are_of_once_the_data_are_expanded_and_can_b
     run = tmp_path / "run"
     command = ["run", *HELD, "schedule.releases=1", "expand.rows=null", f"run_dir={run}"]
     assert cli.main(command) == 0
-    path, before = run / "release/evaluation.json", "measured on the 64 rows of the run, before it was expanded"
-    kept = path.read_bytes()
-    assert said(run)["judged"] == {"rows": 64, "sha256": sha256(run / "release/synthetic.parquet")}
+    path, n = run / "release/evaluation.json", len(read_table(run / "release/synthetic.parquet"))
+    kept, before = path.read_bytes(), f"measured on the {n} rows of the run, before it was expanded"
+    assert said(run)["judged"] == {"rows": n, "sha256": sha256(run / "release/synthetic.parquet")}
     shown = [run / "release/report.html", run / "release/README.md"]
     assert not any(before in page.read_text() for page in shown)
     assert cli.main(["expand", str(run), "--rows", "90"]) == 0
@@ -144,7 +146,7 @@ def test_numbers_say_which_rows_they_are_of_once_the_data_are_expanded_and_can_b
     assert cli.main(["verify", str(run)]) == 0
     capsys.readouterr()
     assert cli.main(["evaluate", str(run), "--epsilon", "1"]) == 0
-    assert before in " ".join(capsys.readouterr().err.split()) and path.read_bytes() == kept
+    assert before in " ".join(capsys.readouterr().out.split()) and path.read_bytes() == kept
     path.unlink()
     assert cli.main(command) == 0
     assert path.read_bytes() == kept and cli.main(["verify", str(run)]) == 0
@@ -194,15 +196,12 @@ def test_data_of_one_label_and_one_vector_are_judged_and_it_is_said():
 
 
 def test_held_out_rows_are_refused_as_voters_are_where_nobody_votes(in_tmp, capsys):
-    (in_tmp / "schema.yaml").write_text(
-        "columns:\n  g: {kind: category, values: [a, b]}\n  x: {kind: integer, bounds: [0, 9]}\nlabels: [g]\n"
-    )
-    (in_tmp / "rows.csv").write_text("g,x\n" + "a,5\nb,3\n" * 150 + "canary,5\n" * 9)
-    given = ["data=tables", "schedule=none", "privacy.epsilon=4", "privacy.delta=1e-5", "data.path=rows.csv"]
-    given += ["data.schema.file=schema.yaml", "data.hold_out=0.9", "evaluate.epsilon=20", "run_dir=run"]
+    rows = [{**row, "label": "canary"} if at % 20 == 0 else row for at, row in enumerate(digits(600))]
+    given = own_data(parquet(in_tmp / "rows.parquet", rows), "schedule=none", "data.hold_out=0.9", "data.records=600")
+    given = [*SMALL, *given, "metric=none", "evaluate.epsilon=20", "run_dir=run"]
     assert cli.main(["run", *given]) == 2
     error = capsys.readouterr().err
-    assert "some rows cannot vote (column 'g'" in error and "canary" not in error
+    assert "some rows cannot vote (column 'label'" in error and "canary" not in error
     assert "canary" in (in_tmp / "run/private/refused.jsonl").read_text()
     assert not list((in_tmp / "run/private").glob("intents/*"))
 
