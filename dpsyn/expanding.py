@@ -160,7 +160,16 @@ def grown(
     rows: int | None,
     sizes: I64 | None = None,
 ) -> Population:
-    """What `write_synthetic` writes, of the same arguments; nothing is written to the release."""
+    """What `write_synthetic` writes; here nothing is written to the release.
+
+    job: the parts of the run.
+    run: its directory.
+    public: the public side, which is asked for variations.
+    ask: answers what was released before.
+    final: the last population.
+    rows: of the synthetic data; None: those of the final population.
+    sizes: rows of each label that were chosen; None: as they were learned.
+    """
     final_hash = sha256(run.checkpoint(final.iteration))[:16]
 
     def keep(name: str, make: Callable[[], Population]) -> Population:
