@@ -298,12 +298,14 @@ def evaluate(given: list[str]) -> int:
     screen = _screen({"run": ", ".join(map(str, places))}, 0)
     screen.console.stderr = True
     found = [measure(job, run, screen, chosen.iteration, chosen.public) for job, run in zip(jobs, runs, strict=True)]
+    warning = [] if chosen.public else [PRIVATE]
     if chosen.json:
         import json
 
+        print(*warning, sep="\n", end="\n" if warning else "", file=sys.stderr)
         print(json.dumps(as_mappings(found), indent=1))
     else:
-        print(*([] if chosen.public else [PRIVATE]), as_text(found), sep="\n", end="")
+        print(*warning, as_text(found), sep="\n", end="")
     for line in (failed := fails(found, least)):
         print(f"dpsyn: {line}", file=sys.stderr)
     return 1 if failed else 0

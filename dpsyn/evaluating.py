@@ -176,7 +176,8 @@ def _publish(job: Job, run: RunDirectory) -> None:
 
 
 def fails(measured: Sequence[Measured], least: Mapping[str, float]) -> list[str]:
-    """A line for each number of a run that is below what it must be.
+    """A line for each number of a run that is below what it must be. It tells the bound, not the number, which may be
+    private: logs of CI are read by others.
 
     measured: the runs.
     least: by 'number' or 'metric.number'. Raises UserError for a number that no run has.
@@ -189,7 +190,7 @@ def fails(measured: Sequence[Measured], least: Mapping[str, float]) -> list[str]
             raise invalid("--fail-under", f"{name}={bound:g}", "a number that was measured", did_you_mean(name, known))
         for each in measured:
             found += [
-                f"{each.name}: {key} {each.numbers[key]:.4g} is below {bound:g}"
+                f"{each.name}: {key} is below {bound:g}"
                 for key in keys
                 if key in each.numbers and not each.numbers[key] >= bound
             ]

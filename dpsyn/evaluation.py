@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from dpsyn.embedding import Embedding
-from dpsyn.errors import UserError
 from dpsyn.networks.search import cpu_search
 from dpsyn.population import F64, I64, Array, Bool, Label, Population, Samples, take
 from dpsyn.privacy.budget import EVALUATION, Bearers, Charge, Release
@@ -148,7 +147,7 @@ def judge(
     labels: as declared.
     embed: of the run; None where it has none.
     schema: of a table; None for other data.
-    digest: of the file with the synthetic data. Raises UserError where all of them have one label.
+    digest: of the file with the synthetic data.
     """
     rows = np.random.default_rng(0).permutation(len(synthetic))
     studied, compared = take(synthetic.samples, rows[:LEARNED]), take(synthetic.samples, rows[:COMPARED])
@@ -156,19 +155,40 @@ def judge(
     model = None
     if len(labels) > 1:
         targets = _labels_of(synthetic, schema)[rows[:LEARNED]]
-        if len(np.unique(targets)) < 2:
-            raise UserError("evaluate: all synthetic rows have one label. A classifier cannot learn from them.")
-        model = learned(features(schema, studied, vectors), targets, schema)
+        given = features(schema, studied, vectors)
+        only = np.unique(targets)
+        one = Linear(only, np.zeros((1, given.shape[1])), np.zeros(1))
+        model = one if len(only) == 1 else learned(given, targets, schema)
     kept, ends = np.zeros((0, 0), np.float32), np.zeros(0)
     if vectors is not None:
         kept = flushed(vectors[:COMPARED])
         kept = np.ascontiguousarray(kept[distinct(kept)])
-        if len(kept) < 2:
-            raise UserError("evaluate: all synthetic samples have one vector. There are no distances to compare with.")
-        ends = np.quantile(_among_themselves(kept), QUANTILES)
+        ends = np.quantile(_among_themselves(kept), QUANTILES) if len(kept) > 1 else np.zeros(len(QUANTILES))
     columns = () if schema is None else tuple(bins(column, compared.content) for column in schema.columns.values())
     named = hashlib.sha256(f"{FORMAT} {digest}".encode()).hexdigest()
     return Judge(named, embed, model, kept, ends, columns, schema)
+
+
+def remarks(made: Judge) -> list[str]:
+    """Lines about synthetic data that leave little to judge by."""
+    found = []
+    if isinstance(made.model, Linear) and len(made.model.classes) == 1:
+        found.append("all synthetic rows have one label: the classifier that is measured guesses no other")
+    if made.embed is not None and len(made.vectors) == 1:
+        found.append("all synthetic samples have one vector: only records that equal it are near")
+    return found
+
+
+def outgrown(said: Mapping[str, Any], digest: str | None) -> str:
+    """Which rows were judged, in words, where they are not those that are there now; else ''.
+
+    said: as of `as_mapping`.
+    digest: of the file with the synthetic data; None where it is not there.
+    """
+    judged = said.get("judged")
+    if judged is None or digest is None or judged["sha256"] == digest:
+        return ""
+    return f"measured on the {judged['rows']:,} rows of the run, before it was expanded"
 
 
 def queries(made: Judge, labels: int, planned: Sequence[Release]) -> list[Histogram]:
@@ -417,8 +437,8 @@ def _short(value: Any) -> str:
 
 
 def as_mapping(said: Any) -> Mapping[str, Any] | None:
-    """What a stranger's evaluation.json says, its types checked: of, numbers, confusion, columns; None where it has not
-    the form of one."""
+    """What a stranger's evaluation.json says, its types checked: of, judged, numbers, confusion, columns; None where it
+    has not the form of one."""
     try:
         if said["format"] != FORMAT:
             return None
@@ -438,6 +458,8 @@ def as_mapping(said: Any) -> Mapping[str, Any] | None:
                 "deviation": float(said["confusion"]["deviation"]),
             }
         keys = ("total_variation", "noise_low", "noise_high")
+        if "judged" in said:
+            found["judged"] = {"rows": int(said["judged"]["rows"]), "sha256": str(said["judged"]["sha256"])[:64]}
         found["columns"] = [
             {"column": str(each["column"])[:80]} | {key: float(each[key]) for key in keys}
             for each in said.get("columns", [])[:1000]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 from dpsyn import evaluation
 from dpsyn.api import Pinged
 from dpsyn.errors import UserError, invalid
-from dpsyn.expanding import longer, write_synthetic
+from dpsyn.expanding import grown, longer, write_synthetic
 from dpsyn.files import cache_folder, named_by, private_folder, sha256, write
 from dpsyn.job import Job, check, public_sources
 from dpsyn.networks.runtime import OnRay, check_device, torch_device, torch_dtype
@@ -22,14 +23,14 @@ from dpsyn.privacy.budget import Budget, Charge
 from dpsyn.privacy.electorate import Electorate, open_electorate, row_reports, survey_of
 from dpsyn.privacy.ledger import Ledger, answer_of
 from dpsyn.privacy.nearest import search_on
-from dpsyn.privacy.query import CELLS, HISTOGRAM, LABELS, QUERIES, SUMS, Answer, CellCounts, Nearest, Query
+from dpsyn.privacy.query import CELLS, HISTOGRAM, LABELS, QUERIES, SUMS, Answer, CellCounts, Histogram, Nearest, Query
 from dpsyn.privacy.statement import statement
 from dpsyn.privacy.survey import check_survey
 from dpsyn.report import marginals, write_report
 from dpsyn.runs.directory import RunDirectory
 from dpsyn.runs.picture import preview
 from dpsyn.runs.seal import seal
-from dpsyn.runs.storage import label_name
+from dpsyn.runs.storage import label_name, to_parquet
 from dpsyn.schedule import Ask, PublicSide
 from dpsyn.schedule.vital_signs import vital_signs
 from dpsyn.show import Screen
@@ -37,6 +38,7 @@ from dpsyn.sides import private_side, public_side
 from dpsyn.threads import on_free_threads
 
 PICTURED = 20  # samples of a label that are read for the picture
+OUTGROWN = "the numbers are gone, and they were about rows that are gone too: the data were expanded since"
 
 
 def carry_out(job: Job, screen: Screen) -> Path:
@@ -75,7 +77,9 @@ def evaluate_run(job: Job, screen: Screen, epsilon: float) -> Path:
     if not (run.release / "synthetic.parquet").exists():
         raise UserError(f"{job.root}: the run is not finished. Finish it with the command that began it.")
     carry_out(replace(job, evaluate=epsilon, metrics={}), screen)
-    return run.release / evaluation.NAME
+    if not (path := run.release / evaluation.NAME).exists():
+        raise UserError(f"{path}: {OUTGROWN}.")
+    return path
 
 
 def _carry_out(job: Job, screen: Screen) -> Path:
@@ -86,15 +90,14 @@ def _carry_out(job: Job, screen: Screen) -> Path:
         run.check_same(known, job.identity, fingerprint, job.free)
     if isinstance(job.api, Pinged) and max(run.iterations(), default=-1) < job.iterations:
         job.api.ping("generate")
-    job = _with_evaluation(job, run)
-    budget = job.budget(known["sigma"] if known else None)
+    job.budget(known["sigma"] if known else None)  # what cannot be calibrated leaves no directory
     with run.locked():
+        job = _with_evaluation(job, run)
         if (known := run.identity() if run.has_begun() else None) is not None:
             # of two that start at once, the second comes here
             run.check_same(known, job.identity, fingerprint, job.free)
+        budget = job.budget(known["sigma"] if known else None)
         identity = known["run"] if known else run.begin(job.identity, fingerprint, budget.sigma, job.measured_by)
-        if job.evaluate is not None:
-            run.settle_evaluation(job.evaluate)
         account.check_directory(identity, run.root)
         ledger = Ledger(run.private, run.votes, identity, job.privacy, budget, job.seed)
         lost = ledger.recover()
@@ -113,7 +116,7 @@ def _carry_out(job: Job, screen: Screen) -> Path:
             synthetic = longer(job, run, final, was_finished)
             if synthetic is None:
                 synthetic = write_synthetic(job, run, public, state.ask(None), final, job.expand_rows)
-            _evaluate(state, synthetic)
+            _evaluate(state, synthetic, lambda: grown(job, run, public, state.ask(None), final, job.expand_rows))
             preview(run.release, [run.load(t, per_label=PICTURED) for t in run.iterations()], job.labels)
             state.declare()
             _present(run)
@@ -257,18 +260,45 @@ def _with_evaluation(job: Job, run: RunDirectory) -> Job:
     return replace(job, evaluate=settled)
 
 
-def _evaluate(state: _State, synthetic: Population) -> None:
-    """Measures the finished data on units that were held out, through the ledger, once."""
+def _evaluate(state: _State, synthetic: Population, own: Callable[[], Population]) -> None:
+    """Measures the finished data on units that were held out, through the ledger, once.
+
+    own: makes the rows that the run ended with, before an expansion.
+    """
     job, run, planned = state.job, state.run, state.job.evaluation
     numbers = range(len(job.releases) + 1, len(job.releases) + len(planned) + 1)
-    made = all((run.votes / f"{t:03d}.parquet").exists() for t in numbers)
-    path = run.release / evaluation.NAME
-    if not planned or (made and path.exists()):
+    begun = [t for t in numbers if (run.votes / f"{t:03d}.parquet").exists()]
+    made = len(begun) == len(planned)
+    path, digest = run.release / evaluation.NAME, sha256(run.release / "synthetic.parquet")
+    if not planned:
+        return
+    if made and path.exists():
+        said = evaluation.as_mapping(json.loads(path.read_text(encoding="utf-8")))
+        if said is not None and (line := evaluation.outgrown(said, digest)):
+            state.screen.line(line)
         return
     state.screen.line("measuring the data on held-out units" if job.hold_out else "measuring the data")
     embed = job.embed if job.schedule.uses_api else None
     labels = [label_name(label) for label in job.labels]
-    judge = evaluation.judge(synthetic, job.labels, embed, job.facts.schema, sha256(run.release / "synthetic.parquet"))
+
+    def prepared(rows: Population, digest: str) -> tuple[evaluation.Judge, dict[int, Histogram], bool]:
+        """The judge, its questions by their numbers, and whether they are those that were asked already."""
+        judge = evaluation.judge(rows, job.labels, embed, job.facts.schema, digest)
+        asked = dict(zip(numbers, evaluation.queries(judge, len(labels), planned), strict=True))
+        return judge, asked, all(state.ledger.subject(t) == asked[t].about for t in begun)
+
+    judge, asked, are_same = prepared(synthetic, digest)
+    if not are_same:
+        synthetic = own()
+        digest = hashlib.sha256(to_parquet(synthetic, job.labels, lineage=False)).hexdigest()
+        judge, asked, are_same = prepared(synthetic, digest)
+    if not are_same:
+        state.screen.line(OUTGROWN)
+        return
+    for line in evaluation.remarks(judge):
+        state.screen.line(line)
+    assert job.evaluate is not None
+    run.settle_evaluation(job.evaluate)  # from here on it may be spent
     electorate = None
     if not made:
         with private_side(run, state.screen, "judging the private records", "electorate"):
@@ -276,17 +306,24 @@ def _evaluate(state: _State, synthetic: Population) -> None:
             side = job.side(is_held=True)
             given = (job.data, judge, identity, job.privacy.unit, _private_cache(job))
             electorate = open_electorate(*given, 1, side=side)
-        if not job.hold_out:  # else the voters were looked at
-            check_survey(survey_of(electorate), job.data, job.privacy.unit, str(run.private))
+        if not (job.hold_out and job.releases):  # else the voters were looked at
+            _check_survey(job, run, electorate)
     ask = state.ask(electorate)
-    answers = [ask(t, query) for t, query in zip(numbers, evaluation.queries(judge, len(labels), planned), strict=True)]
+    answers = [ask(t, query) for t, query in asked.items()]
     of = "records that were held out" if job.hold_out else "records that voted"
-    said = evaluation.told(judge, labels, planned, answers, job.privacy.unit == "record", of)
+    judged = {"rows": len(synthetic), "sha256": digest}
+    said = {**evaluation.told(judge, labels, planned, answers, job.privacy.unit == "record", of), "judged": judged}
     write(path, (json.dumps(said, indent=1) + "\n").encode(), private=not run.is_private)
     for each in said["numbers"]:
         if each["value"] is not None:
             low, high = each["noise_low"], each["noise_high"]
             state.screen.line(f"{each['name']}: {each['value']:.3f} ({low:.3f} to {high:.3f} by noise alone)")
+
+
+def _check_survey(job: Job, run: RunDirectory, electorate: Electorate) -> None:
+    for name, content in row_reports(electorate).items():
+        write(run.private / name, content, private=True)
+    check_survey(survey_of(electorate), job.data, job.privacy.unit, str(run.private))
 
 
 def _present(run: RunDirectory) -> None:
@@ -326,9 +363,7 @@ def _electorate(job: Job, run: RunDirectory, screen: Screen) -> Electorate:
             electorate = open_electorate(*given, job.runtime.shards, side=job.side(is_held=False))
             if torch_device(job.runtime) != "cpu":
                 electorate = replace(electorate, shards=1)  # a GPU's memory is one
-    for name, content in row_reports(electorate).items():
-        write(run.private / name, content, private=True)
-    check_survey(survey_of(electorate), job.data, job.privacy.unit, str(run.private))
+    _check_survey(job, run, electorate)
     return electorate
 
 

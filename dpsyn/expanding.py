@@ -142,6 +142,34 @@ def write_synthetic(
     rows: of the synthetic data; None: those of the final population.
     sizes: rows of each label that were chosen, which is then said beside them; None: as they were learned.
     """
+    synthetic = grown(job, run, public, ask, final, rows, sizes)
+    (run.release / CHOSEN).unlink(missing_ok=True)
+    if sizes is not None:
+        named = {label_name(label): size for label, size in zip(job.labels, sizes.tolist(), strict=True) if size}
+        write(run.release / CHOSEN, json.dumps({"rows_of_labels": named}, indent=1).encode())
+    write(run.release / "synthetic.parquet", to_parquet(synthetic, job.labels, lineage=False))
+    return synthetic
+
+
+def grown(
+    job: Job,
+    run: RunDirectory,
+    public: PublicSide,
+    ask: Ask,
+    final: Population,
+    rows: int | None,
+    sizes: I64 | None = None,
+) -> Population:
+    """What `write_synthetic` writes; here nothing is written to the release.
+
+    job: the parts of the run.
+    run: its directory.
+    public: the public side, which is asked for variations.
+    ask: answers what was released before.
+    final: the last population.
+    rows: of the synthetic data; None: those of the final population.
+    sizes: rows of each label that were chosen; None: as they were learned.
+    """
     final_hash = sha256(run.checkpoint(final.iteration))[:16]
 
     def keep(name: str, make: Callable[[], Population]) -> Population:
@@ -155,13 +183,7 @@ def write_synthetic(
             write(path, to_parquet(part, job.labels), private=True)
         return part
 
-    synthetic = final if rows is None else job.schedule.expand(public, ask, final, rows, job.degree, keep, sizes)
-    (run.release / CHOSEN).unlink(missing_ok=True)
-    if sizes is not None:
-        named = {label_name(label): size for label, size in zip(job.labels, sizes.tolist(), strict=True) if size}
-        write(run.release / CHOSEN, json.dumps({"rows_of_labels": named}, indent=1).encode())
-    write(run.release / "synthetic.parquet", to_parquet(synthetic, job.labels, lineage=False))
-    return synthetic
+    return final if rows is None else job.schedule.expand(public, ask, final, rows, job.degree, keep, sizes)
 
 
 def longer(job: Job, run: RunDirectory, final: Population, was_finished: bool) -> Population | None:

@@ -6,10 +6,16 @@ import shutil
 
 import numpy as np
 import pytest
+from harness import digits, own_data, parquet
+from pyarrow.parquet import read_table
 
-from dpsyn import cli
+from dpsyn import cli, evaluation
+from dpsyn.errors import UserError
 from dpsyn.evaluating import Measured, as_text
-from dpsyn.files import STAMP
+from dpsyn.files import STAMP, sha256
+from dpsyn.population import Population, of_texts
+from dpsyn.runs.directory import RunDirectory
+from dpsyn.runs.verification import verified
 
 SMALL = ["+experiment=smoke", "schedule.size=40", "expand.rows=300", "metric=light_classifier"]
 HELD = [*SMALL, "metric=none", "data.hold_out=0.4", "evaluate.epsilon=1"]
@@ -51,7 +57,12 @@ def test_an_iteration_and_another_metric_and_a_bound_for_ci(here, capsys):
     assert 0 <= json.loads(capsys.readouterr().out)[0]["numbers"]["classifier.accuracy"] <= 1
     for bound, code in (("accuracy=0.0", 0), ("classifier.accuracy=1.01", 1), ("recall=0.5", 2), ("accuracy", 2)):
         assert cli.main(["evaluate", str(here / "one"), "--fail-under", bound]) == code
-    assert "is below 1.01" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"{here / 'one'}: classifier.accuracy is below 1.01" in error
+    assert cli.main(["evaluate", str(here / "one"), "--json", "--fail-under", "accuracy=1.01"]) == 1
+    out, error = capsys.readouterr()
+    exact = json.loads(out)[0]["numbers"]["classifier.accuracy"]
+    assert "PRIVATE: " in error and f"{exact:.4g}" not in error
     assert cli.main(["evaluate", str(here / "one"), "metric=nosuch"]) == 2
     assert "expected one of" in capsys.readouterr().err
     assert cli.main(["evaluate", str(here / "one"), "--iteration", "9"]) == 2
@@ -119,6 +130,103 @@ def test_afterwards_on_records_that_voted_the_losses_add(here, tmp_path, capsys)
     assert cli.main(["run", *SMALL, f"run_dir={run}"]) == 0  # goes on with the evaluation that was settled
     assert cli.main(["verify", str(run)]) == 0
     assert cli.main(["evaluate", str(run), "--epsilon", "2"]) == 2
+
+
+def test_numbers_say_which_rows_they_are_of_once_the_data_are_expanded_and_can_be_made_again(here, tmp_path, capsys):
+    run = tmp_path / "run"
+    command = ["run", *HELD, "schedule.releases=1", "expand.rows=null", f"run_dir={run}"]
+    assert cli.main(command) == 0
+    path, n = run / "release/evaluation.json", len(read_table(run / "release/synthetic.parquet"))
+    kept, before = path.read_bytes(), f"measured on the {n} rows of the run, before it was expanded"
+    assert said(run)["judged"] == {"rows": n, "sha256": sha256(run / "release/synthetic.parquet")}
+    shown = [run / "release/report.html", run / "release/README.md"]
+    assert not any(before in page.read_text() for page in shown)
+    assert cli.main(["expand", str(run), "--rows", "90"]) == 0
+    assert all(before in page.read_text() for page in shown)
+    assert cli.main(["verify", str(run)]) == 0
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(run), "--epsilon", "1"]) == 0
+    assert before in " ".join(capsys.readouterr().out.split()) and path.read_bytes() == kept
+    path.unlink()
+    assert cli.main(command) == 0
+    assert path.read_bytes() == kept and cli.main(["verify", str(run)]) == 0
+
+
+def test_numbers_that_are_lost_with_their_rows_are_said_to_be(here, tmp_path, capsys, monkeypatch):
+    run = tmp_path / "run"
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    command = ["run", *HELD[:-2], "schedule.releases=1", "expand.rows=null", f"run_dir={run}"]
+    assert cli.main(command) == 0
+    assert cli.main(["expand", str(run), "--rows", "90"]) == 0
+    assert cli.main(["evaluate", str(run), "--epsilon", "8"]) == 0
+    assert said(run)["judged"]["rows"] == 90
+    assert cli.main(["expand", str(run), "--rows", "100"]) == 0
+    (run / "release/evaluation.json").unlink()
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(run), "--epsilon", "8"]) == 2
+    assert "rows that are gone too: the data were expanded since" in capsys.readouterr().err
+    assert cli.main(command) == 0
+
+
+def test_an_epsilon_that_is_refused_settles_nothing(here, tmp_path, capsys, monkeypatch):
+    run = tmp_path / "run"
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    command = ["run", *SMALL, "metric=none", "schedule.releases=1", "privacy.max_joint_epsilon=6", f"run_dir={run}"]
+    assert cli.main(command) == 0
+    assert cli.main(["evaluate", str(run), "--epsilon", "8"]) == 2
+    assert not (run / "private/evaluation.json").exists()
+    assert cli.main(command) == 0
+    assert cli.main(["evaluate", str(run), "--epsilon", "1"]) == 0
+    assert cli.main(["verify", str(run)]) == 0
+
+
+def test_data_of_one_label_and_one_vector_are_judged_and_it_is_said():
+    rows = of_texts(["a"] * 6)
+    synthetic = Population(1, rows, np.full(6, 1), np.full(6, -1), np.ones(6, bool))
+
+    def embed(samples):
+        return np.array([[len(text), 1] for text in samples.content], np.float32)
+
+    made = evaluation.judge(synthetic, [{"x": "no"}, {"x": "yes"}], embed, None, "digest")
+    assert made(of_texts(["a", "bbb"])).tolist() == [[1, 0], [1, 5]]
+    assert [line.partition(":")[0] for line in evaluation.remarks(made)] == [
+        "all synthetic rows have one label",
+        "all synthetic samples have one vector",
+    ]
+
+
+def test_held_out_rows_are_refused_as_voters_are_where_nobody_votes(in_tmp, capsys):
+    rows = [{**row, "label": "canary"} if at % 20 == 0 else row for at, row in enumerate(digits(600))]
+    given = own_data(parquet(in_tmp / "rows.parquet", rows), "schedule=none", "data.hold_out=0.9", "data.records=600")
+    given = [*SMALL, *given, "metric=none", "evaluate.epsilon=20", "run_dir=run"]
+    assert cli.main(["run", *given]) == 2
+    error = capsys.readouterr().err
+    assert "some rows cannot vote (column 'label'" in error and "canary" not in error
+    assert "canary" in (in_tmp / "run/private/refused.jsonl").read_text()
+    assert not list((in_tmp / "run/private").glob("intents/*"))
+
+
+def test_verify_finds_charges_that_are_laid_on_others_and_names_that_are_none(here, tmp_path):
+    shutil.copytree(here / "held/release", tmp_path / "release")
+    path = tmp_path / "release/privacy.json"
+    honest = json.loads(path.read_text())
+
+    def lines(of, hold_out):
+        said = {**honest, "charges": [{**c, "of": side} for c, side in zip(honest["charges"], of, strict=True)]}
+        said["assumed_public"] = {**honest["assumed_public"]}
+        said["assumed_public"]["data"] = {**said["assumed_public"]["data"], "hold_out": hold_out}
+        path.write_text(json.dumps(said))
+        return "".join(verified(RunDirectory(tmp_path, True)).lines)
+
+    found = "with this data.hold_out it was asked of"
+    sides = [c["of"] for c in honest["charges"]]
+    assert found not in lines(sides, 0.4) and found not in lines(["all"] * 5, 0)
+    assert f"charged to voters; {found} all" in lines(sides, 0)
+    assert f"charged to held_out; {found} voters" in lines(["voters", "held_out", *sides[2:]], 0.4)
+    assert f"charged to voters; {found} held_out" in lines([*sides[:4], "voters"], 0.4)
+    path.write_text(json.dumps({**honest, "charges": [{**c, "name": " "} for c in honest["charges"]]}))
+    with pytest.raises(UserError, match="no statement"):
+        verified(RunDirectory(tmp_path, True))
 
 
 def test_the_private_page_shows_the_data_beside_the_private_ones(here, capsys):

@@ -212,14 +212,15 @@ def _sharing(known: Entry, entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _merged(entries: Sequence[Entry]) -> list[Entry]:
-    """The last entry of a run counts, at the place of its first, and knows its data by all that any of them did; a run
-    that begins takes the place of what was planned in its directory."""
+    """The last entry of a run counts, at the place of its first, and knows its data by all that any of them did and its
+    limit by the last that set one; a run that begins takes the place of what was planned in its directory."""
     runs: dict[str, Entry] = {}
     for entry in entries:
         if not entry.run.startswith(PLANNED):
             runs.pop(PLANNED + entry.directory, None)
         earlier = runs.get(entry.run, entry)
-        runs[entry.run] = replace(entry, keys=tuple(sorted({*earlier.keys, *entry.keys})))
+        limit = earlier.limit if entry.limit is None else entry.limit
+        runs[entry.run] = replace(entry, keys=tuple(sorted({*earlier.keys, *entry.keys})), limit=limit)
     return list(runs.values())
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from dpsyn import evaluation
 from dpsyn.privacy.budget import format_epsilon
 from dpsyn.privacy.statement import format_delta
 from dpsyn.report.facts import NOUNS, Released
@@ -67,6 +68,7 @@ def _body(released: Released, layout: Layout) -> str:
     labels = [plain(label) for label in released.labels[:SHOWN_LABELS]]
     more = len(released.labels) - len(labels)
     made = "made up by dpsyn, or chosen among public ones. No private record was copied into them."
+    before = "" if released.evaluation is None else evaluation.outgrown(released.evaluation, released.digest)
     unfinished = "" if released.is_finished else "\n**The run is not finished: these are not its final data.**\n"
     limits = [
         *promise.limits,
@@ -84,6 +86,7 @@ def _body(released: Released, layout: Layout) -> str:
                 ["**The shares of the labels were chosen, not learned from the private data.**", ""]
                 * released.labels_chosen
             ),
+            *([f"The numbers of `{evaluation.NAME}` were {before}.", ""] if before else []),
             *_loading(layout),
             "",
             "## Privacy",

@@ -100,6 +100,11 @@ class Released:
         return kind_of(self.sample)
 
     @property
+    def digest(self) -> str | None:
+        """Of the file with the synthetic data; None where it is not there yet."""
+        return next((digest for name, _, digest in self.files if name == "synthetic.parquet"), None)
+
+    @property
     def card(self) -> Mapping[str, str]:
         """What its curator says of it; no key where nothing is said."""
         said = self.settings.get("card")

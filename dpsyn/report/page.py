@@ -18,6 +18,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
+from dpsyn import evaluation
 from dpsyn.population import I64, Array, Samples
 from dpsyn.privacy.budget import SMALLEST_SIGMA, WEAK, exact_epsilon, format_epsilon, largest_hit_rates
 from dpsyn.privacy.statement import format_delta
@@ -325,7 +326,9 @@ def _evaluation(released: Released) -> dict[str, Any] | None:
         for each in said["numbers"]
     ]
     columns = sorted(said["columns"], key=lambda each: -each["total_variation"])
-    return {"of": said["of"], "numbers": numbers, "columns": columns, "confusion": _confusion(said.get("confusion"))}
+    confusion = _confusion(said.get("confusion"))
+    before = evaluation.outgrown(said, released.digest)
+    return {"of": said["of"], "before": before, "numbers": numbers, "columns": columns, "confusion": confusion}
 
 
 def _confusion(said: Mapping[str, Any] | None) -> dict[str, Any] | None:

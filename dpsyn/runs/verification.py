@@ -16,7 +16,7 @@ from typing import Any
 from dpsyn.errors import UserError
 from dpsyn.files import sha256
 from dpsyn.privacy import account
-from dpsyn.privacy.budget import GRID, SMALLEST_SIGMA, SUMS_GRID, Charge, exact_epsilon, format_epsilon
+from dpsyn.privacy.budget import GRID, SMALLEST_SIGMA, SUMS_GRID, Charge, exact_epsilon, format_epsilon, is_evaluation
 from dpsyn.privacy.ledger import Receipt, read_receipt
 from dpsyn.privacy.query import CELLS, HISTOGRAM, LABELS, SUMS
 from dpsyn.privacy.statement import UNSEALED, Facts, document, format_delta, unprotected
@@ -93,7 +93,7 @@ def read_charge(said: Mapping[str, Any]) -> Charge:
     charge = Charge(**{key: value for key, value in said.items() if key != "receipt_sha256"})
     whole = type(charge.moves) is int and charge.moves > 0 and charge.grid in (1, GRID, SUMS_GRID)
     whole = whole and charge.of in ("all", "voters", "held_out")
-    if not isinstance(charge.name, str) or not whole or not 0 <= charge.sigma < math.inf:
+    if not isinstance(charge.name, str) or not charge.name.strip() or not whole or not 0 <= charge.sigma < math.inf:
         raise ValueError(charge)
     return charge
 
@@ -149,13 +149,12 @@ def _check_receipt(
     elif not path.exists() or stated.get(t) != sha256(path):
         faults.append(f"{path}: not the receipt that the statement names")
     before, subject = run.checkpoint(t - 1), receipt.population
-    kind = receipt.charge.name.split()[0]
+    kind = (receipt.charge.name.split() or [""])[0]
     of_cells, of_sums = (subject.startswith(f"{kind} ") for kind in (CELLS, SUMS))
     of_bins = subject.startswith(f"{HISTOGRAM} ")
     of_counts = subject == LABELS or of_cells or of_sums or of_bins
     meant = {"votes": not of_counts, "label": subject == LABELS, "counts": of_cells, "embedding": of_sums}
-    meant["evaluation:"] = of_bins
-    if not meant.get(kind, True):
+    if not meant.get(kind, True) or of_bins != is_evaluation(receipt.charge):
         faults.append(f"{path}: not about what its charge is for")
     elif not of_counts and before.exists() and sha256(before) != subject:
         faults.append(f"{before}: not the population that was voted on")
@@ -204,11 +203,16 @@ def _settings_differ(run: RunDirectory, facts: Facts) -> list[str]:
         noise = privacy["noise"], privacy["unit"], privacy["adjacency"], privacy["delta"]
         data = facts.public["data"]
         same &= facts.records == data.get("records") and facts.data_id == data.get("id")
+        is_split = data.get("hold_out", 0) > 0
     except (yaml.YAMLError, ValueError, KeyError, TypeError):
         return [f"{path}: these are no settings of dpsyn"]
     faults = [] if same else [f"{path}: not the settings that the statement assumes public"]
     if noise != ("system", facts.unit, facts.neighbours, facts.delta):
         faults.append("the settings of privacy are not those that the statement promises")
+    for charge in dict.fromkeys((*facts.charges, *facts.lost)):
+        of = "all" if not is_split else "held_out" if is_evaluation(charge) else "voters"
+        if charge.of != of:
+            faults.append(f"'{charge.name}' is charged to {charge.of}; with this data.hold_out it was asked of {of}")
     return faults
 
 
