@@ -14,9 +14,8 @@ import numpy as np
 from dpsyn import compose
 from dpsyn.data import Data
 from dpsyn.errors import UserError, did_you_mean, invalid
-from dpsyn.execution import check_public
 from dpsyn.files import write
-from dpsyn.job import Job, check
+from dpsyn.job import Job, check, check_public
 from dpsyn.population import Samples
 from dpsyn.privacy.holdout import Side
 from dpsyn.privacy.statement import as_json

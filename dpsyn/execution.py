@@ -15,7 +15,7 @@ from dpsyn.api import Pinged
 from dpsyn.errors import UserError, invalid
 from dpsyn.expanding import grown, longer, write_synthetic
 from dpsyn.files import cache_folder, named_by, private_folder, sha256, write
-from dpsyn.job import Job, check, public_sources
+from dpsyn.job import Job, check, check_public
 from dpsyn.networks.runtime import OnRay, check_device, torch_device, torch_dtype
 from dpsyn.population import Population
 from dpsyn.privacy import account
@@ -332,19 +332,6 @@ def _present(run: RunDirectory) -> None:
         write_report(run)
         seal(run.release, private=not run.is_private)
         run.stamp()
-
-
-def check_public(job: Job) -> None:
-    """Raises UserError where what must be public holds files of the private data."""
-    declared = [
-        (f"metric.parts.{name}.public", data)
-        for name, metric in job.metrics.items()
-        if not metric.private
-        for data in metric.reads()
-    ]
-    for key, source in [*public_sources(job), *declared]:
-        if source.digests() & job.data.digests():
-            raise UserError(f"{key}: files of the private data (data.path) are among these, which must be public.")
 
 
 def _electorate(job: Job, run: RunDirectory, screen: Screen) -> Electorate:

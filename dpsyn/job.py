@@ -17,7 +17,7 @@ from dpsyn import evaluation
 from dpsyn.api import Api, Degree
 from dpsyn.data import Data, TableData
 from dpsyn.embedding import Coder, Embedding
-from dpsyn.errors import Missing, invalid
+from dpsyn.errors import Missing, UserError, invalid
 from dpsyn.metric import Metric
 from dpsyn.networks.runtime import Runtime
 from dpsyn.population import Label
@@ -212,6 +212,19 @@ def _missing(look: Callable[[], object]) -> Iterator[Missing]:
         look()
     except Missing as error:
         yield error
+
+
+def check_public(job: Job) -> None:
+    """Raises UserError where what must be public holds files of the private data."""
+    declared = [
+        (f"metric.parts.{name}.public", data)
+        for name, metric in job.metrics.items()
+        if not metric.private
+        for data in metric.reads()
+    ]
+    for key, source in [*public_sources(job), *declared]:
+        if source.digests() & job.data.digests():
+            raise UserError(f"{key}: files of the private data (data.path) are among these, which must be public.")
 
 
 def public_sources(job: Job) -> list[tuple[str, Data]]:
