@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dpsyn import evaluation
 from dpsyn.api import Pinged
+from dpsyn.embedding import Coder
 from dpsyn.errors import UserError, invalid
 from dpsyn.expanding import grown, longer, write_synthetic
 from dpsyn.files import cache_folder, named_by, private_folder, sha256, write
@@ -58,7 +61,7 @@ def carry_out(job: Job, screen: Screen) -> Path:
     from dpsyn.cluster.session import connected
 
     with connected(job.runtime) as lines:
-        if job.releases:
+        if job.releases or job.evaluation:
             check_nodes(job.data, _private_cache(job))
         for line in lines:
             screen.line(line)
@@ -113,10 +116,12 @@ def _carry_out(job: Job, screen: Screen) -> Path:
         with screen.shown(), public_side(job, run, screen, job.api_rows[len(done) :]) as public:
             was_finished = max(done, default=-1) == job.iterations
             final = _iterate(state, public)
+            own = partial(grown, job, run, public, state.ask(None), final, job.expand_rows)
             synthetic = longer(job, run, final, was_finished)
             if synthetic is None:
-                synthetic = write_synthetic(job, run, public, state.ask(None), final, job.expand_rows)
-            _evaluate(state, synthetic, lambda: grown(job, run, public, state.ask(None), final, job.expand_rows))
+                synthetic = own()
+                write_synthetic(job, run, synthetic)
+            _evaluate(state, synthetic, own)
             preview(run.release, [run.load(t, per_label=PICTURED) for t in run.iterations()], job.labels)
             state.declare()
             _present(run)
@@ -269,9 +274,9 @@ def _evaluate(state: _State, synthetic: Population, own: Callable[[], Population
     numbers = range(len(job.releases) + 1, len(job.releases) + len(planned) + 1)
     begun = [t for t in numbers if (run.votes / f"{t:03d}.parquet").exists()]
     made = len(begun) == len(planned)
-    path, digest = run.release / evaluation.NAME, sha256(run.release / "synthetic.parquet")
     if not planned:
         return
+    path, digest = run.release / evaluation.NAME, sha256(run.release / "synthetic.parquet")
     if made and path.exists():
         said = evaluation.as_mapping(json.loads(path.read_text(encoding="utf-8")))
         if said is not None and (line := evaluation.outgrown(said, digest)):
@@ -302,10 +307,7 @@ def _evaluate(state: _State, synthetic: Population, own: Callable[[], Population
     electorate = None
     if not made:
         with private_side(run, state.screen, "judging the private records", "electorate"):
-            identity = {**job.cache_identity, "judge": judge.fingerprint()}
-            side = job.side(is_held=True)
-            given = (job.data, judge, identity, job.privacy.unit, _private_cache(job))
-            electorate = open_electorate(*given, 1, side=side)
+            electorate = _opened(job, judge, {"judge": judge.fingerprint()}, is_held=True)
         if not (job.hold_out and job.releases):  # else the voters were looked at
             _check_survey(job, run, electorate)
     ask = state.ask(electorate)
@@ -335,23 +337,27 @@ def _present(run: RunDirectory) -> None:
 
 
 def _electorate(job: Job, run: RunDirectory, screen: Screen) -> Electorate:
-    cache = _private_cache(job)  # out here, where what is wrong with it may be said
+    _private_cache(job)  # out here, where what is wrong with it may be said
     with private_side(run, screen, "reading and embedding the private records", "electorate"):
         own = job.schedule.coder(job.facts)  # its settings stand nowhere else
-        identity = {**job.cache_identity, "embedded by": job.coder.fingerprint(), "coder": own and named_by(own)}
-        given = (job.data, job.coder, identity, job.privacy.unit, cache)
-        if isinstance(job.runtime, OnRay):
-            from dpsyn.cluster import private, session
-
-            shards = session.shards_of(job.runtime)
-            how = (private.reading(job.data, shards), private.counting)
-            electorate = open_electorate(*given, shards, *how, side=job.side(is_held=False))
-        else:
-            electorate = open_electorate(*given, job.runtime.shards, side=job.side(is_held=False))
-            if torch_device(job.runtime) != "cpu":
-                electorate = replace(electorate, shards=1)  # a GPU's memory is one
+        identity = {"embedded by": job.coder.fingerprint(), "coder": own and named_by(own)}
+        electorate = _opened(job, job.coder, identity, is_held=False)
     _check_survey(job, run, electorate)
     return electorate
+
+
+def _opened(job: Job, coder: Coder, identity: Mapping[str, Any], is_held: bool) -> Electorate:
+    """One side of the private records, read where the runtime reads them. identity: of the coder, for the cache."""
+    named = {**job.cache_identity, **identity}
+    given, side = (job.data, coder, named, job.privacy.unit, _private_cache(job)), job.side(is_held)
+    if isinstance(job.runtime, OnRay):
+        from dpsyn.cluster import private, session
+
+        shards = session.shards_of(job.runtime)
+        return open_electorate(*given, shards, private.reading(job.data, shards), private.counting, side=side)
+    electorate = open_electorate(*given, job.runtime.shards, side=side)
+    # a GPU's memory is one
+    return electorate if torch_device(job.runtime) == "cpu" else replace(electorate, shards=1)
 
 
 def _private_cache(job: Job) -> Path:

@@ -64,7 +64,7 @@ def expand_run(job: Job, screen: Screen, rows: int, labels: Sequence[str] = (), 
             return answer_of(receipts[t], query)
 
         with screen.shown(), public_side(job, run, screen, [(0, rows)]) as public:
-            write_synthetic(job, run, public, ask, final, rows, sizes)
+            write_synthetic(job, run, grown(job, run, public, ask, final, rows, sizes), sizes)
         write_report(run)
         seal(run.release, ["synthetic.parquet", CHOSEN], private=not run.is_private)
         run.stamp()
@@ -123,32 +123,19 @@ def _numbers(shares: str) -> np.ndarray:
     return weights
 
 
-def write_synthetic(
-    job: Job,
-    run: RunDirectory,
-    public: PublicSide,
-    ask: Ask,
-    final: Population,
-    rows: int | None,
-    sizes: I64 | None = None,
-) -> Population:
-    """Writes and returns the synthetic data: the final population, or more rows made from it.
+def write_synthetic(job: Job, run: RunDirectory, synthetic: Population, sizes: I64 | None = None) -> None:
+    """Into the release.
 
     job: the parts of the run.
     run: its directory.
-    public: the public side, which is asked for variations.
-    ask: answers what was released before.
-    final: the last population.
-    rows: of the synthetic data; None: those of the final population.
+    synthetic: as `grown` makes it.
     sizes: rows of each label that were chosen, which is then said beside them; None: as they were learned.
     """
-    synthetic = grown(job, run, public, ask, final, rows, sizes)
     (run.release / CHOSEN).unlink(missing_ok=True)
     if sizes is not None:
         named = {label_name(label): size for label, size in zip(job.labels, sizes.tolist(), strict=True) if size}
         write(run.release / CHOSEN, json.dumps({"rows_of_labels": named}, indent=1).encode())
     write(run.release / "synthetic.parquet", to_parquet(synthetic, job.labels, lineage=False))
-    return synthetic
 
 
 def grown(
@@ -160,7 +147,7 @@ def grown(
     rows: int | None,
     sizes: I64 | None = None,
 ) -> Population:
-    """What `write_synthetic` writes; here nothing is written to the release.
+    """The synthetic data: the final population, or more rows made from it. Nothing is written to the release.
 
     job: the parts of the run.
     run: its directory.

@@ -25,6 +25,7 @@ from dpsyn.files import cache_folder, private_folder, write
 from dpsyn.job import Job, check
 from dpsyn.planning import facts, planned
 from dpsyn.population import Array
+from dpsyn.privacy.account import salted
 from dpsyn.report import write_report
 from dpsyn.runs.directory import RunDirectory, open_run
 from dpsyn.runs.storage import from_parquet, label_name, labels_of
@@ -182,7 +183,7 @@ def _kept(data: Any) -> Path:
     pq.write_table(_table(data).replace_schema_metadata(None), sink)
     content = bytes(sink.getvalue())
     folder = private_folder(cache_folder() / "given")
-    path = folder / f"{hashlib.sha256(content).hexdigest()[:32]}.parquet"
+    path = folder / f"{salted(hashlib.sha256(content).hexdigest())}.parquet"
     if not path.exists():
         write(path, content, private=True)
     return path

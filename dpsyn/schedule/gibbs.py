@@ -42,7 +42,7 @@ from dpsyn.tables.codec import CodedColumn
 SWEEPS = 12  # after each release; the last takes twice as many
 RAKED = 4  # rows are raked after so many sweeps, but not right before the last ones
 LEFT = 2
-BLOCK = 2**17  # rows whose codes are drawn at once
+BLOCK = 2**21  # values whose places are drawn at once
 WORK = 1e8  # cells looked at in a sweep: bounds the population that learns
 
 
@@ -167,8 +167,9 @@ def sample(state: State, rows: int, rng: np.random.Generator, settle: bool = Tru
     copies = copies[rng.permutation(rows)]
     codes = np.empty((rows, len(state.columns)), np.int32)
     fitted = copula(held, [_scores(state, j) for j in range(len(state.columns))])
-    for start in range(0, rows, BLOCK):
-        part = slice(start, start + BLOCK)
+    size = max(4096, BLOCK // max(1, len(state.columns)))
+    for start in range(0, rows, size):
+        part = slice(start, start + size)
         for j, where in enumerate(places(fitted, copies[part], rng)):
             codes[part, j] = codes_within(state.bins[j][-1], state.one_way[j], copies[part, j], where)
     return codes, copies[:, LABEL].astype(np.int64)
