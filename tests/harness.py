@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from PIL import Image
 from rich.console import Console
 
-from dpsyn import compose
+from dpsyn import cli, compose
 from dpsyn.build import build
 from dpsyn.data.digits import Digits
 from dpsyn.execution import carry_out
@@ -35,6 +36,16 @@ def run(root, *overrides):
     made, out = job(root, *overrides), io.StringIO()
     carry_out(made, Screen(Console(file=out, width=100), facts(made), len(made.releases)))
     return out.getvalue()
+
+
+def ended(home, runs):
+    """Finished runs in a folder, with an account and caches of their own. runs: overrides by name."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_STATE_HOME", str(home / "state"))
+        patched.setenv("XDG_CACHE_HOME", str(home / "cache"))
+        for name, overrides in runs.items():
+            assert cli.main(["run", *overrides, f"run_dir={home / name}"]) == 0
+    return home
 
 
 def files(root):

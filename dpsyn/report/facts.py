@@ -26,7 +26,7 @@ NOUNS = {"images": "images", "texts": "texts", "tables": "table rows"}
 # written from the other files, or after them: they do not tell of themselves. The statement holds their checksums
 OF_THE_REST = ("report.html", "README.md", "croissant.json", "deployment.yaml", "privacy.json")
 NO_VOTES = (LABELS, f"{CELLS} ", f"{SUMS} ", f"{HISTOGRAM} ")  # what receipts of other queries are about
-LOOKED_AT = {"images": 400, "texts": 5_000, "tables": 100_000}  # rows of the synthetic data, evenly spaced
+LOOKED_AT = {"images": 400, "texts": 5_000, "tables": 100_000}  # rows of the synthetic data
 MOST_ITERATIONS, MOST_CHARGES = 1_000, 10_000  # of a stranger's release
 
 
@@ -75,7 +75,7 @@ class Released:
     metrics.jsonl. evaluation: what was measured under DP, as evaluation.json says it. labels_chosen: the shares of the
     labels were chosen, not learned. rows: of the synthetic data, or
     of the last population where there are none yet; row_labels int64 [rows], 0 for a table whose columns hold its
-    labels; sample: some of them, evenly spaced. files: name, bytes, sha256.
+    labels; sample: of `some_of` them. files: name, bytes, sha256.
     """
 
     run: RunDirectory
@@ -122,6 +122,16 @@ def kind_of(population: Population) -> str:
     return "images" if content.ndim == 4 else "tables" if content.dtype.names else "texts"
 
 
+def some_of(n: int, most: int) -> I64:
+    """Numbers of rows in their order, the same every time: all, or `most` of them, drawn. Every tenth row would be of
+    half of the labels where ten labels take turns.
+
+    n: rows there are.
+    most: rows that are looked at.
+    """
+    return np.arange(n) if n <= most else np.sort(np.random.default_rng(0).choice(n, most, replace=False))
+
+
 def read(run: RunDirectory) -> Released:
     """Raises UserError, naming the file, for a release that is damaged, has no population yet, or is not dpsyn's."""
     promise = read_promise(run.release / "privacy.json")
@@ -141,8 +151,7 @@ def read(run: RunDirectory) -> Released:
     content = path.read_bytes()
     row_labels, _, _ = read_lineage(content, path)
     first = from_parquet(content, path, rows=np.arange(min(1, len(row_labels))))
-    looked_at = min(len(row_labels), LOOKED_AT[kind_of(first)])
-    spaced = (np.arange(looked_at) * len(row_labels)) // max(1, looked_at)
+    some = some_of(len(row_labels), LOOKED_AT[kind_of(first)])
     settings, text = _settings(run.release / "config.yaml")
     return Released(
         run=run,
@@ -159,7 +168,7 @@ def read(run: RunDirectory) -> Released:
         labels_chosen=is_finished and (run.release / CHOSEN).exists(),
         rows=len(row_labels),
         row_labels=row_labels,
-        sample=from_parquet(content, path, rows=spaced),
+        sample=from_parquet(content, path, rows=some),
         files=_files(run.release),
     )
 

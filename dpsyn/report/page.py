@@ -23,7 +23,7 @@ from dpsyn.population import I64, Array, Samples
 from dpsyn.privacy.budget import SMALLEST_SIGMA, WEAK, exact_epsilon, format_epsilon, largest_hit_rates
 from dpsyn.privacy.statement import format_delta
 from dpsyn.report import contents, drawing, lineage
-from dpsyn.report.facts import LOOKED_AT, NOUNS, Released, kind_of
+from dpsyn.report.facts import LOOKED_AT, NOUNS, Released, kind_of, some_of
 from dpsyn.runs.storage import columns_of
 
 THUMB, SHARP = 64, 48  # px of a thumbnail; images up to this are kept pixel by pixel
@@ -488,8 +488,7 @@ def _changes(released: Released) -> dict[str, Any] | None:
     tables = []
     for each in released.lineages:
         n = len(each.labels)
-        rows = np.array(_spaced(n, 5000), np.int64)
-        population = released.run.load(each.iteration, rows=rows)
+        population = released.run.load(each.iteration, rows=some_of(n, 5000))
         tables.append(population.samples.content)
     apart = [_apart(one, two) for one, two in pairwise(tables)]
     names = [f"iteration {each.iteration}" for each in released.lineages[1:]]
@@ -520,7 +519,7 @@ def _apart(one: Array, two: Array) -> float:
 def _browser(released: Released) -> dict[str, Any]:
     """Of each label and iteration the most voted, else survivors first; of a table rows of the final one."""
     if released.kind == "tables":
-        rows = _spaced(len(released.sample), TABLE_ROWS)
+        rows = some_of(len(released.sample), TABLE_ROWS).tolist()
         return {"table": _table(released, rows), "samples": [], "labels": [], "iterations": [], "of": released.rows}
     lineages = [released.lineages[i] for i in _spaced(len(released.lineages), BROWSED_ITERATIONS)]
     present = np.unique(released.row_labels)

@@ -5,6 +5,7 @@ import shutil
 import pandas as pd
 import pytest
 import yaml
+from harness import ended
 
 from dpsyn import cli
 from dpsyn.report import facts, write_report
@@ -22,12 +23,7 @@ SMALL = {
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     home = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("XDG_STATE_HOME", str(home / "state"))
-        patched.setenv("XDG_CACHE_HOME", str(home / "cache"))
-        for name, overrides in SMALL.items():
-            assert cli.main(["run", *overrides, f"run_dir={home / name}"]) == 0
-    return home
+    return ended(home, SMALL)
 
 
 def head(folder):

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from harness import ended
 from hub_server import hub
 
 from dpsyn import cli
@@ -30,12 +31,7 @@ SMALL = {
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     home = tmp_path_factory.mktemp("loading")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("XDG_STATE_HOME", str(home / "state"))
-        patched.setenv("XDG_CACHE_HOME", str(home / "cache"))
-        for name, overrides in SMALL.items():
-            assert cli.main(["run", *overrides, f"run_dir={home / name}"]) == 0
-    return home
+    return ended(home, SMALL)
 
 
 @pytest.mark.parametrize("name", SMALL)

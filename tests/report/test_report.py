@@ -11,7 +11,7 @@ import subprocess
 import numpy as np
 import pandas as pd
 import pytest
-from harness import digits, own_data, parquet, run, same_noise
+from harness import digits, ended, own_data, parquet, run, same_noise
 
 from dpsyn import cli
 from dpsyn.errors import UserError
@@ -42,12 +42,7 @@ def runs(tmp_path_factory):
         "noisy label shares": ["+experiment=smoke", "label_shares=noisy", "schedule.size=20", "schedule.releases=2"],
         "not private": ["+experiment=smoke", "schedule.size=20", "privacy=none"],
     }  # fmt: skip
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("XDG_STATE_HOME", str(home / "state"))
-        patched.setenv("XDG_CACHE_HOME", str(home / "cache"))
-        for name, overrides in small.items():
-            assert cli.main(["run", *overrides, f"run_dir={home / name}"]) == 0, name
-    return home
+    return ended(home, small)
 
 
 KINDS = ["images", "texts", "cells", "Tab-PE", "none", "noisy label shares", "not private"]
@@ -227,7 +222,14 @@ def test_of_many_rows_it_says_what_was_looked_at(tmp_path, monkeypatch):
     here = stranger(tmp_path, [f"text {i} {'word ' * 200}" for i in range(20_000)], [{"l": str(i)} for i in range(300)])
     content = write_report(here).read_text()
     assert len(content) < 3_000_000
-    assert "Looked at: 50 rows, evenly spaced, of 20,000." in Elements(content).text
+    assert "Looked at: 50 rows, drawn at random, of 20,000." in Elements(content).text
+
+
+def test_rows_that_are_looked_at_are_of_all_labels_though_these_take_turns():
+    assert facts.some_of(5, 9).tolist() == list(range(5)) and len(facts.some_of(0, 9)) == 0
+    found = facts.some_of(4000, 400)
+    assert (np.diff(found) > 0).all() and np.array_equal(found, facts.some_of(4000, 400))
+    assert np.bincount(found % 10).min() > 20
 
 
 def test_the_released_counts_of_a_table_are_those_of_its_receipt(runs):
