@@ -93,6 +93,8 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
         schedule = WithLabelShares(schedule)
     metrics = _metrics(parts, trusted, given)
     identity = {key: plain[key] for key in IDENTITY}
+    if not hold_out:  # as before there was one: an older run goes on
+        identity["data"] = {key: value for key, value in plain["data"].items() if key != "hold_out"}
     identity["privacy"] = {key: value for key, value in plain["privacy"].items() if key not in AGREED}
     if not plain["name"] or isinstance(plain["name"], dict | list):
         raise invalid("name", plain["name"], "a text")

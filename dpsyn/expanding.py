@@ -109,6 +109,7 @@ def chosen_sizes(
             names = ", ".join(label_name(labels[i]) for i in taken[:5].tolist())
             raise UserError(f"--shares {shares}: expected uniform, or {len(taken)} numbers, one a label ({names}).")
     sizes = np.zeros(len(labels), np.int64)
+    weights /= weights.max()  # of numbers whose sum is no number any more
     sizes[taken] = split(rows, weights / weights.sum())
     return sizes
 
@@ -118,7 +119,7 @@ def _numbers(shares: str) -> np.ndarray:
         weights = np.array([float(text) for text in shares.split(",")])
     except ValueError:
         weights = np.zeros(0)
-    if not len(weights) or not np.isfinite(weights).all() or weights.min() < 0 or not weights.sum():
+    if not len(weights) or not np.isfinite(weights).all() or weights.min() < 0 or not weights.max():
         raise UserError(f"--shares {shares}: expected uniform, or numbers, 0 or more, with commas between.")
     return weights
 

@@ -49,7 +49,7 @@ def run(*overrides: str, data: Given = None, config_dir: str | Path | None = Non
 
     Raises UserError, one line, for all that the command line refuses.
     """
-    job = _job(overrides, data, config_dir)
+    job = _job(overrides, data, config_dir, keeps=True)
     check(job)
     carry_out(job, _screen(job, quiet))
     return open(job.root)
@@ -155,16 +155,17 @@ class Synthetic:
         return [names[label] for label in from_parquet(content, self.path).labels]
 
 
-def _job(overrides: Sequence[str], data: Given, config_dir: str | Path | None) -> Job:
-    if isinstance(data, str | Path):
-        given = [f"data.path={data}"]
-    else:
-        given = [] if data is None else [f"data.path={_kept(data)}"]
+def _job(overrides: Sequence[str], data: Given, config_dir: str | Path | None, keeps: bool = False) -> Job:
+    """keeps: whether rows that are no file are written to one, once all settings are found right."""
+    path, content = (data, b"") if data is None or isinstance(data, str | Path) else _as_file(data)
+    given = [] if path is None else [f"data.path={path}"]
     texts = compose.with_default(compose.readable([*overrides, *given], sweep=False))
     job = build(compose.settings(texts, None if config_dir is None else str(config_dir)))
     if not isinstance(data, str | Path | None) and job.data.id is None:
         do = "Releases from data of one id add up; by their content alone, rows in another order are other data."
         raise invalid("data.id", "null", "a name for data that are no file", do)
+    if path is not None and content and keeps and not Path(path).exists():
+        write(Path(path), content, private=True)
     return job
 
 
@@ -174,8 +175,9 @@ def _screen(job: Job, quiet: bool) -> Screen:
     return Screen(Console(quiet=quiet), facts(job), job.iterations)
 
 
-def _kept(data: Any) -> Path:
-    """Writes rows to a private file that is named by their content. Raises UserError for what are no rows."""
+def _as_file(data: Any) -> tuple[Path, bytes]:
+    """A place in the private cache, named by the rows, and what is to stand there. Raises UserError for what are no
+    rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -183,10 +185,7 @@ def _kept(data: Any) -> Path:
     pq.write_table(_table(data).replace_schema_metadata(None), sink)
     content = bytes(sink.getvalue())
     folder = private_folder(cache_folder() / "given")
-    path = folder / f"{salted(hashlib.sha256(content).hexdigest())}.parquet"
-    if not path.exists():
-        write(path, content, private=True)
-    return path
+    return folder / f"{salted(hashlib.sha256(content).hexdigest())}.parquet", content
 
 
 def _table(data: Any) -> Any:
@@ -200,7 +199,7 @@ def _table(data: Any) -> Any:
         if not isinstance(data, Mapping):
             return pa.table(data)
         return pa.table({name: _column(values) for name, values in data.items()})
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+    except (pa.ArrowException, TypeError, ValueError, OverflowError, OSError) as error:
         said = type(error).__name__  # not its text, which may quote a row
         raise UserError(f"data: expected a path, a frame, columns by their names, texts or images ({said}).") from None
 

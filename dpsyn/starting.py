@@ -141,7 +141,7 @@ def begin(wanted: Wanted, into: Path) -> Begun:
     """
     whole("--records", wanted.records, 1)
     number("--epsilon", wanted.epsilon, "a number over 0", above=0)
-    if not re.fullmatch(r"[A-Za-z]\w*", wanted.name):
+    if not re.fullmatch(r"[A-Za-z]\w*", wanted.name) or not isinstance(yaml.safe_load(wanted.name), str):
         raise invalid("--name", wanted.name, "letters, digits and _, a letter first")
     facts = {
         "place": wanted.place.name,
@@ -181,20 +181,26 @@ def columns_of(place: Path, encoding: str = "utf-8") -> list[str]:
     place: a csv, jsonl or parquet file.
     encoding: of a csv.
     """
-    if place.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        return list(pq.read_schema(place).names)
-    if place.name.endswith(".gz"):
+    kind = place.suffix.lower()
+    if kind == ".gz":
         return []
+    try:
+        if kind == ".parquet":
+            import pyarrow.parquet as pq
+
+            return list(pq.read_schema(place).names)
+        line = _first_line(place, encoding)
+        if kind == ".jsonl":
+            first = json.loads(line)
+            return list(first) if isinstance(first, dict) else []
+        return next(csv.reader([line], delimiter=_delimiter(line)), [])
+    except (ValueError, OSError, LookupError, csv.Error):  # not their texts, which may quote a row
+        raise invalid("FILE", place, "a csv, jsonl or parquet file that can be read", "See --encoding.") from None
+
+
+def _first_line(place: Path, encoding: str | None) -> str:
     with place.open("rb") as file:
-        line = file.readline(2**20).decode(encoding, "replace").lstrip("\ufeff").rstrip("\r\n")
-    if place.suffix == ".jsonl":
-        try:
-            return list(json.loads(line))
-        except ValueError:
-            return []
-    return next(csv.reader([line], delimiter=_delimiter(line)), [])
+        return file.readline(2**20).decode(encoding or "utf-8", "replace").lstrip("\ufeff").rstrip("\r\n")
 
 
 def _delimiter(line: str) -> str:
@@ -251,11 +257,9 @@ def _texts(wanted: Wanted, facts: Mapping[str, object]) -> str:
     for label in wanted.labels or {}:
         if named and label not in named:
             raise invalid("--labels", label, "names of columns of the file")
-    with_line = wanted.place.suffix == ".csv"
     more = ""
-    if with_line:
-        line = wanted.place.open("rb").readline(2**20).decode(wanted.encoding or "utf-8", "replace")
-        sign = _delimiter(line)
+    if wanted.place.suffix.lower() == ".csv":
+        sign = _delimiter(_first_line(wanted.place, wanted.encoding))
         more += f"  delimiter: {_quoted(sign)}\n" if sign != "," else ""
     if wanted.encoding:
         more += f"  encoding: {wanted.encoding}\n"

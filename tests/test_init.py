@@ -116,6 +116,26 @@ def test_a_file_without_a_line_of_names_and_names_of_folders_are_private(in_tmp,
 
 
 @pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", b"5\n"),
+        ("a.jsonl", b'"SECRET"\n'),
+        ("a.parquet", b"PAR1 no"),
+        ("a.csv", b"SECRET" * 30_000 + b"\n"),
+        ("a.CSV", b"text;SECRET\n"),
+    ],
+)
+def test_files_that_are_none_are_one_line_that_quotes_nothing(name, content, in_tmp, capsys):
+    (in_tmp / name).write_bytes(content)
+    comments(in_tmp / "public.csv", 20, 0)
+    given = ["init", name, "--kind", "texts", "--text", "words", "--records", "9", "--pool", "public.csv"]
+    assert cli.main([*given, "--name", "null"]) == 2 and "--name=null" in capsys.readouterr().err
+    assert cli.main(given) in (0, 2)
+    said = capsys.readouterr().err
+    assert "SECRET" not in said and said.count("\n") <= 1
+
+
+@pytest.mark.parametrize(
     ("given", "why"),
     [
         (["nowhere.csv"], "expected a file or folder that is there"),

@@ -23,7 +23,7 @@ import numpy as np
 from dpsyn.api import Api, Degree
 from dpsyn.data import Data
 from dpsyn.errors import UserError, check_packages, first_line, invalid
-from dpsyn.language.prompts import Prompts, Request
+from dpsyn.language.prompts import Prompts, Request, beginning_of
 from dpsyn.language.reasoning import open_tag, without_reasoning
 from dpsyn.marks import PLACE, SPEED
 from dpsyn.networks.hub import model_folder, pinned, quiet_transformers
@@ -353,7 +353,7 @@ class LocalLLM(Api):
         self, tokenizer: Any, request: Request, opened: str, tokens: Sequence[int], at_limit: bool
     ) -> tuple[str, bool]:
         """The answer of these tokens, and whether it ended at its limit."""
-        begun = _begun(request)
+        begun = beginning_of(request)
         drawn = without_reasoning(opened + decoded(tokenizer, tokens, begun)) or ""
         text = self.cut(drawn)
         return (begun + text if text.strip() else "", at_limit and text == drawn)
@@ -390,12 +390,6 @@ def decoded(tokenizer: Any, tokens: Sequence[int], begun: str = "") -> str:
     return "<think>" if rest is None else re.sub(marks, "", rest) if marks else rest
 
 
-def _begun(request: Request) -> str:
-    """The beginning of the answer that the request gives."""
-    last = request.messages[-1]
-    return last["content"] if last["role"] == "assistant" else ""
-
-
 def _as_text(request: Request) -> str:
     return "\n\n".join(message["content"] for message in request.messages)
 
@@ -408,7 +402,7 @@ def as_chat(tokenizer: Any, request: Request) -> str:
     """
     # models that think before they answer would use the answer's tokens for it
     options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
-    begun = _begun(request)
+    begun = beginning_of(request)
     asked = list(request.messages[:-1] if begun else request.messages)
     try:
         return str(tokenizer.apply_chat_template(asked, **options)) + begun

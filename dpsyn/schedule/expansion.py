@@ -21,8 +21,8 @@ def expand(
     """Rows of the synthetic data: the final ones, each once, the rest variations of them; parents are rows of the final
     population.
 
-    A row that was chosen m times has m shares of the variations. Row s is the same however many there are, so a longer
-    expansion starts with a shorter one.
+    A row that was chosen m times has m shares of the variations. Without `sizes` row s is the same however many there
+    are, so a longer expansion starts with a shorter one.
 
     public: what is not private.
     final: the last population.

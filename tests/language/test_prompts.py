@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dpsyn.compose import config_folder
 from dpsyn.errors import UserError
-from dpsyn.language.prompts import KEY, Prompts, read
+from dpsyn.language.prompts import KEY, Prompts, Request, read
 
 FOLDER = config_folder() / "prompts"
 FILE = {
@@ -394,9 +394,10 @@ def test_what_an_answer_was_begun_with_is_kept_and_what_goes_round_in_circles_is
     begun = request.messages[-1]["content"]
     rest = words(40).removeprefix(begun.removeprefix('"'))
     assert prompts().cleaned(begun + rest, request) == words(40)
-    assert prompts().cleaned("It was very, very good. " * 8) is None
-    assert prompts().cleaned("Bad food, bad music, bad service.") == "Bad food, bad music, bad service."
-    assert prompts().cleaned('"I liked it. Not bad, three stars,') == "I liked it."
+    asked = Request((*request.messages[:-1], {"role": "assistant", "content": '"It'}), 99)
+    assert prompts().cleaned("It was very, very good. " * 8, asked) is None
+    assert prompts().cleaned("Bad food, bad music, bad service.", asked) == "Bad food, bad music, bad service."
+    assert prompts().cleaned('"I liked it. Not bad, three stars,', asked) == "I liked it."
 
 
 def test_lengths_are_of_what_is_declared():
@@ -505,3 +506,17 @@ def test_they_can_be_sent_to_another_process():
 def test_no_prompt_file_is_longer_than_its_lines_may_be():
     for name in NAMES:
         assert all(len(line) <= 120 for line in Path(FOLDER, f"{name}.yaml").read_text().splitlines())
+
+
+CHORUS = "We will, we will rock you. " * 6
+
+
+def test_only_what_goes_on_from_a_beginning_is_judged_as_a_quotation():
+    own = prompts()
+    asked = Request(({"role": "user", "content": "What does she say?"},), 99)
+    begun = Request((*asked.messages, {"role": "assistant", "content": '"I have been'}), 99)
+    letter = "Dear Dr. Jones, I am writing about the kettle, which leaks, Best regards,"
+    assert own.cleaned(letter, asked) == letter and own.cleaned(CHORUS, asked) == CHORUS.strip()
+    assert own.cleaned(f'"I have been {CHORUS}', begun) is None
+    assert own.cleaned('"I have been', begun) is None  # nothing was added
+    assert own.cleaned("I have been here twice. It was good, she says,", begun) == "I have been here twice."

