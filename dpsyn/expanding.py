@@ -19,7 +19,7 @@ from dpsyn.privacy.query import Answer, Query
 from dpsyn.report import write_report
 from dpsyn.runs.directory import RunDirectory
 from dpsyn.runs.seal import seal
-from dpsyn.runs.storage import CHOSEN, from_parquet, label_name, to_parquet
+from dpsyn.runs.storage import CHOSEN, from_parquet, label_name, labels_are_chosen, to_parquet
 from dpsyn.schedule import Ask, PublicSide
 from dpsyn.schedule.start import split
 from dpsyn.show import Screen
@@ -132,11 +132,14 @@ def write_synthetic(job: Job, run: RunDirectory, synthetic: Population, sizes: I
     synthetic: as `grown` makes it.
     sizes: rows of each label that were chosen, which is then said beside them; None: as they were learned.
     """
-    (run.release / CHOSEN).unlink(missing_ok=True)
-    if sizes is not None:
+    content = to_parquet(synthetic, job.labels, lineage=False)
+    if sizes is not None:  # first: it tells of which file it is true
         named = {label_name(label): size for label, size in zip(job.labels, sizes.tolist(), strict=True) if size}
-        write(run.release / CHOSEN, json.dumps({"rows_of_labels": named}, indent=1).encode())
-    write(run.release / "synthetic.parquet", to_parquet(synthetic, job.labels, lineage=False))
+        said = {"rows_of_labels": named, "sha256": hashlib.sha256(content).hexdigest()}
+        write(run.release / CHOSEN, json.dumps(said, indent=1).encode())
+    write(run.release / "synthetic.parquet", content)
+    if sizes is None:
+        (run.release / CHOSEN).unlink(missing_ok=True)
 
 
 def grown(
@@ -187,6 +190,6 @@ def longer(job: Job, run: RunDirectory, final: Population, was_finished: bool) -
     if not was_finished or not path.exists():
         return None
     there = from_parquet(path.read_bytes(), path)
-    if (run.release / CHOSEN).exists():
+    if labels_are_chosen(run.release):
         return there
     return there if len(there) > (job.expand_rows or len(final)) else None

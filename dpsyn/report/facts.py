@@ -19,7 +19,7 @@ from dpsyn.privacy.budget import Adjacency, Charge, Unit
 from dpsyn.privacy.ledger import Receipt, read_receipt
 from dpsyn.privacy.query import CELLS, HISTOGRAM, LABELS, SUMS
 from dpsyn.runs.directory import RunDirectory
-from dpsyn.runs.storage import CHOSEN, from_parquet, label_name, labels_of, read_lineage
+from dpsyn.runs.storage import from_parquet, label_name, labels_are_chosen, labels_of, read_lineage
 from dpsyn.runs.verification import read_charge
 
 NOUNS = {"images": "images", "texts": "texts", "tables": "table rows"}
@@ -165,7 +165,7 @@ def read(run: RunDirectory) -> Released:
         numbers=read_numbers(run.release / "metrics.jsonl"),
         evaluation=_evaluation(run.release / evaluation.NAME),
         is_finished=is_finished,
-        labels_chosen=is_finished and (run.release / CHOSEN).exists(),
+        labels_chosen=is_finished and labels_are_chosen(run.release),
         rows=len(row_labels),
         row_labels=row_labels,
         sample=from_parquet(content, path, rows=some),

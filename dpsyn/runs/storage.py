@@ -11,11 +11,13 @@ import json
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dpsyn.errors import UserError
+from dpsyn.files import sha256
 from dpsyn.population import MISSING, Label, Population, Samples
 from dpsyn.tables import times
 
@@ -24,6 +26,18 @@ GROUP_BYTES = 2**28  # of pixels
 ARROW_NAMES = {"double": "float64", "date32[day]": "date32"}  # as `datasets` calls them
 NONE: Mapping[str, Mapping[str, str]] = {}
 UNIT = "ms"  # of times: parquet has no seconds
+
+
+def labels_are_chosen(release: Path) -> bool:
+    """Whether the shares of the labels of synthetic.parquet were chosen, by the file beside it that says so of it.
+
+    release: the folder.
+    """
+    try:
+        said = json.loads((release / CHOSEN).read_text(encoding="utf-8"))
+        return bool(said["sha256"] == sha256(release / "synthetic.parquet"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def label_name(label: Label) -> str:
