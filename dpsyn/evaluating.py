@@ -131,7 +131,7 @@ def beside_private(run: RunDirectory) -> dict[str, Any] | None:
         return None
     if not len(real.labels) or not len(tested.labels):
         return None
-    embed = job.embed if job.schedule.uses_api else None
+    embed = job.embed_samples
     synthetic, first = from_parquet(path.read_bytes(), path), run.load(run.iterations()[0])
     return against(synthetic, first, real, tested, embed, job.facts.schema)
 

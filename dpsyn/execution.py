@@ -227,7 +227,7 @@ def _iterate(state: _State, public: PublicSide) -> Population:
 
 
 def _done_before(state: _State) -> tuple[Population | None, np.ndarray | None]:
-    """The last population that is there, and the row of iteration 0 that each of its rows descends from."""
+    """The last population that is there, and the founder that each of its rows descends from."""
     last: Population | None = None
     ancestors: np.ndarray | None = None
     for t in state.run.iterations():
@@ -241,8 +241,10 @@ def _show_votes(
     state: _State, t: int, before: Population | None, after: Population, ancestors: np.ndarray | None
 ) -> np.ndarray | None:
     """Vital signs of an iteration whose release was of votes for the population before it. Returns the ancestors."""
+    if (after.parents < 0).all():  # founders
+        return np.arange(len(after))
     if before is None or ancestors is None:
-        return np.arange(len(after)) if t == 0 else None
+        return None
     if t > len(state.budget.charges) or state.ledger.subject(t).startswith((LABELS, CELLS, SUMS, HISTOGRAM)):
         return None
     receipt = state.ledger.written(t, sha256(state.run.checkpoint(t - 1)))
@@ -283,7 +285,7 @@ def _evaluate(state: _State, synthetic: Population, own: Callable[[], Population
             state.screen.line(line)
         return
     state.screen.line("measuring the data on held-out units" if job.hold_out else "measuring the data")
-    embed = job.embed if job.schedule.uses_api else None
+    embed = job.embed_samples
     labels = [label_name(label) for label in job.labels]
 
     def prepared(rows: Population, digest: str) -> tuple[evaluation.Judge, dict[int, Histogram], bool]:
@@ -339,7 +341,7 @@ def _present(run: RunDirectory) -> None:
 def _electorate(job: Job, run: RunDirectory, screen: Screen) -> Electorate:
     _private_cache(job)  # out here, where what is wrong with it may be said
     with private_side(run, screen, "reading and embedding the private records", "electorate"):
-        own = job.schedule.coder(job.facts)  # its settings stand nowhere else
+        own = job.schedule.coder(job.facts, job.embed)  # its settings stand nowhere else
         identity = {"embedded by": job.coder.fingerprint(), "coder": own and named_by(own)}
         electorate = _opened(job, job.coder, identity, is_held=False)
     _check_survey(job, run, electorate)

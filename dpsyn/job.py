@@ -105,7 +105,19 @@ class Job:
     @property
     def coder(self) -> Coder:
         """What turns private records into what votes are about."""
-        return self.schedule.coder(self.facts) or self.embed
+        return self.schedule.coder(self.facts, self.embed) or self.embed
+
+    @property
+    def embed_samples(self) -> Embedding | None:
+        """The embedding of what the run makes: of rows with texts not that of the texts alone. None: it has none."""
+        if not self.schedule.uses_api:
+            return None
+        return self.coder if isinstance(self.coder, Embedding) else self.embed
+
+    @property
+    def asked_labels(self) -> Sequence[Label]:
+        """What the api is asked for, or examples of it."""
+        return self.schedule.asked_labels(self.facts, self.labels)
 
     @property
     def degree(self) -> Degree | None:
@@ -182,7 +194,7 @@ def lacks(job: Job) -> Iterator[Missing]:
     for metric in job.metrics.values():
         if not (no_data and any(data.place == job.data.place for data in metric.reads())):
             yield from (lack for lack in _missing(metric.check) if str(lack) not in implied)
-    yield from _missing(partial(job.api.check_labels, job.labels))
+    yield from _missing(partial(job.api.check_labels, job.asked_labels))
 
 
 def _check_evaluation(job: Job) -> None:

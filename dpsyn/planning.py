@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from dpsyn.api import metered
 from dpsyn.errors import invalid
@@ -101,7 +101,7 @@ def show_plan(job: Job, given: Sequence[str] = ()) -> None:
     if job.schedule.uses_api:
         console.print(f"API rows: at most {generated + varied:,}", highlight=False)
     if apis := metered(job.api):
-        console.print(f"at most: {format_usage(at_most(apis, job.labels, generated, varied))}", highlight=False)
+        console.print(f"at most: {format_usage(at_most(apis, job.asked_labels, generated, varied))}", highlight=False)
     stored = rows + (generated + varied if job.schedule.uses_api else rows)
     console.print(f"disk: about {_megabytes(stored * job.api.row_bytes)} for the run", highlight=False)
     for text in needs:
@@ -117,7 +117,7 @@ def planned(job: Job) -> dict[str, Any]:
     generated, varied = (sum(pair[side] for pair in asked) if job.schedule.uses_api else 0 for side in (0, 1))
     private = job.privacy.is_private
     noise, apis = deviations(job, budget), metered(job.api)
-    usage = format_usage(at_most(apis, job.labels, generated, varied)) if apis else None
+    usage = format_usage(at_most(apis, job.asked_labels, generated, varied)) if apis else None
     return {
         "run": str(job.root),
         "private": private,
@@ -165,7 +165,8 @@ def _table(job: Job, budget: Budget) -> Table:
     """A line a release, with what the schedule says of it."""
     told = list(dict.fromkeys(key for release in job.releases for key in release.told))
     asks = ["generated", "varied"] if job.schedule.uses_api else []
-    table = Table("release", *asks, *told, "noise in records", "epsilon alone", "epsilon so far", box=None)
+    names = ("release", *asks, *told, "noise in records", "epsilon alone", "epsilon so far")
+    table = Table(*(Column(name, min_width=max(map(len, name.split()))) for name in names), box=None)
 
     def api_rows(pair: tuple[int, int]) -> list[str]:
         return [f"{rows:,}" for rows in pair] if asks else []

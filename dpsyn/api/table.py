@@ -35,6 +35,9 @@ class Table(Api):
 
     def __post_init__(self) -> None:
         check_schema("api.schema", self.schema)
+        if self.schema.texts:
+            do = "Rows with texts are made by schedule=rows_then_texts, which asks another api for them."
+            raise invalid("api.schema", "...", "a schema without texts", do)
         number("api.missing_rate", self.missing_rate, "a probability, 0 to 1", least=0, most=1)
 
     @property

@@ -12,13 +12,17 @@ from hashlib import blake2b
 import numpy as np
 
 from dpsyn.data import Records, held_out
+from dpsyn.errors import invalid
 from dpsyn.population import Label, Samples
 from dpsyn.reading.labels import check_declared, combinations
+from dpsyn.tables.columns import REFUSED
+from dpsyn.tables.schema import Schema, check_schema
 from dpsyn.validate import choice
 
 TOPICS = ("delivery", "refund", "account", "repair")
 MOODS = ("glad", "cross")
 OWN, PUBLIC = 1875, 6000  # mails of the shop, in train and test together; and of the public part
+COLUMNS = ("topic", "mood", "priority", "orders", "text")  # of the mails as rows
 SKEW = 1.8  # the shop's mails take the first of n choices with probability n ** (-1 / SKEW)
 
 # name, or name.topic, name.mood, name.topic.mood: choices; those after || are in public mails alone. {name} is one of
@@ -187,6 +191,81 @@ class Mails:
         for start in range(0, len(mails), size):
             texts, labels = zip(*mails[start : start + size], strict=True)
             yield Records(Samples(np.array(texts, object)), np.array(labels, np.int64))
+
+
+@dataclass(frozen=True)
+class MailRows:
+    """The same mails as rows of a table: what the shop knows of each, and its text.
+
+    schema: of the columns topic, mood, priority, orders (of the customer so far) and text, some or all.
+    split: 'train' or 'test', as of `Mails`.
+    id, records, on_error: as in `dpsyn.data.Data`. No row of it is ever refused.
+    """
+
+    schema: Schema
+    split: str = "train"
+    id: str | None = "mail_rows"
+    records: int | None = 1500
+    on_error: str = "refuse"
+
+    def __post_init__(self) -> None:
+        check_schema("data.schema", self.schema)
+        choice("data.split", self.split, ("train", "test"))
+        check_declared(self.id, self.records, self.on_error)
+
+    @property
+    def labels(self) -> Sequence[Label]:
+        return self.schema.labels
+
+    @property
+    def unit_column(self) -> None:
+        return None
+
+    @property
+    def max_refused(self) -> float:
+        return 0.0
+
+    @property
+    def max_adjusted(self) -> float:
+        return 0.0
+
+    def check(self) -> None:
+        """Raises UserError for a schema of other columns."""
+        if wrong := set(self.schema.fields) - set(COLUMNS):
+            raise invalid("data.schema.file", min(wrong), f"columns of the mails ({', '.join(COLUMNS)})")
+
+    def fingerprint(self) -> str:
+        return blake2b(repr(self._content().tolist()).encode(), digest_size=32).hexdigest()
+
+    @property
+    def place(self) -> str | None:
+        return None
+
+    def digests(self) -> set[str]:
+        return {self.fingerprint()}
+
+    def batches(self, size: int) -> Iterator[Records]:
+        content = self._content()
+        labels = self.schema.labels_of(content)
+        for start in range(0, len(content), size):
+            yield Records(Samples(content[start : start + size]), labels[start : start + size])
+
+    def _content(self) -> np.ndarray:
+        cells = dict(zip(COLUMNS, zip(*map(_row, _mails(self.split)), strict=True), strict=True))
+        content, rules = self.schema.read(cells)
+        assert (rules < REFUSED).all()
+        return content
+
+
+def _row(mail: tuple[str, int]) -> tuple[str, ...]:
+    """The cells of COLUMNS: what is no part of a mail follows from its topic and mood, with chance by its text."""
+    text, label = mail
+    topic, mood = TOPICS[label // len(MOODS)], MOODS[label % len(MOODS)]
+    draw = random.Random(text)
+    urgent = {"delivery": 0.5, "refund": 0.4, "account": 0.2, "repair": 0.6}[topic] * (1.0 if mood == "cross" else 0.2)
+    priority = "high" if draw.random() < urgent else "low" if draw.random() < 0.4 else "normal"
+    orders = int(draw.expovariate(1 / (12 if mood == "glad" else 5)))
+    return topic, mood, priority, str(min(orders, 60)), text
 
 
 @cache

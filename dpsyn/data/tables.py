@@ -87,7 +87,7 @@ class Tables:
             )
         self._source.check_settings()
         check_declared(self.id, self.records, self.on_error, self.max_refused, self.max_adjusted)
-        if self.unit_column in self.schema.columns:
+        if self.unit_column in self.schema.fields:
             do = "Units are nowhere in the synthetic rows."
             raise invalid("data.unit_column", self.unit_column, "a column that the schema does not name", do)
         if self.unit_column is None:
@@ -162,14 +162,14 @@ class Tables:
             number, file, line = places[row]
             refused.append(Refusal(number, column, rule, excerpt(whole[row][column]), file, line))
 
-        cells = {name: [row[name] for row in whole] for name in self.schema.columns}
+        cells = {name: [row[name] for row in whole] for name in self.schema.fields}
         if (self.decimal, self.thousands) != (".", None):
             for name, column in self.schema.columns.items():
                 if column.kind in ("integer", "number"):
                     cells[name] = [cell if column.is_missing(cell) else self._plain(cell) for cell in cells[name]]
         content, rules = self.schema.read(cells, known)
         good = np.all(rules < REFUSED, axis=1)
-        names = list(self.schema.columns)
+        names = list(self.schema.fields)
         for row in np.flatnonzero(~good).tolist():
             at = int(np.argmax(rules[row]))
             cell = cells[names[at]][row]
@@ -180,10 +180,10 @@ class Tables:
             good[row] = False
             refuse(row, str(self.unit_column), LOST_DIGITS)
         adjusted = {}
-        for at, column in enumerate(self.schema.columns.values()):
+        for at, each in enumerate(self.schema.fields.values()):
             for rule, count in enumerate(np.bincount(rules[good, at], minlength=REFUSED)[:REFUSED]):
                 if rule != FINE and count:
-                    adjusted[told(column, rule)] = int(count)
+                    adjusted[told(each, rule)] = int(count)
         content = content[good]
         if self.unit_column is not None and all(self.unit_column in row for row in whole):
             voting = (unit_of(user) for user, fits in zip(named, good, strict=True) if fits)
@@ -212,7 +212,7 @@ class Tables:
 
         The first line of a csv may be a private row, so its cells are not told before it names most of the columns.
         """
-        wanted = list(self.schema.columns)
+        wanted = list(self.schema.fields)
         units = [self.unit_column] if self.unit_column is not None else []
         there.check_unit(self.unit_column)
         if there.names is None:

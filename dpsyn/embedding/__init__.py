@@ -91,6 +91,32 @@ class SparseEmbedding(Protocol):
         ...
 
 
+@runtime_checkable
+class CodedEmbedding(Protocol):
+    """An embedding of table rows that are counted in cells, too: private records are kept with their codes."""
+
+    def coded(self, samples: Samples) -> Coded:
+        """The same vectors, beside the codes of the columns."""
+        ...
+
+
+@dataclass(frozen=True)
+class Coded:
+    """Vectors of rows, beside the codes of their columns.
+
+    codes: int32 [n, c]. vectors: float32 [n, d].
+    """
+
+    codes: I32
+    vectors: F32
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, rows: np.ndarray | slice) -> Coded:
+        return Coded(self.codes[rows], self.vectors[rows])
+
+
 @dataclass(frozen=True)
 class Sparse:
     """Vectors of `dimension` entries, of which a row tells the same few; the others are 0.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from dpsyn.embedding import Embedding, Sparse
 from dpsyn.errors import UserError, invalid
 from dpsyn.population import Samples
 from dpsyn.tables.schema import Schema, check_schema
+from dpsyn.tables.vectors import Weights, entries, starts_of
 from dpsyn.validate import number
 
 
@@ -20,9 +20,7 @@ from dpsyn.validate import number
 class Table(Embedding):
     """float32 [n, d]. Label columns are left out: votes are cast within a label.
 
-    A number, a date or an ordered value is number_weight times its place between the bounds, 0 to 1 (0 in a column with
-    one value). A category or a boolean is category_weight at its value, of which missing is one. A missing number lies
-    halfway between the bounds, with missing_weight in an entry of its own. All times the weight in the schema.
+    number_weight, category_weight, missing_weight: see `dpsyn.tables.vectors.Weights`.
     """
 
     schema: Schema
@@ -52,25 +50,5 @@ class Table(Embedding):
         """An entry a column, and one more for a number that may be missing. Raises as above."""
         if samples.content.dtype != self.schema.dtype:
             raise UserError("embedding table: expected rows of its schema, ${data.schema}; these have other columns.")
-        places, values = [], []
-        for start, column in zip(self._starts[:-1], self.schema.features, strict=True):
-            cells = samples.content[column.name]
-            if column.has_order:
-                scaled = column.scaled(cells)
-                none = np.isnan(scaled)
-                places.append(np.full(len(cells), start))
-                values.append(np.where(none, 0.5, scaled) * (self.number_weight * column.weight))
-                if column.missing:
-                    places.append(np.full(len(cells), start + 1))
-                    values.append(none * (self.missing_weight * column.weight))
-            else:
-                found = column.codes_of(cells)
-                places.append(start + np.where(found < 0, column.size, found))
-                values.append(np.full(len(cells), self.category_weight * column.weight))
-        return Sparse(np.stack(places, 1).astype(np.int32), np.stack(values, 1).astype(np.float32), self._starts[-1])
-
-    @functools.cached_property
-    def _starts(self) -> list[int]:
-        """Where each column's entries begin, and the length of a vector."""
-        widths = [(1 if column.has_order else column.size) + column.missing for column in self.schema.features]
-        return [0, *np.cumsum(widths).tolist()]
+        weights = Weights(self.number_weight, self.category_weight, self.missing_weight)
+        return Sparse(*entries(self.schema.features, samples.content, weights), starts_of(self.schema.features)[-1])

@@ -24,7 +24,7 @@ import numpy as np
 
 from dpsyn import __version__
 from dpsyn.data import Batches, Data, Divisible, Records
-from dpsyn.embedding import Coder, Networked, Sparse, SparseEmbedding, Truncating
+from dpsyn.embedding import Coded, CodedEmbedding, Coder, Networked, Sparse, SparseEmbedding, Truncating
 from dpsyn.errors import UserError, invalid
 from dpsyn.files import private_folder, room_on_disk, write
 from dpsyn.population import I64, Samples
@@ -39,7 +39,7 @@ from dpsyn.threads import free_threads, in_threads
 
 BATCH = 256  # rows embedded at once: one fixed shape, whatever the number of records
 BLOCK_BYTES = 2**26
-FORMAT = 9  # of a cache entry
+FORMAT = 10  # of a cache entry
 SPARSE = 5  # a sparse product takes as many times as long an entry as a dense one
 PART_BYTES = 2**24  # of data: what takes less is read in this process, as starting another takes a second
 FEW = 2**13  # records that one thread counts in less time than it takes to share them
@@ -60,6 +60,7 @@ class Electorate:
     folder: where they lie.
     entries: how many of a vector lie there, each with its index, where the others are 0; 0: all of them, without.
     kind: 'float32' for vectors, 'int32' for codes.
+    codes: how many lie before each vector; 0: none.
     shards: in which votes are counted; None: one, as search and counter share each block among the processors (two took
         1.2 to 1.8 times as long, `scripts/bench_shards.py`).
     count: how.
@@ -71,6 +72,7 @@ class Electorate:
     dimension: int
     entries: int
     kind: str
+    codes: int
     unit: Unit
     shards: int | None
     count: Count
@@ -129,9 +131,8 @@ class Electorate:
         """One block of records after the other; the next one overwrites it."""
         if not run:
             return
-        block = np.empty(
-            max(1, BLOCK_BYTES // (4 * self.dimension * threads)), _row(self.dimension, self.entries, self.kind)
-        )
+        row = _row(self.dimension, self.entries, self.kind, self.codes)
+        block = np.empty(max(1, BLOCK_BYTES // (4 * self.dimension * threads)), row)
         for label, part, first, last in run:
             with (
                 self._file(part, label, "vectors").open("rb") as vectors,
@@ -145,7 +146,8 @@ class Electorate:
                     first += n
                     values = some["values"][:n]
                     records = Sparse(some["indices"][:n], values, self.dimension) if self.entries else values
-                    yield Block(label, records, np.frombuffer(units.read(8 * n), np.int64))
+                    codes = some["codes"][:n] if self.codes else None
+                    yield Block(label, records, np.frombuffer(units.read(8 * n), np.int64), codes)
 
     def _file(self, part: int, label: int, kind: str) -> Path:
         return _part(self.folder, part) / f"{label}.{kind}"
@@ -162,7 +164,8 @@ def by_threads(electorate: Electorate, query: Query, shares: int) -> Sequence[I6
 
 
 def _of_units(block: Block, mine: np.ndarray) -> Block:
-    return Block(block.label, block.vectors[mine], block.units[mine])
+    codes = None if block.codes is None else block.codes[mine]
+    return Block(block.label, block.vectors[mine], block.units[mine], codes)
 
 
 def _part(folder: Path, part: int) -> Path:
@@ -173,9 +176,9 @@ def _lengths(vectors: Vectors) -> tuple[int, int]:
     return (vectors.dimension, vectors.indices.shape[1]) if isinstance(vectors, Sparse) else (vectors.shape[1], 0)
 
 
-def _row(dimension: int, entries: int, kind: str) -> np.dtype:
+def _row(dimension: int, entries: int, kind: str, codes: int) -> np.dtype:
     """How a record's vector lies on disk."""
-    places = [("indices", np.int32, (entries,))] if entries else []
+    places = [(name, np.int32, (n,)) for name, n in (("indices", entries), ("codes", codes)) if n]
     return np.dtype([*places, ("values", kind, (entries or dimension,))])
 
 
@@ -323,9 +326,13 @@ def embed_part(
     folder: of the part, which is there and empty.
     side: of a hold-out split; None: all records.
     """
-    dimension, entries, kind = 0, 0, "float32"  # until there is a record
+    dimension, entries, kind, codes = 0, 0, "float32", 0  # until there is a record
     met, keeps = Surveyor(labels), None if side is None else side.filter()
-    look: Callable[[Samples], Vectors] = embed.sparse if isinstance(embed, SparseEmbedding) else embed
+    look: Callable[[Samples], Vectors | Coded] = embed
+    if isinstance(embed, SparseEmbedding):
+        look = embed.sparse
+    elif isinstance(embed, CodedEmbedding):
+        look = embed.coded
     refused, users = _private_file(folder / "refused.jsonl"), _private_file(folder / "users")
     files = [[_private_file(folder / f"{label}.{kind}") for kind in ("vectors", "units")] for label in range(labels)]
     try:
@@ -340,7 +347,9 @@ def embed_part(
                 continue
             if records.units is None and unit_column is not None:
                 raise invalid("data.unit_column", unit_column, "a column of every file")
-            vectors = _embed_padded(look, records.samples)[:n]
+            seen = _embed_padded(look, records.samples)[:n]
+            vectors = seen.vectors if isinstance(seen, Coded) else seen
+            codes = seen.codes.shape[1] if isinstance(seen, Coded) else 0
             if isinstance(vectors, Sparse) and SPARSE * vectors.indices.shape[1] > vectors.dimension:
                 look, vectors = embed, vectors.dense()
             if isinstance(embed, Truncating):
@@ -350,9 +359,11 @@ def embed_part(
             if before not in ((0, 0), (dimension, entries)):
                 raise RuntimeError("embedding: vectors of several lengths")
             kind = "int32" if isinstance(vectors, np.ndarray) and vectors.dtype == np.int32 else "float32"
-            lines = np.empty(n, _row(dimension, entries, kind))
+            lines = np.empty(n, _row(dimension, entries, kind, codes))
             if isinstance(vectors, Sparse):
                 lines["indices"] = vectors.indices
+            if isinstance(seen, Coded):
+                lines["codes"] = seen.codes
             values = vectors.values if isinstance(vectors, Sparse) else vectors
             lines["values"] = flushed(values) if kind == "float32" else values
             for label in np.unique(records.labels):
@@ -362,7 +373,7 @@ def embed_part(
     finally:
         for file in [refused, users, *(file for pair in files for file in pair)]:
             file.close()
-    facts = {"dimension": dimension, "entries": entries, "kind": kind}
+    facts = {"dimension": dimension, "entries": entries, "kind": kind, "codes": codes}
     write(folder / "facts.json", json.dumps(facts).encode(), private=True)
     write(folder / "survey.json", met.survey.json(), private=True)
 
@@ -381,7 +392,7 @@ def _private_file(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
 
 
-def _embed_padded(embed: Callable[[Samples], Vectors], samples: Samples) -> Vectors:
+def _embed_padded(embed: Callable[[Samples], Vectors | Coded], samples: Samples) -> Vectors | Coded:
     content: np.ndarray | Sequence[object] = samples.content
     short = BATCH - len(samples)
     if short:

@@ -19,7 +19,7 @@ import numpy as np
 from dpsyn.embedding import Sparse
 from dpsyn.errors import UserError
 from dpsyn.networks.search import Search, cpu_search
-from dpsyn.population import F32, F64, I64
+from dpsyn.population import F32, F64, I32, I64
 from dpsyn.privacy.budget import GRID, SUMS_GRID, Unit
 from dpsyn.privacy.marginals import Marginal, counts_of, entries_of
 from dpsyn.privacy.nearest import FARTHEST, distinct, flushed, nearest
@@ -49,11 +49,13 @@ class Block:
 
     vectors: float32 [b, d] or Sparse; for counts of cells codes, int32 [b, d].
     units: int64 [b], the user of each; -1 for none.
+    codes: of records that have both, int32 [b, c]; None: others.
     """
 
     label: int
     vectors: Any
     units: I64
+    codes: I32 | None = None
 
 
 class Query(Protocol):
@@ -279,30 +281,46 @@ class CellScores(CellCounts):
 
 @dataclass(frozen=True)
 class EmbeddingSums(Query):
-    """The sum of the vectors of each label's records, and their number, as one vector: entries [labels, d + 1], of each
-    label its d sums and then its count.
+    """The sum of the vectors of the records in each cell, and their number, as one vector: entries [cells, d + 1], of
+    each cell its d sums and then its count. The cells are the labels; or, of rows of a table, the cells of some of
+    their columns, column after column.
 
     labels: how many are declared.
-    centre: float32 [d], and radius: public. A record's vector v is taken as (v - centre) / radius, cut to length one;
-        one that is NaN or infinite as 0.
+    centre: float32 [d], and radius: public. Of a record's vector v the first d entries are taken as (v - centre) /
+        radius, cut to length one; one that is NaN or infinite as 0.
     replaceable: the same at half the square of the length, for replace-one.
+    columns: of the codes, each with cells of its own; (): the labels are the cells.
+    cells: for each of them int64 [codes, labels]: the cell of a record with this code and this label, from 0.
 
-    Guarantee: a record adds one vector to the entries of its label, and which one depends on the record and on public
-    facts alone: sqrt(1 - COUNT^2) times what its vector is taken as, beside COUNT. So its length is at most one, and
-    rounding to whole 1/grid, toward zero, makes it no longer. A record that is added or removed moves the answer by L2
-    norm one at most. The records of a user share that: each counts for one part in their number, so their sum is no
-    longer than one (the triangle inequality), whatever labels they have. Two vectors of length one may be 2 apart;
-    two of length sqrt(1/2) are sqrt(2) apart at most, as two votes are, and only these are asked under replace-one.
+    Guarantee: a record adds one vector to the entries of its cell, and which one depends on the record and on public or
+    released facts alone: sqrt(1 - COUNT^2) times what its vector is taken as, beside COUNT. So its length is at most
+    one. With k columns it adds that vector at 1/sqrt(k) of its length to k cells, whose entries are k different ones:
+    together they are no longer than it. Rounding to whole 1/grid, toward zero, makes nothing longer. So a record that
+    is added or removed moves the answer by L2 norm one at most. The records of a user share that: each counts for one
+    part in their number, so their sum is no longer than one (the triangle inequality), whatever cells they lie in. Two
+    vectors of length one may be 2 apart; two of length sqrt(1/2) are sqrt(2) apart at most, as two votes are, and only
+    these are asked under replace-one.
     """
 
     labels: int
     centre: F32
     radius: float
     replaceable: bool = False
+    columns: tuple[int, ...] = ()
+    cells: tuple[I64, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.columns) != len(self.cells):
+            raise ValueError("sums: expected cells of each column")
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Cells of each column; of the labels, where these are the cells."""
+        return tuple(int(cells.max()) + 1 for cells in self.cells) or (self.labels,)
 
     @property
     def size(self) -> int:
-        return self.labels * (len(self.centre) + 1)
+        return sum(self.sizes) * (len(self.centre) + 1)
 
     @property
     def moves(self) -> int:
@@ -316,13 +334,15 @@ class EmbeddingSums(Query):
     def about(self) -> str:
         digest = hashlib.sha256(np.ascontiguousarray(self.centre, "<f4").tobytes())
         digest.update(f"{self.labels} {self.radius!r} {self.replaceable}".encode())
+        for column, cells in zip(self.columns, self.cells, strict=True):
+            digest.update(f"{column} {cells.shape}".encode() + cells.astype("<i8").tobytes())
         return f"{SUMS} {digest.hexdigest()}"
 
     def grid(self, unit: Unit) -> int:
         return SUMS_GRID
 
     def check(self, dimension: int) -> None:
-        if dimension and len(self.centre) != dimension:
+        if dimension and (len(self.centre) > dimension or (not self.columns and len(self.centre) != dimension)):
             raise UserError("embedding: candidates and records have vectors of different lengths.")
 
     def choices(self, blocks: Iterable[Block]) -> Iterator[tuple[I64, I64]]:
@@ -344,29 +364,38 @@ class EmbeddingSums(Query):
         return self._summed(shared())
 
     def told(self, answer: Answer) -> tuple[F64, F64, float, float]:
-        """What a noisy answer says: sums float64 [labels, d] of what the vectors are taken as, counts float64 [labels],
+        """What a noisy answer says: sums float64 [cells, d] of what the vectors are taken as, counts float64 [cells],
         and the standard deviations of the noise in each of them."""
-        entries, deviation = answer.values.reshape(self.labels, -1) / self._length, answer.deviation / self._length
+        entries = answer.values.reshape(sum(self.sizes), -1) / self._length
+        deviation = answer.deviation / self._length
         vector = math.sqrt(1 - COUNT**2)
         return entries[:, :-1] / vector, entries[:, -1] / COUNT, deviation / vector, deviation / COUNT
 
     @property
     def _length(self) -> float:
-        return math.sqrt(0.5) if self.replaceable else 1.0
+        """Of what a record adds to one cell, at most."""
+        return math.sqrt((0.5 if self.replaceable else 1.0) / len(self.sizes))
 
     def _summed(self, parts: Iterable[tuple[Block, F64]]) -> I64:
-        total = np.zeros((self.labels, len(self.centre) + 1), np.int64)
+        d = len(self.centre)
+        total = np.zeros((sum(self.sizes), d + 1), np.int64)
         most = self._length * SUMS_GRID
         for block, share in parts:
             vectors = block.vectors.dense() if isinstance(block.vectors, Sparse) else block.vectors
-            taken = (vectors.astype(np.float64) - self.centre) / self.radius
+            taken = (vectors[:, :d].astype(np.float64) - self.centre) / self.radius
             taken[~(np.abs(taken) < FARTHEST).all(1)] = 0
             taken /= np.maximum(np.sqrt(np.einsum("ij,ij->i", taken, taken)), 1)[:, None]
             joint = np.concatenate([math.sqrt(1 - COUNT**2) * taken, np.full((len(taken), 1), COUNT)], 1)
             # a little less than the most, so that what floats round up is still below it
             whole = np.trunc(joint * (share * most * (1 - 1e-9))[:, None]).astype(np.int64)
             assert (np.einsum("ij,ij->i", whole, whole) <= (share * most) ** 2).all(), "a record counts for too much"
-            total[block.label] += whole.sum(0)
+            if not self.columns:
+                total[block.label] += whole.sum(0)
+                continue
+            codes, start = _codes_of(block)[0], 0
+            for column, cells, size in zip(self.columns, self.cells, self.sizes, strict=True):
+                np.add.at(total, start + cells[codes[:, column], block.label], whole)
+                start += size
         return total.ravel()
 
 
@@ -422,5 +451,5 @@ QUERIES = (Nearest, LabelCounts, CellCounts, CellScores, EmbeddingSums, Histogra
 
 
 def _codes_of(block: Block) -> tuple[np.ndarray, np.ndarray]:
-    codes = block.vectors.astype(np.int32, copy=False)
+    codes = block.vectors.astype(np.int32, copy=False) if block.codes is None else block.codes
     return codes, np.full(len(codes), block.label)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from dpsyn.api import Api, Degree
-from dpsyn.embedding import Coder
+from dpsyn.embedding import Coder, Embedding
 from dpsyn.errors import invalid
 from dpsyn.population import F32, F64, I64, U64, Label, Population, Samples
 from dpsyn.privacy.budget import Release, Settings
@@ -110,10 +110,22 @@ class Schedule(Protocol):
         """False: it asks neither the api nor the embedding, and neither need be chosen."""
         return True
 
-    def coder(self, facts: Facts) -> Coder | None:
+    def coder(self, facts: Facts, embed: Embedding) -> Coder | None:
         """What turns private records into what its queries are about; None: the embedding. A dataclass, or a
-        function of a module: what is kept of the records is named by its settings."""
+        function of a module: what is kept of the records is named by its settings.
+
+        facts: public ones about the data and the settings.
+        embed: the embedding of the run.
+        """
         return None
+
+    def asked_labels(self, facts: Facts, labels: Sequence[Label]) -> Sequence[Label]:
+        """What the api is asked for, or examples of it: the labels, where nothing else is said.
+
+        facts: public ones about the data and the settings.
+        labels: as declared.
+        """
+        return labels
 
     def check(self, facts: Facts, api: Api) -> None:
         """Cheap checks. Raises UserError for facts or an api that it cannot work with.

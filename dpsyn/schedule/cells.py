@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from dpsyn.api import Api, Degree
-from dpsyn.embedding import Coder
+from dpsyn.embedding import Coder, Embedding
 from dpsyn.errors import UserError, invalid
 from dpsyn.population import I64, Population, Samples, take
 from dpsyn.privacy.budget import Release, multiplier
@@ -63,34 +63,13 @@ class Cells(Schedule):
         return False
 
     def check(self, facts: Facts, api: Api) -> None:
-        schema, privacy = facts.schema, facts.privacy
-        if schema is None:
-            raise invalid("schedule", "cells", "a table with a schema", "Name it with data=tables.")
-        if not schema.features:
-            raise invalid("schema.columns", list(schema.columns), "a column that is no label, or more")
-        if facts.records is None:
-            raise invalid("data.records", "null", "a declared number of rows with schedule=cells")
-        if privacy.noise_multiplier is not None:
-            raise invalid(
-                "privacy.noise_multiplier", privacy.noise_multiplier, "null with schedule=cells", "Give epsilon."
-            )
-        if privacy.votes_per_record != 1 or privacy.budget_split is not None or np.ptp(facts.shares) > 1e-12:
-            ours = "privacy.votes_per_record=1, privacy.budget_split=null and label_shares=uniform"
-            raise invalid(
-                "schedule", "cells", f"{ours} with it", "It has shares of its own, and counts the labels itself."
-            )
+        check_facts(facts, "cells")
+        if facts.schema is not None and facts.schema.texts:
+            name = next(iter(facts.schema.texts))
+            raise invalid("schedule", "cells", f"rows_then_texts for a schema with texts ('{name}')")
 
     def releases(self, facts: Facts) -> Sequence[Release]:
-        return [
-            Release(
-                f"counts {t} ({release.kind.replace('_', ' ')})",
-                release.moves,
-                release.share,
-                {"marginals": f"{release.moves}"}
-                | ({} if release.cells == math.inf else {"cells of each, about": f"{release.cells:,.0f}"}),
-            )
-            for t, release in enumerate(self._plan(facts), 1)
-        ]
+        return releases_of(self._plan(facts))
 
     def api_rows(self, facts: Facts) -> Sequence[tuple[int, int]]:
         return [(0, 0)] * (1 + len(self._plan(facts)))
@@ -98,7 +77,7 @@ class Cells(Schedule):
     def final_size(self, facts: Facts) -> int:
         return self.size or max(facts.records or 0, ENOUGH)
 
-    def coder(self, facts: Facts) -> Coder | None:
+    def coder(self, facts: Facts, embed: Embedding) -> Coder | None:
         return None if facts.schema is None else Codes(facts.schema)
 
     def run(self, public: PublicSide, ask: Ask, last: Population | None) -> Iterator[Population]:
@@ -107,42 +86,19 @@ class Cells(Schedule):
         All but the answers is a function of public facts and the seed, so an interrupted run learns again from its
         receipts.
         """
-        facts, schema, seed = public.facts, public.facts.schema, public.seed
-        releases = self._plan(facts)
+        facts, releases = public.facts, self._plan(public.facts)
         done = 0 if last is None else last.iteration
         if done == len(releases):
             return
-        assert schema is not None and facts.records is not None
-        state = gibbs.start(coded_columns(schema), len(public.labels), facts.records)
-        for t, release in enumerate(releases, 1):
-            query = gibbs.next_query(state, release)
-            state = gibbs.update(state, release, query, ask(t, query), generator(seed, t, "cells"))
+        for t, state in enumerate(learnt(public, ask, releases), 1):
             if t > done:
                 final = t == len(releases)
                 rows = self.final_size(facts) if final else min(self.final_size(facts), SHOWN)
-                samples, labels = _made(schema, state, rows, seed, t, settle=final)
-                yield Population(t, samples, labels, np.full(rows, -1), np.ones(rows, bool))
+                yield drawn(public, state, rows, t, settle=final)
 
     def warnings(self, facts: Facts, deviations: Sequence[float]) -> Iterable[str]:
         assert facts.schema is not None and facts.records is not None
-        noise = deviations[0]
-        for column in facts.schema.features:
-            name = f"column '{column.name}'"
-            if column.kind == "category" and column.size > MANY and facts.records / column.size < CLEAR * noise:
-                yield (
-                    f"{name}: of {column.size:,} values those with fewer than about {CLEAR * noise:,.0f} "
-                    "records look like those that do not occur; declare fewer, and outside: other"
-                )
-            if column.kind == "datetime" and (hours := width(column) * column.step / 3600) > 1:
-                yield (
-                    f"{name}: within these bounds times are told to {hours:.3g} hours; closer bounds or "
-                    "more bins tell more, as does a column of kind time for the time of day"
-                )
-            if column.kind == "number" and max(-column.low, column.high) / column.finest > 2**53 and not column.graded:
-                yield (
-                    f"{name}: beyond {2**53 * column.step:.3g} a resolution of {column.step:g} is finer "
-                    "than a number of 64 bits is"
-                )
+        yield from warnings_of(facts.schema, facts.records, deviations[0])
 
     def expand(
         self,
@@ -158,34 +114,149 @@ class Cells(Schedule):
 
         Raises UserError where too few rows have one.
         """
-        drawn, last = rows, replace(final, iteration=final.iteration - 1)
-        while True:
-            *_, more = replace(self, size=drawn).run(public, ask, last)
-            if sizes is None:
-                return more
-            found = np.bincount(more.labels, minlength=len(sizes))
-            if (found >= sizes).all():
-                taken = [np.flatnonzero(more.labels == label)[:size] for label, size in enumerate(sizes.tolist())]
-                at = np.sort(np.concatenate(taken))
-                return Population(
-                    more.iteration, take(more.samples, at), more.labels[at], more.parents[at], more.survivors[at]
-                )
-            lacks = int(np.argmax(sizes - found))
-            if drawn >= MOST_DRAWN * rows:
-                name = " | ".join(map(str, public.labels[lacks].values()))
-                raise UserError(f"--labels {name}: expected labels of which there are more rows: it is too rare.")
-            drawn = min(MOST_DRAWN * rows, max(2 * drawn, int(1.1 * drawn * sizes[lacks] / max(1, found[lacks]))))
+        *_, state = learnt(public, ask, self._plan(public.facts))
+        return drawn_of_sizes(public, state, rows, final.iteration, sizes)
 
     def _plan(self, facts: Facts) -> tuple[CellRelease, ...]:
-        privacy = facts.privacy
-        assert facts.schema is not None and facts.records is not None
-        # a user's rows, and a record that is replaced, move a score by more than one
-        scores = self.scores and privacy.unit == "record" and privacy.adjacency == "add_remove"
-        columns = coded_columns(facts.schema)
-        return plan(columns, len(facts.shares), facts.records, multiplier(privacy), scores)
+        return planned(facts, self.scores)
 
 
-def _made(schema: Schema, state: gibbs.State, rows: int, seed: int, t: int, settle: bool) -> tuple[Samples, I64]:
-    """Rows of the table and their labels, int64 [rows]."""
-    codes, labels = gibbs.sample(state, rows, generator(seed, t, "generate"), settle)
-    return Samples(decode(schema, codes, labels, row_seeds(seed, t, "vary", rows)), forms=schema.forms), labels
+def check_facts(facts: Facts, schedule: str) -> None:
+    """Raises UserError for facts that votes in cells cannot be planned by.
+
+    facts: public ones about the data and the settings.
+    schedule: its name, for messages.
+    """
+    schema, privacy = facts.schema, facts.privacy
+    if schema is None:
+        raise invalid("schedule", schedule, "a table with a schema", "Name it with data=tables.")
+    if not schema.features:
+        raise invalid("schema.columns", list(schema.columns), "a column that is no label, or more")
+    if facts.records is None:
+        raise invalid("data.records", "null", f"a declared number of rows with schedule={schedule}")
+    if privacy.noise_multiplier is not None:
+        what = f"null with schedule={schedule}"
+        raise invalid("privacy.noise_multiplier", privacy.noise_multiplier, what, "Give epsilon.")
+    if privacy.votes_per_record != 1 or privacy.budget_split is not None or np.ptp(facts.shares) > 1e-12:
+        ours = "privacy.votes_per_record=1, privacy.budget_split=null and label_shares=uniform"
+        do = "It has shares of its own, and counts the labels itself."
+        raise invalid("schedule", schedule, f"{ours} with it", do)
+
+
+def planned(facts: Facts, scores: bool, part: float = 1.0) -> tuple[CellRelease, ...]:
+    """The releases of votes in cells, their shares of what they spend.
+
+    facts: public ones about the data and the settings.
+    scores: as of `Cells`.
+    part: of the budget that they spend.
+    """
+    privacy = facts.privacy
+    assert facts.schema is not None and facts.records is not None
+    # a user's rows, and a record that is replaced, move a score by more than one
+    scores = scores and privacy.unit == "record" and privacy.adjacency == "add_remove"
+    columns = coded_columns(facts.schema)
+    return plan(columns, len(facts.shares), facts.records, multiplier(privacy) / math.sqrt(part), scores)
+
+
+def releases_of(planned: Sequence[CellRelease], part: float = 1.0) -> list[Release]:
+    """The same for the budget.
+
+    planned: as above.
+    part: of the budget that they spend.
+    """
+    return [
+        Release(
+            f"counts {t} ({release.kind.replace('_', ' ')})",
+            release.moves,
+            release.share * part,
+            {"marginals": f"{release.moves}"}
+            | ({} if release.cells == math.inf else {"cells of each, about": f"{release.cells:,.0f}"}),
+        )
+        for t, release in enumerate(planned, 1)
+    ]
+
+
+def learnt(public: PublicSide, ask: Ask, planned: Sequence[CellRelease]) -> Iterator[gibbs.State]:
+    """What is known after each release, from 1 on.
+
+    public: what is not private.
+    ask: the only way to private records.
+    planned: the releases.
+    """
+    facts = public.facts
+    assert facts.schema is not None and facts.records is not None
+    state = gibbs.start(coded_columns(facts.schema), len(public.labels), facts.records)
+    for t, release in enumerate(planned, 1):
+        query = gibbs.next_query(state, release)
+        state = gibbs.update(state, release, query, ask(t, query), generator(public.seed, t, "cells"))
+        yield state
+
+
+def drawn(public: PublicSide, state: gibbs.State, rows: int, t: int, settle: bool = True) -> Population:
+    """Rows of the table; a text is None.
+
+    public: what is not private.
+    state: what is known.
+    rows: how many.
+    t: iteration.
+    settle: whether the population that learns is moved on before.
+    """
+    schema = public.facts.schema
+    assert schema is not None
+    codes, labels = gibbs.sample(state, rows, generator(public.seed, t, "generate"), settle)
+    content = decode(schema, codes, labels, row_seeds(public.seed, t, "vary", rows))
+    return Population(t, Samples(content, forms=schema.forms), labels, np.full(rows, -1), np.ones(rows, bool))
+
+
+def drawn_of_sizes(public: PublicSide, state: gibbs.State, rows: int, t: int, sizes: I64 | None) -> Population:
+    """The same, of chosen labels the first of more rows that have them. Raises UserError where too few rows have one.
+
+    public: what is not private.
+    state: what is known.
+    rows: how many.
+    t: iteration.
+    sizes: rows of each label, int64 [l], which sum to `rows`; None: as they come.
+    """
+    more = drawn(public, state, rows, t)
+    wanted = rows
+    while sizes is not None:
+        found = np.bincount(more.labels, minlength=len(sizes))
+        if (found >= sizes).all():
+            taken = [np.flatnonzero(more.labels == label)[:size] for label, size in enumerate(sizes.tolist())]
+            at = np.sort(np.concatenate(taken))
+            return Population(
+                more.iteration, take(more.samples, at), more.labels[at], more.parents[at], more.survivors[at]
+            )
+        lacks = int(np.argmax(sizes - found))
+        if wanted >= MOST_DRAWN * rows:
+            name = " | ".join(map(str, public.labels[lacks].values()))
+            raise UserError(f"--labels {name}: expected labels of which there are more rows: it is too rare.")
+        wanted = min(MOST_DRAWN * rows, max(2 * wanted, int(1.1 * wanted * sizes[lacks] / max(1, found[lacks]))))
+        more = drawn(public, state, wanted, t)
+    return more
+
+
+def warnings_of(schema: Schema, records: int, noise: float) -> Iterator[str]:
+    """What public facts alone say of columns in cells, a line each.
+
+    schema: of the table.
+    records: the declared number of them.
+    noise: of the first release, in records.
+    """
+    for column in schema.features:
+        name = f"column '{column.name}'"
+        if column.kind == "category" and column.size > MANY and records / column.size < CLEAR * noise:
+            yield (
+                f"{name}: of {column.size:,} values those with fewer than about {CLEAR * noise:,.0f} "
+                "records look like those that do not occur; declare fewer, and outside: other"
+            )
+        if column.kind == "datetime" and (hours := width(column) * column.step / 3600) > 1:
+            yield (
+                f"{name}: within these bounds times are told to {hours:.3g} hours; closer bounds or "
+                "more bins tell more, as does a column of kind time for the time of day"
+            )
+        if column.kind == "number" and max(-column.low, column.high) / column.finest > 2**53 and not column.graded:
+            yield (
+                f"{name}: beyond {2**53 * column.step:.3g} a resolution of {column.step:g} is finer "
+                "than a number of 64 bits is"
+            )

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dpsyn.api import Api, Degree
-from dpsyn.embedding import Coder
+from dpsyn.embedding import Coder, Embedding, Unasked
 from dpsyn.errors import invalid
-from dpsyn.population import I64, Population, Samples, concatenate, take
+from dpsyn.population import I64, Label, Population, Samples, concatenate, take
 from dpsyn.privacy.budget import Release
 from dpsyn.privacy.query import LabelCounts, Nearest
 from dpsyn.randomness import row_seeds, seed_sequence
@@ -210,12 +210,15 @@ class WithLabelShares(Schedule):
         return self.inner.least_size()
 
     def check(self, facts: Facts, api: Api) -> None:
-        if self.inner.coder(facts) is not None:
+        if self.inner.coder(facts, Unasked()) is not None:
             raise invalid("label_shares", "noisy", "'uniform' with a schedule that counts the labels itself")
         self.inner.check(facts, api)
 
-    def coder(self, facts: Facts) -> Coder | None:
-        return self.inner.coder(facts)
+    def coder(self, facts: Facts, embed: Embedding) -> Coder | None:
+        return self.inner.coder(facts, embed)
+
+    def asked_labels(self, facts: Facts, labels: Sequence[Label]) -> Sequence[Label]:
+        return self.inner.asked_labels(facts, labels)
 
     def warnings(self, facts: Facts, deviations: Sequence[float]) -> Iterable[str]:
         return self.inner.warnings(facts, deviations)

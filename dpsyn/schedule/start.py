@@ -118,9 +118,29 @@ def scores_of(vectors: F32, query: EmbeddingSums, answer: Answer) -> F64:
     query: that was asked.
     answer: to it.
     """
+    return discriminants(taken_as(vectors, query), *query.told(answer))
+
+
+def taken_as(vectors: F32, query: EmbeddingSums) -> F64:
+    """float64 [n, d]: what the sums take vectors as.
+
+    vectors: float32 [n, d].
+    query: that sums them.
+    """
     taken = (vectors.astype(np.float64) - query.centre) / query.radius
     taken /= np.maximum(np.linalg.norm(taken, axis=1), 1)[:, None]
-    sums, counts, noise, noise_of_count = query.told(answer)
+    return taken
+
+
+def discriminants(taken: F64, sums: F64, counts: F64, noise: float, noise_of_count: float) -> F64:
+    """float64 [n, cells]: how well each candidate fits each cell, see `scores_of`.
+
+    taken: float64 [n, d], of the candidates.
+    sums: float64 [cells, d], noisy.
+    counts: float64 [cells], noisy.
+    noise: its standard deviation in a sum.
+    noise_of_count: and in a count.
+    """
     counts = np.maximum(counts, max(1.0, FEWEST * noise_of_count))
     variances, directions = np.linalg.eigh(np.atleast_2d(np.cov(taken.T)))
     variances = np.maximum(variances, 1e-9 * variances.max())

@@ -18,6 +18,7 @@ import numpy as np
 
 from dpsyn.errors import UserError, did_you_mean, invalid, one_of
 from dpsyn.population import MISSING
+from dpsyn.reading.rows import NOT_UTF8
 from dpsyn.reading.spelling import canonical
 from dpsyn.tables import times
 from dpsyn.tables.grades import Grades
@@ -26,6 +27,8 @@ TIMES = ("date", "datetime", "time")
 WHOLE = ("integer", *TIMES)  # held as int64: of times seconds, of dates days
 NUMERIC = ("integer", "number", *TIMES)
 KINDS = ("category", "ordered", "boolean", *NUMERIC)
+UNKNOWN = "unknown"  # what a missing value is called in a prompt
+TEXT = "text"  # a kind too, of `dpsyn.tables.texts`
 DTYPES = {"integer": "<i8", "number": "<f8", "date": "<M8[D]", "datetime": "<M8[s]", "time": "<m8[s]", "boolean": "<i1"}
 KEYS = {
     "category": ("values",),
@@ -48,13 +51,14 @@ MOST = 2**63 - 2  # codes: what int64 holds beside a missing one
 TRUTH = {"false": 0, "true": 1, "0": 0, "1": 1, "no": 0, "yes": 1, "f": 0, "t": 1, "n": 0, "y": 1}
 
 # How a cell was parsed. Those from REFUSED on cannot be used.
-FINE, CLIPPED, AS_OTHER, AS_MISSING, CUT, REFUSED = range(6)
+FINE, CLIPPED, AS_OTHER, AS_MISSING, CUT, SHORTENED, REFUSED = range(7)
 RULES = (
     "",
     "beyond the bounds, clipped to them",
     "not among the declared values, read as other",
     "outside the schema, read as missing",
     "a time of day in a column of kind date, cut",
+    "a text of more words than declared, cut to its first ones",
     "missing, which the schema does not allow",
     "not a number",
     "not a whole number",
@@ -65,6 +69,9 @@ RULES = (
     "neither true nor false",
     "not among the declared values",
     "beyond the declared bounds",
+    "no text",
+    "a text of more words than declared",
+    NOT_UTF8,
 )
 (
     NO_VALUE,
@@ -77,6 +84,9 @@ RULES = (
     NO_BOOLEAN,
     UNDECLARED,
     BEYOND,
+    NO_TEXT,
+    LONG,
+    NO_UTF8,
 ) = range(REFUSED, len(RULES))
 NO_SUCH = {"date": NO_DATE, "datetime": NO_DATETIME, "time": NO_TIME}
 
@@ -238,6 +248,17 @@ class Column:
             return first, float(low - first * step), self.step, 1.0
         return first, float(low - first * step), float(step.scaleb(digits)), 10.0**digits
 
+    def words_of(self, values: np.ndarray) -> list[str]:
+        """What a prompt says of values of the column's dtype, [n]; UNKNOWN of a missing one."""
+        if self.kind == "boolean":
+            words = [*(self.written or self.values), UNKNOWN]
+            return [words[value] for value in values.tolist()]
+        if self.kind == "number":
+            return [UNKNOWN if value != value else f"{value:.6g}" for value in values.tolist()]
+        if self.kind in TIMES:
+            return [UNKNOWN if np.isnat(value) else str(value.item()) for value in values]
+        return [UNKNOWN if value is None or value == MISSING else str(value) for value in values.tolist()]
+
     def scaled(self, values: np.ndarray) -> np.ndarray:
         """float64 [n] in 0..1 of a numeric or an ordered column; NaN for a missing value, 0 in a constant column."""
         low, high = (self.low, self.high) if self.numeric else (0, self.size - 1)
@@ -395,7 +416,8 @@ def declared(key: str, name: str, said: Any, is_label: bool) -> Column:
         raise invalid(key, said, "a mapping, {kind: ...}")
     kind = said.get("kind")
     if kind not in KINDS:
-        raise invalid(f"{key}.kind", "null" if kind is None else kind, one_of(KINDS), did_you_mean(str(kind), KINDS))
+        every = (*KINDS, TEXT)
+        raise invalid(f"{key}.kind", "null" if kind is None else kind, one_of(every), did_you_mean(str(kind), every))
     known = (*SHARED, *KEYS[str(kind)])
     for word in said:
         if word not in known:

@@ -9,14 +9,16 @@
     constraints: [...]     # see `dpsyn.tables.constraints`
     extra: refuse          # or ignore: columns of the file that are not named here are left out
 
-A column: kind, category | ordered | integer | number | date | datetime | time | boolean; values, of the first two;
-bounds, [lowest, highest], of numbers and times; resolution, the distance between neighbouring values (1; of a datetime
-or a time: second, minute, hour or day; of a number that says none, seven digits of it); missing: true, missing_values:
-cells that mean so, besides empty ones; outside: what becomes of other values, clip (numbers and times, unless said
-otherwise) | other (categories) | missing | refuse; weight, in the distance (1); bins, cells of equal width for a
-numeric column (256, and finer ones near 0 and at either end, so that bounds may be wide); special: values with a cell
-of their own ([0] where most are none); format, of times: as strptime spells it, or of a date iso, slashed, compact,
-dotted, day/month/year, month/day/year; timezone, of a datetime: the clock on which it is read and released.
+A column: kind, category | ordered | integer | number | date | datetime | time | boolean | text; values, of the first
+two; bounds, [lowest, highest], of numbers and times; resolution, the distance between neighbouring values (1; of a
+datetime or a time: second, minute, hour or day; of a number that says none, seven digits of it); missing: true,
+missing_values: cells that mean so, besides empty ones; outside: what becomes of other values, clip (numbers and
+times, unless said otherwise) | other (categories) | missing | refuse; weight, in the distance (1); bins, cells of
+equal width for a numeric column (256, and finer ones near 0 and at either end, so that bounds may be wide); special:
+values with a cell of their own ([0] where most are none); format, of times: as strptime spells it, or of a date iso,
+slashed, compact, dotted, day/month/year, month/day/year; timezone, of a datetime: the clock on which it is read and
+released. Of a text besides its kind: words, how many it has at most; outside, cut | refuse: what becomes of a longer
+one; about ("a review of a restaurant") and language, for prompts.
 
 Bounds and values come from a codebook or from what everybody knows, never from the private rows: nothing here looks at
 any, and what a schema says is published.
@@ -38,8 +40,9 @@ from dpsyn.marks import PLACE
 from dpsyn.population import Label
 from dpsyn.reading.declarations import read_declared
 from dpsyn.tables import constraints
-from dpsyn.tables.columns import RULES, TIMES, Column, ReadCells, declared
+from dpsyn.tables.columns import RULES, TEXT, TIMES, Column, ReadCells, declared
 from dpsyn.tables.constraints import Constraint
+from dpsyn.tables.texts import ROW_BYTES, TextColumn, declared_text, is_text
 from dpsyn.validate import choice
 
 KEY = "data.schema"
@@ -69,7 +72,42 @@ class Schema:
 
     @functools.cached_property
     def columns(self) -> Mapping[str, Column]:
-        """By name, in order."""
+        """Those that are no texts, by name, in order."""
+        names = self.file.get("labels") or [] if isinstance(self.file, Mapping) else []
+        found = {
+            name: declared(f"schema.columns.{name}", name, said, name in names)
+            for name, said in self._said.items()
+            if not is_text(said)
+        }
+        if not found:
+            do = "Texts alone, with labels or without, are data=texts."
+            raise invalid("schema.columns", list(self._said), "a column that is no text, or more", do)
+        return found
+
+    @functools.cached_property
+    def texts(self) -> Mapping[str, TextColumn]:
+        """The columns of texts, by name, in order."""
+        found = {
+            name: declared_text(f"schema.columns.{name}", name, said)
+            for name, said in self._said.items()
+            if is_text(said)
+        }
+        for name, column in found.items():
+            if clash := next((word for word in column.said if word in self._said), None):
+                what = f"null, or the column '{clash}' called otherwise"
+                raise invalid(
+                    f"schema.columns.{name}.{clash}", column.said[clash], what, "Prompts have it by that name."
+                )
+        return found
+
+    @functools.cached_property
+    def fields(self) -> Mapping[str, Column | TextColumn]:
+        """All columns, by name, in order."""
+        return {name: self.texts[name] if name in self.texts else self.columns[name] for name in self._said}
+
+    @functools.cached_property
+    def _said(self) -> Mapping[str, Any]:
+        """What the file says of each column."""
         if not isinstance(self.file, Mapping):
             raise invalid(f"{KEY}.file", "null" if self.file is None else self.file, "a schema, columns: {...}")
         for word in self.file:
@@ -79,14 +117,13 @@ class Schema:
         said = self.file.get("columns")
         if not isinstance(said, Mapping) or not said:
             raise invalid("schema.columns", "null" if said is None else said, "columns by name, {age: {kind: ...}}")
-        names = self.file.get("labels") or []
         for name in said:
             if not isinstance(name, str) or not name.strip() or name.startswith(("trait.", "row.")):
                 what = "a name, and none that begins with 'trait.' or 'row.'"
                 raise invalid(
                     "schema.columns", repr(name), what, "A run adds columns called so. Rename it in the file."
                 )
-        return {name: declared(f"schema.columns.{name}", name, said[name], name in names) for name in said}
+        return said
 
     @functools.cached_property
     def label_columns(self) -> Sequence[str]:
@@ -94,6 +131,10 @@ class Schema:
         if isinstance(names, str) or not isinstance(names, Sequence):
             raise invalid("schema.labels", names, "a list of columns, [income]; [] where the table has no labels")
         for name in names:
+            if name in self.texts:
+                raise invalid(
+                    "schema.labels", name, "a category, ordered, boolean or integer column", f"This is a {TEXT}."
+                )
             if name not in columns:
                 raise invalid("schema.labels", name, "a column of the schema", did_you_mean(str(name), list(columns)))
             column = columns[name]
@@ -123,7 +164,7 @@ class Schema:
         name = self.file.get("unit")
         if name is not None and (not isinstance(name, str) or not name.strip()):
             raise invalid("schema.unit", name, "the name of a column")
-        if name in self.columns:
+        if name in self.fields:
             do = "Units are nowhere in the synthetic rows."
             raise invalid("schema.unit", name, "a column that is not declared under columns", do)
         return name
@@ -135,8 +176,8 @@ class Schema:
 
     @property
     def row_bytes(self) -> int:
-        """About: a column takes 8, or about that in the letters of a category."""
-        return 8 * len(self.columns)
+        """About: a column takes 8, or about that in the letters of a category; a text more."""
+        return 8 * len(self.columns) + ROW_BYTES * len(self.texts)
 
     @property
     def extra(self) -> str:
@@ -144,13 +185,13 @@ class Schema:
 
     @property
     def features(self) -> tuple[Column, ...]:
-        """The columns that are no labels."""
+        """The columns that are neither labels nor texts."""
         return tuple(column for column in self.columns.values() if column.name not in self.label_columns)
 
     @functools.cached_property
     def dtype(self) -> np.dtype:
-        """Of `Samples.content`: a field a column, labels too."""
-        return np.dtype([(column.name, column.dtype) for column in self.columns.values()])
+        """Of `Samples.content`: a field a column, labels and texts too."""
+        return np.dtype([(column.name, column.dtype) for column in self.fields.values()])
 
     @property
     def forms(self) -> Mapping[str, Mapping[str, str]]:
@@ -164,7 +205,7 @@ class Schema:
     def read(
         self, cells: Mapping[str, Sequence[str | None]], known: Mapping[str, ReadCells] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Table rows [n], and int64 [n, columns]: what became of each cell, an index into `dpsyn.tables.columns.RULES`.
+        """Table rows [n], and int64 [n, fields]: what became of each cell, an index into `dpsyn.tables.columns.RULES`.
         Rows with one from REFUSED on cannot be used.
 
         cells: by column, n of each; None for a missing one.
@@ -173,9 +214,10 @@ class Schema:
         known = self.cells_read() if known is None else known
         rows = len(next(iter(cells.values())))
         content = np.empty(rows, self.dtype)
-        rules = np.empty((rows, len(self.columns)), np.int64)
-        for at, (name, column) in enumerate(self.columns.items()):
-            content[name], rules[:, at] = column.read(cells[name], known[name])
+        rules = np.empty((rows, len(self.fields)), np.int64)
+        for at, (name, column) in enumerate(self.fields.items()):
+            read = column.read(cells[name]) if isinstance(column, TextColumn) else column.read(cells[name], known[name])
+            content[name], rules[:, at] = read
         if sum(map(len, known.values())) > KNOWN:
             for each in known.values():
                 each.clear()
@@ -252,7 +294,7 @@ def check_schema(key: str, given: Any) -> None:
         raise invalid(key, "null" if given is None else given, "the schema of a table", do)
 
 
-def told(column: Column, rule: int) -> str:
+def told(column: Column | TextColumn, rule: int) -> str:
     """'age: beyond the bounds, clipped to them', for what is counted in private/.
 
     column: of which cells are counted.

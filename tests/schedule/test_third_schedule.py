@@ -119,7 +119,7 @@ class Bins:
 """
     text = SCHEDULE.replace("@dataclass", coder + "@dataclass", 1)
     text = text.replace(
-        "    def final_size", "    def coder(self, facts):\n        return Bins(self.rows)\n\n    def final_size"
+        "    def final_size", "    def coder(self, facts, embed):\n        return Bins(self.rows)\n\n    def final_size"
     )
     Path("theirs/census.py").write_text(text)
     for rows in (300, 310):

@@ -1,0 +1,46 @@
+"""The texts of table rows as vectors, for metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dpsyn.data import Data
+from dpsyn.embedding import Embedding
+from dpsyn.errors import UserError, invalid
+from dpsyn.population import Samples
+from dpsyn.tables.schema import Schema, check_schema
+
+
+@dataclass(frozen=True)
+class TextsOfRows(Embedding):
+    """float32 [n, d]: what another embedding makes of the text of each row.
+
+    schema: of the rows, with one column of texts.
+    embedding: of texts.
+    """
+
+    schema: Schema
+    embedding: Embedding
+
+    def __post_init__(self) -> None:
+        check_schema("embedding.schema", self.schema)
+        if len(self.schema.texts) != 1:
+            raise invalid("embedding.schema", "...", "a schema with one column of kind text")
+
+    def check(self) -> None:
+        self.embedding.check()
+
+    def fingerprint(self) -> str:
+        return self.embedding.fingerprint()
+
+    def reads(self) -> Sequence[Data]:
+        return self.embedding.reads()
+
+    def __call__(self, samples: Samples) -> np.ndarray:
+        """Raises UserError for rows of another schema."""
+        if samples.content.dtype != self.schema.dtype:
+            raise UserError("embedding of texts: expected rows of data.schema; these have other columns.")
+        return self.embedding(Samples(samples.content[next(iter(self.schema.texts))]))

@@ -1,0 +1,457 @@
+"""Tables with a column of texts: votes in cells make the rows, then each row gets a text that fits it.
+
+The rows come first, from a part of the budget, and stay as they are: what is known of the columns is what their noisy
+counts say, whatever the texts do. The api is then asked for a text for each row, by its columns. Noisy sums of the
+records' text vectors, one for every cell of every column, say how texts of that cell differ from others: of many
+candidates each row gets the one that fits all its columns best. Votes then choose among pairs of row and text: a record
+votes for the pair that is nearest in its columns and its text together, and a row takes its next text from the voted
+pairs whose columns are like its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dpsyn.api import Api, Degree
+from dpsyn.data import Data
+from dpsyn.embedding import Coded, Coder, Embedding, Networked, Sparse, Truncating
+from dpsyn.errors import UserError, invalid
+from dpsyn.networks.runtime import Runtime
+from dpsyn.population import F32, F64, I64, Array, Bool, Label, Population, Samples, concatenate, take
+from dpsyn.privacy.budget import Release
+from dpsyn.privacy.nearest import distinct
+from dpsyn.privacy.query import EmbeddingSums, Nearest
+from dpsyn.randomness import row_seeds, seed_sequence
+from dpsyn.schedule import Ask, Facts, Keep, PublicSide, Schedule, gibbs
+from dpsyn.schedule.cells import (
+    SHOWN,
+    check_facts,
+    drawn,
+    drawn_of_sizes,
+    learnt,
+    planned,
+    releases_of,
+    warnings_of,
+)
+from dpsyn.schedule.expansion import PART
+from dpsyn.schedule.selection import shares_of
+from dpsyn.schedule.start import discriminants, sums_about, sums_release, taken_as
+from dpsyn.schedule.subspaces import CellRelease
+from dpsyn.tables.codec import encode
+from dpsyn.tables.schema import Schema
+from dpsyn.tables.vectors import Weights, entries, starts_of
+from dpsyn.validate import flag, number, whole
+
+# Beside a text's vector of length one: rows that differ in one category are as far apart as texts that differ a little.
+WEIGHTS = Weights(number=0.4, category=0.3, missing=0.2)
+CELLS = 12  # of a column, for each of which texts are summed up
+CLEAR = 2.0  # a row looks at so many voted pairs that their votes clear their noise by so much
+FEWEST, MOST = 4, 64  # pairs, at least and at most
+TRUST = 1.0  # in a model that was asked for a text of this cell: as much as one that is e times as likely of it
+AT_ONCE = 1000  # rows that are given their texts together
+EXAMPLES = 64  # rows with which prompts are tried before a run
+
+
+@dataclass(frozen=True)
+class RowsWithTexts(Embedding):
+    """float32 [n, d]: the vector of a row's text, and beside it those of its columns that are no labels.
+
+    schema: of the rows, with one column of texts.
+    text: embeds texts.
+    """
+
+    schema: Schema
+    text: Embedding
+
+    @property
+    def runtime(self) -> Runtime:
+        return self.text.runtime if isinstance(self.text, Networked) else Runtime()
+
+    def fingerprint(self) -> str:
+        return self.text.fingerprint()
+
+    def reads(self) -> Sequence[Data]:
+        return self.text.reads()
+
+    def __call__(self, samples: Samples) -> F32:
+        """Raises UserError for rows of another schema."""
+        return beside(self.schema, samples.content, self.text(self._texts(samples)))
+
+    def coded(self, samples: Samples) -> Coded:
+        """The same, with the codes of the columns. Raises as above."""
+        return Coded(encode(self.schema, samples.content), self(samples))
+
+    def truncated(self, samples: Samples) -> Bool:
+        """bool [n]: whose texts the embedding sees only in part."""
+        if isinstance(self.text, Truncating):
+            return self.text.truncated(self._texts(samples))
+        return np.zeros(len(samples), bool)
+
+    def _texts(self, samples: Samples) -> Samples:
+        if samples.content.dtype != self.schema.dtype:
+            raise UserError("schedule=rows_then_texts: expected rows of data.schema; these have other columns.")
+        return Samples(samples.content[text_name(self.schema)])
+
+
+@dataclass(frozen=True)
+class RowsThenTexts(Schedule):
+    """size: rows of the synthetic table.
+
+    releases: votes for pairs of row and text, after the rows are made.
+    candidates: texts that are asked for before the first vote, of which noisy sums choose one for each row, a release
+        of its own; None: one for each row, and none is chosen.
+    degree: of the variations of texts.
+    rows_budget: the part of the budget that the rows spend.
+    scores: as of `dpsyn.schedule.cells.Cells`.
+    """
+
+    size: int
+    releases_of_texts: int
+    candidates: int | None
+    text_degree: Degree
+    rows_budget: float
+    scores: bool
+
+    def coder(self, facts: Facts, embed: Embedding) -> Coder | None:
+        return None if facts.schema is None else RowsWithTexts(facts.schema, embed)
+
+    def check(self, facts: Facts, api: Api) -> None:
+        check_facts(facts, "rows_then_texts")
+        assert facts.schema is not None
+        names = list(facts.schema.texts)
+        if len(names) != 1:
+            what = "a schema with one column of kind text"
+            raise invalid("schedule", "rows_then_texts", what, f"This one has {len(names)}.")
+        if not self.releases_of_texts and self.candidates is None:
+            raise invalid("schedule.releases", 0, "1 or more, or schedule.candidates besides", "No text is voted for.")
+        if self.candidates is not None and self.candidates < self.size:
+            raise invalid("schedule.candidates", self.candidates, f"null, or at least schedule.size={self.size}")
+        api.check_degree(self.text_degree)
+
+    def releases(self, facts: Facts) -> Sequence[Release]:
+        votes = [
+            Release(f"votes {t}", 1, (1 - self.rows_budget) / self.releases_of_texts)
+            for t in range(1, self.releases_of_texts + 1)
+        ]
+        texts = votes
+        if self.candidates is not None:
+            sums, part = sums_release(facts, ()), facts.privacy.sums_budget if votes else 1.0
+            texts = [replace(vote, share=vote.share * (1 - part)) for vote in votes]
+            texts.append(replace(sums, share=(1 - self.rows_budget) * part))
+        return [*releases_of(self._plan(facts), self.rows_budget), *texts]
+
+    def api_rows(self, facts: Facts) -> Sequence[tuple[int, int]]:
+        rows = len(self._plan(facts))
+        return [*[(0, 0)] * rows, (self.candidates or self.size, 0), *[(0, self.size)] * self.releases_of_texts]
+
+    def final_size(self, facts: Facts) -> int:
+        return self.size
+
+    def degree(self, declared: Degree | None) -> Degree | None:
+        return self.text_degree if declared is None else declared
+
+    def asked_labels(self, facts: Facts, labels: Sequence[Label]) -> Sequence[Label]:
+        """Rows in words, with every value of every column among them, as far as EXAMPLES goes."""
+        assert facts.schema is not None
+        features = facts.schema.features
+        count = min(EXAMPLES, max((column.size for column in features), default=1))
+        at = np.arange(count * len(labels))
+        content = np.empty(len(at), facts.schema.dtype)
+        facts.schema.with_labels(content, at % len(labels))
+        for column in features:
+            place = at // len(labels)
+            codes = place * max(1, column.size // count) if column.has_order else place
+            content[column.name] = column.values_of(codes % column.size)
+        return in_words(facts.schema, content)
+
+    def warnings(self, facts: Facts, deviations: Sequence[float]) -> Iterable[str]:
+        assert facts.schema is not None and facts.records is not None
+        yield from warnings_of(facts.schema, facts.records, deviations[0])
+
+    def run(self, public: PublicSide, ask: Ask, last: Population | None) -> Iterator[Population]:
+        """After each release of counts a population of some rows without texts, after the last one the rows of the
+        result with their first texts; none is iteration 0. A population for every vote follows."""
+        plan = self._plan(public.facts)
+        if last is None or last.iteration < len(plan):
+            done = 0 if last is None else last.iteration
+            for t, state in enumerate(learnt(public, ask, plan), 1):
+                if t == len(plan):
+                    last = self._first(public, ask, drawn(public, state, self.size, t), state)
+                elif t > done:
+                    last = drawn(public, state, min(self.size, SHOWN), t, settle=False)
+                if t > done:
+                    assert last is not None
+                    yield last
+        assert last is not None
+        for t in range(last.iteration + 1, len(plan) + self.releases_of_texts + 1):
+            last = self._voted(public, ask, last, t)
+            yield last
+
+    def expand(
+        self,
+        public: PublicSide,
+        ask: Ask,
+        final: Population,
+        rows: int,
+        degree: Degree | None,
+        keep: Keep,
+        sizes: I64 | None = None,
+    ) -> Population:
+        """The final rows, then more that are drawn from the noisy counts, each with a variation of the text of one that
+        is like it. With chosen labels all are drawn anew. Raises UserError where too few rows have one."""
+        assert degree is not None
+        *_, state = learnt(public, ask, self._plan(public.facts))
+        kept = len(final) if sizes is None else 0
+        more = drawn_of_sizes(public, state, rows - kept, final.iteration, sizes) if rows > kept else None
+        if more is None:
+            return replace(final, parents=np.arange(len(final)))
+        schema = public.facts.schema
+        assert schema is not None
+        ours, theirs = _columns(schema, more.samples.content), _columns(schema, final.samples.content)
+        parents = np.empty(len(more), np.int64)
+        for label in np.unique(more.labels).tolist():
+            mine, there = more.labels == label, np.flatnonzero(final.labels == label)
+            there = there if len(there) else np.arange(len(final))
+            rng = np.random.default_rng(seed_sequence(public.seed, final.iteration, "select", label))
+            near = there[_nearest(ours[mine], theirs[there], FEWEST, rng)]
+            parents[mine] = near[np.arange(len(near)), rng.integers(near.shape[1], size=len(near))]
+        seeds = row_seeds(public.seed, final.iteration, "expand", len(more))
+        parts = [replace(final, parents=np.arange(len(final)))] if kept else []
+        for start in range(0, len(more), PART):
+            at = np.arange(start, min(start + PART, len(more)))
+
+            def made(at: I64 = at) -> Population:
+                texts = take(final.samples, parents[at])
+                content = more.samples.content[at]
+                samples = _varied(public, schema, content, texts, degree, seeds[at])
+                fresh = np.zeros(len(at), bool)
+                return Population(final.iteration, samples, more.labels[at], parents[at], fresh)
+
+            which = "" if sizes is None else f" of sizes {'-'.join(map(str, sizes.tolist()))[:60]}"
+            parts.append(keep(f"rows {at[0]}-{at[-1]}{which}", made))
+        return Population(
+            final.iteration,
+            concatenate([part.samples for part in parts]),
+            np.concatenate([part.labels for part in parts]),
+            np.concatenate([part.parents for part in parts]),
+            np.concatenate([part.survivors for part in parts]),
+        )
+
+    def _plan(self, facts: Facts) -> tuple[CellRelease, ...]:
+        return planned(facts, self.scores, self.rows_budget)
+
+    def _first(self, public: PublicSide, ask: Ask, rows: Population, state: gibbs.State) -> Population:
+        """The rows with their first texts."""
+        schema, t = public.facts.schema, rows.iteration
+        assert schema is not None
+        content, n = rows.samples.content, self.candidates or len(rows)
+        asked = np.resize(np.arange(len(rows)), n)
+        words = in_words(schema, content)
+        texts = public.api.generate([words[row] for row in asked.tolist()], row_seeds(public.seed, 0, "generate", n))
+        if self.candidates is None:
+            return replace(rows, samples=_with_texts(schema, content, texts))
+        vectors = public.embed(texts)
+        known = distinct(vectors)
+        if len(known) < 2:
+            expected = "texts whose vectors are finite and not all the same"
+            raise UserError(f"embedding: expected {expected}. The embedding does not fit the data.")
+        about = sums_about(vectors[known], len(public.labels), public.facts.privacy.adjacency == "replace")
+        cells, of_rows = _cells(schema, state, encode(schema, content), rows.labels, len(public.labels))
+        query = replace(about, columns=tuple(column for column, _ in cells), cells=tuple(cell for _, cell in cells))
+        answer = ask(len(self.releases(public.facts)), query)
+        fits = _fits(vectors[known], query, *query.told(answer))
+        own = asked[known] if public.labelled else None
+        rng = np.random.default_rng(seed_sequence(public.seed, t, "select", 0))
+        chosen = known[_assigned(fits, of_rows, own, rng)]
+        return replace(rows, samples=_with_texts(schema, content, take(texts, chosen)))
+
+    def _voted(self, public: PublicSide, ask: Ask, last: Population, t: int) -> Population:
+        """The rows with the texts that a vote chose for them; a text that several rows chose is varied for all but one
+        of them."""
+        schema, content = public.facts.schema, last.samples.content
+        assert schema is not None
+        texts = Samples(content[text_name(schema)], last.samples.traits)
+        answer = ask(t, Nearest(beside(schema, content, public.embed(texts)), last.labels, 1))
+        assert public.facts.records is not None
+        signal = public.facts.records / len(last)
+        count = min(MOST, max(FEWEST, math.ceil((CLEAR * answer.deviation / signal) ** 2)))
+        columns, parents = _columns(schema, content), np.arange(len(last))
+        for label in np.unique(last.labels).tolist():
+            mine = np.flatnonzero(last.labels == label)
+            rng = np.random.default_rng(seed_sequence(public.seed, t, "select", label))
+            near = mine[_nearest(columns[mine], columns[mine], count, rng)]
+            for row, others, chance in zip(mine.tolist(), near, rng.random(len(mine)).tolist(), strict=True):
+                shares = np.cumsum(shares_of(answer.values[others]))
+                parents[row] = others[min(int(np.searchsorted(shares, chance, side="right")), len(others) - 1)]
+        order = np.argsort(parents != np.arange(len(parents)), kind="stable")  # a row that keeps its own comes first
+        first = order[np.unique(parents[order], return_index=True)[1]]
+        keeps = np.zeros(len(last), bool)
+        keeps[first] = True
+        samples = take(last.samples, parents)
+        others = np.flatnonzero(~keeps)
+        if len(others):
+            seeds = row_seeds(public.seed, t, "vary", len(others))
+            fresh = _varied(public, schema, content[others], take(samples, others), self.text_degree, seeds)
+            both = concatenate([samples, fresh])
+            at = np.arange(len(last))
+            at[others] = len(last) + np.arange(len(others))
+            samples = take(both, at)
+        texts = Samples(samples.content[text_name(schema)], samples.traits)
+        return Population(t, _with_texts(schema, content, texts), last.labels, parents, keeps)
+
+
+def rows_then_texts(
+    size: int, releases: int, candidates: int | None, degree: Degree, rows_budget: float, scores: bool
+) -> RowsThenTexts:
+    """A table whose rows carry a text.
+
+    size: rows of the synthetic table.
+    releases: votes for pairs of row and text, after the rows are made.
+    candidates: texts that are asked for before the first vote, of which noisy sums choose one for each row, a release
+        of its own; None: one for each row, and none is chosen.
+    degree: of the variations of texts.
+    rows_budget: the part of the budget that the rows spend.
+    scores: choose pairs of columns by noisy scores, where there are too many to ask them all.
+    """
+    whole("schedule.size", size, 1)
+    whole("schedule.releases", releases, 0)
+    whole("schedule.candidates", candidates, 1, optional=True)
+    number("schedule.rows_budget", rows_budget, "a number between 0 and 1", above=0, most=0.99)
+    flag("schedule.scores", scores)
+    return RowsThenTexts(size, releases, candidates, degree, rows_budget, scores)
+
+
+def text_name(schema: Schema) -> str:
+    """Of the column of texts."""
+    return next(iter(schema.texts))
+
+
+def beside(schema: Schema, content: Array, vectors: F32) -> F32:
+    """float32 [n, d]: vectors of texts, and beside them those of the columns that are no labels.
+
+    schema: of the rows.
+    content: table rows [n].
+    vectors: float32 [n, e], of their texts.
+    """
+    return np.concatenate([vectors, _columns(schema, content)], axis=1)
+
+
+def in_words(schema: Schema, content: Array) -> list[Label]:
+    """What an api is asked for, a row: its columns by name, and what is declared of its text.
+
+    schema: of the rows.
+    content: table rows [n].
+    """
+    columns = [(name, column.words_of(content[name])) for name, column in schema.columns.items()]
+    said = schema.texts[text_name(schema)].said
+    known: dict[tuple[str, ...], Mapping[str, str]] = {}  # the same mapping for the same columns: apis look once
+    found = []
+    for values in zip(*(words for _, words in columns), strict=True):
+        if (row := known.get(values)) is None:
+            row = known[values] = {**dict(zip((name for name, _ in columns), values, strict=True)), **said}
+        found.append(row)
+    return found
+
+
+def _columns(schema: Schema, content: Array) -> F32:
+    return Sparse(*entries(schema.features, content, WEIGHTS), starts_of(schema.features)[-1]).dense()
+
+
+def _with_texts(schema: Schema, content: Array, texts: Samples) -> Samples:
+    content = content.copy()
+    content[text_name(schema)] = texts.content
+    return Samples(content, texts.traits, schema.forms)
+
+
+def _varied(
+    public: PublicSide, schema: Schema, content: Array, parents: Samples, degree: Degree, seeds: Array
+) -> Samples:
+    """Rows with variations of their parents' texts. content: table rows [n]. parents: table rows [n]."""
+    texts = Samples(parents.content[text_name(schema)], parents.traits)
+    return _with_texts(schema, content, public.api.vary(texts, in_words(schema, content), degree, seeds))
+
+
+def _nearest(rows: F32, among: F32, count: int, rng: np.random.Generator) -> I64:
+    """int64 [n, k]: the nearest of others in their columns, ties in any order.
+
+    rows: float32 [n, w].
+    among: float32 [m, w].
+    count: how many; all where there are fewer.
+    rng: settles ties.
+    """
+    k, found = min(count, len(among)), []
+    squares = (among.astype(np.float64) ** 2).sum(1)
+    for start in range(0, len(rows), AT_ONCE):
+        some = rows[start : start + AT_ONCE]
+        far = squares - 2.0 * (some @ among.T) + 1e-4 * rng.random((len(some), len(among)))
+        found.append(np.argpartition(far, k - 1, axis=1)[:, :k])
+    return np.concatenate(found)
+
+
+def _cells(
+    schema: Schema, state: gibbs.State, codes: Array, labels: I64, count: int
+) -> tuple[list[tuple[int, I64]], list[I64]]:
+    """For each column of codes, and for the labels, (column, cells int64 [codes, labels]), and the cell of each row,
+    int64 [n]."""
+    found, of_rows = [], []
+    for j, nested in enumerate(state.bins):
+        cells = nested[min(CELLS, len(nested)) - 1]
+        if cells.max() > 0:
+            found.append((j, np.repeat(cells[:, None], count, axis=1).astype(np.int64)))
+            of_rows.append(cells[codes[:, j]])
+    for name in schema.label_columns:
+        values = schema.columns[name].codes_of(_label_values(schema, name, count))
+        found.append((0, np.repeat(values[None, :], len(state.bins[0][-1]), axis=0)))
+        of_rows.append(values[labels])
+    return found, of_rows
+
+
+def _label_values(schema: Schema, name: str, count: int) -> Array:
+    """The value of a label column in each label."""
+    content = np.empty(count, schema.dtype)
+    schema.with_labels(content, np.arange(count))
+    return content[name]
+
+
+def _fits(vectors: F32, query: EmbeddingSums, sums: F64, counts: F64, noise: float, noise_of_count: float) -> list[F64]:
+    """For each column the log of the chance that a candidate's text is of each cell, float64 [n, cells]."""
+    taken, found, start = taken_as(vectors, query), [], 0
+    for size in query.sizes:
+        mine = slice(start, start + size)
+        scores = discriminants(taken, sums[mine], counts[mine], noise, noise_of_count)
+        scores -= scores.max(1, keepdims=True)
+        found.append(scores - np.log(np.exp(scores).sum(1, keepdims=True)))
+        start += size
+    return found
+
+
+def _assigned(fits: Sequence[F64], of_rows: Sequence[I64], own: I64 | None, rng: np.random.Generator) -> I64:
+    """int64 [n]: a candidate for each row, each as seldom as can be, so that together they fit best.
+
+    fits: of each column, float64 [m, cells].
+    of_rows: of each column the cell of each row, int64 [n].
+    own: int64 [m], the row that each candidate was made for; None: for none.
+    rng: the order in which rows are given theirs.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    n, m = len(of_rows[0]), len(fits[0])
+    chosen, left = np.empty(n, np.int64), np.arange(0)
+    order = rng.permutation(n)
+    for start in range(0, n, AT_ONCE):
+        rows = order[start : start + AT_ONCE]
+        if len(left) < len(rows):
+            left = np.arange(m)
+        total = np.zeros((len(rows), len(left)))
+        for fit, cell in zip(fits, of_rows, strict=True):
+            total += fit[left][:, cell[rows]].T
+            if own is not None:
+                total += TRUST * (cell[own[left]] == cell[rows][:, None])
+        at, which = linear_sum_assignment(total, maximize=True)
+        chosen[rows[at]] = left[which]
+        left = np.delete(left, which)
+    return chosen

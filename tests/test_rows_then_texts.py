@@ -1,0 +1,273 @@
+"""Whole runs of tables whose rows carry a text: rows by votes in cells, then a text for each that fits it."""
+
+import csv
+import io
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from harness import files, same_noise
+from rich.console import Console
+
+from dpsyn import cli, compose
+from dpsyn.build import build
+from dpsyn.errors import UserError
+from dpsyn.execution import carry_out
+from dpsyn.planning import facts, show_plan
+from dpsyn.runs.directory import open_run
+from dpsyn.runs.verification import verified
+from dpsyn.show import Screen
+
+COLOURS, SIZES = ("red", "green", "blue"), ("small", "large")
+SCHEMA = {
+    "columns": {
+        "colour": {"kind": "category", "values": list(COLOURS)},
+        "size": {"kind": "ordered", "values": list(SIZES)},
+        "weight": {"kind": "integer", "bounds": [0, 99], "missing": True},
+        "remark": {"kind": "text", "words": 12, "about": "a remark on a thing"},
+    },
+    "labels": [],
+    "unit": "user",
+    "extra": "ignore",
+}
+NAMES = ["user", *SCHEMA["columns"]]
+WORDS = ("apple", "stone", "river", "cloud", "horse", "chair", "lamp", "glass", "leaf", "coat", "drum", "wheel")
+VOTES = ["schedule.releases=2", "schedule.candidates=null"]
+BOTH = ["schedule.releases=1", "schedule.candidates=400"]
+
+
+def said(colour, size, rng):
+    return f"The {size} {WORDS[rng.integers(len(WORDS))]} is {colour} and {WORDS[rng.integers(len(WORDS))]} like"
+
+
+def rows(n=600, seed=0):
+    rng = np.random.default_rng(seed)
+    found = []
+    for i in range(n):
+        colour = COLOURS[min(2, int(3 * rng.random() ** 1.5))]
+        size = SIZES[int(rng.random() < (0.8 if colour == "red" else 0.3))]
+        weight = "" if colour == "blue" else str(int(rng.integers(0, 50)) + 50 * (size == "large"))
+        found.append((f"u{i % 200}", colour, size, weight, said(colour, size, rng)))
+    return found
+
+
+def pool(path, n=500):
+    rng = np.random.default_rng(1)
+    texts = [said(COLOURS[i % 3], SIZES[i // 3 % 2], rng) + f" {i}" for i in range(n)]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+
+
+def job(folder, given, *overrides, schema=SCHEMA):
+    folder.mkdir(exist_ok=True)
+    with (folder / "data.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([NAMES, *given])
+    (folder / "schema.yaml").write_text(yaml.safe_dump(schema, sort_keys=False))
+    pool(folder / "pool.jsonl")
+    own = [
+        "data=tables",
+        f"data.path={folder / 'data.csv'}",
+        f"data.schema.file={folder / 'schema.yaml'}",
+        "data.id=test",
+        "data.records=600",
+        "data.on_error=skip",
+        "data.max_refused=0.1",
+        "api=pool_texts",
+        f"api.path={folder / 'pool.jsonl'}",
+        "api.neighbours=5",
+        "embedding=ngrams",
+        "embedding.features=64",
+        "schedule=rows_then_texts",
+        "schedule.size=200",
+        "schedule.releases=0",
+        "schedule.candidates=400",
+        "schedule.degree=5",
+        "privacy.epsilon=4",
+        "privacy.delta=1e-4",
+        "metric=none",
+        f"run_dir={folder / 'run'}",
+    ]
+    for group in ("api", "schedule", "embedding"):  # another one has other settings
+        if any(text.startswith(f"{group}=") for text in overrides):
+            own = [text for text in own if not text.startswith((f"{group}.", f"{group}="))]
+    return build(compose.settings([*own, *overrides]))
+
+
+def run(folder, given, *overrides):
+    made, out = job(folder, given, *overrides), io.StringIO()
+    carry_out(made, Screen(Console(file=out, width=200), facts(made), len(made.releases)))
+    return out.getvalue()
+
+
+def table(path):
+    return {key: np.array(values, object) for key, values in pq.read_table(path).to_pydict().items()}
+
+
+@pytest.mark.parametrize("way", [[], VOTES, BOTH], ids=["sums", "votes", "both"])
+def test_every_row_gets_a_text_of_its_own_and_keeps_the_columns_that_the_counts_gave_it(way, tmp_path):
+    run(tmp_path, rows(), *way)
+    found = pq.read_table(tmp_path / "run/release/synthetic.parquet")
+    assert found.column_names == list(SCHEMA["columns"]) and found.num_rows == 200
+    assert [str(kind) for kind in found.schema.types] == ["string", "string", "int64", "string"]
+    mine = table(tmp_path / "run/release/synthetic.parquet")
+    assert all(isinstance(text, str) and text for text in mine["remark"])
+    assert len(set(mine["remark"])) > 120
+    iterations = sorted((tmp_path / "run/release/iterations").iterdir())
+    with_texts = [table(path / "samples.parquet") for path in iterations][-(1 + int(way[0][-1]) if way else 1) :]
+    for each in with_texts:
+        for name in ("colour", "size", "weight"):
+            assert (each[name] == mine[name]).all()
+    assert verified(open_run(tmp_path / "run")).agrees
+
+
+@pytest.mark.parametrize(("way", "least"), [([], 0.85), (BOTH, 0.75)], ids=["sums", "both"])
+def test_texts_fit_the_columns_of_their_rows(way, least, tmp_path):
+    run(tmp_path, rows(), *way, "privacy.epsilon=20")
+    mine = table(tmp_path / "run/release/synthetic.parquet")
+    pairs = zip(mine["colour"], mine["size"], mine["remark"], strict=True)
+    fit = np.mean([[colour in text, size in text] for colour, size, text in pairs], axis=0)
+    assert fit.min() > least
+
+
+NEW = ("u-new", "green", "small", "93", "canary words that nobody else would ever say here")
+NEIGHBOURS = {
+    "one row more, sums": (lambda given: [*given, NEW], []),
+    "one row more, votes": (lambda given: [NEW, *given], VOTES),
+    "one row replaced": (lambda given: [NEW, *given[1:]], ["privacy.adjacency=replace", *BOTH]),
+    "one user more": (lambda given: [*given, *[NEW] * 30], ["privacy.unit=user", *BOTH]),
+    "rows that cannot be read": (lambda given: [*given, ("u", "red", "small", "1", " "), ("u", "x", "", "", "")], []),
+    "a longer text": (lambda given: [*given[:-1], (*given[-1][:-1], given[-1][-1] + " and more" * 20)], []),
+}
+
+
+@pytest.mark.parametrize("name", NEIGHBOURS)
+def test_given_the_receipts_neighbouring_tables_give_the_same_bytes_everywhere(name, tmp_path, monkeypatch, capfd):
+    more, overrides = NEIGHBOURS[name]
+    seen, noisy = [], None
+    for number, given in enumerate([rows(), more(rows())]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with monkeypatch.context() as patched:
+            patched.setenv("XDG_STATE_HOME", str(folder / "state"))
+            patched.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+            noisy = same_noise(patched, noisy)
+            printed = run(folder, given, *overrides)
+        seen.append((files(folder / "run/release"), printed.replace(str(folder), ""), capfd.readouterr()))
+    assert seen[0] == seen[1]
+    assert not any(b"canary" in content for content in seen[1][0].values())
+
+
+def test_a_run_that_stopped_goes_on_from_its_receipts_to_the_same_bytes_and_draws_none_twice(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        noisy = same_noise(patched)
+        run(tmp_path / "whole", rows(), *BOTH)
+    whole = files(tmp_path / "whole/run/release")
+    for kept in range(len(noisy)):
+        folder = tmp_path / f"stopped{kept}"
+        shutil.copytree(tmp_path / "whole", folder)
+        for path in sorted((folder / "run/release/iterations").iterdir())[kept:]:
+            shutil.rmtree(path)
+        (folder / "run/release/synthetic.parquet").unlink()
+        places = [
+            f"{key}={tmp_path / 'whole'}/{name}"
+            for key, name in (
+                ("data.path", "data.csv"),
+                ("data.schema.file", "schema.yaml"),
+                ("api.path", "pool.jsonl"),
+            )
+        ]
+        made = job(folder, rows(), *BOTH, *places)
+        with monkeypatch.context() as patched:
+            patched.setattr("dpsyn.privacy.ledger.discrete_gaussian", None)  # nothing is drawn
+            patched.setenv("XDG_STATE_HOME", str(folder / "state"))
+            carry_out(made, Screen(Console(file=io.StringIO()), facts(made), len(made.releases)))
+        assert files(folder / "run/release") == whole
+
+
+def test_the_tallies_are_the_same_in_any_number_of_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr("dpsyn.privacy.electorate.FEW", 10)
+    monkeypatch.setattr("dpsyn.runs.directory.secrets.token_hex", lambda n: "0" * 2 * n)
+    seen = []
+    for shards in ("1", "3"):
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / f"state{shards}"))
+        run(tmp_path / shards, rows(), *BOTH, "privacy.noise=insecure_seeded", f"runtime.shards={shards}")
+        seen.append(files(tmp_path / shards / "run/not_private/votes"))
+    assert seen[0] == seen[1] and len(seen[0]) == 5
+
+
+def test_a_release_alone_can_be_expanded_and_the_first_rows_stay(tmp_path, capsys):
+    run(tmp_path, rows(), *BOTH)
+    before = table(tmp_path / "run/release/synthetic.parquet")
+    assert cli.main(["expand", str(tmp_path / "run"), "--rows", "260"]) == 0
+    after = table(tmp_path / "run/release/synthetic.parquet")
+    assert len(after["remark"]) == 260 and all(after["remark"])
+    for name, values in before.items():
+        assert (after[name][:200] == values).all()
+    assert cli.main(["expand", str(tmp_path / "run"), "--rows", "50"]) == 2
+    assert "expected at least 200" in capsys.readouterr().err
+
+
+def test_rows_of_chosen_labels_get_texts_too(tmp_path):
+    schema = {**SCHEMA, "labels": ["colour"]}
+    made = job(tmp_path, rows(), *BOTH, schema=schema)
+    carry_out(made, Screen(Console(file=io.StringIO()), facts(made), len(made.releases)))
+    path = tmp_path / "run/release/synthetic.parquet"
+    assert cli.main(["expand", str(tmp_path / "run"), "--rows", "40", "--labels", "colour=blue"]) == 0
+    found = table(path)
+    assert set(found["colour"]) == {"blue"} and len(found["remark"]) == 40 and all(found["remark"])
+
+
+def test_the_plan_tells_what_rows_and_texts_spend_and_reads_nothing(tmp_path, capsys):
+    show_plan(job(tmp_path, rows(), *BOTH))
+    out = " ".join(capsys.readouterr().out.split())
+    assert all(name in out for name in ("counts 1", "votes 1", "embedding sums", "API rows: at most 600"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_page_tells_the_counts_and_shows_rows_with_their_texts(tmp_path):
+    run(tmp_path, rows(), *BOTH)
+    page = (tmp_path / "run/release/report.html").read_text()
+    mine = table(tmp_path / "run/release/synthetic.parquet")
+    assert sum(text in page for text in mine["remark"]) > 5
+    assert "weight" in page
+
+
+TEXT = {"kind": "text"}
+PLAIN = {name: column for name, column in SCHEMA["columns"].items() if name != "remark"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "overrides", "line"),
+    [
+        ({**SCHEMA, "columns": {"remark": TEXT}}, [], "schema.columns=['remark']: expected a column that is no text"),
+        ({**SCHEMA, "columns": PLAIN}, [], "schedule=rows_then_texts: expected a schema with one column of kind text"),
+        ({**SCHEMA, "columns": {**PLAIN, "a": TEXT, "b": TEXT}}, [], "schedule=rows_then_texts: expected a schema"),
+        ({**SCHEMA, "labels": ["remark"]}, [], "schema.labels=remark: expected a category, ordered, boolean or"),
+        (SCHEMA, ["schedule=cells"], "schedule=cells: expected rows_then_texts for a schema with texts ('remark')"),
+        (SCHEMA, ["schedule=tab_pe", "api=table", "embedding=table"], "api.schema=...: expected a schema without"),
+        (SCHEMA, ["schedule.candidates=null"], "schedule.releases=0: expected 1 or more, or schedule.candidates"),
+        (SCHEMA, ["schedule.candidates=100"], "schedule.candidates=100: expected null, or at least schedule.size=200"),
+        (SCHEMA, ["schedule.rows_budget=1"], "schedule.rows_budget=1: expected a number between 0 and 1"),
+        (SCHEMA, ["schedule.degree=0.5"], "schedule.degree=0.5: expected a whole number"),
+        (SCHEMA, ["data.records=null"], "data.records=null: expected a declared number of rows with"),
+        (SCHEMA, ["label_shares=noisy"], "label_shares=noisy: expected 'uniform' with a schedule that counts"),
+        (SCHEMA, ["privacy.votes_per_record=2"], "schedule=rows_then_texts: expected privacy.votes_per_record=1"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_table_of_texts_is_one_line(schema, overrides, line, tmp_path):
+    with pytest.raises(UserError) as refused:
+        carry_out(job(tmp_path, rows(5), *overrides, schema=schema), Screen(Console(file=io.StringIO()), {}, 1))
+    assert str(refused.value).startswith(line)
+    assert not (tmp_path / "run/release").exists()
+
+
+def test_a_prompt_that_names_a_column_which_is_not_there_is_refused_before_a_row_is_read(tmp_path):
+    prompts = tmp_path / "prompts.yaml"
+    asked = "Write {about}. It is {size}, {colour} and weighs {wieght}."
+    prompts.write_text(yaml.safe_dump({"generate": {"user": asked}, "vary": {"user": "Say it otherwise: {sample}"}}))
+    chat = ["api=chat", "api.model=m", "api.base_url=http://127.0.0.1:9/v1", f"api.prompts.file={prompts}"]
+    with pytest.raises(UserError, match=r"expected one of .*\{weight\}.*Did you mean \{weight\}"):
+        carry_out(job(tmp_path, rows(5), *chat, "schedule.degree=0.5"), Screen(Console(file=io.StringIO()), {}, 1))
+    assert not (tmp_path / "run/release").exists()
