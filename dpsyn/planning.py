@@ -166,7 +166,9 @@ def _table(job: Job, budget: Budget) -> Table:
     told = list(dict.fromkeys(key for release in job.releases for key in release.told))
     asks = ["generated", "varied"] if job.schedule.uses_api else []
     names = ("release", *asks, *told, "noise in records", "epsilon alone", "epsilon so far")
-    table = Table(*(Column(name, min_width=max(map(len, name.split()))) for name in names), box=None)
+    widths = [max(map(len, name.split())) for name in names]  # of the longest word: none is cut
+    widths[0] = max(len(word) for charge in budget.charges for word in ("release", *charge.name.split()))
+    table = Table(*(Column(name, min_width=width) for name, width in zip(names, widths, strict=True)), box=None)
 
     def api_rows(pair: tuple[int, int]) -> list[str]:
         return [f"{rows:,}" for rows in pair] if asks else []

@@ -222,7 +222,7 @@ def test_rows_of_chosen_labels_get_texts_too(tmp_path):
 def test_the_plan_tells_what_rows_and_texts_spend_and_reads_nothing(tmp_path, capsys):
     show_plan(job(tmp_path, rows(), *BOTH))
     out = " ".join(capsys.readouterr().out.split())
-    assert all(name in out for name in ("counts 1", "votes 1", "embedding sums", "API rows: at most 600"))
+    assert all(name in out for name in ("counts 1", "votes 1", "embedding", "API rows: at most 600"))
     assert not (tmp_path / "run").exists()
 
 

@@ -17,16 +17,17 @@ from dpsyn.data import Data, TableData
 from dpsyn.data.breast_cancer import BreastCancer
 from dpsyn.data.digits import Digits
 from dpsyn.data.images import Images
-from dpsyn.data.mails import Mails
+from dpsyn.data.mails import MailRows, Mails
 from dpsyn.data.tables import Tables
 from dpsyn.data.texts import Texts
-from dpsyn.embedding import Embedding, SparseEmbedding, Truncating
+from dpsyn.embedding import CodedEmbedding, Embedding, SparseEmbedding, Truncating
 from dpsyn.embedding.inception import Inception
 from dpsyn.embedding.ngrams import Ngrams
 from dpsyn.embedding.patches import Patches
 from dpsyn.embedding.pixels import Pixels
 from dpsyn.embedding.sentence import Sentence
 from dpsyn.embedding.table import Table
+from dpsyn.embedding.texts_of_rows import TextsOfRows
 from dpsyn.embedding.vision import Vision
 from dpsyn.metric import Metric
 from dpsyn.metric.classifier import Classifier
@@ -41,10 +42,12 @@ from dpsyn.metric.overlap import Overlap
 from dpsyn.metric.precision_recall import PrecisionRecall
 from dpsyn.metric.table_models import TableClassifier, TableRegressor
 from dpsyn.metric.text_classifier import TextClassifier
+from dpsyn.metric.text_links import TextLinks
 from dpsyn.privacy.query import CellCounts, CellScores, EmbeddingSums, LabelCounts, Nearest, Query
 from dpsyn.schedule import Schedule
 from dpsyn.schedule.cells import Cells
 from dpsyn.schedule.evolution import Evolution, NoVotes, WithLabelShares
+from dpsyn.schedule.rows_then_texts import RowsThenTexts, RowsWithTexts
 
 
 def apis(
@@ -57,25 +60,26 @@ def apis(
 
 
 def data(
-    cancer: BreastCancer, digits: Digits, images: Images, mails: Mails, tables: Tables, texts: Texts
+    cancer: BreastCancer, digits: Digits, images: Images, mails: Mails, rows: MailRows, tables: Tables, texts: Texts
 ) -> tuple[list[Data], list[TableData]]:
-    return [cancer, digits, images, mails, tables, texts], [cancer, tables]
+    return [cancer, digits, images, mails, rows, tables, texts], [cancer, rows, tables]
 
 
 def embeddings(
     inception: Inception, ngrams: Ngrams, patches: Patches, pixels: Pixels, sentence: Sentence, table: Table,
-    vision: Vision,
-) -> tuple[list[Embedding], list[Truncating], list[SparseEmbedding]]:  # fmt: skip
-    return [inception, ngrams, patches, pixels, sentence, table, vision], [sentence], [table]
+    texts: TextsOfRows, rows: RowsWithTexts, vision: Vision,
+) -> tuple[list[Embedding], list[Truncating], list[SparseEmbedding], list[CodedEmbedding]]:  # fmt: skip
+    every: list[Embedding] = [inception, ngrams, patches, pixels, sentence, table, texts, rows, vision]
+    return every, [sentence, rows], [table], [rows]
 
 
 def metrics(
     classifier: Classifier, constraints: Constraints, diversity: Diversity, frechet: Frechet, kid: Kid,
     lengths: Lengths, marginals: Marginals, mauve: Mauve, overlap: Overlap, precision: PrecisionRecall,
-    tables: TableClassifier, regressor: TableRegressor, texts: TextClassifier,
+    tables: TableClassifier, regressor: TableRegressor, texts: TextClassifier, links: TextLinks,
 ) -> list[Metric]:  # fmt: skip
     some: list[Metric] = [classifier, constraints, diversity, frechet, kid, lengths, marginals, mauve, overlap]
-    return [*some, precision, tables, regressor, texts]
+    return [*some, precision, tables, regressor, texts, links]
 
 
 def queries(
@@ -84,5 +88,7 @@ def queries(
     return [nearest, labels, counts, scores, sums]
 
 
-def schedules(cells: Cells, steps: Evolution, none: NoVotes, shares: WithLabelShares) -> list[Schedule]:
-    return [cells, steps, none, shares]
+def schedules(
+    cells: Cells, steps: Evolution, none: NoVotes, shares: WithLabelShares, rows: RowsThenTexts
+) -> list[Schedule]:
+    return [cells, steps, none, shares, rows]

@@ -8,7 +8,7 @@
       assistant: ...             # may be absent: what the answer begins with, where the model can go on with it
     words:
       style: [...]               # one is drawn a row
-      keyword: {Bars: [...], other: [...]}   # by a value of the label, or by its values joined by ' | '
+      keyword: {Bars: [...], other: [...]}   # by a value of the label, or by some of its values joined by ' | '
 
 A template has the label's columns, or {labels} for a sentence that names them all, every word list, {description} and
 {word_count}, and to vary {sample} (paraphrase), {masked_sample} (fill in the blanks) or {sample_start} (go on with it).
@@ -409,13 +409,15 @@ def _options(file: Mapping[str, Any], name: str, label: Label) -> list[str]:
     options = file["words"][name]
     if isinstance(options, Mapping):
         by_name = {str(key): entries for key, entries in options.items()}
-        joined = " | ".join(map(str, label.values()))
-        keys = [key for key in (joined, *map(str, label.values()), "other") if key in by_name]
+        values = list(map(str, label.values()))
+        parts = {key: key.split(" | ") for key in by_name}
+        fitting = [key for key, some in parts.items() if set(some) <= set(values)]
+        # of most of its values, then of the first of them
+        fitting.sort(key=lambda key: (-len(parts[key]), [values.index(part) for part in parts[key]]))
+        keys = [*fitting, *(["other"] if "other" in by_name else [])]
         if not keys:
-            do = "Add it, or a list named other."
-            raise invalid(
-                f"{KEY}.words.{name}", _short(", ".join(by_name)), f"a list for the label {joined or 'all'}", do
-            )
+            do, joined = "Add it, or a list named other.", " | ".join(values) or "all"
+            raise invalid(f"{KEY}.words.{name}", _short(", ".join(by_name)), f"a list for the label {joined}", do)
         options = by_name[keys[0]]
     return [str(entry).strip() for entry in options]
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from harness import digits, parquet
 
+from dpsyn.embedding import Coded
 from dpsyn.embedding.pixels import Pixels
 from dpsyn.errors import UserError
 from dpsyn.networks.runtime import OnRay
@@ -68,12 +69,25 @@ class Codes:
         return ""
 
 
+@dataclass(frozen=True)
+class Both(Codes):
+    """The codes, and the pixels as vectors."""
+
+    def coded(self, samples):
+        return Coded(self(samples), PIXELS(samples))
+
+
 MADE = np.random.default_rng(0).normal(0, 9, (4000, 64)).astype(np.float32)
 GRID = tuple(Marginal((j,), (np.arange(4),)) for j in (0, 1))
 OF_VECTORS = [
     Nearest(MADE, np.arange(4000) % 10, 2),
     LabelCounts(10),
     EmbeddingSums(10, np.full(64, 0.1, np.float32), 2.0),
+]
+OF_BOTH = [
+    *OF_VECTORS,
+    EmbeddingSums(10, np.full(60, 0.1, np.float32), 2.0, False, (0, 1), (np.arange(40).reshape(4, 10) % 5,) * 2),
+    CellCounts("cells", GRID),
 ]
 OF_CODES = [
     CellCounts("cells", GRID),
@@ -95,7 +109,7 @@ def test_shards_on_ray_count_the_same_and_nothing_of_them_lies_about_in_clear(he
     assert {type(query) for query in (*OF_VECTORS, *OF_CODES)} == set(QUERIES)
     found = {}
     for unit in ("record", "user"):
-        for embed, queries in ((PIXELS, OF_VECTORS), (Codes(), OF_CODES)):
+        for embed, queries in ((PIXELS, OF_VECTORS), (Codes(), OF_CODES), (Both(), OF_BOTH)):
             given = (data, embed, {"of": type(embed).__name__}, unit)
             alone = open_electorate(*given, tmp_path / "alone", 1)
             spread = open_electorate(*given, tmp_path / "ray", 3, private.reading(data, 3), private.counting)

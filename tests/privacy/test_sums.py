@@ -21,9 +21,9 @@ def sums(folder, rows, unit="record", query=QUERY):
     return unseal(electorate_of(folder, rows, unit).tallied(query))
 
 
-def block(vectors, label=0, units=None):
+def block(vectors, label=0, units=None, codes=None):
     units = np.arange(len(vectors)) if units is None else np.asarray(units)
-    return Block(label, np.asarray(vectors, np.float32), units)
+    return Block(label, np.asarray(vectors, np.float32), units, codes)
 
 
 @settings(max_examples=80, deadline=None)
@@ -102,6 +102,46 @@ def test_a_noisy_answer_tells_means_and_counts_in_records():
     taken = (vectors.astype(np.float64) - QUERY.centre) / 2
     assert np.allclose(found[4], taken.sum(0), atol=1e-2) and counts.round(3).tolist() == [0, 0, 0, 0, 500, *[0] * 5]
     assert noise == pytest.approx(2 / (1 - COUNT**2) ** 0.5) and noise_of_count == pytest.approx(2 / COUNT)
+
+
+@settings(max_examples=80, deadline=None)
+@given(seed=st.integers(0, 2**32), scale=st.sampled_from([1e-9, 0.3, 50.0, 1e12]), replaceable=st.booleans())
+def test_with_columns_a_record_adds_one_vector_shared_among_their_cells_of_norm_one_at_most(seed, scale, replaceable):
+    rng = np.random.default_rng(seed)
+    d, count = int(rng.integers(1, 20)), int(rng.integers(1, 5))
+    cells = tuple(rng.integers(0, 4, (5, 2)) for _ in range(count))
+    columns = tuple(range(count))
+    query = EmbeddingSums(2, rng.standard_normal(d).astype(np.float32), 0.7, replaceable, columns, cells)
+    vectors = (scale * rng.standard_normal((6, d + 3))).astype(np.float32)  # the entries beyond d are not summed
+    codes = rng.integers(0, 5, (6, count)).astype(np.int32)
+    apart = []
+    for row, (vector, code) in enumerate(zip(vectors, codes, strict=True)):
+        label = row % 2
+        moved = query.tally([block(vector[None], label, codes=code[None])])
+        apart.append(moved)
+        assert np.linalg.norm(moved / SUMS_GRID) <= (0.5**0.5 if replaceable else 1.0)
+        by_cell = moved.reshape(-1, d + 1)
+        starts = np.cumsum([0, *query.sizes[:-1]])
+        mine = {int(start + cell[code[j], label]) for j, (start, cell) in enumerate(zip(starts, cells, strict=True))}
+        assert set(np.flatnonzero(by_cell[:, -1])) == mine
+    whole = [block(vectors[label::2], label, codes=codes[label::2]) for label in (0, 1)]
+    assert (query.tally(whole) == sum(apart)).all()
+    users = [block(vectors[label::2], label, [7, 7, 7], codes[label::2]) for label in (0, 1)]
+    assert np.linalg.norm(query.tally_by_user(lambda: users) / SUMS_GRID) <= (0.5**0.5 if replaceable else 1.0)
+
+
+def test_an_answer_about_the_cells_of_columns_tells_their_sums_and_counts_in_records():
+    rng = np.random.default_rng(1)
+    vectors = rng.normal(0.1, 0.1, (500, 6)).astype(np.float32)
+    codes = rng.integers(0, 3, (500, 2)).astype(np.int32)
+    cells = (np.arange(3)[:, None], np.array([0, 0, 1])[:, None])
+    query = EmbeddingSums(1, np.full(6, 0.1, np.float32), 2.0, columns=(0, 1), cells=cells)
+    exact = query.tally([block(vectors, codes=codes)]) / SUMS_GRID
+    found, counts, noise, _ = query.told(Answer(exact, 2.0))
+    assert query.sizes == (3, 2) and noise == pytest.approx(2 * 2**0.5 / (1 - COUNT**2) ** 0.5)
+    assert counts.round(3).tolist() == [*np.bincount(codes[:, 0]), *np.bincount([0, 0, 1], np.bincount(codes[:, 1]))]
+    taken = (vectors.astype(np.float64) - query.centre) / 2
+    assert np.allclose(found[1], taken[codes[:, 0] == 1].sum(0), atol=1e-2)
 
 
 def ledger(folder, release, **given):

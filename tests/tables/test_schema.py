@@ -10,8 +10,9 @@ import yaml
 from dpsyn.compose import config_folder
 from dpsyn.errors import UserError
 from dpsyn.population import MISSING
+from dpsyn.schedule.rows_then_texts import in_words
 from dpsyn.tables import codec, draft, schema
-from dpsyn.tables.columns import AS_MISSING, AS_OTHER, CLIPPED, CUT, FINE, RULES
+from dpsyn.tables.columns import AS_MISSING, AS_OTHER, CLIPPED, CUT, FINE, LONG, NO_UTF8, RULES, SHORTENED
 from dpsyn.tables.schema import Schema
 
 CITY = {"kind": "category", "values": ["Rome", "Oslo"]}
@@ -496,3 +497,54 @@ def test_rows_are_decoded_alike_in_blocks(monkeypatch):
     whole = codec.decode(some, codes, np.zeros(50, np.int64), seeds)
     monkeypatch.setattr(codec, "BLOCK", 7)
     assert codec.decode(some, codes, np.zeros(50, np.int64), seeds).tobytes() == whole.tobytes()
+
+
+def test_texts_of_a_table_are_cut_or_refused_by_what_is_declared_and_have_no_codes() -> None:
+    columns: dict[str, Any] = {"age": {"kind": "integer", "bounds": [0, 9]}, "said": {"kind": "text", "words": 3}}
+    schema = Schema({"columns": columns})
+    cells = [" one  two ", "one two three four", "", None, "a\0b", "\udcff"]
+    content, rules = schema.read({"age": ["1"] * 6, "said": cells})
+    assert content["said"][[0, 1, 4]].tolist() == ["one  two", "one two three", "ab"]
+    words = [RULES[rule] for rule in rules[:, 1]]
+    assert words == ["", RULES[SHORTENED], "no text", "no text", "", RULES[NO_UTF8]]
+    refusing = Schema({"columns": {**columns, "said": {**columns["said"], "outside": "refuse"}}})
+    assert refusing.read({"age": ["1"], "said": ["one two three four"]})[1][0, 1] == LONG
+    assert [column.name for column in schema.features] == ["age"] and list(schema.texts) == ["said"]
+    assert schema.dtype.names == ("age", "said")
+
+
+def test_a_prompt_is_told_of_a_row_in_words() -> None:
+    columns = {
+        "born": {"kind": "date", "bounds": ["1900-01-01", "2020-01-01"], "missing": True},
+        "paid": {"kind": "boolean", "values": ["nein", "ja"], "missing": True},
+        "price": {"kind": "number", "bounds": [0, 10], "resolution": 0.01, "missing": True},
+        "said": {"kind": "text", "about": "a note", "language": "German"},
+    }
+    schema = Schema({"columns": columns})
+    cells = {"born": ["1999-02-03", ""], "paid": ["ja", ""], "price": ["2.50", ""], "said": ["x", "y"]}
+    content, _ = schema.read(cells)
+    said = {"about": "a note", "language": "German"}
+    assert in_words(schema, content) == [
+        {"born": "1999-02-03", "paid": "ja", "price": "2.5", **said},
+        {"born": "unknown", "paid": "unknown", "price": "unknown", **said},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("column", "line"),
+    [
+        ({"words": 0}, "schema.columns.said.words=0: expected null, or how many words"),
+        ({"outside": "clip"}, "schema.columns.said.outside=clip: expected "),
+        ({"missing": True}, "schema.columns.said.missing=True: expected "),
+        ({"about": 3}, "schema.columns.said.about=3: expected "),
+        (
+            {"about": "a note"},
+            "schema.columns.said.about=a note: expected null, or the column 'about' called otherwise",
+        ),
+    ],
+)
+def test_a_mistake_in_a_column_of_texts_is_one_line(column: dict[str, Any], line: str) -> None:
+    others = {"about": {"kind": "boolean"}} if column.get("about") == "a note" else {"age": {"kind": "boolean"}}
+    with pytest.raises(UserError) as refused:
+        Schema({"columns": {**others, "said": {"kind": "text", **column}}})
+    assert str(refused.value).startswith(line)
