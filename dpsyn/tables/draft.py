@@ -28,13 +28,15 @@ from dpsyn.reading.rows import GROUPING, Broken, Columns, Row, is_utf8, plain_nu
 from dpsyn.reading.sources import Source
 from dpsyn.reading.spelling import canonical
 from dpsyn.tables import times
-from dpsyn.tables.columns import KINDS, NUMERIC, REFUSED, Column, declared
+from dpsyn.tables.columns import KINDS, NUMERIC, REFUSED, TEXT, Column, declared
 
 WARNING = """\
 A schema is public, and a run publishes it. Bounds and values that were read off the private rows break the
 differential privacy of all that follows: draft from a codebook or from a public sample, never from the private data."""
 ROWS = 200_000  # of a sample
 VALUES = 100  # of a category that are listed, the most frequent ones
+WORDS = 4  # of a cell in the middle, from which a column is one of texts
+LENGTHS = (20, 50, 100, 200, 500, 1000, 2000, 5000)  # of texts, of which one is proposed
 FEW = 20  # values that may all differ and be those of a category
 PLACES = 8  # of a number behind its first digit that can be worth telling apart
 NONE = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", ".")
@@ -244,9 +246,11 @@ def _from_book(row: Mapping[str, str | None]) -> str:
     name, kind = said["name"], said["kind"].lower()
     if not name:
         raise invalid("FILE", "''", "a name in every row of the codebook")
-    if kind not in KINDS:
-        raise invalid("FILE", said["kind"], f"{one_of(KINDS)} as the kind of '{name}'")
+    if kind not in (*KINDS, TEXT):
+        raise invalid("FILE", said["kind"], f"{one_of((*KINDS, TEXT))} as the kind of '{name}'")
     facts = [f"kind: {kind}"]
+    if kind == TEXT:
+        return f"{_text(name)}: {{{facts[0]}}}"
     if kind in NUMERIC:
         if not (said["low"] and said["high"]):
             raise UserError(f"FILE: the codebook gives no low and high of '{name}', a column of kind {kind}.")
@@ -344,7 +348,12 @@ def _guess(counts: Counter[str], dialect: Dialect) -> tuple[list[str], str]:
         digits = min(most, max(max(0, -int(number.normalize().as_tuple().exponent)) for number in exact))
         return ["kind: number", bounds, f"resolution: {10**-digits:.{digits}f}"], ""
     if len(merged) > FEW and len(merged) > sum(merged.values()) / 2:
-        return [], "nearly every cell differs: a name, a key or a text; left out"
+        words = sorted(len(text.split()) for text in merged)
+        if words[len(words) // 2] < WORDS:
+            return [], "nearly every cell differs: a name, a key or a text; left out"
+        most = next((most for most in LENGTHS if most >= words[-1]), words[-1])
+        how = f"to make texts too, declare it as {{kind: text, words: {most}}}, and say schedule=rows_then_texts"
+        return [], f"nearly every cell differs, and is of several words: a text; left out; {how}"
     facts = ["kind: category", f"values: {_listed(sorted(list(merged)[:VALUES]))}"]
     if len(merged) > VALUES:
         return [*facts, "outside: other"], f"{len(merged)} values in the sample, the {VALUES} most frequent"

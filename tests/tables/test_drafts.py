@@ -191,3 +191,15 @@ def test_a_byte_of_another_encoding_late_in_a_file_is_no_traceback(tmp_path: Pat
     path.write_bytes(b"g,x\n" + b"a,1\n" * 40_000 + b"caf\xe9,2\n")
     said, refused = drafted(path, encoding="cp1252")
     assert refused == [] and said["columns"]["g"]["values"] == ["a", "caf\u00e9"]
+
+
+def test_a_column_of_texts_is_left_out_with_the_line_that_would_declare_it(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("age,said\n" + "".join(f"{20 + i % 9},it was the day number {i} of all\n" for i in range(N)))
+    lines = draft.draft(str(path))
+    assert "said" not in Schema(yaml.safe_load(lines)).fields
+    (line,) = [each for each in lines.splitlines() if each.startswith('  # "said": nearly every cell differs')]
+    column = yaml.safe_load(line[line.index("{") : line.index("}") + 1])
+    assert column == {"kind": "text", "words": 20} and "schedule=rows_then_texts" in line
+    columns = {**yaml.safe_load(lines)["columns"], "said": column}
+    assert list(Schema({"columns": columns}).texts) == ["said"]
