@@ -44,7 +44,7 @@ ENOUGH = 50  # rows that show an order between two columns
 MOST_ORDERS = 10
 USER = "names the user of a row, see `unit` below; in no synthetic row"
 KEY_NAME = re.compile(
-    r"(^|[_\s-])(id|ids|uuid|guid|key|hash|nr|no)$|[a-z]I[dD]$|^(patient|customer|user|client|member|person)$"
+    r"(^|[_\s-])(id|ids|uuid|guid|key|hash|nr|no)$|(?-i:[a-z]I[dD]$)|^(patient|customer|user|client|member|person)$"
     r"|^(kunde|kundin|kunden|patientin|patienten|nutzer|benutzer|cliente|usuario|utilisateur)(nummer|nr)?$",
     re.I,
 )

@@ -203,3 +203,11 @@ def test_a_column_of_texts_is_left_out_with_the_line_that_would_declare_it(tmp_p
     assert column == {"kind": "text", "words": 20} and "schedule=rows_then_texts" in line
     columns = {**yaml.safe_load(lines)["columns"], "said": column}
     assert list(Schema({"columns": columns}).texts) == ["said"]
+
+
+def test_a_name_that_ends_in_id_is_no_key_unless_it_says_so(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("paid,customerId\n" + "".join(f"{i},c{i}\n" for i in range(N)))
+    lines = draft.draft(str(path))
+    assert list(Schema(yaml.safe_load(lines)).columns) == ["paid"]
+    assert '# "customerId": every row has its own: a key' in lines
