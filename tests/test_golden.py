@@ -29,6 +29,13 @@ RUNS = {
     "noisy label shares": ["experiment=smoke", "label_shares=noisy", "schedule.releases=1"],
     "text_smoke": ["experiment=text_smoke"],
     "breast_cancer": ["experiment=breast_cancer", "metric=none"],
+    "rows then texts": [
+        "experiment=mail_rows",
+        "metric=none",
+        "schedule.size=120",
+        "schedule.releases=2",
+        "schedule.candidates=null",
+    ],
     "Tab-PE": ["experiment=breast_cancer_tab_pe", "metric=none", "schedule.releases=3", "schedule.sampled_releases=1"],
 }
 
