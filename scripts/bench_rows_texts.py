@@ -107,24 +107,31 @@ def values(name: str) -> Mapping[str, Sequence[str]]:
 
 
 def judged(
-    name: str, rows: Mapping[str, Sequence[Any]], real: Mapping[str, Sequence[Any]], embed: Any
+    name: str,
+    rows: Mapping[str, Sequence[Any]],
+    real: Mapping[str, Sequence[Any]],
+    embed: Any,
+    known: dict[str, Any],
 ) -> dict[str, float]:
-    """Numbers about rows."""
+    """Numbers about rows. known: vectors of texts, to which new ones are added."""
     from sklearn.linear_model import LogisticRegression
 
     from dpsyn.metric.frechet import distance, moments
     from dpsyn.population import of_texts
 
-    ours, theirs = (embed(of_texts(list(side["text"]))) for side in (rows, real))
+    sides = (list(rows["text"]), list(real["text"]))
+    new = [text for text in dict.fromkeys([*sides[0], *sides[1]]) if text not in known]
+    known.update(zip(new, embed(of_texts(new)), strict=True))
+    ours, theirs = (np.stack([known[text] for text in texts]) for texts in sides)
     mean = ours.mean(0)
     scale = float(np.sqrt(np.square(ours - mean).sum(1).mean()))
     found: dict[str, float] = {}
-    sides = [{column: np.array(list(map(str, side[column]))) for column in COLUMNS[name]} for side in (rows, real)]
+    cells = [{column: np.array(list(map(str, side[column]))) for column in COLUMNS[name]} for side in (rows, real)]
     for k in (1, 2):
         gaps = []
         for columns in itertools.combinations(COLUMNS[name], k):
             shares: list[dict[str, float]] = []
-            for side in sides:
+            for side in cells:
                 keys, counts = np.unique(["|".join(row) for row in zip(*(side[c] for c in columns), strict=True)],
                                          return_counts=True)  # fmt: skip
                 shares.append(dict(zip(keys, counts / counts.sum(), strict=True)))
@@ -132,7 +139,7 @@ def judged(
             gaps.append(sum(abs(shares[0].get(key, 0) - shares[1].get(key, 0)) for key in every) / 2)
         found[f"tv_{k}"] = float(np.mean(gaps))
     for column in COLUMNS[name]:
-        wanted, actual = sides[0][column], sides[1][column]
+        wanted, actual = cells[0][column], cells[1][column]
         model = LogisticRegression(max_iter=1000).fit((ours - mean) / scale, wanted)
         found[column] = float((model.predict((theirs - mean) / scale) == actual).mean())
     found["frechet"] = distance(*(moments([side]) for side in (ours, theirs)))
@@ -175,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--ways", nargs="+", default=[*WAYS, "real"])
     parser.add_argument("--set", nargs="*", default=[], help="further settings of the runs, KEY=VALUE")
     chosen = parser.parse_args(arguments)
-    embed = embedding(chosen.embedding)
+    embed, known = embedding(chosen.embedding), dict[str, Any]()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_STATE_HOME"] = f"{folder}/state"  # the account of who measures stays as it is
         for name in chosen.names:
@@ -189,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     if way == "real":
                         whole = pq.read_table(private)
                         some = np.random.default_rng(seed).permutation(whole.num_rows)[: chosen.size]
-                        numbers.append(judged(name, whole.take(some).to_pydict(), real, embed))
+                        numbers.append(judged(name, whole.take(some).to_pydict(), real, embed, known))
                         continue
                     given = overrides(name, way, private, pool, chosen.size, chosen.candidates)
                     given += [
@@ -199,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         *chosen.set,
                     ]
                     rows = run(name, given, place / f"{way}-{epsilon}-{seed}")
-                    numbers.append(judged(name, rows, real, embed))
+                    numbers.append(judged(name, rows, real, embed, known))
                 seconds = (time.process_time() - start) / len(chosen.seeds)
                 told = ", ".join(
                     f"{key} {np.mean([each[key] for each in numbers]):.3f}"
