@@ -197,6 +197,15 @@ def test_the_tallies_are_the_same_in_any_number_of_shards(tmp_path, monkeypatch)
     assert seen[0] == seen[1] and len(seen[0]) == 5
 
 
+def test_rows_with_texts_are_measured_on_held_out_rows(tmp_path):
+    run(tmp_path, rows(2000), *BOTH, "data.records=2000", "data.hold_out=0.3", "evaluate.epsilon=4")
+    found = json.loads((tmp_path / "run/release/evaluation.json").read_text())
+    assert {each["column"] for each in found["columns"]} == {"colour", "size", "weight"}
+    numbers = {each["name"]: each["value"] for each in found["numbers"]}
+    assert numbers["very near"] < 0.1 and numbers["covered"] > 0.8  # by their columns and their texts together
+    assert verified(open_run(tmp_path / "run")).agrees
+
+
 def test_a_release_alone_can_be_expanded_and_the_first_rows_stay(tmp_path, capsys):
     run(tmp_path, rows(), *BOTH)
     before = table(tmp_path / "run/release/synthetic.parquet")
@@ -232,6 +241,15 @@ def test_the_page_tells_the_counts_and_shows_rows_with_their_texts(tmp_path):
     mine = table(tmp_path / "run/release/synthetic.parquet")
     assert sum(text in page for text in mine["remark"]) > 5
     assert "weight" in page
+
+
+def test_the_plan_says_where_votes_for_texts_are_lost_in_the_noise(tmp_path, capsys):
+    show_plan(job(tmp_path, rows(5), *VOTES, "privacy.epsilon=0.1"))
+    out = " ".join(capsys.readouterr().out.split())
+    assert "warning: votes for texts will be mostly noise: 3.0 records a row" in out
+    fewer = int(out.split("schedule.size=")[1].split()[0])
+    show_plan(job(tmp_path, rows(5), *VOTES, "privacy.epsilon=0.1", f"schedule.size={fewer}"))
+    assert "votes for texts" not in capsys.readouterr().out
 
 
 TEXT = {"kind": "text"}

@@ -10,6 +10,7 @@ pairs whose columns are like its own.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -171,6 +172,15 @@ class RowsThenTexts(Schedule):
     def warnings(self, facts: Facts, deviations: Sequence[float]) -> Iterable[str]:
         assert facts.schema is not None and facts.records is not None
         yield from warnings_of(facts.schema, facts.records, deviations[0])
+        rows = len(self._plan(facts))
+        votes = deviations[rows : rows + self.releases_of_texts]
+        if votes and _looked_at(facts.records, self.size, max(votes)) > MOST:
+            most = max(1, int(facts.records * math.sqrt(MOST) / (CLEAR * max(votes))))
+            yield (
+                f"votes for texts will be mostly noise: {facts.records / self.size:,.1f} records a row, noise "
+                f"{max(votes):,.1f}; schedule.size={most} at most, fewer schedule.releases, or noisy sums instead "
+                "(schedule.candidates, releases: 0)"
+            )
 
     def run(self, public: PublicSide, ask: Ask, last: Population | None) -> Iterator[Population]:
         """After each release of counts a population of some rows without texts, after the last one the rows of the
@@ -221,6 +231,7 @@ class RowsThenTexts(Schedule):
             parents[mine] = near[np.arange(len(near)), rng.integers(near.shape[1], size=len(near))]
         seeds = row_seeds(public.seed, final.iteration, "expand", len(more))
         parts = [replace(final, parents=np.arange(len(final)))] if kept else []
+        which = hashlib.sha256(repr(more.samples.content.tolist()).encode()).hexdigest()[:16]
         for start in range(0, len(more), PART):
             at = np.arange(start, min(start + PART, len(more)))
 
@@ -231,8 +242,7 @@ class RowsThenTexts(Schedule):
                 fresh = np.zeros(len(at), bool)
                 return Population(final.iteration, samples, more.labels[at], parents[at], fresh)
 
-            which = "" if sizes is None else f" of sizes {'-'.join(map(str, sizes.tolist()))[:60]}"
-            parts.append(keep(f"rows {at[0]}-{at[-1]}{which}", made))
+            parts.append(keep(f"rows {at[0]}-{at[-1]} of {which}", made))
         return Population(
             final.iteration,
             concatenate([part.samples for part in parts]),
@@ -277,8 +287,7 @@ class RowsThenTexts(Schedule):
         texts = Samples(content[text_name(schema)], last.samples.traits)
         answer = ask(t, Nearest(beside(schema, content, public.embed(texts)), last.labels, 1))
         assert public.facts.records is not None
-        signal = public.facts.records / len(last)
-        count = min(MOST, max(FEWEST, math.ceil((CLEAR * answer.deviation / signal) ** 2)))
+        count = min(MOST, max(FEWEST, _looked_at(public.facts.records, len(last), answer.deviation)))
         columns, parents = _columns(schema, content), np.arange(len(last))
         for label in np.unique(last.labels).tolist():
             mine = np.flatnonzero(last.labels == label)
@@ -355,6 +364,11 @@ def in_words(schema: Schema, content: Array) -> list[Label]:
             row = known[values] = {**dict(zip((name for name, _ in columns), values, strict=True)), **said}
         found.append(row)
     return found
+
+
+def _looked_at(records: int, pairs: int, deviation: float) -> int:
+    """Pairs, of which the votes together clear their noise."""
+    return math.ceil((CLEAR * deviation * pairs / records) ** 2)
 
 
 def _columns(schema: Schema, content: Array) -> F32:

@@ -348,10 +348,10 @@ def _guess(counts: Counter[str], dialect: Dialect) -> tuple[list[str], str]:
         digits = min(most, max(max(0, -int(number.normalize().as_tuple().exponent)) for number in exact))
         return ["kind: number", bounds, f"resolution: {10**-digits:.{digits}f}"], ""
     if len(merged) > FEW and len(merged) > sum(merged.values()) / 2:
-        words = sorted(len(text.split()) for text in merged)
-        if words[len(words) // 2] < WORDS:
+        lengths = sorted(len(text.split()) for text in merged)
+        if lengths[len(lengths) // 2] < WORDS:
             return [], "nearly every cell differs: a name, a key or a text; left out"
-        most = next((most for most in LENGTHS if most >= words[-1]), words[-1])
+        most = next((most for most in LENGTHS if most >= lengths[-1]), lengths[-1])
         how = f"to make texts too, declare it as {{kind: text, words: {most}}}, and say schedule=rows_then_texts"
         return [], f"nearly every cell differs, and is of several words: a text; left out; {how}"
     facts = ["kind: category", f"values: {_listed(sorted(list(merged)[:VALUES]))}"]
