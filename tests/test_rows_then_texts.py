@@ -131,6 +131,16 @@ def test_texts_fit_the_columns_of_their_rows(way, least, tmp_path):
     assert fit.min() > least
 
 
+def test_a_table_whose_records_are_all_alike_gets_texts_too(tmp_path):
+    columns = {name: {"kind": "category", "values": ["red"]} if name == "colour" else column
+               for name, column in SCHEMA["columns"].items() if name in ("colour", "remark")}  # fmt: skip
+    schema = {**SCHEMA, "columns": columns}
+    made = job(tmp_path, [(user, "red", *rest) for user, _, *rest in rows()], "schedule.candidates=250", schema=schema)
+    carry_out(made, Screen(Console(file=io.StringIO()), facts(made), len(made.releases)))
+    mine = table(tmp_path / "run/release/synthetic.parquet")
+    assert set(mine["colour"]) == {"red"} and len(set(mine["remark"])) > 100
+
+
 NEW = ("u-new", "green", "small", "93", "canary words that nobody else would ever say here")
 NEIGHBOURS = {
     "one row more, sums": (lambda given: [*given, NEW], []),

@@ -53,6 +53,7 @@ CELLS = 12  # of a column, for each of which texts are summed up
 CLEAR = 2.0  # a row looks at so many voted pairs that their votes clear their noise by so much
 FEWEST, MOST = 4, 64  # pairs, at least and at most
 TRUST = 1.0  # in a model that was asked for a text of this cell: as much as one that is e times as likely of it
+PAIRS = 2 * 10**7  # of row and candidate that are weighed at once, at most
 AT_ONCE = 1000  # rows that are given their texts together
 EXAMPLES = 64  # rows with which prompts are tried before a run
 
@@ -421,6 +422,8 @@ def _cells(
         values = schema.columns[name].codes_of(_label_values(schema, name, count))
         found.append((0, np.repeat(values[None, :], len(state.bins[0][-1]), axis=0)))
         of_rows.append(values[labels])
+    if not found:  # all records are alike
+        return [(0, np.zeros((len(state.bins[0][-1]), count), np.int64))], [np.zeros(len(codes), np.int64)]
     return found, of_rows
 
 
@@ -455,9 +458,9 @@ def _assigned(fits: Sequence[F64], of_rows: Sequence[I64], own: I64 | None, rng:
 
     n, m = len(of_rows[0]), len(fits[0])
     chosen, left = np.empty(n, np.int64), np.arange(0)
-    order = rng.permutation(n)
-    for start in range(0, n, AT_ONCE):
-        rows = order[start : start + AT_ONCE]
+    order, step = rng.permutation(n), min(AT_ONCE, m, max(1, PAIRS // m))
+    for start in range(0, n, step):
+        rows = order[start : start + step]
         if len(left) < len(rows):
             left = np.arange(m)
         total = np.zeros((len(rows), len(left)))
