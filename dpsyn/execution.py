@@ -58,11 +58,13 @@ def carry_out(job: Job, screen: Screen) -> Path:
     if not isinstance(job.runtime, OnRay):
         return _carry_out(job, screen)
     from dpsyn.cluster.private import check_nodes
+    from dpsyn.cluster.public import check_makers
     from dpsyn.cluster.session import connected
 
     with connected(job.runtime) as lines:
         if job.releases or job.evaluation:
-            check_nodes(job.data, _private_cache(job))
+            check_nodes(job.data, job.coder, _private_cache(job))
+        check_makers(job.api, job.embed, job.runtime)
         for line in lines:
             screen.line(line)
         return _carry_out(job, screen)

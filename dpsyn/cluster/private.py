@@ -22,7 +22,7 @@ import numpy as np
 
 from dpsyn.cluster.session import PRIVATE, private_nodes
 from dpsyn.data import Data, Divisible
-from dpsyn.embedding import Coder
+from dpsyn.embedding import Coder, Embedding
 from dpsyn.errors import UserError, invalid
 from dpsyn.files import private_folder, write
 from dpsyn.population import I64, U64
@@ -30,7 +30,7 @@ from dpsyn.privacy.electorate import Electorate, Spread, by_threads, embed_part
 from dpsyn.privacy.holdout import Side
 from dpsyn.privacy.nearest import search_on
 from dpsyn.privacy.query import Nearest, Query
-from dpsyn.processes import Ended
+from dpsyn.processes import Ended, can_be_sent
 
 TRIES = 5  # after a task's worker or node died
 TOLD = "error.txt"  # what a failed task says of itself, beside the rows
@@ -39,19 +39,23 @@ Outcome = tuple[str, str]
 """Of an error its kind, and its text where that is made to be shown; two empty texts where all went well."""
 
 
-def check_nodes(data: Data, folder: Path) -> None:
-    """Raises UserError where a node that may hold private rows does not see the same files and the folder.
+def check_nodes(data: Data, coder: Coder, folder: Path) -> None:
+    """Raises UserError where a node that may hold private rows does not see the same files and the folder, or cannot
+    read and embed.
 
     data: the private data.
+    coder: turns records into vectors, or into codes.
     folder: of the private cache.
     """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    if not can_be_sent(data, coder):
+        raise invalid("runtime", "ray", "parts that can be pickled", "The data or the embedding are none.")
     sign = folder / f"{secrets.token_hex(8)}.sign"
     write(sign, data.fingerprint().encode(), private=True)
     try:
         there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in private_nodes()]
-        asked = [_task(_look, scheduling_strategy=where).remote(data, sign) for where in there]
+        asked = [_task(_look, scheduling_strategy=where).remote(data, coder, sign) for where in there]
         found = _got(asked)
     except Ended:
         raise UserError("runtime=ray: a private node ended while it looked for the data.") from None
@@ -192,10 +196,12 @@ def _count(asked: tuple[Electorate, Query], at: int, shares: int, key: bytes) ->
     return None if tally is None else tally.view(np.uint64) + pad(key, len(tally)), outcome
 
 
-def _look(data: Data, sign: Path) -> tuple[str, bool, bool]:
-    """What is wrong with the data here, whether the folder is there, and whether they are those that it names."""
+def _look(data: Data, coder: Coder, sign: Path) -> tuple[str, bool, bool]:
+    """What is wrong with the parts here, whether the folder is there, and whether the data are those that it names."""
     try:
         data.check()
+        if isinstance(coder, Embedding):
+            coder.check()
         there = sign.exists()
         return "", there, there and sign.read_text() == data.fingerprint()
     except UserError as error:

@@ -49,12 +49,50 @@ class Maker:
 Batch = Callable[[], tuple[Any, ...]]
 
 
+def check_makers(api: Api, embed: Embedding, runtime: OnRay) -> None:
+    """Raises UserError where a part cannot be sent, or cannot work on a node where a maker may be.
+
+    api: the maker of candidates.
+    embed: the embedding.
+    runtime: what each maker has.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    if not can_be_sent(api, embed):
+        raise invalid("runtime", "ray", "parts that can be pickled", "The api or the embedding is not one.")
+    has = [(node["NodeID"], node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    fit = [name for name, of in has if of.get("CPU", 0) >= 1 and of.get("GPU", 0) >= runtime.gpus]
+    sent, look = ray.put((api, embed)), ray.remote(num_cpus=0)(_look)
+    there = [NodeAffinitySchedulingStrategy(name, soft=True) for name in fit]  # one that ends now is no fault
+    _raise_for([look.options(scheduling_strategy=where).remote(sent) for where in there])
+
+
+def _look(parts: tuple[Api, Embedding]) -> str:
+    return Maker(parts).check()
+
+
+def _raise_for(asked: Sequence[Any]) -> None:
+    """Raises UserError for the first answer that says what is wrong."""
+    import ray
+
+    try:
+        found = ray.get(list(asked))
+    except ray.exceptions.RayTaskError as error:
+        raise unloadable(error.cause) from None
+    except ray.exceptions.RayError as error:
+        raise unloadable(error) from None
+    for said in found:
+        if said:
+            raise UserError(f"a maker on Ray: {said}")
+
+
 @contextmanager
 def dispatching(
     api: Api, embed: Embedding, runtime: OnRay
 ) -> Iterator[Callable[[str, Sequence[Batch]], Iterator[Any]]]:
     """As `dpsyn.workers.dispatching`, by makers on Ray, which start when they are first asked. Raises UserError where a
-    part cannot be sent, or cannot work on a node.
+    part cannot work on a node.
 
     api: the maker of candidates.
     embed: the embedding.
@@ -62,8 +100,6 @@ def dispatching(
     """
     import ray
 
-    if not can_be_sent(api, embed):
-        raise invalid("runtime", "ray", "parts that can be pickled", "The api or the embedding is not one.")
     actor = ray.remote(num_cpus=1, num_gpus=runtime.gpus, max_restarts=0, scheduling_strategy="SPREAD")(Maker)
     makers: dict[int, Any] = {}
     sent: list[Any] = []
@@ -78,15 +114,7 @@ def dispatching(
             return
         for number in range(runtime.makers):
             begin(number)
-        try:
-            found = ray.get([maker.check.remote() for maker in makers.values()])
-        except ray.exceptions.RayTaskError as error:
-            raise unloadable(error.cause) from None
-        except ray.exceptions.RayError as error:
-            raise unloadable(error) from None
-        for said in found:
-            if said:
-                raise UserError(f"a maker on Ray: {said}")
+        _raise_for([maker.check.remote() for maker in makers.values()])
 
     def dispatch(what: str, batches: Sequence[Batch]) -> Iterator[Any]:
         start()

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'dpsy
 pytestmark = pytest.mark.slow
 
 from dpsyn.cluster import private, session  # noqa: E402
-from dpsyn.cluster.public import dispatching  # noqa: E402
+from dpsyn.cluster.public import check_makers, dispatching  # noqa: E402
 
 PIXELS = Pixels(size=[8, 8], blur=0.5, directions=0, pool=1)
 CANARY = "canary-471112"
@@ -38,7 +39,7 @@ def here():
     kept = Path(tempfile.mkdtemp(prefix="dpsyn-", dir="/tmp"))
     runtime = OnRay(makers=2, shards=3)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])]))
+        patched.setenv("PYTHONPATH", os.pathsep.join(str(Path(__file__).parents[up]) for up in range(3)))
         patched.setenv("RAY_prestart_worker_first_driver", "0")  # else Ray begins a process a processor that few ask
         patched.setattr(session.tempfile, "TemporaryDirectory", lambda **_: nullcontext(str(kept)))
         with session.connected(runtime):
@@ -105,7 +106,7 @@ def test_shards_on_ray_count_the_same_and_nothing_of_them_lies_about_in_clear(he
     _, folder = here
     monkeypatch.setattr(module, "FEW", 5)
     data = data_of(tmp_path)
-    private.check_nodes(data, tmp_path)
+    private.check_nodes(data, PIXELS, tmp_path)
     assert {type(query) for query in (*OF_VECTORS, *OF_CODES)} == set(QUERIES)
     found = {}
     for unit in ("record", "user"):
@@ -188,10 +189,23 @@ def test_a_maker_that_dies_is_replaced_and_its_batch_asked_again_in_order(here, 
             list(dispatch("generate", [lambda: (None, np.array([999]))]))
 
 
-def test_parts_that_cannot_be_sent_are_refused(here):
+def test_parts_that_cannot_be_sent_are_refused_before_a_row_is_read(here, tmp_path):
     runtime, _ = here
-    with (
-        pytest.raises(UserError, match=r"^runtime=ray: expected parts that can be pickled"),
-        dispatching(lambda: None, Nothing(), runtime),
-    ):
-        pass
+    for api, embed in ((lambda: None, Nothing()), (Mortal(str(tmp_path)), lambda: None)):
+        with pytest.raises(UserError, match=r"^runtime=ray: expected parts that can be pickled"):
+            check_makers(api, embed, runtime)
+    data = data_of(tmp_path)
+    for one, embed in ((data, lambda: None), (Unsendable(data), PIXELS)):
+        with pytest.raises(UserError, match=r"^runtime=ray: expected parts that can be pickled"):
+            private.check_nodes(one, embed, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+class Unsendable:
+    """Data that hold what no other process can be given."""
+
+    def __init__(self, data):
+        self.data, self.lock = data, threading.Lock()
+
+    def batches(self, size):
+        raise AssertionError("a row was read")

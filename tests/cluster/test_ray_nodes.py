@@ -7,12 +7,14 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from harness import digits, files, own_data, parquet, run
 
+from dpsyn import evaluation
 from dpsyn.data.images import Images
 from dpsyn.embedding.pixels import Pixels
 from dpsyn.errors import UserError
@@ -27,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 from dpsyn.cluster import private, session  # noqa: E402
 
-OUR_MODULES = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+OUR_MODULES = os.pathsep.join(str(Path(__file__).parents[up]) for up in range(3))
 PIXELS = {"size": [8, 8], "blur": 0.5, "directions": 0, "pool": 1}
 PRIVATE = {"num_cpus": 2, "resources": {"private": 1}}
 
@@ -45,9 +47,20 @@ def cluster():
         begun.shutdown()
 
 
+@contextmanager
+def private_node(cluster, **given):
+    """While it lasts, the cluster has one node that may hold private rows."""
+    node = cluster.add_node(**PRIVATE, **given)
+    try:
+        yield
+    finally:
+        cluster.remove_node(node)
+
+
 def of_run(root):
-    """The receipts and the data of a run."""
-    return {at: content for at, content in files(root).items() if "/votes/" in at or "synthetic" in at}
+    """The receipts and the data of a run, and what was measured of them."""
+    kept = ("/votes/", "synthetic", "evaluation")
+    return {at: content for at, content in files(root).items() if any(part in at for part in kept)}
 
 
 def at_home(monkeypatch, folder):
@@ -119,22 +132,59 @@ def refused(folder, said, *given):
 def test_what_a_cluster_has_not_is_one_line_before_a_row_is_read(cluster, tmp_path):
     at = f"runtime.address={cluster.address}"
     refused(tmp_path, rf"{at}: expected a node with the resource private", at)
-    node = cluster.add_node(**PRIVATE)
-    refused(tmp_path, r"runtime.gpus=4: expected no more than there are \(\d+\) for 2 makers", at, "runtime.gpus=4")
-    refused(tmp_path, r"runtime.makers=9: expected fewer than the cluster has processors \(5\)", at, "runtime.makers=9")
-    cluster.remove_node(node)
+    with private_node(cluster):
+        refused(tmp_path, r"runtime.gpus=4: expected no more than there are \(\d+\) for 2 makers", at, "runtime.gpus=4")
+        refused(
+            tmp_path, r"runtime.makers=9: expected fewer than the cluster has processors \(5\)", at, "runtime.makers=9"
+        )
+
+
+@pytest.mark.parametrize("other", [("1.0.0", "3.11.1"), (ray.__version__, "3.9.1")], ids=["Ray", "Python"])
+def test_another_ray_or_python_on_the_cluster_is_one_line(cluster, tmp_path, monkeypatch, other):
+    monkeypatch.setattr("ray._private.utils.compute_version_info", lambda: other)  # of this process
+    at = f"runtime.address={cluster.address}"
+    refused(tmp_path, f"{at}: expected a cluster with what is here, Ray {ray.__version__} and Python 3", at)
+
+
+LACKING = """
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *at: None if name in ("sklearn", "python_avatars") else find(name, *at)
+"""
+
+
+def test_what_a_node_lacks_or_does_not_see_is_one_line_before_a_row_is_read(cluster, tmp_path, monkeypatch):
+    (tmp_path / "lacking").mkdir()
+    (tmp_path / "lacking/sitecustomize.py").write_text(LACKING)
+    lacking = {"PYTHONPATH": os.pathsep.join([str(tmp_path / "lacking"), OUR_MODULES])}
+    at, mine = f"runtime.address={cluster.address}", "/proc/self/cwd"  # another folder in every process
+    with private_node(cluster, env_vars=lacking):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(
+            UserError, match=r"^a private node: data=digits: expected the package scikit-learn\. Install"
+        ):
+            run(tmp_path / "run", "runtime=ray", at)
+        refused(tmp_path, f"a private node: data.path={mine}/a.parquet: expected", at, f"data.path={mine}/a.parquet")
+        folder = f"runtime.private_folder={mine}/vectors"
+        refused(tmp_path, f"{folder}: expected a folder that all private nodes see", at, folder)
+        pytest.importorskip("python_avatars")
+        pytest.importorskip("cairosvg", exc_type=(ImportError, OSError))
+        made = ["api=avatar", "schedule.degree=0.5", "expand.degree=0.5"]
+        refused(tmp_path, "a maker on Ray: api=avatar: expected the package python-avatars", at, *made)
 
 
 def test_a_run_on_ray_writes_what_a_run_without_it_writes(cluster, tmp_path, monkeypatch):
     path = parquet(tmp_path / "a.parquet", digits(150))
     of_users = ["data.unit_column=user", "privacy.unit=user", "label_shares=noisy"]
-    node = cluster.add_node(**PRIVATE)
-    for name, on in (("alone", []), ("ray", ["runtime=ray", "runtime.shards=3", f"runtime.address={cluster.address}"])):
-        at_home(monkeypatch, tmp_path / name)
-        printed = run(tmp_path / name / "run", *own_data(path, *of_users), "privacy.noise=insecure_seeded", *on)
-    cluster.remove_node(node)
+    of_users += ["data.hold_out=0.4", "evaluate.epsilon=5"]
+    on_ray = ["runtime=ray", "runtime.shards=3", f"runtime.address={cluster.address}"]
+    with private_node(cluster):
+        for name, on in (("alone", []), ("ray", on_ray)):
+            at_home(monkeypatch, tmp_path / name)
+            printed = run(tmp_path / name / "run", *own_data(path, *of_users), "privacy.noise=insecure_seeded", *on)
     assert "ray: 2 node(s), 2 maker(s), 3 shard(s) on 1 private" in printed
     assert len(of_run(tmp_path / "ray")) > 2 and of_run(tmp_path / "ray") == of_run(tmp_path / "alone")
+    assert list((tmp_path / "ray").rglob(evaluation.NAME))
 
 
 class SlowPixels(Pixels):
@@ -168,7 +218,7 @@ def test_a_node_that_is_removed_while_rows_are_read_or_counted_changes_no_count(
 
     with session.connected(OnRay(address=cluster.address, makers=1, shards=7)) as lines:
         assert "RAY_USE_TLS is not set" in lines[1]
-        private.check_nodes(data, tmp_path)
+        private.check_nodes(data, Pixels(**PIXELS), tmp_path)
         start = time.monotonic()
         removed = removing(1.5)
         found = open_electorate(
