@@ -30,7 +30,8 @@ import transformers
 from dpsyn.api.local_llm import LocalLLM, as_chat, load
 from dpsyn.build import config_folder
 from dpsyn.data.mails import Mails
-from dpsyn.language.prompts import Prompts, Request, read
+from dpsyn.language.cleaning import Request
+from dpsyn.language.prompts import Prompts, read
 from dpsyn.networks.hub import local_model
 from dpsyn.networks.packaged import as_safetensors
 from dpsyn.networks.runtime import Runtime, running, torch_device, torch_dtype

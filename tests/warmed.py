@@ -4,7 +4,10 @@ import tempfile
 
 from harness import job
 
+from dpsyn.report.page import template
+
 with tempfile.TemporaryDirectory() as folder:
     made = job(folder, "data.id=null")
     made.budget(None)
     made.data.fingerprint()
+template()

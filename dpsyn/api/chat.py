@@ -22,9 +22,10 @@ from dpsyn.data import Data
 from dpsyn.errors import UserError, check_packages, invalid, missing
 from dpsyn.language.answers import Answers, answer_key
 from dpsyn.language.asking import Answer, Question, ask, ping, tokens_of
+from dpsyn.language.cleaning import Request
 from dpsyn.language.endpoints import DEFAULT_URL, Endpoint, check_address, check_key_name, key_in
 from dpsyn.language.pace import Limits
-from dpsyn.language.prompts import Prompts, Request
+from dpsyn.language.prompts import Prompts
 from dpsyn.language.reasoning import without_reasoning
 from dpsyn.marks import PLACE, SECRET, SPEED
 from dpsyn.population import Label, Samples, of_texts

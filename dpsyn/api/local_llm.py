@@ -23,7 +23,8 @@ import numpy as np
 from dpsyn.api import Api, Degree
 from dpsyn.data import Data
 from dpsyn.errors import UserError, check_packages, first_line, invalid
-from dpsyn.language.prompts import Prompts, Request, beginning_of
+from dpsyn.language.cleaning import Request, beginning_of
+from dpsyn.language.prompts import Prompts
 from dpsyn.language.reasoning import open_tag, without_reasoning
 from dpsyn.marks import PLACE, SPEED
 from dpsyn.networks.hub import model_folder, pinned, quiet_transformers

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from dpsyn.files import private_folder, write
-from dpsyn.report import page
 from dpsyn.report.card import card
 from dpsyn.report.croissant import croissant
 from dpsyn.report.deployment import deployment
@@ -14,6 +13,7 @@ from dpsyn.report.facts import Released, read
 from dpsyn.report.layout import Layout, of_export, of_release
 from dpsyn.report.page import rendered
 from dpsyn.report.private import read_private
+from dpsyn.report.shown import as_shown
 from dpsyn.runs.directory import RunDirectory
 from dpsyn.runs.seal import seal
 
@@ -63,6 +63,6 @@ def write_private_report(run: RunDirectory, beside: Mapping[str, Any] | None = N
     """
     path = private_folder(run.private) / "report.html"
     released = read(run)
-    told = {} if beside is None else page.beside(released, beside)
+    told = {} if beside is None else as_shown(released, beside)
     write(path, rendered(released, {**read_private(run), **told}), private=True)
     return path

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import base64
-import difflib
+import functools
 import hashlib
-import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from decimal import Decimal
 from importlib import resources
 from itertools import pairwise
@@ -16,21 +14,15 @@ from typing import Any
 
 import numpy as np
 from markupsafe import Markup
-from PIL import Image
 
 from dpsyn import evaluation
-from dpsyn.population import I64, Array, Samples
+from dpsyn.population import Array
 from dpsyn.privacy.budget import SMALLEST_SIGMA, WEAK, exact_epsilon, format_epsilon, largest_hit_rates
 from dpsyn.privacy.statement import format_delta
 from dpsyn.report import contents, drawing, lineage
 from dpsyn.report.facts import LOOKED_AT, NOUNS, Released, kind_of, some_of
-from dpsyn.runs.storage import columns_of
+from dpsyn.report.shown import browser, cut, first, shown, spaced, thumbnail, trees
 
-THUMB, SHARP = 64, 48  # px of a thumbnail; images up to this are kept pixel by pixel
-STRIP, QUOTES, ROWS = 24, 3, 5  # on the first screen
-BROWSED, BROWSED_LABELS, BROWSED_ITERATIONS, LEAST = 360, 12, 7, 2  # samples of the browser
-EXCERPT, LONG = 280, 600  # characters of a text
-TABLE_ROWS, TABLE_COLUMNS = 60, 40
 LABELS, SHOWN_SETTINGS, SHOWN_FILES, SHOWN_CHARGES = 40, 60_000, 400, 400
 ALARMS = 0.05  # the rate of false alarms that is told in words
 
@@ -41,13 +33,8 @@ def rendered(released: Released, private: Mapping[str, Any] | None = None) -> by
     released: what the run released.
     private: what the private page says besides, by `dpsyn.report.private`; None for the public one.
     """
-    import jinja2
-
     style, script = _file("style.css"), _file("script.js")
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    filled = environment.from_string(_file("page.html")).render(
+    filled = template().render(
         **_context(released),
         private=private,
         style=Markup(style),
@@ -56,6 +43,17 @@ def rendered(released: Released, private: Mapping[str, Any] | None = None) -> by
         "base-uri 'none'; form-action 'none'",
     )
     return filled.encode("utf-8", "backslashreplace")
+
+
+@functools.cache
+def template() -> Any:
+    """A jinja2.Template: to compile it takes as long as to fill it."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.from_string(_file("page.html"))
 
 
 def _file(name: str) -> str:
@@ -80,16 +78,16 @@ def _context(released: Released) -> dict[str, Any]:
         "delta": format_delta(promise.delta, digits=3) if promise.delta else None,
         "one_in": f"{int(1 / Decimal(repr(promise.delta))):,}" if promise.delta else None,
         "joint": format_epsilon(promise.joint) if promise.joint is not None else "unknown",
-        "first": _first(released),
+        "first": first(released),
         "trade_off": _trade_off(released),
         "budget": _budget(released),
         "checklist": _checklist(released),
         "signs": _signs(released),
         "votes": _votes(released),
         "stream": _stream(released),
-        "trees": _trees(released),
+        "trees": trees(released),
         "changes": _changes(released),
-        "browser": _browser(released),
+        "browser": browser(released),
         "contents": _contents(released),
         "measured": [numbers for numbers in released.numbers if numbers.get("metric") and len(numbers) > 3],
         "evaluation": _evaluation(released),
@@ -114,122 +112,6 @@ def _state(released: Released) -> tuple[str, str]:
     if weak:
         return "warn", f"Differentially private.{weak}"
     return "good", "Differentially private. This page, and all that lies beside it, may be published."
-
-
-# Samples as they are shown
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A sample on the page. One of uri, text and cells is there. tiny: shown pixel by pixel."""
-
-    label: str
-    iteration: str
-    survivor: bool
-    votes: float | None
-    uri: str = ""
-    tiny: bool = False
-    text: str = ""
-    cells: str = ""
-
-    @property
-    def told(self) -> str:
-        return self.label + (f", {self.votes:.4g} noisy votes" if self.votes is not None else "")
-
-
-def thumbnail(image: Array, size: int = THUMB) -> tuple[str, bool]:
-    """A data URI, and whether the image is as small as its pixels.
-
-    image: uint8 [h, w, 1 or 3].
-    size: px of its longer side, at most.
-    """
-    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    tiny = max(picture.size) <= SHARP
-    sink = io.BytesIO()
-    if tiny:
-        picture.save(sink, "PNG", optimize=True)
-    else:
-        picture.thumbnail((size, size), Image.Resampling.BOX)
-        picture.save(sink, "JPEG", quality=82)
-    return f"data:image/{'png' if tiny else 'jpeg'};base64,{base64.b64encode(sink.getvalue()).decode()}", tiny
-
-
-def cut(text: object, most: int = EXCERPT) -> str:
-    words = str(text)
-    return words if len(words) <= most else words[: most - 2].rstrip() + " …"
-
-
-def _shown(
-    samples: Samples, row: int, label: str, iteration: str = "", survivor: bool = False, votes: float | None = None
-) -> Shown:
-    content = samples.content
-    facts = (label, iteration, survivor, votes)
-    if content.ndim == 4:
-        return Shown(*facts, *thumbnail(content[row]))
-    if content.dtype.names:
-        return Shown(*facts, cells=cut(", ".join(f"{k} {v}" for k, v in _cells(samples, row).items()), LONG))
-    return Shown(*facts, text=cut(content[row], LONG))
-
-
-def _cells(samples: Samples, row: int) -> dict[str, str]:
-    columns = columns_of(samples.content[row : row + 1], samples.forms)
-    return {name: "missing" if values[0] is None else _cell(values[0]) for name, values in columns.items()}
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)[:80]
-
-
-def _spaced(n: int, most: int) -> list[int]:
-    return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int)).tolist() if n else []
-
-
-def _first(released: Released) -> dict[str, Any]:
-    """What the first screen shows: images, texts or rows, of as many labels as there is room for."""
-    sample, kind = released.sample, released.kind
-    most = {"images": STRIP, "texts": QUOTES, "tables": ROWS}[kind]
-    labels = [int(label) for label in np.unique(sample.labels)]
-    chosen: list[int] = []
-    turns = max(1, math.ceil(most / max(1, len(labels))))
-    for turn in range(turns):
-        for label in labels if len(labels) <= most else [labels[i] for i in _spaced(len(labels), most)]:
-            rows = np.flatnonzero(sample.labels == label)
-            if turn < len(rows) and len(chosen) < most:
-                chosen.append(int(rows[(turn * len(rows)) // turns]))
-    if kind == "tables":
-        return {"table": _table(released, chosen)}
-    return {"samples": [_shown(sample.samples, row, released.labels[sample.labels[row]]) for row in chosen]}
-
-
-def beside(released: Released, found: Mapping[str, Any]) -> dict[str, Any]:
-    """What `dpsyn.report.real.against` found, as the private page shows it.
-
-    released: what is in the release.
-    found: by `against`.
-    """
-    told = dict(found)
-    if found["near"]:
-        pairs = [
-            (_shown(ours, i, "synthetic"), _shown(real, j, "private"), apart)
-            for ours, i, real, j, apart in found["near"]["pairs"]
-        ]
-        told["near"] = {**found["near"], "pairs": pairs}
-    if found["means"]:
-        told["means"] = [(released.labels[i], thumbnail(ours), thumbnail(real)) for i, ours, real in found["means"]]
-    return {"beside": told}
-
-
-def _table(released: Released, rows: Sequence[int]) -> dict[str, Any]:
-    """Rows of the sample; columns that hold labels come first."""
-    population, schema = released.sample, contents.schema_of(released)
-    label_columns = schema.label_columns if schema else ()
-    content = population.samples.content[np.array(rows, np.int64)]
-    columns = columns_of(content, population.samples.forms)
-    first = list(label_columns)
-    names = [*first, *(name for name in columns if name not in first)][:TABLE_COLUMNS]
-    lines = [["" if columns[n][i] is None else _cell(columns[n][i]) for n in names] for i in range(len(rows))]
-    numbers = [content.dtype[name].kind in "if" and content.dtype[name] != np.int8 for name in names]
-    return {"names": names, "lines": lines, "numbers": numbers, "left_out": len(columns) - len(names)}
 
 
 # Privacy
@@ -408,7 +290,7 @@ def _signs(released: Released) -> list[dict[str, Any]]:
 def _votes(released: Released) -> list[dict[str, Any]]:
     found = []
     chosen = sorted(released.votes)
-    for t in [chosen[i] for i in _spaced(len(chosen), 6)]:
+    for t in [chosen[i] for i in spaced(len(chosen), 6)]:
         receipt = released.votes[t]
         deviation = receipt.charge.sigma
         if deviation > 0 and len(receipt.votes) > 1:
@@ -424,7 +306,7 @@ def _stream(released: Released) -> dict[str, Any] | None:
     if known is None or not len(known.founders):
         return None
     founders = released.run.load(0, rows=known.founders)
-    named = [_shown(founders.samples, i, released.labels[founders.labels[i]]) for i in range(len(known.founders))]
+    named = [shown(founders.samples, i, released.labels[founders.labels[i]]) for i in range(len(known.founders))]
     shares = [f"{share:.1%}" for share in known.shares[:-1, -1]]
     told = [f"{each.label}: {share} of the last rows" for each, share in zip(named, shares, strict=True)]
     return {
@@ -434,50 +316,6 @@ def _stream(released: Released) -> dict[str, Any] | None:
         ],
         "distinct": known.distinct,
     }
-
-
-def _trees(released: Released) -> list[list[dict[str, Any]]]:
-    chains = lineage.trees(released)
-    wanted: dict[int, list[int]] = {}
-    for link in (link for chain in chains for link in chain):
-        wanted.setdefault(link.iteration, []).append(link.row)
-    loaded = {t: released.run.load(t, rows=np.array(sorted(set(rows)), np.int64)) for t, rows in wanted.items()}
-    at = {t: {row: i for i, row in enumerate(sorted(set(rows)))} for t, rows in wanted.items()}
-    found = []
-    for chain in chains:
-        links: list[dict[str, Any]] = []
-        before: Any = None
-        for link in chain:
-            population, row = loaded[link.iteration], at[link.iteration][link.row]
-            label = released.labels[population.labels[row]]
-            shown = _shown(population.samples, row, label, str(link.iteration), True, link.votes)
-            if released.kind == "tables":
-                now: Any = _cells(population.samples, row)
-                parts = [("ins" if before and before[k] != v else "same", f"{k} {v}") for k, v in now.items()]
-                parts = parts if before is None else [part for part in parts if part[0] == "ins"]
-                joined = parts[:TABLE_COLUMNS]
-            else:
-                now = shown.text.split()
-                joined = [] if released.kind == "images" else list(_differences(before, now))
-            links.append({"shown": shown, "parts": joined, "table": released.kind == "tables"})
-            before = now
-        found.append(links)
-    return found
-
-
-def _differences(before: Sequence[str] | None, now: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """('same' | 'ins' | 'del', words)"""
-    if before is None:
-        yield "same", " ".join(now)
-        return
-    for what, a, b, c, d in difflib.SequenceMatcher(None, before, now, autojunk=False).get_opcodes():
-        if what == "equal":
-            yield "same", " ".join(now[c:d])
-            continue
-        if b > a:
-            yield "del", " ".join(before[a:b])
-        if d > c:
-            yield "ins", " ".join(now[c:d])
 
 
 def _changes(released: Released) -> dict[str, Any] | None:
@@ -513,37 +351,7 @@ def _apart(one: Array, two: Array) -> float:
     return float(np.mean(found)) if found else 0.0
 
 
-# Samples to browse, and what is in them
-
-
-def _browser(released: Released) -> dict[str, Any]:
-    """Of each label and iteration the most voted, else survivors first; of a table rows of the final one."""
-    if released.kind == "tables":
-        rows = some_of(len(released.sample), TABLE_ROWS).tolist()
-        return {"table": _table(released, rows), "samples": [], "labels": [], "iterations": [], "of": released.rows}
-    lineages = [released.lineages[i] for i in _spaced(len(released.lineages), BROWSED_ITERATIONS)]
-    present = np.unique(released.row_labels)
-    labels = [int(present[i]) for i in _spaced(len(present), BROWSED_LABELS)]
-    each_has = max(LEAST, BROWSED // max(1, len(labels) * (len(lineages) + 1)))
-    samples: list[Shown] = []
-    for each in lineages:
-        receipt = released.votes.get(each.iteration + 1)
-        score = receipt.votes / receipt.charge.grid if receipt is not None else None
-        rank = -score if score is not None else ~each.survivors
-        of_label = [np.flatnonzero(each.labels == label) for label in labels]
-        best: I64 = np.concatenate([mine[np.argsort(rank[mine], kind="stable")[:each_has]] for mine in of_label])
-        population = released.run.load(each.iteration, rows=best)
-        for i, row in enumerate(best.tolist()):
-            votes = None if score is None else float(score[row])
-            name = released.labels[each.labels[row]]
-            samples.append(_shown(population.samples, i, name, str(each.iteration), bool(each.survivors[row]), votes))
-    if released.is_finished:
-        for label in labels:
-            for row in np.flatnonzero(released.sample.labels == label)[:each_has].tolist():
-                samples.append(_shown(released.sample.samples, row, released.labels[label], "final"))
-    iterations = list(dict.fromkeys(sample.iteration for sample in samples))
-    shown = {"samples": samples, "labels": [released.labels[i] for i in labels], "iterations": iterations}
-    return {**shown, "table": None, "of": sum(len(each.labels) for each in released.lineages)}
+# What is in the data
 
 
 def _contents(released: Released) -> dict[str, Any]:

@@ -15,7 +15,8 @@ import transformers
 from dpsyn.api import local_llm as part
 from dpsyn.api.local_llm import LocalLLM, chosen_tokens, context_of, load
 from dpsyn.errors import UserError
-from dpsyn.language.prompts import Prompts, Request
+from dpsyn.language.cleaning import Request
+from dpsyn.language.prompts import Prompts
 from dpsyn.networks.runtime import Runtime
 from dpsyn.population import Samples
 from dpsyn.randomness import uniform

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from dpsyn.compose import config_folder
 from dpsyn.errors import UserError
-from dpsyn.language.prompts import KEY, Prompts, Request, read
+from dpsyn.language.cleaning import Request
+from dpsyn.language.prompts import KEY, Prompts, read
 
 FOLDER = config_folder() / "prompts"
 FILE = {
