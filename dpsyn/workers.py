@@ -8,21 +8,19 @@ from __future__ import annotations
 import os
 import queue
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
 from typing import Any, cast
 
 import numpy as np
 
-from dpsyn import processes
 from dpsyn.api import Api, Degree, LooksUp, Queued, queue_of
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError
 from dpsyn.networks.runtime import OnRay, Runtime
 from dpsyn.population import Label, Samples, concatenate, take
+from dpsyn.processes import Ended, Worker, end, start
 from dpsyn.threads import processors
 
 Ask = Callable[..., Any]
@@ -118,29 +116,41 @@ def dispatching(api: Api, embed: Embedding, devices: Sequence[str] | None) -> It
         ask = _asker(api, embed)
         yield lambda what, batches: (ask(what, *batch()) for batch in batches)
         return
-    context = get_context("spawn")
-    with ExitStack() as stack:
-        free: queue.Queue[ProcessPoolExecutor] = queue.Queue()
-        for device in devices:
-            given = (device, len(devices), api, embed)
-            worker = ProcessPoolExecutor(1, context, initializer=_begin, initargs=given)
-            stack.callback(worker.shutdown, wait=True, cancel_futures=True)
+    kinds = [device.partition(":")[0] for device in devices]
+    started: list[Worker] = []
+    free: queue.Queue[Worker] = queue.Queue()
+
+    def begin() -> None:
+        for device, kind in zip(devices, kinds, strict=True):
+            started.append(start(max(1, processors() // len(devices)) if kind == "cpu" else None))
+            started[-1].ask(_begin, (device, api, embed))
+        for worker in started:
+            worker.answer()
             free.put(worker)
+
+    def one(what: str, batch: Callable[[], tuple[Any, ...]]) -> Any:
+        worker = free.get()
+        try:
+            worker.ask(_ask, (what, batch()))
+            return worker.answer()
+        finally:
+            free.put(worker)
+
+    def dispatch(what: str, batches: Sequence[Callable[[], tuple[Any, ...]]]) -> Iterator[Any]:
+        try:
+            if not started:
+                begin()
+            yield from threads.map(lambda batch: one(what, batch), batches)
+        except Ended:
+            raise UserError(
+                f"runtime.devices={list(devices)}: a process ended (out of memory?). The same command goes on."
+            ) from None
+
+    with ExitStack() as stack:
+        stack.callback(end, started)
         threads = ThreadPoolExecutor(len(devices))
         stack.callback(threads.shutdown, wait=True, cancel_futures=True)
-
-        def one(what: str, batch: Callable[[], tuple[Any, ...]]) -> Any:
-            worker = free.get()
-            try:
-                return worker.submit(_ask, what, batch()).result()
-            except BrokenProcessPool:
-                raise UserError(
-                    f"runtime.devices={list(devices)}: a process ended (out of memory?). The same command goes on."
-                ) from None
-            finally:
-                free.put(worker)
-
-        yield lambda what, batches: threads.map(lambda batch: one(what, batch), batches)
+        yield dispatch
 
 
 def _asker(api: Api, embed: Embedding) -> Ask:
@@ -148,15 +158,12 @@ def _asker(api: Api, embed: Embedding) -> Ask:
     return lambda what, *arguments: parts[what](*arguments)
 
 
-def _begin(device: str, devices: int, api: Api, embed: Embedding) -> None:
+def _begin(device: str, api: Api, embed: Embedding) -> None:
     """In the new process, before torch is imported there."""
     global _ask_here
-    processes.begin()
     kind, _, number = device.partition(":")
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     os.environ["CUDA_VISIBLE_DEVICES"] = (visible[int(number)] if visible else number) if kind == "cuda" else ""
-    if kind == "cpu":
-        os.environ["OMP_NUM_THREADS"] = str(max(1, processors() // devices))
     _ask_here = _asker(api, embed)
 
 

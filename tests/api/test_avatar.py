@@ -1,7 +1,6 @@
 import dataclasses
 import importlib.abc
 import io
-import multiprocessing
 import os
 import pickle
 import signal
@@ -17,13 +16,13 @@ from PIL import Image
 
 from dpsyn import errors
 from dpsyn.api import avatar as module
-from dpsyn.api.avatar import OFTEN_NONE, Avatar, random_rows
+from dpsyn.api.avatar import CHUNK, OFTEN_NONE, Avatar, random_rows
 from dpsyn.api.avatar.faces import PARAMETERS, names, pictures, values
-from dpsyn.api.avatar.processes import CHUNK, stop, workers_of
 from dpsyn.compose import config_folder
 from dpsyn.errors import UserError
 from dpsyn.networks.runtime import Runtime
 from dpsyn.population import Population, Samples, take
+from dpsyn.processes import end_kept, kept
 from dpsyn.runs.storage import from_parquet, to_parquet
 
 ARGUMENTS = yaml.safe_load((config_folder() / "api/avatar.yaml").read_text())
@@ -191,7 +190,7 @@ def test_equal_rows_are_drawn_once(faces, monkeypatch):
 @pytest.fixture
 def pool():
     yield
-    stop(2)
+    end_kept(2)
 
 
 @drawing
@@ -199,18 +198,17 @@ def test_workers_change_no_sample_and_are_kept(faces, pool):
     api = dataclasses.replace(PUBLISHED, runtime=Runtime(workers=2))
     some = take(faces, np.arange(CHUNK + 1))
     assert (api.vary(some, [{}] * len(some), 0, seeds(len(some), 1)).content == some.content).all()
-    first = [worker.pid for worker in workers_of(2).workers]
+    first = [worker.process.pid for worker in kept(2)]
     many = rows(200)
     assert (api.drawn(many).content == PUBLISHED.drawn(many).content).all()
-    assert [worker.pid for worker in workers_of(2).workers] == first
+    assert [worker.process.pid for worker in kept(2)] == first
     assert pickle.loads(pickle.dumps(api)) == api
 
 
 @drawing
 def test_a_worker_that_dies_is_one_line_and_the_next_call_has_new_ones(pool):
     api = dataclasses.replace(PUBLISHED, runtime=Runtime(workers=2))
-    worker = workers_of(2).workers[1]
-    worker.kill()
+    kept(2)[1].process.kill()
     with pytest.raises(UserError, match=r"api avatar: a worker ended .*status -9.*runtime\.workers=0") as refused:
         api.drawn(rows(200))
     assert "\n" not in str(refused.value)
@@ -219,23 +217,24 @@ def test_a_worker_that_dies_is_one_line_and_the_next_call_has_new_ones(pool):
 
 @drawing
 def test_a_process_that_is_a_worker_draws_by_itself(monkeypatch):
-    monkeypatch.setattr(multiprocessing, "parent_process", lambda: "a parent")
-    monkeypatch.setattr(module, "workers_of", lambda workers: pytest.fail("a worker of a worker"))
+    monkeypatch.setattr(module, "is_worker", lambda: True)
+    monkeypatch.setattr(module, "kept", lambda workers: pytest.fail("a worker of a worker"))
     assert len(generated(dataclasses.replace(PUBLISHED, runtime=Runtime(workers=2)), 70)) == 70
 
 
 PROGRAM = """
 import os, signal, sys, threading
 import numpy as np
-from dpsyn.api.avatar.processes import workers_of
+from dpsyn.api.avatar.faces import pictures
+from dpsyn.processes import kept, shared_out
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a script in the background is started deaf to it
-same = np.zeros((200, 16), np.int64)
-pool = workers_of(2)
-pool.pictures(same, (32, 32), (0, 0, 264, 280))
-print(*(worker.pid for worker in pool.workers), flush=True)
+each = [(np.zeros((64, 16), np.int64), (32, 32), (0, 0, 264, 280))] * 3
+pool = kept(2)
+shared_out(pool, pictures, each)
+print(*(worker.process.pid for worker in pool), flush=True)
 threading.Timer(0.1, os.kill, [os.getpid(), int(sys.argv[1])]).start()
 while True:
-    pool.pictures(same, (32, 32), (0, 0, 264, 280))
+    shared_out(pool, pictures, each)
 """
 
 

@@ -322,7 +322,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path):
 
     def children():
         found = subprocess.run(["ps", "-ww", "-o", "pid=,args=", "-s", str(parent.pid)], capture_output=True, text=True)
-        return [line for line in found.stdout.splitlines() if "spawn_main" in line]
+        return [line for line in found.stdout.splitlines() if "dpsyn.processes" in line]
 
     waited = time.monotonic() + 60
     while len(children()) < 2 and time.monotonic() < waited:

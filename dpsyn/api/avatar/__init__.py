@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,15 +10,16 @@ import numpy as np
 
 from dpsyn.api import Api, Degree
 from dpsyn.api.avatar.faces import HEIGHT, PARAMETERS, WIDTH, names, pictures, values
-from dpsyn.api.avatar.processes import CHUNK, stop, workers_of
 from dpsyn.data import Data
 from dpsyn.errors import UserError, check_packages, invalid, missing
 from dpsyn.networks.runtime import Runtime
 from dpsyn.population import Label, Samples
+from dpsyn.processes import Ended, end_kept, is_worker, kept, shared_out
 from dpsyn.randomness import uniform
 from dpsyn.threads import processors
 from dpsyn.validate import number, side_lengths
 
+CHUNK = 64  # rows that a worker gets at once
 OFTEN_NONE = ("facial_hair", "accessory")  # python_avatars draws NONE half of the time, any value else
 
 
@@ -94,16 +94,23 @@ class Avatar(Api):
     def drawn(self, rows: np.ndarray) -> Samples:
         """rows: int64 [n, 16], indices into the values of each parameter."""
         distinct, places = np.unique(rows, axis=0, return_inverse=True)
-        crop = tuple(self.crop or (0, 0, WIDTH, HEIGHT))
+        size, crop = tuple(self.image_size), tuple(self.crop or (0, 0, WIDTH, HEIGHT))
         workers = processors() if self.runtime.workers is None else self.runtime.workers
-        if workers < 2 or len(distinct) <= CHUNK or multiprocessing.parent_process() is not None:
-            images = pictures(distinct, tuple(self.image_size), crop)
+        if workers < 2 or len(distinct) <= CHUNK or is_worker():
+            images = pictures(distinct, size, crop)
         else:
+            parts = [(distinct[start : start + CHUNK], size, crop) for start in range(0, len(distinct), CHUNK)]
             try:
-                images = workers_of(workers).pictures(distinct, tuple(self.image_size), crop)
-            except BaseException:  # answers may be left in the pipes
-                stop(workers)
-                raise
+                images = np.concatenate(shared_out(kept(workers), pictures, parts))
+            except BaseException as error:
+                end_kept(workers)  # answers may be left in their pipes
+                if not isinstance(error, Ended):
+                    raise
+                said = f"api avatar: a worker ended before its work was done ({error})."
+                do = (
+                    "Give the same command again; with runtime.workers=0 this process draws, and shows what goes wrong."
+                )
+                raise UserError(f"{said} {do}") from None
         traits = {name: np.array(names(name), np.str_)[rows[:, k]] for k, name in enumerate(PARAMETERS)}
         return Samples(images[places.reshape(-1)], traits)
 
