@@ -2,7 +2,7 @@
 """Votes of made-up records counted by 1 and by 2 threads, and by 2 shards on Ray on this machine.
 
 All in turn in one process; seconds by the clock, medians, ratios to one thread. And the most memory of the driver, in
-processes of their own, at two numbers of records on Ray.
+processes of their own, for each of some numbers of records on Ray.
 
     .venv/bin/python scripts/bench_cluster.py [--records 1000000] [--candidates 5000] [--rounds 3] [--memory 100000 1000000]
 """
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--candidates", type=int, default=5000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--memory", type=int, nargs=2, default=[100_000, 1_000_000])
+    parser.add_argument("--memory", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--driver", nargs=2, help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
     if chosen.driver:
@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             given = [sys.executable, __file__, "--candidates", str(chosen.candidates), "--driver", str(records), folder]
             peaks.append(float(subprocess.run(given, check=True, stdout=subprocess.PIPE).stdout))
     sizes = " and ".join(f"{peak:.0f} MiB at {n:,}" for peak, n in zip(peaks, chosen.memory, strict=True))
-    print(f"driver on Ray: {sizes} records, ratio {peaks[1] / peaks[0]:.2f}")
+    print(f"driver on Ray: {sizes} records, ratio {peaks[-1] / peaks[0]:.2f}")
 
 
 if __name__ == "__main__":

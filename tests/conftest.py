@@ -48,10 +48,18 @@ SLOW = [
 ]
 
 
+# files that take longest, longest first: two processes end together where neither is left with one of these at the end
+LONG = ["test_image_runs", "test_readme", "test_run", "cluster/test_ray_nodes"]
+
+
 def pytest_collection_modifyitems(items):
+    def place(item):
+        return str(item.path.relative_to(ROOT).with_suffix(""))
+
     for item in items:
-        if str(item.path.relative_to(ROOT).with_suffix("")) in SLOW:
+        if place(item) in SLOW:
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: LONG.index(place(item)) if place(item) in LONG else len(LONG))
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +72,31 @@ def own_state(tmp_path_factory, monkeypatch):
     off = [name for name, logger in logging.root.manager.loggerDict.items() if getattr(logger, "disabled", False)]
     assert not [name for name in off if name.startswith("dpsyn")], "a test disabled the loggers of those that follow"
     assert logging.root.level <= logging.WARNING and not logging.root.manager.disable and not logging.root.disabled
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_disks(monkeypatch):
+    """Nothing here can cut the power: a call to sync is made, and watched by tests, but waits for no disk."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    """A folder with a finished run of each kind, by name. Copy one before you change it."""
+    from harness import ended
+
+    small = {
+        "images": ["+experiment=smoke", "schedule.size=20", "expand.rows=60", "card.curator=A curator",
+                   "card.license=cc-by-4.0", "card.published=2026-11-30"],
+        "texts": ["+experiment=text_smoke", "schedule.size=80", "metric=lengths"],
+        "cells": ["+experiment=breast_cancer", "schedule.size=300", "metric=none", "privacy.epsilon=8"],
+        "Tab-PE": ["+experiment=breast_cancer_tab_pe", "schedule.releases=2", "schedule.sampled_releases=1",
+                   "metric=none"],
+        "none": ["+experiment=smoke", "schedule=none", "schedule.size=20", "expand.rows=null"],
+        "noisy label shares": ["+experiment=smoke", "label_shares=noisy", "schedule.size=20", "schedule.releases=2"],
+        "not private": ["+experiment=smoke", "schedule.size=20", "privacy=none"],
+    }  # fmt: skip
+    return ended(tmp_path_factory.mktemp("runs"), small)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -70,12 +71,16 @@ class Digits:
             yield Records(Samples(images[start:stop]), digits[start:stop])
 
     def _rows(self) -> tuple[np.ndarray, np.ndarray]:
-        from sklearn.datasets import load_digits
+        images, digits, others = _all()
+        rows = others if self.split == "test" else ~others if self.split == "train" else slice(None)
+        return images[rows].copy(), digits[rows].copy()
 
-        values, digits = load_digits(return_X_y=True)
-        images = np.rint(values * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
-        if self.split != "all":
-            others = np.array([held_out(image.tobytes()) for image in images])
-            rows = others if self.split == "test" else ~others
-            images, digits = images[rows], digits[rows]
-        return images, digits.astype(np.int64)
+
+@functools.cache
+def _all() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Images, digits, and bool: whether a row is held out."""
+    from sklearn.datasets import load_digits
+
+    values, digits = load_digits(return_X_y=True)
+    images = np.rint(values * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+    return images, digits.astype(np.int64), np.array([held_out(image.tobytes()) for image in images])

@@ -6,6 +6,7 @@ BLAS in faiss's wheel does not know every processor: 29 GFLOP a CPU second on on
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -34,8 +35,6 @@ Search = Callable[[Any, int], tuple[F32, I64]]
 
 def cpu_search(vectors: F32) -> Search:
     """Among vectors float32 [m, d], with finite squares; k at most m. Processors that are free share the queries."""
-    from threadpoolctl import ThreadpoolController
-
     m, d = vectors.shape
     edges = np.linspace(0, m, -(-m // VECTORS) + 1).astype(np.int64).tolist()
     # |v|^2 - 2 qv + |q|^2 is one product, of the query, 1 and |q|^2 with such a table
@@ -45,7 +44,6 @@ def cpu_search(vectors: F32) -> Search:
         np.multiply(part.T, -2, out=table[:d])
         np.einsum("ij,ij->i", part, part, out=table[d])
     at_once = max(1, BLOCK // max(table.shape[1] for table in tables))
-    blas = ThreadpoolController().select(user_api="blas")
 
     def share(queries: F32, k: int) -> tuple[F32, I64]:
         """Some queries, on one processor."""
@@ -67,19 +65,27 @@ def cpu_search(vectors: F32) -> Search:
 
     def search(queries: F32, k: int) -> tuple[F32, I64]:
         # threads that share each product wait for each other at its end: twice the time where the machine is busy
-        with _one_thread(blas):
+        with _one_thread():
             return shared(share, queries, k)
 
     return search
 
 
+@functools.cache
+def _blas() -> Any:
+    """The threads of numpy's BLAS. To find it among all libraries takes 11 ms, longer than a small label's search."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas")
+
+
 @contextmanager
-def _one_thread(blas: Any) -> Iterator[None]:
+def _one_thread() -> Iterator[None]:
     """While anybody is inside, BLAS uses one thread a product: the last one out restores what the first one found."""
     global _inside, _limiter
     with _door:
         if not _inside:
-            _limiter = blas.limit(limits=1)
+            _limiter = _blas().limit(limits=1)
         _inside += 1
     try:
         yield

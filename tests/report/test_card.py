@@ -5,7 +5,6 @@ import shutil
 import pandas as pd
 import pytest
 import yaml
-from harness import ended
 
 from dpsyn import cli
 from dpsyn.report import facts, write_report
@@ -13,17 +12,7 @@ from dpsyn.report.card import card, plain
 from dpsyn.report.layout import of_release
 from dpsyn.runs.directory import open_run
 
-SMALL = {
-    "images": ["+experiment=smoke", "schedule.size=20", "expand.rows=60"],
-    "texts": ["+experiment=text_smoke", "schedule.size=80", "metric=none"],
-    "cells": ["+experiment=breast_cancer", "schedule.size=300", "metric=none"],
-}
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    home = tmp_path_factory.mktemp("runs")
-    return ended(home, SMALL)
+KINDS = ["images", "texts", "cells"]
 
 
 def head(folder):
@@ -59,7 +48,7 @@ def test_after_an_expansion_datasets_loads_the_new_rows(runs, tmp_path):
     assert sizes == [60, 80]
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", KINDS)
 def test_the_card_states_the_promise_the_columns_and_the_limits(runs, name):
     folder = runs / name / "release"
     text = (folder / "README.md").read_text()

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from harness import ended
+from harness import TINY
 from hub_server import hub
 
 from dpsyn import cli
@@ -20,21 +20,10 @@ from dpsyn.privacy.budget import epsilon_of
 from dpsyn.report import facts
 from dpsyn.runs.directory import open_run
 
-SMALL = {
-    "images": ["+experiment=smoke", "schedule.size=20", "expand.rows=60", "card.curator=A curator",
-               "card.license=cc-by-4.0", "card.published=2026-11-30"],
-    "texts": ["+experiment=text_smoke", "schedule.size=80", "metric=none"],
-    "cells": ["+experiment=breast_cancer", "schedule.size=300", "metric=none"],
-}  # fmt: skip
+KINDS = ["images", "texts", "cells"]
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    home = tmp_path_factory.mktemp("loading")
-    return ended(home, SMALL)
-
-
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", KINDS)
 def test_polars_and_duckdb_read_the_same_rows_as_pandas(runs, name):
     polars, duckdb = pytest.importorskip("polars"), pytest.importorskip("duckdb")
     path = runs / name / "release/synthetic.parquet"
@@ -46,7 +35,7 @@ def test_polars_and_duckdb_read_the_same_rows_as_pandas(runs, name):
                 assert found[column].tolist() == expected[column].tolist() or found[column].isna().any()
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", KINDS)
 def test_croissant_is_valid_and_gives_the_rows(runs, name):
     mlcroissant = pytest.importorskip("mlcroissant")
     folder = runs / name / "release"
@@ -74,7 +63,7 @@ REQUIRED = {  # of opendp/deployments-registry-data, schemas/deployments-schema.
 
 
 def test_the_record_of_the_deployment_is_filled_as_far_as_a_program_can(runs):
-    texts = {name: (runs / name / "release/deployment.yaml").read_text() for name in SMALL}
+    texts = {name: (runs / name / "release/deployment.yaml").read_text() for name in KINDS}
     for name, text in texts.items():
         record = yaml.safe_load(text)
         assert set(record) == {"url_slug", "deployment"}
@@ -91,17 +80,18 @@ def test_the_record_of_the_deployment_is_filled_as_far_as_a_program_can(runs):
     assert "license: cc-by-4.0" in (runs / "images/release/README.md").read_text()
 
 
-def test_what_the_curator_says_is_checked_and_identifies_no_run(runs, capsys):
-    again = [*SMALL["images"][:3], f"run_dir={runs / 'images'}"]
+def test_what_the_curator_says_is_checked_and_identifies_no_run(tmp_path, capsys):
+    again = [*TINY, f"run_dir={tmp_path / 'run'}"]
+    assert cli.main(["run", *again, "card.curator=One"]) == 0
     assert cli.main(["run", *again, "card.curator_type=Bakery"]) == 2
     assert "card.curator_type=Bakery: expected" in capsys.readouterr().err
     assert cli.main(["run", *again, "card.published=yesterday"]) == 2
+    assert "name: One" in (deployment := tmp_path / "run/release/deployment.yaml").read_text()
     assert cli.main(["run", *again, "card.curator=Another"]) == 0
-    assert "Another" in (runs / "images/release/deployment.yaml").read_text()
-    assert cli.main(["run", *SMALL["images"], f"run_dir={runs / 'images'}"]) == 0
+    assert "name: Another" in deployment.read_text()
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", KINDS)
 def test_anyone_recomputes_epsilon_with_dp_accounting_alone(runs, name):
     import dp_accounting
     from dp_accounting.pld import PLDAccountant
@@ -228,7 +218,7 @@ def test_push_sends_the_release_and_nothing_else(runs, tmp_path):
 
 
 def test_push_refuses_what_is_not_private_not_complete_or_altered(runs, tmp_path):
-    assert cli.main(["run", *SMALL["images"][:3], "privacy=none", f"run_dir={tmp_path / 'bare'}"]) == 0
+    assert cli.main(["run", *TINY, "privacy=none", f"run_dir={tmp_path / 'bare'}"]) == 0
     shutil.copytree(runs / "images/release", tmp_path / "cut/release")
     last = sorted((tmp_path / "cut/release/votes").iterdir())[-1]
     last.unlink()

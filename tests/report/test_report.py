@@ -11,7 +11,7 @@ import subprocess
 import numpy as np
 import pandas as pd
 import pytest
-from harness import digits, ended, own_data, parquet, run, same_noise
+from harness import digits, own_data, parquet, run, same_noise
 
 from dpsyn import cli
 from dpsyn.errors import UserError
@@ -26,23 +26,6 @@ from dpsyn.runs.directory import RunDirectory, open_run
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7 * 7 }}]]>"
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """A run of each kind, by name."""
-    home = tmp_path_factory.mktemp("runs")
-    small = {
-        "images": ["+experiment=smoke", "schedule.size=20", "expand.rows=60"],
-        "texts": ["+experiment=text_smoke", "schedule.size=80", "metric=lengths"],
-        "cells": ["+experiment=breast_cancer", "schedule.size=300", "metric=none", "privacy.epsilon=8"],
-        "Tab-PE": ["+experiment=breast_cancer_tab_pe", "schedule.releases=2", "schedule.sampled_releases=1",
-                   "metric=none"],
-        "none": ["+experiment=smoke", "schedule=none", "schedule.size=20", "expand.rows=null"],
-        "noisy label shares": ["+experiment=smoke", "label_shares=noisy", "schedule.size=20", "schedule.releases=2"],
-        "not private": ["+experiment=smoke", "schedule.size=20", "privacy=none"],
-    }  # fmt: skip
-    return ended(home, small)
 
 
 KINDS = ["images", "texts", "cells", "Tab-PE", "none", "noisy label shares", "not private"]
