@@ -7,8 +7,10 @@ import fcntl
 import hashlib
 import inspect
 import os
+import platform
 import shutil
 import stat
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -33,14 +35,16 @@ def room_on_disk(path: Path) -> Iterator[None]:
         raise OutOfSpace(f"{path}: the disk is full. Make room and give the same command again; it goes on.") from None
 
 
-def write(path: Path, content: bytes, private: bool = False) -> None:
+def write(path: Path, content: bytes, private: bool = False, shared: bool = False) -> None:
     """Replaces `path` in one step. A private file is for its owner alone; released files get one fixed mtime.
 
     path: in a folder that is there.
     content: all of the file.
     private: whether it is for its owner alone.
+    shared: whether others may write it at the same time, as they may in a cache; whoever ends last has written it.
     """
-    temporary = path.with_name(f".{path.name}.part")
+    own = f".{platform.node()}.{os.getpid()}.{threading.get_ident()}" if shared else ""
+    temporary = path.with_name(f".{path.name}{own}.part")
     with room_on_disk(path):
         try:
             temporary.unlink(missing_ok=True)  # of a stranger's folder it may be a link to a file elsewhere

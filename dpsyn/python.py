@@ -165,7 +165,7 @@ def _job(overrides: Sequence[str], data: Given, config_dir: str | Path | None, k
         do = "Releases from data of one id add up; by their content alone, rows in another order are other data."
         raise invalid("data.id", "null", "a name for data that are no file", do)
     if path is not None and content and keeps and not Path(path).exists():
-        write(Path(path), content, private=True)
+        write(Path(path), content, private=True, shared=True)
     return job
 
 

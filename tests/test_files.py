@@ -1,6 +1,7 @@
 """Folders that hold private data are their owner's alone, and what is written survives a power cut."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from harness import run
 from dpsyn import compose
 from dpsyn.build import build, constructors
 from dpsyn.errors import UserError
-from dpsyn.files import folder, private_folder
+from dpsyn.files import folder, private_folder, write
 from dpsyn.publish import NOT_PUBLISHED, published
 
 
@@ -96,3 +97,13 @@ def test_public_metrics_and_the_expansion_are_listed_as_assumed_public(in_tmp):
     assert public["metric"]["parts"]["frechet"]["data"]["split"] == "test"
     private = build(compose.settings([*given[:3], "+" + given[4]])).public
     assert private["metric"]["parts"] == {}
+
+
+def test_a_file_of_a_cache_that_many_write_at_once_is_whole_and_fails_none(tmp_path):
+    contents = [bytes([at]) * 100_000 for at in range(8)]
+    for round in range(10):
+        path = tmp_path / f"{round}.npz"
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda content, path=path: write(path, content, shared=True), contents))
+        assert path.read_bytes() in contents
+    assert not list(tmp_path.glob(".*"))

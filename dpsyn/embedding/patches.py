@@ -99,7 +99,7 @@ class Patches(Embedding):
             sink = io.BytesIO()
             np.savez(sink, **learn(images_of(self.data), *settings[2:]))  # type: ignore[arg-type]
             path.parent.mkdir(exist_ok=True)
-            write(path, sink.getvalue())
+            write(path, sink.getvalue(), shared=True)
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
 

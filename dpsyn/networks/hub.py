@@ -99,7 +99,8 @@ def commit_of(
             key, name, f"an existing file or folder, or a name on the hub that can be reached{which} ({failure})", do
         )
     folder(place.parent)
-    write(place, json.dumps({"name": name, "revision": revision, "commit": found}).encode(), private=True)
+    known = {"name": name, "revision": revision, "commit": found}
+    write(place, json.dumps(known).encode(), private=True, shared=True)
     return found
 
 

@@ -85,4 +85,4 @@ def _check_digest(key: str, path: str, place: Path) -> None:
         do = f"Nothing of it was loaded. Remove {place.parent} to fetch it again."
         raise invalid(key, path, f"weights with the digest {other}, not {found}", do)
     if not kept.exists():
-        write(kept, found.encode(), private=True)
+        write(kept, found.encode(), private=True, shared=True)
