@@ -49,7 +49,24 @@ SLOW = [
 
 
 # files that take longest, longest first: two processes end together where neither is left with one of these at the end
-LONG = ["test_image_runs", "test_readme", "test_run", "cluster/test_ray_nodes"]
+LONG = [
+    "test_image_runs",
+    "test_readme",
+    "test_run",
+    "cluster/test_ray_nodes",
+    "test_scripts",
+    "test_light",
+    "test_hostile",
+    "test_planning",
+    "language/test_asking",
+    "embedding/test_inception",
+    "test_text_runs",
+    "test_table_runs",
+    "report/test_report",
+    "report/test_loading",
+    "report/test_card",
+    "privacy/test_shards",
+]
 
 
 def pytest_collection_modifyitems(items):
