@@ -55,18 +55,18 @@ class Metric(Protocol):
         return None
 
 
-def check_settings(metric: Any, name: str, least: Mapping[str, int]) -> None:
+def check_settings(metric: Any, name: str, least: Mapping[str, int], public: bool) -> None:
     """Checks of a metric's settings. Raises UserError, also for a `public` that is not true or false: a word such as
     "no" would count as true, and publish a private number.
 
-    metric: with the settings and `public`.
+    metric: with the settings.
     name: of the metric, for messages.
     least: for each setting that is a whole number, the least that it can be.
+    public: its setting of this name; False where there is none, as the numbers are always private, or always public.
     """
     for key, at_least in least.items():
         whole(f"metric.parts.{name}.{key}", getattr(metric, key), at_least)
-    # what is always private, or always public, has no such setting
-    flag(f"metric.parts.{name}.public", getattr(metric, "public", False))
+    flag(f"metric.parts.{name}.public", public)
 
 
 def check_real(data: Data | None) -> None:

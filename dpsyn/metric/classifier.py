@@ -56,7 +56,7 @@ class Classifier(Metric):
     augment: bool = False
 
     def __post_init__(self) -> None:
-        check_settings(self, "classifier", {"epochs": 1, "batch_size": 1, "seed": 0})
+        check_settings(self, "classifier", {"epochs": 1, "batch_size": 1, "seed": 0}, self.public)
         number("metric.parts.classifier.learning_rate", self.learning_rate, "a number above 0", above=0)
         device_name("metric.parts.classifier.device", self.device)
         flag("metric.parts.classifier.augment", self.augment)

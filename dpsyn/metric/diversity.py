@@ -30,7 +30,7 @@ class Diversity(Metric):
     near: float
 
     def __post_init__(self) -> None:
-        check_settings(self, "diversity", {})
+        check_settings(self, "diversity", {}, False)
         number("metric.parts.diversity.near", self.near, "above 0, 1 at most", above=0, most=1)
 
     @property

@@ -27,7 +27,7 @@ class Frechet(Metric):
     public: bool
 
     def __post_init__(self) -> None:
-        check_settings(self, "frechet", {"batch_size": 1})
+        check_settings(self, "frechet", {"batch_size": 1}, self.public)
 
     def check(self) -> None:
         """Raises UserError without real data."""

@@ -35,7 +35,9 @@ class Kid(Metric):
     public: bool
 
     def __post_init__(self) -> None:
-        check_settings(self, "kid", {"subsets": 1, "subset_size": 2, "rows": 2, "seed": 0, "batch_size": 1})
+        check_settings(
+            self, "kid", {"subsets": 1, "subset_size": 2, "rows": 2, "seed": 0, "batch_size": 1}, self.public
+        )
 
     def check(self) -> None:
         """Raises UserError without real data."""

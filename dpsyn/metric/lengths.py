@@ -28,7 +28,7 @@ class Lengths(Metric):
     public: bool
 
     def __post_init__(self) -> None:
-        check_settings(self, "lengths", {})
+        check_settings(self, "lengths", {}, self.public)
 
     def check(self) -> None:
         """Raises UserError without real data."""

@@ -40,7 +40,7 @@ class Marginals(Metric):
 
     def __post_init__(self) -> None:
         check_schema("metric.parts.marginals.schema", self.schema)
-        check_settings(self, "marginals", {"bins": 2, "combinations": 1, "seed": 0})
+        check_settings(self, "marginals", {"bins": 2, "combinations": 1, "seed": 0}, self.public)
         if isinstance(self.ways, str) or not all(type(k) is int and 1 <= k <= 5 for k in self.ways):
             raise invalid("metric.parts.marginals.ways", self.ways, "a list of whole numbers from 1 to 5")
 

@@ -36,7 +36,7 @@ class Mauve(Metric):
 
     def __post_init__(self) -> None:
         least = {"scaling": 1, "rows": 2, "seed": 0, "batch_size": 1}
-        check_settings(self, "mauve", least if self.buckets is None else {**least, "buckets": 2})
+        check_settings(self, "mauve", least if self.buckets is None else {**least, "buckets": 2}, self.public)
 
     def check(self) -> None:
         """Raises UserError without the package, and without real data."""

@@ -27,7 +27,7 @@ class Overlap(Metric):
     batch_size: int
 
     def __post_init__(self) -> None:
-        check_settings(self, "overlap", {"batch_size": 1})
+        check_settings(self, "overlap", {"batch_size": 1}, False)
 
     def check(self) -> None:
         """Raises UserError for what the data can tell to be wrong without reading a row."""

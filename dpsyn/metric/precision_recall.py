@@ -42,7 +42,7 @@ class PrecisionRecall(Metric):
 
     def __post_init__(self) -> None:
         least = {"neighbours": 1, "coverage_neighbours": 1, "rows": 1, "seed": 0, "batch_size": 1}
-        check_settings(self, "precision_recall", least)
+        check_settings(self, "precision_recall", least, self.public)
         if self.rows <= (most := max(self.neighbours, self.coverage_neighbours)):
             raise invalid("metric.parts.precision_recall.rows", self.rows, f"more than {most}, the neighbours of a row")
 

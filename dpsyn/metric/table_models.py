@@ -145,7 +145,7 @@ class _Matrix:
 
 def _check_settings(part: Part, name: str) -> None:
     check_schema(f"metric.parts.{name}.schema", part.schema)
-    check_settings(part, name, {"seed": 0} | ({} if part.rows is None else {"rows": 1}))
+    check_settings(part, name, {"seed": 0} | ({} if part.rows is None else {"rows": 1}), part.public)
     choice(f"metric.parts.{name}.model", part.model, MODELS)
 
 

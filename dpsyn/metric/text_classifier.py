@@ -64,7 +64,7 @@ class TextClassifier(Metric):
 
     def __post_init__(self) -> None:
         check_revision("metric.parts.text_classifier.revision", self.revision)
-        check_settings(self, "text_classifier", {"max_length": 1, "epochs": 1, "batch_size": 1, "seed": 0})
+        check_settings(self, "text_classifier", {"max_length": 1, "epochs": 1, "batch_size": 1, "seed": 0}, self.public)
         for key in ("inverse_penalty", "learning_rate"):
             value = getattr(self, key)
             number(f"metric.parts.text_classifier.{key}", value, "a number above 0", above=0)

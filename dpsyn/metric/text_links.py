@@ -41,7 +41,7 @@ class TextLinks(Metric):
 
     def __post_init__(self) -> None:
         check_schema("metric.parts.text_links.schema", self.schema)
-        check_settings(self, "text_links", {})
+        check_settings(self, "text_links", {}, self.public)
 
     def check(self) -> None:
         """Raises UserError without real data."""
