@@ -1,5 +1,6 @@
 """Imported once by the server that forks killed runs: what is computed here, each of them has at once."""
 
+import os
 import tempfile
 
 from harness import job
@@ -11,3 +12,4 @@ with tempfile.TemporaryDirectory() as folder:
     made.budget(None)
     made.data.fingerprint()
 template()
+os.fsync = lambda descriptor: None  # a process that is killed loses nothing that it wrote: no power is cut
