@@ -85,6 +85,11 @@ REFUSAL = re.compile(
     r",? i\b",
     re.IGNORECASE,
 )
+PROGRAM = re.compile(
+    r"\bas an ai\b|\bi(?:'m| am) (?:just |only )?(?:an?|your|the)(?: [\w-]+){0,2} "
+    r"(?:chat-?bot|ai|ai assistant|virtual assistant|language model)\b",
+    re.IGNORECASE,
+)
 QUOTES = {'"': '"', "\u201c": "\u201d", "\u00ab": "\u00bb", "\u201e": "\u201c", "\u2018": "\u2019", "'": "'"}
 LEAST_ECHO = 5  # words of a prompt that an answer does not have by chance
 
@@ -151,7 +156,10 @@ def beginning_of(request: Request | None) -> str:
 
 def _as_quoted(text: str) -> str | None:
     """What a small model quotes of somebody: without a sentence that goes on with who says it; None where it goes round
-    in circles. Of models that are given no beginning nothing is judged so: a refrain may be what was asked for."""
+    in circles, or falls out of its part and says that it is a program. Of models that are given no beginning nothing is
+    judged so: a refrain, or a robot's tale, may be what was asked for."""
+    if PROGRAM.search(text.replace("\u2019", "'")):
+        return None
     if text.endswith(",") and len(ends := [match.end() for match in SENTENCE_END.finditer(text)]):
         text = text[: ends[-1]]
     words = text.split()

@@ -401,6 +401,33 @@ def test_what_an_answer_was_begun_with_is_kept_and_what_goes_round_in_circles_is
     assert prompts().cleaned('"I liked it. Not bad, three stars,', asked) == "I liked it."
 
 
+def test_a_small_model_that_says_that_it_is_a_program_has_given_no_answer():
+    asked = Request(
+        ({"role": "user", "content": "What does a customer write?"}, {"role": "assistant", "content": '"'}), 99
+    )
+    for text in (
+        "Where is it? I'm a chatbot designed to help.",
+        "Wait. I\u2019m your friendly AI.",
+        "As an AI, I cannot eat.",
+    ):
+        assert prompts().cleaned(text, asked) is None
+        assert prompts().cleaned(f"A tale. {text}", None) is not None  # of a model that was given no beginning
+    for text in ("I am an assistant manager here.", "I'm a regular. Your chatbot hung up on me."):
+        assert prompts().cleaned(text, asked) == text
+
+
+def test_a_list_of_words_may_be_by_some_of_the_values_of_a_label():
+    words = {"place": {"bar | 5": ["best"], "5": ["five"], "bar": ["bar"], "other": ["else"]}}
+    file = {**FILE, "words": {**FILE.get("words", {}), **words}}
+    file["generate"] = {"user": "{place} {a} {b} {c}"}
+
+    def asked(a, b, c):
+        return user(prompts(file=file).generate([{"a": a, "b": b, "c": c}], seeds(1))[0]).split()[0]
+
+    assert asked("bar", "x", "5") == asked("5", "x", "bar") == "best"
+    assert (asked("bar", "x", "4"), asked("x", "y", "5"), asked("x", "y", "z")) == ("bar", "five", "else")
+
+
 def test_lengths_are_of_what_is_declared():
     one, answer = prompts(typical_words=50).lengths([BAR, BAR], "vary")
     two, longer = prompts(typical_words=100).lengths([BAR], "vary")
