@@ -246,11 +246,14 @@ def test_the_plan_tells_what_rows_and_texts_spend_and_reads_nothing(tmp_path, ca
 
 
 def test_the_page_tells_the_counts_and_shows_rows_with_their_texts(tmp_path):
-    run(tmp_path, rows(), *BOTH)
+    made = job(tmp_path, rows(), *BOTH, schema={**SCHEMA, "labels": ["size"]})
+    carry_out(made, Screen(Console(file=io.StringIO()), facts(made), len(made.releases)))
     page = (tmp_path / "run/release/report.html").read_text()
     mine = table(tmp_path / "run/release/synthetic.parquet")
     assert sum(text in page for text in mine["remark"]) > 5
-    assert "weight" in page
+    assert "The texts of the rows" in page and "a column that is no text from the table before" in page
+    assert "Each column with the label, against its released noisy counts" in page
+    assert "\n- tabular\n- text\n" in (tmp_path / "run/release/README.md").read_text()
 
 
 def test_the_plan_says_where_votes_for_texts_are_lost_in_the_noise(tmp_path, capsys):

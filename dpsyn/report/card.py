@@ -13,6 +13,7 @@ import yaml
 from dpsyn import evaluation
 from dpsyn.privacy.budget import format_epsilon
 from dpsyn.privacy.statement import format_delta
+from dpsyn.report.contents import schema_of
 from dpsyn.report.facts import NOUNS, Released
 from dpsyn.report.layout import Layout
 from dpsyn.runs.seal import digests_of
@@ -35,7 +36,7 @@ def card(released: Released, layout: Layout) -> bytes:
 
 def _head(released: Released, layout: Layout) -> Mapping[str, Any]:
     size = next((name for most, name in SIZES if layout.rows < most), "n>10M")
-    license = released.card.get("license")
+    license, schema = released.card.get("license"), schema_of(released)
     configs = [
         {
             "config_name": name,
@@ -49,7 +50,7 @@ def _head(released: Released, layout: Layout) -> Mapping[str, Any]:
         "pretty_name": " ".join(released.name.split()),
         **({"license": license} if license else {}),
         "tags": ["synthetic", "dpsyn", *(["differential-privacy"] if released.promise.is_private else [])],
-        "modalities": [MODALITY[released.kind]],
+        "modalities": [MODALITY[released.kind], *(["text"] if schema is not None and schema.texts else [])],
         "size_categories": [size],
         **({"configs": configs} if configs else {}),
     }

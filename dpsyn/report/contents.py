@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -232,7 +233,10 @@ def _asked(released: Released, coded: Sequence[CodedColumn], labels: int) -> Cel
         return None
     records = max(1, round(records * (1 - float(released.settings["data"].get("hold_out", 0)))))
     scores = released.settings["schedule"]["scores"] and privacy.unit == "record" and privacy.adjacency == "add_remove"
-    releases = plan(coded, labels, records, multiplier(privacy), bool(scores))
+    part = float(released.settings["schedule"].get("rows_budget", 1.0))  # of the budget that the rows spend
+    if not 0 < part <= 1:
+        return None
+    releases = plan(coded, labels, records, multiplier(privacy) / math.sqrt(part), bool(scores))
     state = gibbs.start(coded, labels, records)
     query = gibbs.next_query(state, releases[0])
     answer = answer_of(released.cells[1], query)

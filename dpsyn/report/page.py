@@ -6,7 +6,8 @@ import base64
 import functools
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from importlib import resources
 from itertools import pairwise
@@ -16,7 +17,7 @@ import numpy as np
 from markupsafe import Markup
 
 from dpsyn import evaluation
-from dpsyn.population import Array
+from dpsyn.population import Array, Population, Samples
 from dpsyn.privacy.budget import SMALLEST_SIGMA, WEAK, exact_epsilon, format_epsilon, largest_hit_rates
 from dpsyn.privacy.statement import format_delta
 from dpsyn.report import contents, drawing, lineage
@@ -328,15 +329,17 @@ def _changes(released: Released) -> dict[str, Any] | None:
         n = len(each.labels)
         population = released.run.load(each.iteration, rows=some_of(n, 5000))
         tables.append(population.samples.content)
-    apart = [_apart(one, two) for one, two in pairwise(tables)]
+    schema = contents.schema_of(released)
+    names_of = [name for name in tables[0].dtype.names or () if schema is None or name not in schema.texts]
+    apart = [_apart(one, two, names_of) for one, two in pairwise(tables)]
     names = [f"iteration {each.iteration}" for each in released.lineages[1:]]
     told = f"Total variation from the table before, {apart[-1]:.3f} at the end"
     return {"svg": drawing.small_line(apart, names, told), "last": f"{apart[-1]:.3f}"}
 
 
-def _apart(one: Array, two: Array) -> float:
+def _apart(one: Array, two: Array, names: Sequence[str]) -> float:
     found = []
-    for name in one.dtype.names or ():
+    for name in names:
         a, b = one[name], two[name]
         if a.dtype.kind == "O":
             a, b = a.astype(str), b.astype(str)
@@ -352,6 +355,13 @@ def _apart(one: Array, two: Array) -> float:
 
 
 # What is in the data
+
+
+def _texts(released: Released, sample: Population) -> dict[str, Any]:
+    told = contents.texts(sample, released.labels, LABELS)
+    median = f"{np.median(told.lengths):.0f}"
+    lengths = drawing.histogram(told.lengths.astype(np.float64), f"Lengths, {median} words in the middle", "words")
+    return {"texts": told, "lengths": lengths, "median": median}
 
 
 def _contents(released: Released) -> dict[str, Any]:
@@ -370,11 +380,11 @@ def _contents(released: Released) -> dict[str, Any]:
         seen = contents.images(released.sample, released.labels, LABELS)
         return {**found, "images": seen, "means": [(name, *thumbnail(image)) for name, image in seen.means]}
     if released.kind == "texts":
-        told = contents.texts(released.sample, released.labels, LABELS)
-        lengths = drawing.histogram(
-            told.lengths.astype(np.float64), f"Lengths, {np.median(told.lengths):.0f} words in the middle", "words"
-        )
-        return {**found, "texts": told, "lengths": lengths, "median": f"{np.median(told.lengths):.0f}"}
+        return {**found, **_texts(released, released.sample)}
+    schema = contents.schema_of(released)
+    for name in schema.texts if schema is not None else ():  # a schema of several is no run's
+        of_rows = Samples(released.sample.samples.content[name])
+        found |= _texts(released, replace(released.sample, samples=of_rows))
     bars = contents.columns(released)
     compared = [each for each in bars if each.off is not None]
     return {

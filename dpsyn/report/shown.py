@@ -96,8 +96,8 @@ def _cells(samples: Samples, row: int) -> dict[str, str]:
     return {name: "missing" if values[0] is None else _cell(values[0]) for name, values in columns.items()}
 
 
-def _cell(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)[:80]
+def _cell(value: Any, most: int = 80) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else cut(value, most)
 
 
 def spaced(n: int, most: int) -> list[int]:
@@ -151,9 +151,12 @@ def _table(released: Released, rows: Sequence[int]) -> dict[str, Any]:
     content = population.samples.content[np.array(rows, np.int64)]
     columns = columns_of(content, population.samples.forms)
     names = [*label_columns, *(name for name in columns if name not in label_columns)][:TABLE_COLUMNS]
-    lines = [["" if columns[n][i] is None else _cell(columns[n][i]) for n in names] for i in range(len(rows))]
+    long = [schema is not None and name in schema.texts for name in names]
+    most = {name: EXCERPT if is_long else 80 for name, is_long in zip(names, long, strict=True)}
+    lines = [["" if columns[n][i] is None else _cell(columns[n][i], most[n]) for n in names] for i in range(len(rows))]
     numbers = [content.dtype[name].kind in "if" and content.dtype[name] != np.int8 for name in names]
-    return {"names": names, "lines": lines, "numbers": numbers, "left_out": len(columns) - len(names)}
+    left_out = len(columns) - len(names)
+    return {"names": names, "lines": lines, "numbers": numbers, "long": long, "left_out": left_out}
 
 
 def browser(released: Released) -> dict[str, Any]:
