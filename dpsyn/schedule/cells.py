@@ -169,8 +169,9 @@ def releases_of(planned: Sequence[CellRelease], part: float = 1.0) -> list[Relea
             f"counts {t} ({release.kind.replace('_', ' ')})",
             release.moves,
             release.share * part,
-            {"marginals": f"{release.moves}"}
-            | ({} if release.cells == math.inf else {"cells of each, about": f"{release.cells:,.0f}"}),
+            {
+                "marginals of cells": f"{release.moves}{'' if release.cells == math.inf else f' of {release.cells:,.0f}'}"
+            },
         )
         for t, release in enumerate(planned, 1)
     ]
