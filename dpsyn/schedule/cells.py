@@ -170,7 +170,8 @@ def releases_of(planned: Sequence[CellRelease], part: float = 1.0) -> list[Relea
             release.moves,
             release.share * part,
             {
-                "marginals of cells": f"{release.moves}{'' if release.cells == math.inf else f' of {release.cells:,.0f}'}"
+                "marginals of cells": str(release.moves)
+                + (f" of {release.cells:,.0f}" if release.cells < math.inf else "")
             },
         )
         for t, release in enumerate(planned, 1)
