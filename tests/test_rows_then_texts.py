@@ -256,6 +256,16 @@ def test_the_page_tells_the_counts_and_shows_rows_with_their_texts(tmp_path):
     assert "\n- tabular\n- text\n" in (tmp_path / "run/release/README.md").read_text()
 
 
+def test_iterations_without_texts_can_be_measured_and_the_private_page_is_made(tmp_path, capsys):
+    own = f"held_out={{_target_: dpsyn.data.tables.Tables, path: {tmp_path / 'data.csv'}, schema: '${{data.schema}}'}}"
+    run(tmp_path, rows(), *BOTH, own, "metric=row_texts", "metric.every_n_releases=1")
+    told = [json.loads(line) for line in (tmp_path / "run/private/metrics.jsonl").read_text().splitlines()]
+    by_iteration = {each["iteration"]: each["accuracy"] for each in told if each["metric"] == "text_links"}
+    assert sorted(by_iteration) == [1, 2, 3, 4] and by_iteration[1] < by_iteration[4] > 0.6
+    assert cli.main(["report", str(tmp_path / "run"), "--private"]) == 0
+    assert "PRIVATE" in (tmp_path / "run/private/report.html").read_text()
+
+
 def test_the_plan_says_where_votes_for_texts_are_lost_in_the_noise(tmp_path, capsys):
     show_plan(job(tmp_path, rows(5), *VOTES, "privacy.epsilon=0.1"))
     out = " ".join(capsys.readouterr().out.split())

@@ -10,7 +10,7 @@ import numpy as np
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, invalid
-from dpsyn.population import Samples
+from dpsyn.population import Samples, of_texts
 from dpsyn.tables.schema import Schema, check_schema
 
 
@@ -43,4 +43,4 @@ class TextsOfRows(Embedding):
         """Raises UserError for rows of another schema."""
         if samples.content.dtype != self.schema.dtype:
             raise UserError("embedding of texts: expected rows of data.schema; these have other columns.")
-        return self.embedding(Samples(samples.content[next(iter(self.schema.texts))]))
+        return self.embedding(of_texts(self.schema.texts_of(samples.content)))

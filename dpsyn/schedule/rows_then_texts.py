@@ -22,7 +22,7 @@ from dpsyn.data import Data
 from dpsyn.embedding import Coded, Coder, Embedding, Networked, Sparse, Truncating
 from dpsyn.errors import UserError, invalid
 from dpsyn.networks.runtime import Runtime
-from dpsyn.population import F32, F64, I64, Array, Bool, Label, Population, Samples, concatenate, take
+from dpsyn.population import F32, F64, I64, Array, Bool, Label, Population, Samples, concatenate, of_texts, take
 from dpsyn.privacy.budget import Release
 from dpsyn.privacy.nearest import distinct
 from dpsyn.privacy.query import EmbeddingSums, Nearest
@@ -96,7 +96,7 @@ class RowsWithTexts(Embedding):
     def _texts(self, samples: Samples) -> Samples:
         if samples.content.dtype != self.schema.dtype:
             raise UserError("schedule=rows_then_texts: expected rows of data.schema; these have other columns.")
-        return Samples(samples.content[text_name(self.schema)])
+        return of_texts(self.schema.texts_of(samples.content))
 
 
 @dataclass(frozen=True)
@@ -285,7 +285,7 @@ class RowsThenTexts(Schedule):
         of them."""
         schema, content = public.facts.schema, last.samples.content
         assert schema is not None
-        texts = Samples(content[text_name(schema)], last.samples.traits)
+        texts = Samples(content[schema.text_name], last.samples.traits)
         answer = ask(t, Nearest(beside(schema, content, public.embed(texts)), last.labels, 1))
         assert public.facts.records is not None
         count = min(MOST, max(FEWEST, _looked_at(public.facts.records, len(last), answer.deviation)))
@@ -310,7 +310,7 @@ class RowsThenTexts(Schedule):
             at = np.arange(len(last))
             at[others] = len(last) + np.arange(len(others))
             samples = take(both, at)
-        texts = Samples(samples.content[text_name(schema)], samples.traits)
+        texts = Samples(samples.content[schema.text_name], samples.traits)
         return Population(t, _with_texts(schema, content, texts), last.labels, parents, keeps)
 
 
@@ -335,11 +335,6 @@ def rows_then_texts(
     return RowsThenTexts(size, releases, candidates, degree, rows_budget, scores)
 
 
-def text_name(schema: Schema) -> str:
-    """Of the column of texts."""
-    return next(iter(schema.texts))
-
-
 def beside(schema: Schema, content: Array, vectors: F32) -> F32:
     """float32 [n, d]: vectors of texts, and beside them those of the columns that are no labels.
 
@@ -357,7 +352,7 @@ def in_words(schema: Schema, content: Array) -> list[Label]:
     content: table rows [n].
     """
     columns = [(name, column.words_of(content[name])) for name, column in schema.columns.items()]
-    said = schema.texts[text_name(schema)].said
+    said = schema.texts[schema.text_name].said
     known: dict[tuple[str, ...], Mapping[str, str]] = {}  # the same mapping for the same columns: apis look once
     found = []
     for values in zip(*(words for _, words in columns), strict=True):
@@ -378,7 +373,7 @@ def _columns(schema: Schema, content: Array) -> F32:
 
 def _with_texts(schema: Schema, content: Array, texts: Samples) -> Samples:
     content = content.copy()
-    content[text_name(schema)] = texts.content
+    content[schema.text_name] = texts.content
     return Samples(content, texts.traits, schema.forms)
 
 
@@ -386,7 +381,7 @@ def _varied(
     public: PublicSide, schema: Schema, content: Array, parents: Samples, degree: Degree, seeds: Array
 ) -> Samples:
     """Rows with variations of their parents' texts. content: table rows [n]. parents: table rows [n]."""
-    texts = Samples(parents.content[text_name(schema)], parents.traits)
+    texts = Samples(parents.content[schema.text_name], parents.traits)
     return _with_texts(schema, content, public.api.vary(texts, in_words(schema, content), degree, seeds))
 
 
