@@ -93,7 +93,7 @@ def shown(
 
 def _cells(samples: Samples, row: int) -> dict[str, str]:
     columns = columns_of(samples.content[row : row + 1], samples.forms)
-    return {name: "missing" if values[0] is None else _cell(values[0]) for name, values in columns.items()}
+    return {name: "missing" if values[0] is None else _cell(values[0], EXCERPT) for name, values in columns.items()}
 
 
 def _cell(value: Any, most: int = 80) -> str:
