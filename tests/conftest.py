@@ -15,6 +15,7 @@ SLOW = [
     "api/test_pool",
     "api/test_stable_diffusion",
     "data/test_texts",
+    "embedding/test_efficientnet",
     "embedding/test_inception",
     "embedding/test_sentence",
     "embedding/test_vision",

@@ -21,6 +21,7 @@ from dpsyn.data.mails import MailRows, Mails
 from dpsyn.data.tables import Tables
 from dpsyn.data.texts import Texts
 from dpsyn.embedding import CodedEmbedding, Embedding, SparseEmbedding, Truncating
+from dpsyn.embedding.efficientnet import EfficientNet
 from dpsyn.embedding.inception import Inception
 from dpsyn.embedding.ngrams import Ngrams
 from dpsyn.embedding.patches import Patches
@@ -66,10 +67,10 @@ def data(
 
 
 def embeddings(
-    inception: Inception, ngrams: Ngrams, patches: Patches, pixels: Pixels, sentence: Sentence, table: Table,
-    texts: TextsOfRows, rows: RowsWithTexts, vision: Vision,
+    efficient: EfficientNet, inception: Inception, ngrams: Ngrams, patches: Patches, pixels: Pixels, sentence: Sentence,
+    table: Table, texts: TextsOfRows, rows: RowsWithTexts, vision: Vision,
 ) -> tuple[list[Embedding], list[Truncating], list[SparseEmbedding], list[CodedEmbedding]]:  # fmt: skip
-    every: list[Embedding] = [inception, ngrams, patches, pixels, sentence, table, texts, rows, vision]
+    every: list[Embedding] = [efficient, inception, ngrams, patches, pixels, sentence, table, texts, rows, vision]
     return every, [sentence, rows], [table], [rows]
 
 

