@@ -148,3 +148,13 @@ def test_a_plan_says_that_votes_will_be_mostly_noise_from_public_numbers_alone(c
     if told:
         advised = int(re.search(r"of ([\d,]+) candidates in all", printed)[1].replace(",", ""))  # type: ignore[index]
         assert 10 <= advised < size
+    # 140 records, a mean vector of length 0.3 and the noise of one release that spends all: 10.4 at epsilon 0.3
+    assert ("noisy sums of embeddings would tell more (signal to noise about 4.5" in printed) == told
+
+
+def test_a_plan_says_that_sums_will_be_mostly_noise_from_public_numbers_alone(capsys):
+    given = ["plan", "+experiment=yelp_pool", "data.path=private", "api.path=public"]
+    for epsilon, told in ((0.02, True), (1, False)):
+        assert cli.main([*given, f"privacy.epsilon={epsilon}"]) == 0
+        printed = " ".join(capsys.readouterr().out.split())
+        assert ("noisy sums of embeddings will be mostly noise (signal to noise about 0.24" in printed) == told

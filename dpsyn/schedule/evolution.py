@@ -21,13 +21,22 @@ from dpsyn.randomness import row_seeds, seed_sequence
 from dpsyn.schedule import Ask, Facts, Keep, PublicSide, Schedule
 from dpsyn.schedule.expansion import expand
 from dpsyn.schedule.selection import shares_of, smoothed
-from dpsyn.schedule.start import begin, check_candidates, chosen_by_sums, split, sums_release
+from dpsyn.schedule.start import (
+    TOLD,
+    begin,
+    check_candidates,
+    chosen_by_sums,
+    signal_of_sums,
+    split,
+    sums_release,
+    warnings_of_sums,
+)
 from dpsyn.schedule.steps import Select, Step, steps, tab_pe_steps
 from dpsyn.validate import whole
 
 # Votes of a label go to about so many candidates, however many there are (digits, 100 and 400 candidates a label: 5);
-# below so much of the noise they tell little. That is what a plan can say from public numbers alone.
-VOTED_FOR, TOLD = 10, 0.5
+# below so much of the noise as TOLD they tell little. That is what a plan can say from public numbers alone.
+VOTED_FOR = 10
 LOOKAHEAD_ROWS = 8192  # variations that are alive at once while candidates are embedded by them
 
 
@@ -91,6 +100,14 @@ class Evolution(Schedule):
                 f"candidates, noise {deviation:,.1f} on each (signal to noise about {signal:.2f}); of {fewer:,} "
                 "candidates in all it would be about 1: a smaller schedule.size, fewer releases, a larger epsilon"
             )
+            sums = signal_of_sums(facts, _alone(deviations[: len(self.steps)]))
+            if self.candidates is None and sums is not None and sums > max(1.0, 2 * signal):
+                yield (
+                    f"noisy sums of embeddings would tell more (signal to noise about {sums:.1f} for a label of mean "
+                    "size): schedule.candidates, and schedule=none beside it to spend all on them"
+                )
+        if self.candidates is not None and len(deviations) > len(self.steps):
+            yield from warnings_of_sums(facts, deviations[len(self.steps)])
 
     def degree(self, declared: Degree | None) -> Degree | None:
         return self.steps[-1].degree if declared is None else declared
@@ -150,6 +167,9 @@ class NoVotes(Schedule):
 
     def varies(self) -> bool:
         return self.candidates is None
+
+    def warnings(self, facts: Facts, deviations: Sequence[float]) -> Iterable[str]:
+        return () if self.candidates is None or not deviations else warnings_of_sums(facts, deviations[0])
 
     def check(self, facts: Facts, api: Api) -> None:
         check_candidates(self.candidates, self.rows)
@@ -396,6 +416,11 @@ def offspring(public: PublicSide, step: Step, population: Population, chosen: np
         parts.append(public.api.vary(take(population.samples, parents), named, step.degree, drawn))
     rows = np.concatenate([kept, parents])
     return Population(t, concatenate(parts), population.labels[rows], rows, np.arange(len(rows)) < len(kept))
+
+
+def _alone(deviations: Sequence[float]) -> float:
+    """The standard deviation of noise that one release would have, which spends the budget of all of these."""
+    return sum(deviation**-2 for deviation in deviations) ** -0.5 if all(deviations) else 0.0
 
 
 def _check_size(size: int, facts: Facts) -> None:

@@ -7,7 +7,8 @@ of 3 to 1,327 reviews, epsilon 1, a pool of 5,000 texts, see docs/log.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -19,8 +20,11 @@ from dpsyn.privacy.query import Answer, EmbeddingSums
 from dpsyn.randomness import row_seeds
 from dpsyn.schedule import Ask, Facts, PublicSide
 
+TOLD = 0.5  # of its noise: a signal below tells little
 FEWEST = 5.0  # deviations of its noise, below which a label's count is not believed: what divides its sum
 ROUNDS = 50  # of the estimate of how far labels lie apart
+LENGTH = 0.3  # of a label's mean vector, about, as sums take it: yelp 0.33, WordNet's glosses 0.32, CIFAR-10 0.36
+ALIKE = 16  # directions on either side, next larger and smaller in variance, that labels lie about as far apart in
 
 
 def begin(public: PublicSide, size: int) -> Population:
@@ -59,6 +63,31 @@ def sums_release(facts: Facts, others: Sequence[Release]) -> Release:
     return Release("embedding sums", 1, share, grid=SUMS_GRID)
 
 
+def signal_of_sums(facts: Facts, deviation: float) -> float | None:
+    """About how far a label's sum stands above its noise, by public numbers alone; None where they are not declared.
+
+    facts: public ones about the data.
+    deviation: standard deviation of the noise of the release, in records.
+    """
+    if facts.records is None:
+        return None
+    return LENGTH * facts.records / int((facts.shares > 0).sum()) / deviation if deviation else math.inf
+
+
+def warnings_of_sums(facts: Facts, deviation: float) -> Iterable[str]:
+    """What `plan` says of a release of sums that will tell little.
+
+    facts: public ones about the data.
+    deviation: standard deviation of its noise, in records.
+    """
+    signal = signal_of_sums(facts, deviation)
+    if signal is not None and signal < TOLD:
+        yield (
+            f"noisy sums of embeddings will be mostly noise (signal to noise about {signal:.2f} for a label of mean "
+            "size): fewer labels, a larger epsilon"
+        )
+
+
 def check_candidates(candidates: int | None, rows: int) -> None:
     """Raises UserError where there are fewer candidates than rows to choose.
 
@@ -90,7 +119,7 @@ def chosen_by_sums(public: PublicSide, ask: Ask, release: int, candidates: int, 
         raise UserError(f"embedding: expected {expected}. The embedding does not fit the data.")
     query = sums_about(vectors[known], len(public.labels), public.facts.privacy.adjacency == "replace")
     scores = scores_of(vectors[known], query, ask(release, query))
-    taken, labels = nearest_to_label(scores, sizes, own)
+    taken, labels = nearest_to_label(scores + prior(sizes), sizes, own)
     samples = take(fresh.samples, known[taken])
     return Population(0, samples, labels, np.full(len(labels), -1), np.zeros(len(labels), bool))
 
@@ -112,7 +141,8 @@ def scores_of(vectors: F32, query: EmbeddingSums, answer: Answer) -> F64:
     covariance and the means that the noisy sums tell.
 
     A noisy mean is drawn to 0 by what is known of it: labels lie around the middle of the candidates as these do, in
-    each direction of their covariance some share of its variance apart, and the noise is known.
+    each direction of their covariance some share of its variance apart, about the same as in directions of nearly that
+    variance, and the noise is known.
 
     vectors: float32 [n, d], of the candidates.
     query: that was asked.
@@ -145,30 +175,59 @@ def discriminants(taken: F64, sums: F64, counts: F64, noise: float, noise_of_cou
     variances, directions = np.linalg.eigh(np.atleast_2d(np.cov(taken.T)))
     variances = np.maximum(variances, 1e-9 * variances.max())
     seen, blur = (sums / counts[:, None]) @ directions, (noise / counts)[:, None] ** 2
-    share = 0.5  # of the variance of candidates that lies between labels: by expectation and maximisation
+    share = np.full(len(variances), 0.5)  # of each variance, between labels: by expectation and maximisation
     for _ in range(ROUNDS):
         shrunk = share * variances / (share * variances + blur)
-        share = float((((seen * shrunk) ** 2 + shrunk * blur) / variances).mean())
+        share = np.maximum(_smooth((((seen * shrunk) ** 2 + shrunk * blur) / variances).mean(0)), 1e-9)
     means = seen * shrunk
     weights = means / (variances + variances.mean())  # of nearly no variance in a direction, as much as of the mean
     return (taken @ directions) @ weights.T - (means * weights).sum(1) / 2
 
 
+def prior(sizes: I64) -> F64:
+    """float64 [labels]: what is added to scores, since a candidate is more likely of a label that has many rows.
+
+    sizes: int64 [labels], rows of each; one more is counted, so that a label without any stays possible.
+    """
+    return np.asarray(np.log(sizes + 1))
+
+
+def _smooth(values: F64) -> F64:
+    """The mean of each value and those next to it, `ALIKE` on either side, fewer at the ends; float64 [d]."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    places = np.arange(len(values))
+    first, beyond = np.maximum(places - ALIKE, 0), np.minimum(places + ALIKE + 1, len(values))
+    return np.asarray((sums[beyond] - sums[first]) / (beyond - first))
+
+
 def nearest_to_label(scores: F64, sizes: I64, own: I64 | None) -> tuple[I64, I64]:
     """Rows of candidates, and their labels: as many a label as its size, those first that fit it most above the others.
+
+    A candidate stands once, in the label that it fits most above the others, as long as there are enough of them.
 
     scores: float64 [n, labels].
     sizes: int64 [labels], rows of each.
     own: int64 [n], the label of each candidate, where it can be of no other; None: it may be of any.
     """
-    rows, labels = [], []
-    for label, size in enumerate(sizes.tolist()):
-        if not size:
-            continue
-        others = np.delete(scores, label, axis=1)
-        margin = scores[:, label] - (others.max(1) if others.shape[1] else 0)
-        mine = np.arange(len(scores)) if own is None else np.flatnonzero(own == label)
-        ranking = mine[np.argsort(-margin[mine], kind="stable")]
-        rows.append(np.resize(ranking[:size], size))
-        labels.append(np.full(size, label))
-    return np.concatenate(rows), np.concatenate(labels)
+    labels = scores.shape[1]
+    margins = scores.copy()
+    if labels > 1:
+        second, first = np.partition(scores, -2, axis=1)[:, -2:].T
+        margins -= np.where(scores == first[:, None], second[:, None], first[:, None])
+    fits = np.broadcast_to(sizes > 0, scores.shape)
+    if own is not None:
+        fits = fits & (own[:, None] == np.arange(labels))
+    pairs = np.flatnonzero(fits)
+    pairs = pairs[np.argsort(-margins.ravel()[pairs], kind="stable")].tolist()
+    left, rows, taken = sizes.tolist(), list[int](), list[int]()
+    while any(left):
+        free = [True] * len(scores)
+        for pair in pairs:
+            row, label = divmod(pair, labels)
+            if left[label] and free[row]:
+                free[row] = False
+                left[label] -= 1
+                rows.append(row)
+                taken.append(label)
+    order = np.argsort(taken, kind="stable")
+    return np.array(rows, np.int64)[order], np.array(taken, np.int64)[order]

@@ -12,7 +12,7 @@ from dpsyn.privacy.query import Answer, Block, EmbeddingSums
 from dpsyn.schedule import Facts, PublicSide
 from dpsyn.schedule.evolution import NoVotes, private_evolution
 from dpsyn.schedule.selection import balanced
-from dpsyn.schedule.start import nearest_to_label, scores_of, sums_about
+from dpsyn.schedule.start import chosen_by_sums, nearest_to_label, scores_of, sums_about
 
 LABELS, DIMENSION, RECORDS, SIGMA = 40, 48, 60, 3.7
 CENTRES = np.random.default_rng(7).standard_normal((LABELS, DIMENSION))
@@ -132,3 +132,56 @@ def test_candidates_that_cannot_be_told_apart_are_one_line_before_anything_is_as
 
     with pytest.raises(UserError, match=r"^embedding: expected candidates of every label whose vectors are finite"):
         next(NoVotes(80, 800).run(public, ask, None))
+
+
+def test_a_candidate_stands_once_in_the_label_that_it_fits_most_as_long_as_there_are_enough():
+    scores = np.array([[5.0, 4.0, 0.0], [4.0, 0.0, 0.0], [0.0, 1.0, 0.5], [0.0, 0.1, 3.0]])
+    rows, labels = nearest_to_label(scores, np.array([2, 1, 1]), None)
+    assert sorted(zip(labels.tolist(), rows.tolist(), strict=True)) == [(0, 0), (0, 1), (1, 2), (2, 3)]
+    rng = np.random.default_rng(5)
+    rows, labels = nearest_to_label(rng.standard_normal((300, 7)), np.array([100, 0, 80, 60, 30, 20, 10]), None)
+    assert len(set(rows.tolist())) == 300 and np.bincount(labels).tolist() == [100, 0, 80, 60, 30, 20, 10]
+    rows, _ = nearest_to_label(rng.standard_normal((300, 2)), np.array([500, 200]), None)
+    assert set(np.bincount(rows).tolist()) == {2, 3}
+
+
+def test_between_two_labels_a_candidate_is_of_the_one_with_more_rows():
+    """Two labels 0.7 deviations apart, nine records in ten of the first: so are the candidates near the middle."""
+    rng = np.random.default_rng(6)
+    whose = (rng.random(4000) < 0.1).astype(int)
+    content = rng.standard_normal((4000, 6)).astype(np.float32)
+    content[:, 0] += 0.7 * whose
+
+    @dataclass(frozen=True)
+    class Mixed(Points):
+        def generate(self, labels, seeds):
+            return Samples(content[: len(labels)], {"whose": whose[: len(labels)]})
+
+    public = public_side(Mixed(False))
+    public = replace(public, labels=public.labels[:2], facts=replace(public.facts, shares=np.array([0.9, 0.1])))
+
+    def ask(t, query):
+        blocks = [Block(label, content[whose == label], np.arange((whose == label).sum())) for label in range(2)]
+        return Answer(query.tally(blocks) / SUMS_GRID, 0.01)
+
+    population = chosen_by_sums(public, ask, 1, 4000, 3600)
+    assert np.bincount(population.labels).tolist() == [3240, 360]
+    first, second = ((population.samples.content[population.labels == label, 0]).mean() for label in (0, 1))
+    assert second - first > 0.7
+    assert (population.samples.traits["whose"] == population.labels).mean() > 0.85
+
+
+def test_labels_that_lie_apart_in_few_directions_are_told_by_these():
+    """Of 60 directions labels differ in the 10 of most variance: there the means are kept, elsewhere they are noise."""
+    rng = np.random.default_rng(8)
+    width = np.r_[np.full(10, 3.0), np.full(50, 1.0)]
+    vectors = (rng.standard_normal((3000, 60)) * width).astype(np.float32)
+    query = sums_about(vectors, 20, False)
+    centres = np.zeros((20, 60), np.float32)
+    centres[:, :10] = 3 * rng.standard_normal((20, 10))
+    records = [centres[i] + (rng.standard_normal((40, 60)) * width * 0.7).astype(np.float32) for i in range(20)]
+    exact = query.tally([Block(i, records[i], np.arange(40)) for i in range(20)]) / SUMS_GRID
+    scores = scores_of(vectors, query, Answer(exact + 2 * rng.standard_normal(query.size), 2.0))
+    wanted = scores_of(vectors, query, Answer(exact, 1e-6))
+    apart = scores - scores.mean(1, keepdims=True), wanted - wanted.mean(1, keepdims=True)
+    assert np.corrcoef(*(part.ravel() for part in apart))[0, 1] > 0.8
