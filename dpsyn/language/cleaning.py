@@ -11,6 +11,7 @@ from dpsyn.language.reasoning import without_reasoning
 BLANK = "_"
 # an answer to a beginning goes round in circles where of so many words or more a smaller share of runs of three differ
 CIRCLE_WORDS, CIRCLE_SHARE = 20, 0.6
+LONG_RUN = 6  # words in a row, which do not stand in it twice either
 MOST_BLANKS = 0.1  # an answer with a larger share of words left blank has not filled them in
 
 
@@ -160,11 +161,16 @@ def _as_quoted(text: str) -> str | None:
     judged so: a refrain, or a robot's tale, may be what was asked for."""
     if PROGRAM.search(text.replace("\u2019", "'")):
         return None
-    if text.endswith(",") and len(ends := [match.end() for match in SENTENCE_END.finditer(text)]):
+    if text.endswith(","):
+        ends = [match.end() for match in SENTENCE_END.finditer(text)]
+        if not ends:  # '"Not good," she says'
+            return None
         text = text[: ends[-1]]
     words = text.split()
     runs = list(zip(words, words[1:], words[2:], strict=False))
-    return None if len(words) >= CIRCLE_WORDS and len(set(runs)) < CIRCLE_SHARE * len(runs) else text
+    long = [tuple(words[at : at + LONG_RUN]) for at in range(len(words) - LONG_RUN + 1)]
+    circles = len(words) >= CIRCLE_WORDS and len(set(runs)) < CIRCLE_SHARE * len(runs)
+    return None if circles or len(set(long)) < len(long) else text
 
 
 def _without_echo(text: str, request: Request | None) -> str:

@@ -399,6 +399,10 @@ def test_what_an_answer_was_begun_with_is_kept_and_what_goes_round_in_circles_is
     assert prompts().cleaned("It was very, very good. " * 8, asked) is None
     assert prompts().cleaned("Bad food, bad music, bad service.", asked) == "Bad food, bad music, bad service."
     assert prompts().cleaned('"I liked it. Not bad, three stars,', asked) == "I liked it."
+    assert prompts().cleaned('"It was not good,', asked) is None  # she says
+    again = "It was fine. I am not sure why they left it. I had soup, and I am not sure why they left it there."
+    assert prompts().cleaned(again, asked) is None
+    assert prompts().cleaned(again.replace("why they left it there", "about it"), asked) is not None
 
 
 def test_a_small_model_that_says_that_it_is_a_program_has_given_no_answer():
