@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import atexit
 import errno
 import gc
@@ -14,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dpsyn import __version__
+from dpsyn.arguments import flags, parsers
 from dpsyn.errors import UserError, invalid
 from dpsyn.threads import wait_passively
 
@@ -37,25 +37,9 @@ dpsyn: differentially private synthetic data by Private Evolution, without train
   dpsyn completion bash|zsh|fish                  a script by which the shell completes all this
   dpsyn --version
 
-`dpsyn run` alone draws the digits that ship with it. `dpsyn run --help` lists experiments and parts,
-`dpsyn run --cfg job` all keys, and --config-dir DIR adds configs of your own.
+`dpsyn VERB --help` tells more of each. `dpsyn run` alone draws the digits that ship with it; `dpsyn run --help` lists
+experiments and parts, `dpsyn run --cfg job` all keys, and --config-dir DIR adds configs of your own.
 """
-RUN_HELP = """\
-usage: dpsyn {verb} [+experiment=NAME] [GROUP=PART ...] [KEY=VALUE ...] [--config-dir DIR]{more}
-
-{what}
-
-  +experiment=NAME   settings for a purpose: digits, mnist, adult, yelp, ...
-  GROUP=PART         data, api, embedding, privacy, schedule, metric: `dpsyn run --help` lists the parts
-  KEY=VALUE          one setting: `dpsyn run --cfg job` with the other arguments shows all
-  --config-dir DIR   configs of your own beside those of dpsyn
-
-"""
-WHAT = {
-    "run": "Makes the synthetic data. The same command goes on with what was interrupted. -m KEY=A,B runs a sweep.",
-    "plan": "Tells what a run would cost: privacy, calls, tokens, money, disk. Reads no private row, writes nothing.",
-    "check": "Reads the private rows and tells, privately, what a run would make of them. Spends and writes nothing.",
-}
 UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 PASSED_TO_HYDRA = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
 
@@ -123,7 +107,7 @@ def run(given: list[str]) -> int:
     sweep = bool({"-m", "--multirun"} & set(flags))
     overrides = compose.with_default(compose.readable(overrides, sweep))
     if {"--help", "-h"} & set(flags):
-        _show_help("run", " [-m]")
+        _show_help("run")
     if any(flag in PASSED_TO_HYDRA for flag in flags):
         compose.check_launch(overrides, folder)
         return _hydra(flags, folder, overrides, lambda config: None)
@@ -135,23 +119,7 @@ def run(given: list[str]) -> int:
 
 def init(given: list[str]) -> int:
     """`dpsyn init FILE|FOLDER`: a yaml and the commands to go on with; no private row is read."""
-    description = "Writes a commented yaml for data of your own. Looks at names, types and what you say is public."
-    parser = argparse.ArgumentParser("dpsyn init", description=description)
-    parser.add_argument("place", type=Path, metavar="FILE|FOLDER", help="the private data: csv, jsonl, parquet, images")
-    parser.add_argument("--kind", help="table, texts or images; else by the names of the files")
-    parser.add_argument("--name", help="of the experiment; else of the file")
-    parser.add_argument("--records", type=int, help="how many there are, about: declared, published, never counted")
-    parser.add_argument("--epsilon", type=float, default=1.0, help="the promise; 1 unless you say another")
-    parser.add_argument("--sample", metavar="PUBLIC", help="of a table: a public sample, or a codebook")
-    parser.add_argument("--pool", metavar="PUBLIC", help="of images or texts: public ones of the like")
-    parser.add_argument("--model", metavar="NAME", help="of texts: a model of a chat endpoint")
-    parser.add_argument("--local", metavar="NAME", help="of texts: a language model on this machine")
-    parser.add_argument("--text", metavar="COLUMN", help="the column of texts")
-    parser.add_argument("--labels", metavar="COLUMN=A,B", action="append", default=[], help="a column and its values")
-    parser.add_argument("--description", help="of the texts, a sentence for the model")
-    parser.add_argument("--encoding", help="of a csv that is not UTF-8, cp1252 say")
-    parser.add_argument("--to", type=Path, default=Path("mine"), metavar="DIR", help="where configs of your own lie")
-    chosen = parser.parse_args(given)
+    chosen = parsers()["init"].parse_args(given)
     from dpsyn.starting import TEXTS, Wanted, begin, kind_of
 
     if not chosen.place.exists():
@@ -187,14 +155,24 @@ def _asked_for_records() -> int:
 
 def plan(given: list[str]) -> int:
     """`dpsyn plan`: reads no private row, loads no model, writes no file."""
-    flags, folder, overrides = _split([text for text in given if text != "--json"])
+    epsilons, rest = _taken("--epsilon", [text for text in given if text != "--json"])
+    flags, folder, overrides = _split(rest)
     if {"--help", "-h"} & set(flags):
-        return _show_help("plan", " [-m] [--json]")
+        return _show_help("plan")
     from dpsyn import compose
     from dpsyn.build import build
-    from dpsyn.planning import planned, show_joint_epsilon, show_plan
+    from dpsyn.planning import compared, planned, show_compared, show_joint_epsilon, show_plan
 
     sweep = bool({"-m", "--multirun"} & set(flags))
+    if epsilons is not None:
+        if sweep:
+            raise invalid("--epsilon", epsilons, "no -m: it plans one run several times, and sums nothing up")
+        found = []
+        for epsilon in epsilons.split(","):
+            texts = compose.with_default(compose.readable([*overrides, f"privacy.epsilon={epsilon}"], sweep=False))
+            found.append(compared(build(compose.settings(texts, folder))))
+        _print_json(found) if "--json" in given else show_compared(found)
+        return 0
     overrides = compose.with_default(compose.readable(overrides, sweep))
     members = list(compose.members(overrides, folder)) if sweep else [(overrides, [])]
     jobs = [build(compose.settings(texts, folder), swept) for texts, swept in members]
@@ -225,15 +203,7 @@ def check(given: list[str]) -> int:
 
 def expand(given: list[str]) -> int:
     """`dpsyn expand RUN --rows N --labels COLUMN=VALUE --shares uniform`: the data and `private/` may be gone."""
-    parser = argparse.ArgumentParser("dpsyn expand", description="More rows from a finished run; costs no privacy.")
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--rows", type=int, required=True, help="how many rows synthetic.parquet is to have")
-    parser.add_argument(
-        "--labels", action="append", default=[], metavar="COLUMN=VALUE", help="rows of these labels alone; repeatable"
-    )
-    parser.add_argument("--shares", help="of the labels: uniform, or numbers with commas between; else as learned")
-    parser.add_argument("overrides", nargs="*", help="e.g. expand.degree.size=1, api.fonts=DIR, runtime.batch_size=512")
-    chosen = parser.parse_intermixed_args(given)
+    chosen = parsers()["expand"].parse_intermixed_args(given)
     from dpsyn import compose
     from dpsyn.expanding import expand_run
     from dpsyn.runs.directory import open_run
@@ -246,10 +216,7 @@ def expand(given: list[str]) -> int:
 
 def report(given: list[str]) -> int:
     """`dpsyn report RUN`: from `release/` alone; the data and `private/` may be gone."""
-    parser = argparse.ArgumentParser("dpsyn report", description="One HTML page of a run, from release/ alone.")
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--private", action="store_true", help="private/report.html, with what only you may see")
-    chosen = parser.parse_args(given)
+    chosen = parsers()["report"].parse_args(given)
     from dpsyn.report import write_private_report, write_report
     from dpsyn.runs.directory import open_run
 
@@ -265,18 +232,7 @@ def report(given: list[str]) -> int:
 
 def evaluate(given: list[str]) -> int:
     """`dpsyn evaluate RUN...`: 1 where a number is below `--fail-under`."""
-    description = "Measures finished runs without running again, and compares them. The numbers are private."
-    parser = argparse.ArgumentParser("dpsyn evaluate", description=description)
-    parser.add_argument("runs", nargs="+", metavar="RUN or KEY=VALUE", help="runs; metric=NAME chooses metrics")
-    parser.add_argument("--iteration", type=int, help="the data of that iteration, not the final ones")
-    parser.add_argument("--public", action="store_true", help="into release/: the real data are declared public")
-    parser.add_argument(
-        "--fail-under", action="append", default=[], metavar="NUMBER=VALUE", help="for CI; also several"
-    )
-    parser.add_argument("--json", action="store_true", help="for programs")
-    parser.add_argument("--epsilon", type=float, help="measured under DP, which spends it; published with the run")
-    parser.add_argument("--config-dir", metavar="DIR", help="configs of your own beside those of dpsyn")
-    chosen = parser.parse_intermixed_args(given)
+    chosen = parsers()["evaluate"].parse_intermixed_args(given)
     overrides = [text for text in chosen.runs if "=" in text and not Path(text).is_dir()]
     places = [Path(text) for text in chosen.runs if text not in overrides]
     if not places:
@@ -321,14 +277,7 @@ def _bound(text: str) -> tuple[str, float]:
 
 def export(given: list[str]) -> int:
     """`dpsyn export RUN --to DIR --format FORMAT`: the data and `private/` may be gone."""
-    parser = argparse.ArgumentParser("dpsyn export", description="A run's synthetic data as files of one's own.")
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="a folder that is made")
-    parser.add_argument("--format", required=True, help="csv, jsonl, parquet, imagefolder or npz")
-    parser.add_argument("--iteration", type=int, help="what survived that iteration's vote, not the final data")
-    parser.add_argument("--all", action="store_true", help="of an iteration the variations without votes too")
-    parser.add_argument("--not-private", action="store_true", help="also of a run without noise that protects")
-    chosen = parser.parse_args(given)
+    chosen = parsers()["export"].parse_args(given)
     from dpsyn.report import describe_export
     from dpsyn.runs.directory import open_run
     from dpsyn.runs.export import export as written
@@ -337,20 +286,14 @@ def export(given: list[str]) -> int:
     if not run.is_private and not chosen.not_private:
         do = "If it is to leave all the same, say --not-private."
         raise UserError(f"{chosen.run}: this run is NOT PRIVATE: its noise protects nobody. {do}")
-    rows = written(run, chosen.to, chosen.format, chosen.iteration, chosen.all, describe_export)
+    rows = written(run, chosen.to, chosen.format, chosen.iteration, chosen.all, describe_export, chosen.rows)
     print(f"{chosen.to}: {rows} rows")
     return 0
 
 
 def push(given: list[str]) -> int:
     """`dpsyn push RUN OWNER/NAME`: the release, as it stands, once `dpsyn verify` agrees with it."""
-    parser = argparse.ArgumentParser(
-        "dpsyn push", description="Sends a release to the Hugging Face hub, as a data set."
-    )
-    parser.add_argument("run", type=Path)
-    parser.add_argument("repository", metavar="OWNER/NAME", help="a data set of the hub; made where it is not there")
-    parser.add_argument("--private", action="store_true", help="where it is made, for its owner alone")
-    chosen = parser.parse_args(given)
+    chosen = parsers()["push"].parse_args(given)
     from dpsyn.runs.directory import open_run
     from dpsyn.runs.push import push as sent
 
@@ -360,11 +303,7 @@ def push(given: list[str]) -> int:
 
 def schema(given: list[str]) -> int:
     """`dpsyn schema FILE`: a draft on standard output, to be edited by hand."""
-    parser = argparse.ArgumentParser("dpsyn schema", description="Drafts a schema. FILE must be public.")
-    parser.add_argument("file", help="a codebook, or a public sample: csv or parquet; also .csv.gz")
-    parser.add_argument("--delimiter", help="what parts the cells of a csv, ';' say; else as its first lines look")
-    parser.add_argument("--encoding", help="of a csv, cp1252 say; else as its first bytes look")
-    chosen = parser.parse_args(given)
+    chosen = parsers()["schema"].parse_args(given)
     from dpsyn.tables.draft import WARNING, draft
 
     drafted = draft(chosen.file, chosen.delimiter, chosen.encoding)
@@ -377,10 +316,7 @@ def schema(given: list[str]) -> int:
 
 def list_runs(given: list[str]) -> int:
     """`dpsyn list`: from what is released alone."""
-    parser = argparse.ArgumentParser("dpsyn list", description="Runs side by side, from their release/ alone.")
-    parser.add_argument("places", nargs="*", type=Path, default=[Path("runs")], help="runs, or folders of runs")
-    parser.add_argument("--json", action="store_true", help="for programs")
-    chosen = parser.parse_args(given)
+    chosen = parsers()["list"].parse_args(given)
     from dpsyn.report.listing import as_json, as_text, listed
 
     lines = listed(chosen.places)
@@ -390,10 +326,7 @@ def list_runs(given: list[str]) -> int:
 
 def verify(given: list[str]) -> int:
     """`dpsyn verify RUN`: 0 when all agrees, 1 when something does not."""
-    parser = argparse.ArgumentParser("dpsyn verify", description="Recomputes epsilon from receipts and intents.")
-    parser.add_argument("run", type=Path, help="a run, or a release/ folder alone")
-    parser.add_argument("--json", action="store_true", help="for programs")
-    chosen = parser.parse_args(given)
+    chosen = parsers()["verify"].parse_args(given)
     from dpsyn.runs.directory import open_run
     from dpsyn.runs.verification import verified
 
@@ -407,9 +340,7 @@ def verify(given: list[str]) -> int:
 
 def budget(given: list[str]) -> int:
     """`dpsyn budget`: what all runs of this user have spent, by data set."""
-    parser = argparse.ArgumentParser("dpsyn budget", description="What was spent on each data set.")
-    parser.add_argument("--json", action="store_true", help="for programs")
-    chosen = parser.parse_args(given)
+    chosen = parsers()["budget"].parse_args(given)
     from dpsyn.planning import show_budget, spent
 
     if chosen.json:
@@ -419,35 +350,14 @@ def budget(given: list[str]) -> int:
     return 0
 
 
-FLAGS = {
-    "init": ("--kind", "--name", "--records", "--epsilon", "--sample", "--pool", "--model", "--local", "--text",
-             "--labels", "--description", "--encoding", "--to"),
-    "run": ("-m", "--cfg", "--config-dir", "--help"),
-    "plan": ("-m", "--json", "--config-dir", "--help"),
-    "check": ("--config-dir", "--help"),
-    "expand": ("--rows", "--labels", "--shares"),
-    "report": ("--private",),
-    "evaluate": ("--iteration", "--public", "--fail-under", "--json", "--epsilon", "--config-dir"),
-    "export": ("--to", "--format", "--iteration", "--all", "--not-private"),
-    "push": ("--private",),
-    "schema": ("--delimiter", "--encoding"),
-    "list": ("--json",),
-    "verify": ("--json",),
-    "budget": ("--json",),
-    "completion": ("bash", "zsh", "fish"),
-}  # fmt: skip
-
-
 def completion(given: list[str]) -> int:
     """`dpsyn completion SHELL`."""
-    parser = argparse.ArgumentParser("dpsyn completion", description="A script by which a shell completes dpsyn.")
-    parser.add_argument("shell", help="bash, zsh or fish")
-    chosen = parser.parse_args(given)
+    chosen = parsers()["completion"].parse_args(given)
     from dpsyn.build import config_folder
     from dpsyn.completion import overrides, script
 
     composed = overrides(config_folder())
-    words = {verb: [*flags, *(composed if verb in ("run", "plan", "check") else [])] for verb, flags in FLAGS.items()}
+    words = {verb: [*known, *(composed if verb in ("run", "plan", "check") else [])] for verb, known in flags().items()}
     print(script(chosen.shell, words), end="")
     return 0
 
@@ -458,9 +368,20 @@ def _print_json(what: object) -> None:
     print(json.dumps(what, indent=1))
 
 
-def _show_help(verb: str, more: str = "") -> int:
-    print(RUN_HELP.format(verb=verb, more=more, what=WHAT[verb]), end="", flush=True)
+def _show_help(verb: str) -> int:
+    print(parsers()[verb].format_help(), end="", flush=True)
     return 0
+
+
+def _taken(flag: str, given: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The value of a flag, None where it is not given, and what else is given."""
+    for at, text in enumerate(given):
+        if text == flag or text.startswith(f"{flag}="):
+            after = given[at + 1 : at + 2] if text == flag else [text.split("=", 1)[1]]
+            if not after or not after[0]:
+                raise UserError(f"{flag}: expected a value.")
+            return after[0], [*given[:at], *given[at + (2 if text == flag else 1) :]]
+    return None, list(given)
 
 
 def _split(given: Sequence[str]) -> tuple[list[str], str | None, list[str]]:

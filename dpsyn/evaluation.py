@@ -35,6 +35,7 @@ LEARNED, COMPARED = 50_000, 20_000  # synthetic rows that are learned from, and 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the distances of synthetic samples among themselves: ends of bins
 BARS = 12  # of a column
 NORMAL = 1.96  # standard deviations of an interval of 95 %
+ROUNDING = 1e-9  # how far, relatively, a number may be from what it is on another processor
 COARSE = 0.1  # half the interval of an accuracy, by noise alone: with more nothing is said
 
 
@@ -95,6 +96,29 @@ class Judge:
         if vectors is None:
             return np.zeros(n, np.int64)
         return np.searchsorted(self.ends, apart(vectors, self.vectors))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What of a judge its questions, and what is told of the answers, depend on: all of it stands in evaluation.json.
+
+    digest: of the judge. ends: of the bins of distances; none where there is no embedding. columns: of a table, each
+    its name, the names of its bins, and the share of the synthetic rows in each.
+    """
+
+    digest: str
+    ends: tuple[float, ...]
+    columns: tuple[tuple[str, tuple[str, ...], tuple[float, ...]], ...]
+
+
+def asked(made: Judge) -> Asked:
+    columns = [(each.column.name, each.names, tuple(np.round(each.synthetic, 5).tolist())) for each in made.columns]
+    return Asked(made.digest, tuple(float(end) for end in made.ends), tuple(columns))
+
+
+def digest_of(synthetic: str) -> str:
+    """Of the judge. synthetic: sha256 of the file with the synthetic data."""
+    return hashlib.sha256(f"{FORMAT} {synthetic}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -165,8 +189,7 @@ def judge(
         kept = np.ascontiguousarray(kept[distinct(kept)])
         ends = np.quantile(_among_themselves(kept), QUANTILES) if len(kept) > 1 else np.zeros(len(QUANTILES))
     columns = () if schema is None else tuple(bins(column, compared.content) for column in schema.columns.values())
-    named = hashlib.sha256(f"{FORMAT} {digest}".encode()).hexdigest()
-    return Judge(named, embed, model, kept, ends, columns, schema)
+    return Judge(digest_of(digest), embed, model, kept, ends, columns, schema)
 
 
 def remarks(made: Judge) -> list[str]:
@@ -191,24 +214,24 @@ def outgrown(said: Mapping[str, Any], digest: str | None) -> str:
     return f"measured on the {judged['rows']:,} rows of the run, before it was expanded"
 
 
-def queries(made: Judge, labels: int, planned: Sequence[Release]) -> list[Histogram]:
+def queries(of: Asked, labels: int, planned: Sequence[str]) -> list[Histogram]:
     """What each release asks.
 
-    made: what judges a record.
+    of: what judges a record.
     labels: how many are declared.
-    planned: the releases.
+    planned: names of the releases.
     """
     every = np.arange(labels)
     found = {
         RIGHT: ((0,), ((every[:, None] != every[None]).astype(np.int64),)),
         CONFUSION: ((0,), (every[:, None] + labels * every[None],)),
-        DISTANCES: ((1,), (np.tile(np.arange(len(made.ends) + 1)[:, None], labels),)),
+        DISTANCES: ((1,), (np.tile(np.arange(len(of.ends) + 1)[:, None], labels),)),
         COLUMNS: (
-            tuple(range(2, 2 + len(made.columns))),
-            tuple(np.tile(np.arange(len(each.names))[:, None], labels) for each in made.columns),
+            tuple(range(2, 2 + len(of.columns))),
+            tuple(np.tile(np.arange(len(bars))[:, None], labels) for _, bars, _ in of.columns),
         ),
     }
-    return [Histogram(made.digest, *found[release.name]) for release in planned]
+    return [Histogram(of.digest, *found[name]) for name in planned]
 
 
 @dataclass(frozen=True)
@@ -248,18 +271,18 @@ def share(counts: F64, mine: Bool, deviation: float, by_record: bool = True) -> 
 
 
 def told(
-    made: Judge, labels: Sequence[str], planned: Sequence[Release], answers: Sequence[Answer], by_record: bool, of: str
+    by: Asked, labels: Sequence[str], answers: Mapping[str, Answer], by_record: bool, held_out: bool
 ) -> dict[str, Any]:
     """What the noisy answers say, for `release/evaluation.json`.
 
-    made: what judges a record.
+    by: what judged the records.
     labels: their names.
-    planned: the releases.
-    answers: of each release.
+    answers: of each release, by its name.
     by_record: whether the counts are of records, not of users.
-    of: whom they are about, in words.
+    held_out: whether the records that were judged cast no vote.
     """
-    said: dict[str, Any] = {"format": FORMAT, "of": of, "judge": made.digest, "numbers": []}
+    of = "records that were held out" if held_out else "records that voted"
+    said: dict[str, Any] = {"format": FORMAT, "of": of, "judge": by.digest, "numbers": []}
 
     def add(name: str, what: str, found: Share) -> None:
         low, high = found.by_noise
@@ -268,47 +291,46 @@ def told(
             {"name": name, "what": what, "value": found.value, **whole, "noise_low": low, "noise_high": high}
         )
 
-    for release, answer in zip(planned, answers, strict=True):
+    for name, answer in answers.items():
         counts, deviation = answer.values, answer.deviation
-        if release.name == RIGHT:
+        if name == RIGHT:
             what = "share of held-out records whose label a classifier finds that learned from the synthetic data"
             add("accuracy", what, share(counts, np.array([True, False]), deviation, by_record))
-        elif release.name == CONFUSION:
+        elif name == CONFUSION:
             matrix = np.round(counts.reshape(len(labels), len(labels)), 1)
             said["confusion"] = {"labels": list(labels), "counts": matrix.tolist(), "deviation": deviation}
-        elif release.name == DISTANCES:
+        elif name == DISTANCES:
             near, within = np.arange(len(counts)) == 0, np.arange(len(counts)) < len(counts) - 1
             what = "share of held-out records nearer to a synthetic sample than 95 % of those are to each other"
             add("very near", what, share(counts, near, deviation, by_record))
             what = "share of held-out records with a synthetic sample no farther than 95 % of those have"
             add("covered", what, share(counts, within, deviation, by_record))
-            bins = [float(end) for end in made.ends]
             said["distances"] = {
-                "ends": bins,
+                "ends": list(by.ends),
                 "quantiles": list(QUANTILES),
                 "counts": np.round(counts, 1).tolist(),
                 "deviation": deviation,
             }
         else:
-            said["columns"] = _columns_told(made, counts, deviation)
+            said["columns"] = _columns_told(by, counts, deviation)
     return said
 
 
-def _columns_told(made: Judge, counts: F64, deviation: float) -> list[dict[str, Any]]:
-    ends = np.cumsum([len(each.names) for each in made.columns])[:-1]
+def _columns_told(by: Asked, counts: F64, deviation: float) -> list[dict[str, Any]]:
+    ends = np.cumsum([len(bars) for _, bars, _ in by.columns])[:-1]
     found = []
-    for each, mine in zip(made.columns, np.split(counts, ends), strict=True):
+    for (name, bars, synthetic), mine in zip(by.columns, np.split(counts, ends), strict=True):
         total, n = max(float(mine.sum()), 1.0), len(mine)
         shares = mine / total
-        off = float(np.abs(each.synthetic - shares).sum() / 2)
+        off = float(np.abs(np.array(synthetic) - shares).sum() / 2)
         # by the triangle inequality off is no farther from the true one than half the sum of the sizes of the noise,
         # 0.399 n on average, and half the noise of the total
         noise = deviation * (0.399 * n + NORMAL * 0.584 * np.sqrt(n)) / total
         found.append(
             {
-                "column": each.column.name,
-                "bars": list(each.names),
-                "synthetic": np.round(each.synthetic, 5).tolist(),
+                "column": name,
+                "bars": list(bars),
+                "synthetic": list(synthetic),
                 "held_out": np.round(shares, 5).tolist(),
                 "band": NORMAL * deviation / total,
                 "total_variation": min(1.0, off),
@@ -317,6 +339,29 @@ def _columns_told(made: Judge, counts: F64, deviation: float) -> list[dict[str, 
             }
         )
     return found
+
+
+def claims_differ(said: Any, again: Any) -> list[str]:
+    """Keys of an evaluation.json whose values are not those of the one that was made again; numbers may differ by what
+    another processor rounds.
+
+    said: by a stranger.
+    again: what `told` gives.
+    """
+    known = said if isinstance(said, Mapping) else {}
+    return [
+        key for key in dict.fromkeys((*again, *known)) if key not in again or not _close(known.get(key), again[key])
+    ]
+
+
+def _close(one: Any, other: Any) -> bool:
+    if isinstance(other, Mapping):
+        return isinstance(one, Mapping) and one.keys() == other.keys() and all(_close(one[k], other[k]) for k in other)
+    if isinstance(other, list | tuple):
+        return isinstance(one, list | tuple) and len(one) == len(other) and all(map(_close, one, other))
+    if isinstance(other, float):
+        return type(one) in (int, float) and abs(one - other) <= 1e-9 + ROUNDING * abs(other)
+    return type(one) is type(other) and bool(one == other)
 
 
 def vectors_of(embed: Embedding, samples: Samples, size: int = 256) -> Array:

@@ -293,7 +293,8 @@ def _evaluate(state: _State, synthetic: Population, own: Callable[[], Population
     def prepared(rows: Population, digest: str) -> tuple[evaluation.Judge, dict[int, Histogram], bool]:
         """The judge, its questions by their numbers, and whether they are those that were asked already."""
         judge = evaluation.judge(rows, job.labels, embed, job.facts.schema, digest)
-        asked = dict(zip(numbers, evaluation.queries(judge, len(labels), planned), strict=True))
+        names = [release.name for release in planned]
+        asked = dict(zip(numbers, evaluation.queries(evaluation.asked(judge), len(labels), names), strict=True))
         return judge, asked, all(state.ledger.subject(t) == asked[t].about for t in begun)
 
     judge, asked, are_same = prepared(synthetic, digest)
@@ -315,10 +316,10 @@ def _evaluate(state: _State, synthetic: Population, own: Callable[[], Population
         if not (job.hold_out and job.releases):  # else the voters were looked at
             _check_survey(job, run, electorate)
     ask = state.ask(electorate)
-    answers = [ask(t, query) for t, query in asked.items()]
-    of = "records that were held out" if job.hold_out else "records that voted"
+    answers = {release.name: ask(t, query) for release, (t, query) in zip(planned, asked.items(), strict=True)}
+    by, by_record = evaluation.asked(judge), job.privacy.unit == "record"
     judged = {"rows": len(synthetic), "sha256": digest}
-    said = {**evaluation.told(judge, labels, planned, answers, job.privacy.unit == "record", of), "judged": judged}
+    said = {**evaluation.told(by, labels, answers, by_record, job.hold_out > 0), "judged": judged}
     write(path, (json.dumps(said, indent=1) + "\n").encode(), private=not run.is_private)
     for each in said["numbers"]:
         if each["value"] is not None:

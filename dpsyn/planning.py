@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -15,11 +16,22 @@ from dpsyn.errors import invalid
 from dpsyn.job import Job, check, needed
 from dpsyn.networks.runtime import OnRay
 from dpsyn.privacy import account
-from dpsyn.privacy.budget import WEAK, Budget, Charge, epsilon_of, exact_epsilon, format_epsilon, records_in_a_vote
+from dpsyn.privacy.budget import (
+    WEAK,
+    Budget,
+    Charge,
+    epsilon_of,
+    exact_epsilon,
+    format_epsilon,
+    largest_hit_rates,
+    records_in_a_vote,
+)
 from dpsyn.privacy.statement import format_delta
 from dpsyn.runs.cost import at_most, format_usage
 from dpsyn.runs.directory import RunDirectory
 from dpsyn.runs.storage import label_name
+
+ALARMS = 0.05  # the rate of false alarms of the attacker that `plan --epsilon` tells of
 
 
 def facts(job: Job) -> dict[str, str]:
@@ -140,6 +152,39 @@ def planned(job: Job) -> dict[str, Any]:
         "warnings": list(_warnings(job, budget)),
         "needed": needs,
     }
+
+
+def compared(job: Job) -> dict[str, Any]:
+    """What one epsilon promises and hides, to be held beside others; from public numbers alone. Raises UserError as
+    `show_plan`."""
+    budget, hits = job.budget(), None
+    noise = deviations(job, budget)
+    if job.privacy.is_private and budget.charges:
+        hits = math.ceil(100 * float(largest_hit_rates(budget.charges, budget.adjacency, np.array([ALARMS]))[0])) / 100
+    return {
+        "epsilon": float(_epsilon(job, budget.charges, whole=True)) if job.privacy.is_private else None,
+        "hits": hits,
+        "noise_in_records": max(noise, default=0.0),
+        "signal_to_noise": job.schedule.signal(job.facts, noise),
+        "warnings": list(_warnings(job, budget)),
+    }
+
+
+def show_compared(found: Sequence[Mapping[str, Any]]) -> None:
+    """Prints a line an epsilon, and what is hidden at each.
+
+    found: what `compared` gives, an epsilon each.
+    """
+    table = Table("epsilon", "noise in records", "signal to noise", "found with 5 % false alarms", box=None)
+    console = Console()
+    for each in found:
+        signal = "" if each["signal_to_noise"] is None else f"{each['signal_to_noise']:.2g}"
+        hits = "" if each["hits"] is None else f"{each['hits']:.0%} at most"
+        table.add_row(str(each["epsilon"]), f"{each['noise_in_records']:,.4g}", signal, hits)
+    console.print(table)
+    for each in found:
+        for text in each["warnings"]:
+            console.print(f"at epsilon {each['epsilon']}: {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _machines(runtime: OnRay) -> str:

@@ -1,6 +1,7 @@
 """`dpsyn completion`: every verb with every flag, and bash completes by it."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import sys
 import pytest
 
 from dpsyn import cli
+from dpsyn.arguments import flags, parsers
 from dpsyn.build import config_folder
 from dpsyn.completion import overrides
 
@@ -37,16 +39,32 @@ def test_every_verb_and_every_flag_is_there(capsys):
     for shell in ("zsh", "fish"):
         assert cli.main(["completion", shell]) == 0
         said = capsys.readouterr().out
-        assert all(verb in said for verb in cli.FLAGS)
+        assert all(verb in said for verb in flags())
     verbs = set(re.findall(r"^  dpsyn (\w+)", cli.HELP, re.MULTILINE))
-    assert verbs == set(cli.FLAGS)
-    for verb in verbs - {"run", "plan", "check", "completion"}:
-        with pytest.raises(SystemExit):
-            cli.main([verb, "--help"])
-        said = set(re.findall(r"(--[a-z][\w-]*)", capsys.readouterr().out)) - {"--help"}
-        assert said == {flag for flag in cli.FLAGS[verb] if flag.startswith("--")}, verb
+    assert verbs == set(flags())
     assert cli.main(["completion", "tcsh"]) == 2
     assert len([word for word in overrides(config_folder()) if word.startswith("+experiment=")]) > 30
+
+
+@pytest.mark.parametrize("verb", parsers())
+def test_help_of_a_verb_says_what_it_does_what_each_flag_is_and_shows_commands_that_it_takes(verb, capsys):
+    parser = parsers()[verb]
+    if verb != "run":  # Hydra adds the parts and keys, in a process of its own
+        try:
+            assert cli.main([verb, "--help"]) == 0
+        except SystemExit as ended:
+            assert ended.code == 0
+        said = capsys.readouterr().out
+        assert parser.description in said and all(flag in said for flag in flags()[verb] if flag.startswith("--"))
+    assert all(action.help for action in parser._actions)
+    examples = [shlex.split(line, comments=True) for line in parser.epilog.splitlines()[1:]]
+    assert examples
+    for dpsyn, name, *given in examples:
+        if dpsyn == "dpsyn":
+            assert name == verb
+            given = given[: given.index(">")] if ">" in given else given
+            found, unknown = parser.parse_known_intermixed_args(given)
+            assert not [text for text in unknown if text.startswith("-")] and vars(found)
 
 
 def test_a_reader_that_stops_early_is_no_error():

@@ -15,6 +15,7 @@ from dpsyn.evaluating import Measured, as_text
 from dpsyn.files import STAMP, sha256
 from dpsyn.population import Population, of_texts
 from dpsyn.runs.directory import RunDirectory
+from dpsyn.runs.seal import seal
 from dpsyn.runs.verification import verified
 
 SMALL = ["+experiment=smoke", "schedule.size=40", "expand.rows=300", "metric=light_classifier"]
@@ -229,6 +230,55 @@ def test_verify_finds_charges_that_are_laid_on_others_and_names_that_are_none(he
         verified(RunDirectory(tmp_path, True))
 
 
+def claims(content):
+    """Changes of an evaluation.json that a reader would believe, by what verify says of each."""
+    yield "'numbers'", {**content, "numbers": [{**each, "value": 0.99} for each in content["numbers"]]}
+    yield "'numbers'", {**content, "numbers": [{**each, "noise_low": 0.0} for each in content["numbers"]]}
+    yield "'numbers'", {**content, "numbers": content["numbers"][1:]}
+    yield "'of'", {**content, "of": "all records"}
+    yield "other synthetic rows", {**content, "judged": {**content["judged"], "sha256": "0" * 64}}
+    yield "'judge'", {**content, "judge": "0" * 64}
+    yield "'award'", {**content, "award": "best paper"}
+    yield "no evaluation of this version", {**content, "numbers": None, "judged": None}
+    if "confusion" in content:
+        confusion = content["confusion"]
+        yield "'confusion'", {**content, "confusion": {**confusion, "deviation": 0.1}}
+        yield "'confusion'", {**content, "confusion": {**confusion, "labels": confusion["labels"][::-1]}}
+    if "distances" in content:
+        yield "other bins", {**content, "distances": {**content["distances"], "ends": [1.0]}}
+    if "columns" in content:
+        better = [{**each, "total_variation": 0.0, "noise_low": 0.0} for each in content["columns"]]
+        yield "'columns'", {**content, "columns": better}
+        yield (
+            "'columns'",
+            {**content, "columns": [{**each, "synthetic": each["held_out"]} for each in content["columns"]]},
+        )
+
+
+def check_claims(run, tmp_path, least):
+    """Whoever seals a release anew, with other claims in evaluation.json, is found out by its receipts."""
+    copy, tried = tmp_path / "claimed", 0
+    shutil.copytree(run / "release", copy / "release")
+    path, content = copy / "release/evaluation.json", said(run)
+    assert "evaluation.json: made again from" in "".join(verified(RunDirectory(copy, True)).lines)
+    for found, change in claims(content):
+        path.write_text(json.dumps(change))
+        seal(copy / "release")
+        faults = [line for line in verified(RunDirectory(copy, True)).lines if line.startswith("FAULT")]
+        assert len(faults) == 1 and found in faults[0] and "evaluation.json" in faults[0], (found, faults)
+        tried += 1
+    assert tried >= least
+    return copy
+
+
+def test_verify_makes_the_numbers_of_an_evaluation_again_from_their_receipts(here, tmp_path):
+    copy = check_claims(here / "held", tmp_path, 11)
+    shutil.copy(copy / "release/evaluation.json", here / "bare/release")
+    lines = verified(RunDirectory(here / "bare", True)).lines
+    (here / "bare/release/evaluation.json").unlink()
+    assert any("these numbers have no receipts" in line for line in lines)
+
+
 def test_the_private_page_shows_the_data_beside_the_private_ones(here, capsys):
     public = (here / "bare/release/report.html").read_bytes()
     assert cli.main(["report", str(here / "bare"), "--private"]) == 0
@@ -260,6 +310,7 @@ def test_tables_are_measured_column_by_column(here, tmp_path):
         assert each["noise_low"] <= each["total_variation"] <= each["noise_high"]
         assert sum(each["synthetic"]) == pytest.approx(1, abs=1e-3)
     assert cli.main(["verify", str(run)]) == 0
+    check_claims(run, tmp_path, 10)
 
 
 def test_a_sweep_over_hold_outs_is_agreed_to_as_if_everybody_bore_everything(here, tmp_path, capsys):

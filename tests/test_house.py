@@ -31,7 +31,7 @@ FLOORS = [
     {"build"},
     {"expanding", "planning", "checking", "evaluating", "starting", "completion", "compose"},
     {"execution"},
-    {"cli", "__main__", "python"},
+    {"arguments", "cli", "__main__", "python"},
 ]
 HEAVY = {
     "torch",

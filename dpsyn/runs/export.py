@@ -38,6 +38,7 @@ def export(
     iteration: int | None = None,
     everything: bool = False,
     describe: Describe | None = None,
+    rows: int | None = None,
 ) -> int:
     """Writes a folder and returns how many rows it holds.
 
@@ -48,6 +49,7 @@ def export(
     everything: of an iteration also the fresh variations that nobody has voted for.
     describe: what writes the card of the folder; None: nobody. Besides the data the folder gets
         the run's privacy.json.
+    rows: so many of them, drawn at random, the same each time; None: all.
 
     Raises UserError for what is not there or does not fit.
     """
@@ -56,6 +58,8 @@ def export(
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise invalid("--to", to, "a folder that does not exist yet, or an empty one")
     population, labels = _chosen(run, iteration, everything)
+    if rows is not None:
+        population = _some(population, rows)
     pictures = population.samples.content.ndim == 4
     if pictures != (form == "imagefolder") and form not in ("parquet", "npz"):
         raise invalid(
@@ -106,6 +110,16 @@ def _chosen(run: RunDirectory, iteration: int | None, everything: bool) -> tuple
     rows = np.flatnonzero(population.survivors)
     kept = (population.labels[rows], population.parents[rows], population.survivors[rows])
     return Population(iteration, take(population.samples, rows), *kept), labels
+
+
+def _some(population: Population, rows: int) -> Population:
+    """So many rows, in the order in which they stand."""
+    if not 1 <= rows <= len(population):
+        do = "`dpsyn expand` makes more." if rows > len(population) else ""
+        raise invalid("--rows", rows, f"a whole number from 1 to {len(population)}, the rows that there are", do)
+    drawn = np.sort(np.random.default_rng(0).permutation(len(population))[:rows])
+    kept = (population.labels[drawn], population.parents[drawn], population.survivors[drawn])
+    return Population(population.iteration, take(population.samples, drawn), *kept)
 
 
 Files = Iterator[tuple[str, bytes]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from dpsyn.errors import UserError, first_line, invalid
+from dpsyn.files import sha256
 from dpsyn.runs.directory import RunDirectory
 from dpsyn.runs.seal import STATEMENT, is_plain, released_files
 from dpsyn.runs.verification import verified
@@ -26,6 +27,13 @@ def push(run: RunDirectory, repository: str, private: bool) -> str:
         raise invalid("OWNER/NAME", repository, "a name of the hub, OWNER/NAME")
     if not run.is_private:
         raise UserError(f"{run.release}: this run is NOT PRIVATE: its noise protects nobody. It is not sent.")
+    if run.is_alone:
+        return _sent(run, repository, private)
+    with run.locked():  # from what is verified to what is sent no run and no expansion changes a file
+        return _sent(run, repository, private)
+
+
+def _sent(run: RunDirectory, repository: str, private: bool) -> str:
     found = verified(run)
     if "NOT PRIVATE" in found.lines[0] or "INSECURE" in found.lines[0]:
         raise UserError(f"{run.release}: {found.lines[0]}. It is not sent.")
@@ -39,6 +47,7 @@ def push(run: RunDirectory, repository: str, private: bool) -> str:
         raise UserError("dpsyn push: huggingface_hub is not installed. Install dpsyn with all it needs.") from None
     hub = HfApi()
     names = [name for name in [*released_files(run.release), STATEMENT] if is_plain(run.release / name)]
+    before = {name: sha256(run.release / name) for name in names}
     try:
         address = hub.create_repo(repository, repo_type="dataset", private=private or None, exist_ok=True)
         hub.upload_folder(
@@ -57,4 +66,6 @@ def push(run: RunDirectory, repository: str, private: bool) -> str:
         if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore", "requests", "urllib3"):
             raise
         raise UserError(f"{repository}: the hub was not reached: {first_line(error)}") from None
+    if any(not is_plain(run.release / name) or sha256(run.release / name) != before[name] for name in names):
+        raise UserError(f"{run.release}: files changed while they were sent. Let nothing write there, and push again.")
     return str(address)

@@ -13,15 +13,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from dpsyn import evaluation
 from dpsyn.errors import UserError
 from dpsyn.files import sha256
 from dpsyn.privacy import account
 from dpsyn.privacy.budget import GRID, SMALLEST_SIGMA, SUMS_GRID, Charge, exact_epsilon, format_epsilon, is_evaluation
-from dpsyn.privacy.ledger import Receipt, read_receipt
+from dpsyn.privacy.ledger import Receipt, answer_of, read_receipt
 from dpsyn.privacy.query import CELLS, HISTOGRAM, LABELS, SUMS
 from dpsyn.privacy.statement import UNSEALED, Facts, document, format_delta, unprotected
 from dpsyn.runs.directory import RunDirectory
 from dpsyn.runs.seal import differences
+from dpsyn.runs.storage import label_name, labels_of
 
 ROUNDING = 1e-5  # how far, relatively, a stated epsilon may lie below exact convolution
 
@@ -72,6 +74,7 @@ def verified(run: RunDirectory) -> Report:
     _check_epsilon(facts, lines, faults)
     faults += _differences(said, made_again)
     faults += _settings_differ(run, facts)
+    _check_evaluation(run, facts, receipts, lines, faults)
     _check_joint(facts, runs, lines, faults)
     complete = len(receipts) == len(declared)
     if complete and not is_sealed:
@@ -214,6 +217,50 @@ def _settings_differ(run: RunDirectory, facts: Facts) -> list[str]:
         if charge.of != of:
             faults.append(f"'{charge.name}' is charged to {charge.of}; with this data.hold_out it was asked of {of}")
     return faults
+
+
+def _check_evaluation(
+    run: RunDirectory, facts: Facts, receipts: Mapping[int, Receipt], lines: list[str], faults: list[str]
+) -> None:
+    """The numbers that were measured under DP, made again from their receipts; which synthetic rows they judge, too."""
+    path = run.release / evaluation.NAME
+    if not path.exists():
+        return
+    named = {receipt.charge.name: receipt for receipt in receipts.values() if is_evaluation(receipt.charge)}
+    wanted = [charge.name for charge in facts.charges if is_evaluation(charge)]
+    if not wanted or set(wanted) != set(named):
+        faults.append(f"{path}: these numbers have no receipts")
+        return
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        digest = str(said["judged"]["sha256"])
+        judged = {"rows": int(said["judged"]["rows"]), "sha256": digest}
+        ends = tuple(float(end) for end in said.get("distances", {}).get("ends", ()))
+        columns = tuple(
+            (str(each["column"]), tuple(map(str, each["bars"])), tuple(float(share) for share in each["synthetic"]))
+            for each in said.get("columns", ())
+        )
+        by = evaluation.Asked(evaluation.digest_of(digest), ends, columns)
+        place = run.checkpoint(run.iterations()[-1])
+        labels = [label_name(label) for label in labels_of(place.read_bytes(), place)]
+        questions = dict(zip(wanted, evaluation.queries(by, len(labels), wanted), strict=True))
+        others = [name for name, query in questions.items() if named[name].population != query.about]
+        if others:
+            faults.append(f"{path}: '{others[0]}' was asked of other synthetic rows, or in other bins")
+            return
+        answers = {name: answer_of(named[name], query) for name, query in questions.items()}
+        is_split = facts.public["data"].get("hold_out", 0) > 0
+        again = {**evaluation.told(by, labels, answers, facts.unit == "record", is_split), "judged": judged}
+        differ = evaluation.claims_differ(said, json.loads(json.dumps(again)))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, IndexError, OSError):
+        faults.append(f"{path}: this is no evaluation of this version of dpsyn")
+        return
+    faults += [f"{path}: '{key}' is not what the receipts give" for key in differ]
+    now = run.release / "synthetic.parquet"
+    if line := evaluation.outgrown({"judged": judged}, sha256(now) if now.exists() else None):
+        lines.append(f"evaluation.json: {line}")
+    if not differ:
+        lines.append(f"evaluation.json: made again from {len(wanted)} receipts")
 
 
 def _check_joint(facts: Facts, runs: set[str], lines: list[str], faults: list[str]) -> None:

@@ -143,6 +143,15 @@ class Schedule(Protocol):
         """
         return ()
 
+    def signal(self, facts: Facts, deviations: Sequence[float]) -> float | None:
+        """How far the true votes of candidates lie apart, in deviations of the noise, about, where it is least; None
+        where public facts do not tell.
+
+        facts: public ones about the data and the settings.
+        deviations: standard deviations of the noise of each release, in records.
+        """
+        return None
+
     def varies(self) -> bool:
         """Whether the rows of an expansion are variations, which `dpsyn expand` needs a degree for."""
         return True

@@ -84,19 +84,15 @@ class Evolution(Schedule):
             api.check_degree(step.degree)
 
     def warnings(self, facts: Facts, deviations: Sequence[float]) -> Iterable[str]:
-        if facts.records is None:
+        found = self._signals(facts, deviations)
+        if not found:
             return
-        rows, labels, k = self.steps[0].rows, int((facts.shares > 0).sum()), facts.privacy.votes_per_record
-        found = []
-        for step, deviation in zip(self.steps, deviations, strict=False):
-            spread = facts.records * k / labels / math.sqrt(VOTED_FOR * max(1.0, rows / labels))
-            found.append((spread / deviation if deviation else math.inf, rows, deviation))
-            rows = step.rows
         signal, rows, deviation = min(found)
+        labels, records = int((facts.shares > 0).sum()), facts.records or 0
         if signal < TOLD:
             fewer = max(labels, int(rows * signal**2))
             yield (
-                f"votes will be mostly noise: {facts.records / labels:,.0f} records a label, {rows / labels:,.0f} "
+                f"votes will be mostly noise: {records / labels:,.0f} records a label, {rows / labels:,.0f} "
                 f"candidates, noise {deviation:,.1f} on each (signal to noise about {signal:.2f}); of {fewer:,} "
                 "candidates in all it would be about 1: a smaller schedule.size, fewer releases, a larger epsilon"
             )
@@ -108,6 +104,21 @@ class Evolution(Schedule):
                 )
         if self.candidates is not None and len(deviations) > len(self.steps):
             yield from warnings_of_sums(facts, deviations[len(self.steps)])
+
+    def signal(self, facts: Facts, deviations: Sequence[float]) -> float | None:
+        return min((signal for signal, _, _ in self._signals(facts, deviations)), default=None)
+
+    def _signals(self, facts: Facts, deviations: Sequence[float]) -> list[tuple[float, int, float]]:
+        """Of each step: signal to noise, candidates, deviation of the noise; none where records are not declared."""
+        if facts.records is None:
+            return []
+        rows, labels, k = self.steps[0].rows, int((facts.shares > 0).sum()), facts.privacy.votes_per_record
+        found = []
+        for step, deviation in zip(self.steps, deviations, strict=False):
+            spread = facts.records * k / labels / math.sqrt(VOTED_FOR * max(1.0, rows / labels))
+            found.append((spread / deviation if deviation else math.inf, rows, deviation))
+            rows = step.rows
+        return found
 
     def degree(self, declared: Degree | None) -> Degree | None:
         return self.steps[-1].degree if declared is None else declared
@@ -242,6 +253,9 @@ class WithLabelShares(Schedule):
 
     def warnings(self, facts: Facts, deviations: Sequence[float]) -> Iterable[str]:
         return self.inner.warnings(facts, deviations)
+
+    def signal(self, facts: Facts, deviations: Sequence[float]) -> float | None:
+        return self.inner.signal(facts, deviations)
 
     def varies(self) -> bool:
         return self.inner.varies()

@@ -238,3 +238,43 @@ def test_push_refuses_what_is_not_private_not_complete_or_altered(runs, tmp_path
         ended = pushed(address, runs / "images", "me/it", token="hf_other")
         assert ended.returncode == 2 and ended.stderr.count("\n") == 1, ended.stderr
         assert not repositories.get("me/it")
+
+
+@pytest.fixture
+def fake_hub(monkeypatch):
+    """Takes everything, and lets a test act while files are sent."""
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    acts = []
+
+    class Hub:
+        def create_repo(self, name, **_):
+            return f"https://hub/{name}"
+
+        def upload_folder(self, **_):
+            for act in acts:
+                act()
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    return acts
+
+
+def test_while_a_release_is_sent_no_run_works_in_it_and_one_at_work_is_not_sent(runs, fake_hub, capsys):
+    run, met = open_run(runs / "images"), []
+
+    def begin():
+        met.append(cli.main(["expand", str(runs / "images"), "--rows", "70"]))
+
+    fake_hub.append(begin)
+    assert cli.main(["push", str(runs / "images"), "me/it"]) == 0
+    assert met == [2] and "another process is working there" in capsys.readouterr().err
+    with run.locked():
+        assert cli.main(["push", str(runs / "images"), "me/it"]) == 2
+        assert cli.main(["push", str(runs / "images/release"), "me/it"]) == 2
+    assert capsys.readouterr().err.count("another process is working there") == 2 and met == [2]
+
+
+def test_files_that_change_while_they_are_sent_are_not_said_to_be_there(runs, fake_hub, tmp_path, capsys):
+    shutil.copytree(runs / "images/release", tmp_path / "got")
+    fake_hub.append(lambda: (tmp_path / "got/metrics.jsonl").write_text("{}"))
+    assert cli.main(["push", str(tmp_path / "got"), "me/it"]) == 2
+    assert "files changed while they were sent" in capsys.readouterr().err
