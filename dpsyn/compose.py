@@ -490,7 +490,7 @@ def _in_one_line(error: Exception, overrides: Sequence[str]) -> str:
 
 
 def _near(key: str, known: Sequence[str]) -> str:
-    return did_you_mean(key, known) or "`dpsyn run --cfg job` shows all keys."
+    return did_you_mean(key, [each for each in known if each != key]) or "`dpsyn run --cfg job` shows all keys."
 
 
 def _groups() -> list[str]:

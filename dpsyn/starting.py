@@ -271,7 +271,7 @@ def _texts(wanted: Wanted, facts: Mapping[str, object]) -> str:
     elif wanted.model or wanted.local:
         how, api = "written by a model that sees prompts and synthetic texts alone", "chat"
         about = _quoted(wanted.description or "texts of the kind that is private here")
-        asked = f"api:\n  model: {_quoted(wanted.model or wanted.local or '')}\n"
+        asked = f"api:\n  {'path' if wanted.local else 'model'}: {_quoted(wanted.local or wanted.model or '')}\n"
         if wanted.local:
             api = "transformers"
         else:

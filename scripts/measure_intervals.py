@@ -58,13 +58,14 @@ def main(given: Sequence[str] | None = None) -> None:
         electorate = open_electorate(
             job.data, judge, {"intervals": judge.digest}, "record", cache_folder(), 1, side=side
         )
-    queries = evaluation.queries(judge, len(job.labels), job.evaluation)
+    by, names = evaluation.asked(judge), [release.name for release in job.evaluation]
+    queries = evaluation.queries(by, len(job.labels), names)
     exact = [electorate.tally(query, 0, 1) for query in queries]
     charges = [charge for charge in job.budget().charges if is_evaluation(charge)]
     labels = [label_name(label) for label in job.labels]
 
     def numbers(answers: list[Answer]) -> dict[str, dict[str, float]]:
-        said = evaluation.told(judge, labels, job.evaluation, answers, True, "")
+        said = evaluation.told(by, labels, dict(zip(names, answers, strict=True)), True, True)
         columns = [{**each, "value": each["total_variation"]} for each in said.get("columns", [])]
         return {each["name"]: each for each in said["numbers"]} | {f"column {c['column']}": c for c in columns}
 

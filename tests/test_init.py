@@ -85,6 +85,17 @@ def test_a_first_job_takes_three_commands(name, in_tmp, capsys):
     assert said["data"]["records"] == int(given[given.index("--records") + 1])
 
 
+@pytest.mark.parametrize("given", [["--model", "gpt-4o-mini"], ["--local", "models/chat"], ["--local", "package:llm"]])
+def test_texts_by_a_model_can_be_planned(given, in_tmp, capsys):
+    comments(in_tmp / "mails.csv", 20, 0)
+    described = ["--description", "mails: 'cross' ones"]
+    assert cli.main(["init", "mails.csv", "--text", "comment", "--records", "400", *given, *described]) == 0
+    plan, *_ = commands(capsys)
+    assert cli.main(plan) == 0, capsys.readouterr().err
+    written = (in_tmp / "mine/experiment/mails.yaml").read_text()
+    assert f'"{given[1]}"' in written and "API rows: at most" in capsys.readouterr().out
+
+
 def test_no_private_row_is_looked_at(in_tmp, capsys):
     stays(in_tmp / "public.csv", 300, 1)
     head = (in_tmp / "public.csv").read_bytes().splitlines()[0]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from dpsyn.errors import UserError, invalid, one_of
-from dpsyn.files import room_on_disk, stamp, sync_folder, write
+from dpsyn.files import room_on_disk, stamp, sync_folder, sync_tree, write
 from dpsyn.population import Label, Population, take
 from dpsyn.runs.directory import RunDirectory
 from dpsyn.runs.storage import columns_of, from_parquet, label_name, labels_of, to_parquet
@@ -75,10 +75,11 @@ def export(
                 names.append(name)
                 place = temporary / name
                 place.parent.mkdir(exist_ok=True)
-                write(place, content)
+                place.write_bytes(content)
             write(temporary / "privacy.json", (run.release / "privacy.json").read_bytes())
             if describe is not None:
                 describe(run, temporary, names, len(population))
+            sync_tree(temporary)
             stamp(temporary)
             if to.exists():
                 to.rmdir()
