@@ -31,6 +31,7 @@ from dpsyn.privacy import account
 from dpsyn.publish import NOT_PUBLISHED, secrets
 from dpsyn.runs.directory import RunDirectory, flat
 from dpsyn.tables import schema
+from dpsyn.validate import whole
 
 DEFAULT = "+experiment=digits"
 RUNTIME = "dpsyn.networks.runtime.Runtime"
@@ -100,6 +101,9 @@ def settings(overrides: Sequence[str], folder: str | None = None) -> dict[str, A
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_in_one_line(error, overrides)) from None
     _check_code(plain, overrides)
+    if (rows := plain.pop("rows", None)) is not None:
+        whole("rows", rows, 1)
+        plain["expand"] = {**plain["expand"], "rows": rows}
     folders = [*([Path(folder)] if folder else []), config_folder()]
     # a schema is named by its data, held out ones and every metric
     return _with_files(plain, functools.cache(functools.partial(_read, folders)))

@@ -13,9 +13,10 @@ import numpy as np
 from dpsyn.errors import UserError, did_you_mean, invalid, one_of
 from dpsyn.files import private_folder, sha256, write
 from dpsyn.job import Job
-from dpsyn.population import I64, Label, Population
+from dpsyn.population import I64, Label, Population, some_of
 from dpsyn.privacy.ledger import answer_of, read_receipt
 from dpsyn.privacy.query import Answer, Query
+from dpsyn.randomness import generator
 from dpsyn.report import write_report
 from dpsyn.runs.directory import RunDirectory
 from dpsyn.runs.seal import seal
@@ -48,8 +49,8 @@ def expand_run(job: Job, screen: Screen, rows: int, labels: Sequence[str] = (), 
         final = run.load(done[-1])
         chosen = labels or shares is not None
         sizes = chosen_sizes(job.labels, final, rows, labels, shares) if chosen else None
-        if sizes is None and rows < len(final):
-            raise invalid("rows", rows, f"at least {len(final)}, the rows of the final population")
+        if rows < 1:
+            raise invalid("--rows", rows, "a whole number, 1 or more")
         if job.schedule.uses_api:
             if job.degree is not None:
                 job.api.check_degree(job.degree)
@@ -151,7 +152,8 @@ def grown(
     rows: int | None,
     sizes: I64 | None = None,
 ) -> Population:
-    """The synthetic data: the final population, or more rows made from it. Nothing is written to the release.
+    """The synthetic data: the final population, more rows made from it, or some of it. Nothing is written to the
+    release.
 
     job: the parts of the run.
     run: its directory.
@@ -174,7 +176,23 @@ def grown(
             write(path, to_parquet(part, job.labels), private=True)
         return part
 
-    return final if rows is None else job.schedule.expand(public, ask, final, rows, job.degree, keep, sizes)
+    if rows is None:
+        return final
+    if sizes is None and rows < len(final):
+        return fewer(final, rows, job.seed)
+    return job.schedule.expand(public, ask, final, rows, job.degree, keep, sizes)
+
+
+def fewer(population: Population, rows: int, seed: int) -> Population:
+    """Some of the rows, drawn at random, as many of each label as its share says, in the order in which they stand.
+
+    population: of n rows.
+    rows: how many, 1 to n.
+    seed: of the run.
+    """
+    order = generator(seed, population.iteration, "expand").permutation(len(population))
+    order = order[np.argsort(population.labels[order], kind="stable")]
+    return some_of(population, np.sort(order[((np.arange(rows) + 0.5) * len(order) / rows).astype(np.int64)]))
 
 
 def longer(job: Job, run: RunDirectory, final: Population, was_finished: bool) -> Population | None:
@@ -192,4 +210,4 @@ def longer(job: Job, run: RunDirectory, final: Population, was_finished: bool) -
     there = from_parquet(path.read_bytes(), path)
     if labels_are_chosen(run.release):
         return there
-    return there if len(there) > (job.expand_rows or len(final)) else None
+    return there if len(there) > max(job.expand_rows or 0, len(final)) else None

@@ -80,6 +80,16 @@ class Job:
         found = self.schedule.releases(self.facts)
         return [replace(release, of="voters") for release in found] if self.hold_out else found
 
+    @property
+    def rows(self) -> int:
+        """Of the synthetic data, at most."""
+        return self.expand_rows or self.schedule.final_size(self.facts)
+
+    @property
+    def expanded(self) -> int:
+        """Rows that an expansion makes; 0 where the schedule ends with as many as are wanted, or more."""
+        return self.rows if self.rows > self.schedule.final_size(self.facts) else 0
+
     @cached_property
     def evaluation(self) -> Sequence[Release]:
         """Those that measure the finished data; their numbers come after."""
@@ -166,9 +176,6 @@ def lacks(job: Job) -> Iterator[Missing]:
     job.schedule.check(job.facts, job.api)
     if job.privacy.unit == "user" and job.data.unit_column is None:
         raise invalid("privacy.unit", "user", "a column of user ids", "Name it with data.unit_column=.")
-    least = job.schedule.final_size(job.facts)
-    if job.expand_rows is not None and job.expand_rows < least:
-        raise invalid("expand.rows", job.expand_rows, f"null, or at least {least}", "Those are the rows without it.")
     _check_evaluation(job)
     above = next(path for path in (job.root.absolute(), *job.root.absolute().parents) if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):

@@ -106,15 +106,14 @@ def show_plan(job: Job, given: Sequence[str] = ()) -> None:
     for name, value in [*lines.items(), *(("warning", text) for text in warnings)]:
         console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
     console.print(_table(job, budget))
-    asked = [*job.api_rows, (0, job.expand_rows or 0)]
+    asked = [*job.api_rows, (0, job.expanded)]
     generated, varied = sum(g for g, _ in asked), sum(v for _, v in asked)
-    rows = job.expand_rows or job.schedule.final_size(job.facts)
-    console.print(f"rows of the synthetic data: {rows:,} at most", highlight=False)
+    console.print(f"rows of the synthetic data: {job.rows:,} at most", highlight=False)
     if job.schedule.uses_api:
         console.print(f"API rows: at most {generated + varied:,}", highlight=False)
     if apis := metered(job.api):
         console.print(f"at most: {format_usage(at_most(apis, job.asked_labels, generated, varied))}", highlight=False)
-    stored = rows + (generated + varied if job.schedule.uses_api else rows)
+    stored = job.rows + (generated + varied if job.schedule.uses_api else job.schedule.final_size(job.facts))
     console.print(f"disk: about {_megabytes(stored * job.api.row_bytes)} for the run", highlight=False)
     for text in needs:
         console.print(f"still needed to run: {text}", markup=False, highlight=False, soft_wrap=True)
@@ -125,7 +124,7 @@ def show_plan(job: Job, given: Sequence[str] = ()) -> None:
 def planned(job: Job) -> dict[str, Any]:
     """The same for programs. Raises UserError as `show_plan`."""
     needs, budget = needed(job), job.budget()
-    asked = [*job.api_rows, (0, job.expand_rows or 0)]
+    asked = [*job.api_rows, (0, job.expanded)]
     generated, varied = (sum(pair[side] for pair in asked) if job.schedule.uses_api else 0 for side in (0, 1))
     private = job.privacy.is_private
     noise, apis = deviations(job, budget), metered(job.api)
@@ -146,7 +145,7 @@ def planned(job: Job) -> dict[str, Any]:
             }
             for at, (charge, release) in enumerate(zip(budget.charges, [*job.releases, *job.evaluation], strict=True))
         ],
-        "rows": job.expand_rows or job.schedule.final_size(job.facts),
+        "rows": job.rows,
         "api_rows": generated + varied,
         "usage_at_most": usage,
         "warnings": list(_warnings(job, budget)),
@@ -226,8 +225,8 @@ def _table(job: Job, budget: Budget) -> Table:
         alone, far = _epsilon(job, [charge]), _epsilon(job, budget.charges[:t], whole=t == len(budget.charges))
         words = [release.told.get(key, "") for key in told]
         table.add_row(release.name, *asked, *words, f"{noise_of[t - 1]:,.4g}", alone, far)
-    if job.expand_rows:
-        table.add_row("expand", *api_rows((0, job.expand_rows)), *("" for _ in told), "", "", "")
+    if job.expanded:
+        table.add_row("expand", *api_rows((0, job.expanded)), *("" for _ in told), "", "", "")
     return table
 
 

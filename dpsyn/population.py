@@ -98,6 +98,16 @@ def take(samples: Samples, rows: I64 | Bool) -> Samples:
     )
 
 
+def some_of(population: Population, rows: I64 | Bool) -> Population:
+    """The named rows of a population, in that order.
+
+    population: of n rows.
+    rows: int64 [m], or bool [n].
+    """
+    lineage = (population.labels[rows], population.parents[rows], population.survivors[rows])
+    return Population(population.iteration, take(population.samples, rows), *lineage)
+
+
 def concatenate(parts: Sequence[Samples]) -> Samples:
     """All rows of all parts, in order. Parts must have the same traits. Raises ValueError for no parts."""
     if not parts:

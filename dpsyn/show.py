@@ -1,7 +1,7 @@
 """What a run shows while it works: a live panel on a terminal, plain lines elsewhere.
 
-Phases that read private data show that they go on, and no number, rate or time: how many records there are is private.
-Plain output has no timestamps.
+Phases that read private data show that they go on and since when, and no number, rate or time left: how many records
+there are is private. Plain output, which may be kept, has a line a phase and no times.
 """
 
 from __future__ import annotations
@@ -13,7 +13,15 @@ from typing import Any
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 SHOWN_ITERATIONS = 12
@@ -43,7 +51,10 @@ class Screen:
         )
         self.public = Progress(SpinnerColumn(), TextColumn("{task.description}"), *columns, console=console)
         self.hidden = Progress(
-            SpinnerColumn(), TextColumn("{task.description} (private: no progress is shown)"), console=console
+            SpinnerColumn(),
+            TextColumn("{task.description} (private: no progress is shown)"),
+            TimeElapsedColumn(),
+            console=console,
         )
         self.live: Live | None = None
 
@@ -85,6 +96,7 @@ class Screen:
         total: rows that will be.
         """
         if self.live is None:
+            self._print(f"{text}: {total:,} rows ...")
             yield lambda _: None
             return
         task = self.public.add_task(text, total=total, rate="")

@@ -8,7 +8,7 @@ import pytest
 
 from dpsyn.cli import main
 from dpsyn.errors import UserError
-from dpsyn.expanding import chosen_sizes
+from dpsyn.expanding import chosen_sizes, fewer
 from dpsyn.population import Population, of_texts
 
 TEXTS = ["+experiment=text_smoke", "schedule.releases=1", "schedule.degree=5", "schedule.variations=0"]
@@ -110,3 +110,33 @@ def test_texts_images_and_rows_of_chosen_labels_are_made_and_the_page_and_the_ca
     run(in_tmp / "rows", *rows)
     assert main(["expand", "rows", "--rows", "60", "--shares", "uniform"]) == 0
     assert labels_of(in_tmp / "rows")[column].value_counts().tolist() == [30, 30]
+
+
+def test_rows_says_how_many_rows_there_are_whatever_the_schedule_ends_with(tmp_path, capsys):
+    given = [*TEXTS, "run_dir=" + str(tmp_path / "run")]
+    assert main(["plan", *given, "rows=11"]) == 0
+    said = capsys.readouterr().out
+    assert "rows of the synthetic data: 11 at most" in said and "expand" not in said
+    assert main(["run", *given]) == 0
+    all_rows, privacy = labels_of(tmp_path / "run"), (tmp_path / "run/release/privacy.json").read_text()
+    for rows in (11, 90):
+        assert main(["run", *given, f"rows={rows}"]) == 0
+        assert len(labels_of(tmp_path / "run")) == rows
+        if rows < len(all_rows):  # some of those that there were
+            assert set(labels_of(tmp_path / "run")["text"]) <= set(all_rows["text"])
+    assert main(["verify", str(tmp_path / "run")]) == 0
+    before, after = (json.loads(text) for text in (privacy, (tmp_path / "run/release/privacy.json").read_text()))
+    assert before["charges"] == after["charges"]
+    capsys.readouterr()
+    for bad in ("0", "many", "-1"):
+        assert main(["run", *given, f"rows={bad}"]) == 2
+        assert capsys.readouterr().err.startswith(f"dpsyn: rows={bad}: expected a whole number, 1 or more")
+
+
+def test_fewer_rows_keep_the_shares_of_the_labels_and_are_the_same_each_time():
+    population = final([0] * 60 + [1] * 30 + [2] * 10)
+    found = fewer(population, 20, seed=1)
+    assert np.bincount(found.labels).tolist() == [12, 6, 2]
+    same, other = fewer(population, 20, seed=1), fewer(population, 20, seed=2)
+    assert same.parents.tolist() == found.parents.tolist() and len(other) == 20
+    assert len(fewer(population, 100, seed=1)) == 100 and len(fewer(population, 1, seed=1)) == 1

@@ -158,3 +158,18 @@ def test_a_plan_says_that_sums_will_be_mostly_noise_from_public_numbers_alone(ca
         assert cli.main([*given, f"privacy.epsilon={epsilon}"]) == 0
         printed = " ".join(capsys.readouterr().out.split())
         assert ("noisy sums of embeddings will be mostly noise (signal to noise about 0.24" in printed) == told
+
+
+def test_epsilons_stand_side_by_side_with_their_noise_and_what_it_hides(capsys):
+    assert cli.main(["plan", "+experiment=digits", "--epsilon", "0.5,4", "--json"]) == 0
+    strong, weak = json.loads(capsys.readouterr().out)
+    assert strong["epsilon"] <= 0.5 < 3.9 < weak["epsilon"] <= 4
+    assert strong["noise_in_records"] > 4 * weak["noise_in_records"]
+    assert strong["signal_to_noise"] < 1 < weak["signal_to_noise"]
+    assert 0.05 < strong["hits"] < weak["hits"] < 0.05 * 2.72**4
+    assert "votes will be mostly noise" in strong["warnings"][0] and not weak["warnings"]
+    assert cli.main(["plan", "+experiment=adult", "--epsilon=1"]) == 0
+    assert "found with 5 % false alarms" in capsys.readouterr().out
+    for bad in (["--epsilon"], ["--epsilon", "much"], ["--epsilon", "1", "-m"]):
+        assert cli.main(["plan", "+experiment=digits", *bad]) == 2
+        assert capsys.readouterr().err.count("\n") == 1

@@ -294,7 +294,7 @@ def test_noise_is_told_in_records_whoever_is_protected(tmp_path):
     ("overrides", "line"),
     [
         (["data.records=null"], "data.records=null: expected a declared number of rows with schedule=cells"),
-        (["expand.rows=20"], "expand.rows=20: expected null, or at least 900"),
+        (["expand.rows=0"], "expand.rows=0: expected a whole number, 1 or more, or null"),
         (["privacy.votes_per_record=2"], "schedule=cells: expected privacy.votes_per_record=1"),
         (["label_shares=noisy"], "label_shares=noisy: expected 'uniform' with a schedule that counts"),
         (["privacy.epsilon=null", "privacy.noise_multiplier=3"], "privacy.noise_multiplier=3: expected null"),

@@ -18,7 +18,7 @@ import numpy as np
 
 from dpsyn.errors import UserError, invalid, one_of
 from dpsyn.files import room_on_disk, stamp, sync_folder, sync_tree, write
-from dpsyn.population import Label, Population, take
+from dpsyn.population import Label, Population, some_of
 from dpsyn.runs.directory import RunDirectory
 from dpsyn.runs.storage import columns_of, from_parquet, label_name, labels_of, to_parquet
 from dpsyn.tables import times
@@ -108,9 +108,7 @@ def _chosen(run: RunDirectory, iteration: int | None, everything: bool) -> tuple
     if not population.survivors.any():
         do = "This schedule keeps none: give --all for their variations."
         raise UserError(f"--iteration={iteration}: no survivors stand in it. {do}")
-    rows = np.flatnonzero(population.survivors)
-    kept = (population.labels[rows], population.parents[rows], population.survivors[rows])
-    return Population(iteration, take(population.samples, rows), *kept), labels
+    return some_of(population, population.survivors), labels
 
 
 def _some(population: Population, rows: int) -> Population:
@@ -118,9 +116,7 @@ def _some(population: Population, rows: int) -> Population:
     if not 1 <= rows <= len(population):
         do = "`dpsyn expand` makes more." if rows > len(population) else ""
         raise invalid("--rows", rows, f"a whole number from 1 to {len(population)}, the rows that there are", do)
-    drawn = np.sort(np.random.default_rng(0).permutation(len(population))[:rows])
-    kept = (population.labels[drawn], population.parents[drawn], population.survivors[drawn])
-    return Population(population.iteration, take(population.samples, drawn), *kept)
+    return some_of(population, np.sort(np.random.default_rng(0).permutation(len(population))[:rows]))
 
 
 Files = Iterator[tuple[str, bytes]]

@@ -10,6 +10,7 @@ from harness import run
 from PIL import Image
 
 from dpsyn import cli
+from dpsyn.errors import UserError
 from dpsyn.population import MISSING, Population, Samples
 from dpsyn.runs import storage
 from dpsyn.runs.directory import RunDirectory
@@ -184,3 +185,18 @@ def test_a_table_in_many_groups_is_read_back_whole_or_a_few_rows_of_each_label(m
     few = from_parquet(kept, "here", per_label=3)
     assert few.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3 and few.survivors.all()
     assert [few.samples.content[at]["name"] for at in range(9)] == [f"row {row}" for row in few.parents]
+
+
+def test_so_many_rows_are_some_of_them_and_the_same_each_time(tmp_path, capsys):
+    content = np.array(["one", "two", "three"], object)
+    root = tmp_path / "run"
+    here = finished(root, content, survivors=(True, True, True))
+    found = []
+    for name in ("a", "b"):
+        assert export(here, tmp_path / name, "csv", iteration=1, rows=2) == 2
+        found.append((tmp_path / name / "data.csv").read_text())
+    assert found[0] == found[1] and len(found[0].splitlines()) == 3
+    for rows in (0, 4):
+        with pytest.raises(UserError, match=r"--rows=.: expected a whole number from 1 to 3"):
+            export(here, tmp_path / "c", "csv", iteration=1, rows=rows)
+    assert not (tmp_path / "c").exists()
