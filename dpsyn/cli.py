@@ -108,6 +108,7 @@ def run(given: list[str]) -> int:
     overrides = compose.with_default(compose.readable(overrides, sweep))
     if {"--help", "-h"} & set(flags):
         _show_help("run")
+        print(flush=True)
     if any(flag in PASSED_TO_HYDRA for flag in flags):
         compose.check_launch(overrides, folder)
         return _hydra(flags, folder, overrides, lambda config: None)
