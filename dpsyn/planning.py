@@ -211,7 +211,8 @@ def _table(job: Job, budget: Budget) -> Table:
     asks = ["generated", "varied"] if job.schedule.uses_api else []
     names = ("release", *asks, *told, "noise in records", "epsilon alone", "epsilon so far")
     widths = [max(map(len, name.split())) for name in names]  # of the longest word: none is cut
-    widths[0] = max(len(word) for charge in budget.charges for word in ("release", *charge.name.split()))
+    shown = ["release", *(charge.name for charge in budget.charges)]
+    widths[0] = max(len(word) for name in shown for word in name.split())
     table = Table(*(Column(name, min_width=width) for name, width in zip(names, widths, strict=True)), box=None)
 
     def api_rows(pair: tuple[int, int]) -> list[str]:

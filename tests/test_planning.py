@@ -173,3 +173,8 @@ def test_epsilons_stand_side_by_side_with_their_noise_and_what_it_hides(capsys):
     for bad in (["--epsilon"], ["--epsilon", "much"], ["--epsilon", "1", "-m"]):
         assert cli.main(["plan", "+experiment=digits", *bad]) == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_schedule_that_asks_nothing_can_be_planned(capsys):
+    assert cli.main(["plan", "+experiment=digits", "schedule=none"]) == 0
+    assert "no release: no private row is read" in capsys.readouterr().out

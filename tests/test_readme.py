@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from chat_server import ChatServer
 from harness import digits, parquet
@@ -25,6 +27,13 @@ SMALLER = {  # what a run is cut down to, so that the whole takes seconds
     "+experiment=smoke": ["schedule.size=20", "expand.rows=60"],
     "+experiment=photos": ["schedule.size=20", "embedding.stride=4", "embedding.filters=32", "embedding.dimension=64"],
     "+experiment=stays": ["schedule.size=200"],
+    "+experiment=mail_rows": ["schedule.size=30", "embedding=ngrams", "metric=none"],
+    "schedule=rows_then_texts": [
+        "schedule.size=30",
+        "schedule.candidates=300",
+        "embedding=ngrams",
+        "api.neighbours=30",
+    ],
     "data=digits": ["schedule.size=20"],
     "data=images": ["schedule.size=20"],
     "data=tables": ["schedule.size=200"],
@@ -32,6 +41,8 @@ SMALLER = {  # what a run is cut down to, so that the whole takes seconds
 }
 LONG = {  # not run; a run is planned
     "+experiment=mails_smollm": "5 CPU minutes",
+    "mail_rows": "10 CPU seconds; tests/schedule/test_rows_then_texts.py runs some",
+    "schedule=rows_then_texts": "20 CPU seconds; the same",
     "api=smollm": "a minute to load",
     "runtime=ray": "20 seconds; tests/cluster runs the same",
     "runs/stays --private": "17 seconds of boosting; the private page of digits is written",
@@ -105,6 +116,10 @@ def what_pages_take_for_granted(in_tmp, monkeypatch):
         for at in range(400)
     ]
     put("stays.csv", head + "".join(stays))
+    cases = [f"p{at},{wards[at % 3]},{at % 90},{at % 2 == 0},the wound of bed {at % 7} heals\n" for at in range(200)]
+    put("cases.csv", "patient,ward,age,urgent,note\n" + "".join(cases))
+    notes = [f"the patient in bed {at} {('sleeps', 'eats', 'walks')[at % 3]} well" for at in range(90)]
+    pq.write_table(pa.table({"text": notes}), "public_notes.parquet")
     for at, animal in enumerate(("cat", "dog")):
         photographs(f"photos/{animal}", at, 20)
         photographs(f"public_photos/{animal}", at, 150)
