@@ -297,14 +297,15 @@ def messages() -> str:
                     rows.add((reader.words(node.args[0]), reader.expected(function, node), reader.keyword(node, "do")))
                 elif function in ("UserError", "Missing", "OutOfSpace"):
                     others.setdefault(module, []).append(reader.words(node.args[0]))
-    said = sorted((row for row in rows if re.search(r"\w{3}", row[1])), key=lambda row: (not row[0].strip("."), row))
+    told_of = {(key, what, do if do.strip(". ") else "") for key, what, do in rows if re.search(r"\w{3}", what)}
+    said = sorted(told_of, key=lambda row: (not row[0].strip("."), row))
     told = [
         "# Messages",
         "What dpsyn refuses, and what it expects. A setting that is refused is one line, `KEY=VALUE: expected ...`, with "
         "what to do. `...` stands for what differs, also for a key that several parts have. dpsyn ends with status 2; nothing "
         "was spent, and the same command goes on once it is right.",
         "## Settings",
-        table(("key", "expected", "what to do"), [(code(k), e, do.strip(". ") and do) for k, e, do in said]),
+        table(("key", "expected", "what to do"), [(code(k), e, do) for k, e, do in said]),
         "## Others",
         "By the module that says so.",
     ]

@@ -417,7 +417,6 @@ def test_a_job_that_cannot_be_is_refused_before_anything_is_written(tmp_path):
     for overrides, message in (
         (["schedule.size=9"], "schedule.size=9: expected enough for every one of the 10 labels"),
         (["privacy.unit=user"], "privacy.unit=user: expected a column of user ids"),
-        (["expand.rows=10"], "expand.rows=10: expected null, or at least"),
         (["data=mnist", f"data.path={tmp_path}/none.parquet"], "data.path="),
     ):
         assert refusal(tmp_path / "run", *overrides).startswith(message)
