@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -312,6 +312,7 @@ class EmbeddingSums(Query):
     def __post_init__(self) -> None:
         if len(self.columns) != len(self.cells):
             raise ValueError("sums: expected cells of each column")
+        _check_from_zero(self.cells)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -416,6 +417,9 @@ class Histogram(Query):
     columns: tuple[int, ...]
     bins: tuple[I64, ...]
 
+    def __post_init__(self) -> None:
+        _check_from_zero(self.bins)
+
     @property
     def sizes(self) -> tuple[int, ...]:
         return tuple(int(bins.max()) + 1 for bins in self.bins)
@@ -448,6 +452,12 @@ class Histogram(Query):
 
 QUERIES = (Nearest, LabelCounts, CellCounts, CellScores, EmbeddingSums, Histogram)
 """The closed set: a schedule can ask nothing else."""
+
+
+def _check_from_zero(cells: Sequence[I64]) -> None:
+    """Raises ValueError for a number below 0: it would be an entry of another column, in which a record counts too."""
+    if any(each.min() < 0 for each in cells):
+        raise ValueError("cells: expected numbers from 0")
 
 
 def _codes_of(block: Block) -> tuple[np.ndarray, np.ndarray]:

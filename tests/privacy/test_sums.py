@@ -10,7 +10,7 @@ from test_stability import EMBED, ODD, ROWS, electorate_of
 from dpsyn.embedding import Sparse
 from dpsyn.privacy.budget import SUMS_GRID, Charge, Release, Settings, calibrated
 from dpsyn.privacy.ledger import Ledger
-from dpsyn.privacy.query import COUNT, Answer, Block, EmbeddingSums
+from dpsyn.privacy.query import COUNT, Answer, Block, EmbeddingSums, Histogram
 from dpsyn.privacy.votes import unseal
 
 QUERY = EmbeddingSums(10, np.full(64, 0.1, np.float32), 2.0)
@@ -128,6 +128,16 @@ def test_with_columns_a_record_adds_one_vector_shared_among_their_cells_of_norm_
     assert (query.tally(whole) == sum(apart)).all()
     users = [block(vectors[label::2], label, [7, 7, 7], codes[label::2]) for label in (0, 1)]
     assert np.linalg.norm(query.tally_by_user(lambda: users) / SUMS_GRID) <= (0.5**0.5 if replaceable else 1.0)
+
+
+def test_a_record_cannot_be_counted_in_the_cells_of_another_column():
+    cells = (np.array([[0], [1]]), np.array([[-1], [0]]))  # -1 would be an entry of the first column
+    for asked in (
+        lambda: EmbeddingSums(1, np.zeros(3, np.float32), 1.0, columns=(0, 1), cells=cells),
+        lambda: Histogram("a judge", (0, 1), cells),
+    ):
+        with pytest.raises(ValueError, match="expected numbers from 0"):
+            asked()
 
 
 def test_an_answer_about_the_cells_of_columns_tells_their_sums_and_counts_in_records():
