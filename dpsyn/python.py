@@ -197,7 +197,9 @@ def _table(data: Any) -> Any:
         data = {"text": list(data)}
     try:
         if not isinstance(data, Mapping):
-            return pa.table(data)
+            table = pa.table(data)
+            # what Arrow calls an index of pandas without a name, as of rows that were chosen
+            return table.select([name for name in table.column_names if not name.startswith("__index_level_")])
         return pa.table({name: _column(values) for name, values in data.items()})
     except (pa.ArrowException, TypeError, ValueError, OverflowError, OSError) as error:
         said = type(error).__name__  # not its text, which may quote a row

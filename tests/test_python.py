@@ -41,11 +41,12 @@ def test_frames_tables_and_columns_are_one_data_set_and_lie_where_only_their_own
     polars = pytest.importorskip("polars")
     columns = rows()
     frame = pd.DataFrame(columns)
-    given = [frame, pa.table(columns), columns, polars.DataFrame(columns)]
+    chosen = frame.set_axis([7, 3] * 150)  # an index without a name
+    given = [frame, pa.table(columns), columns, polars.DataFrame(columns), chosen]
     found = [dpsyn.run(*TABLE, f"run_dir=r{at}", data=each) for at, each in enumerate(given)]
-    assert [len(run.synthetic) for run in found] == [50] * 4
+    assert [len(run.synthetic) for run in found] == [50] * 5
     joint = [run.privacy["joint"]["runs"] for run in found]
-    assert joint == [1, 2, 3, 4]  # the same rows add up
+    assert joint == [1, 2, 3, 4, 5]  # the same rows add up
     frame = found[0].synthetic.to_pandas()
     assert set(frame.columns) == {"age", "city"} and set(frame["city"]) <= {"Bonn", "Ulm", "Köln"}
     assert found[0].synthetic.to_polars().shape == frame.shape
