@@ -115,7 +115,7 @@ def _carry_out(job: Job, screen: Screen) -> Path:
         if known:
             state.declare()
         done = run.iterations()
-        with screen.shown(), public_side(job, run, screen, job.api_rows[len(done) :]) as public:
+        with screen.shown(), public_side(job, run, screen, job.api_rows[max(done, default=-1) + 1 :]) as public:
             was_finished = max(done, default=-1) == job.iterations
             final = _iterate(state, public)
             own = partial(grown, job, run, public, state.ask(None), final, job.expand_rows)

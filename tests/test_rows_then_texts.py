@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,12 +15,16 @@ from rich.console import Console
 
 from dpsyn import cli, compose
 from dpsyn.build import build
+from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError
 from dpsyn.execution import carry_out
+from dpsyn.files import named_by
 from dpsyn.planning import facts, show_plan
 from dpsyn.runs.directory import open_run
 from dpsyn.runs.verification import verified
+from dpsyn.schedule.rows_then_texts import RowsWithTexts, assigned
 from dpsyn.show import Screen
+from dpsyn.tables.schema import Schema
 
 COLOURS, SIZES = ("red", "green", "blue"), ("small", "large")
 SCHEMA = {
@@ -141,6 +146,26 @@ def test_a_table_whose_records_are_all_alike_gets_texts_too(tmp_path):
     assert set(mine["colour"]) == {"red"} and len(set(mine["remark"])) > 100
 
 
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [(["api.neighbours=600"], "api.neighbours=600: expected at most 500"), (["api.by_label=true"], "api.data.labels=")],
+)
+def test_a_pool_that_cannot_be_asked_is_refused_before_anything_is_spent(overrides, line, tmp_path):
+    with pytest.raises(UserError) as refused:
+        run(tmp_path, rows(), *overrides)
+    assert str(refused.value).startswith(line)
+    assert not list((tmp_path / "run").rglob("intents/*")) and not list((tmp_path / "run").rglob("votes/*"))
+
+
+@pytest.mark.parametrize("candidates", [30, 70, 100, 170])
+def test_candidates_are_given_to_as_few_rows_each_as_can_be(candidates, monkeypatch):
+    monkeypatch.setattr("dpsyn.schedule.rows_then_texts.AT_ONCE", 40)
+    rng = np.random.default_rng(0)
+    fits, cells = [rng.normal(size=(candidates, 3))], [rng.integers(3, size=100)]
+    times = np.bincount(assigned(fits, cells, None, rng), minlength=candidates)
+    assert times.sum() == 100 and times.max() - times.min() <= 1
+
+
 NEW = ("u-new", "green", "small", "93", "canary words that nobody else would ever say here")
 NEIGHBOURS = {
     "one row more, sums": (lambda given: [*given, NEW], []),
@@ -241,7 +266,7 @@ def test_rows_of_chosen_labels_get_texts_too(tmp_path):
 def test_the_plan_tells_what_rows_and_texts_spend_and_reads_nothing(tmp_path, capsys):
     show_plan(job(tmp_path, rows(), *BOTH))
     out = " ".join(capsys.readouterr().out.split())
-    assert all(name in out for name in ("counts 1", "votes 1", "embedding", "API rows: at most 600"))
+    assert all(name in out for name in ("counts 1", "votes 1", "embedding", "API rows: at most 601"))
     assert not (tmp_path / "run").exists()
 
 
@@ -266,6 +291,35 @@ def test_iterations_without_texts_can_be_measured_and_the_private_page_is_made(t
     assert "PRIVATE" in (tmp_path / "run/private/report.html").read_text()
 
 
+def test_the_page_of_a_run_whose_rows_have_no_texts_yet_tells_of_none(tmp_path):
+    run(tmp_path, rows(), *BOTH)
+    release = tmp_path / "run/release"
+    (release / "synthetic.parquet").unlink()
+    for path in sorted((release / "iterations").iterdir())[1:]:
+        shutil.rmtree(path)
+    assert cli.main(["report", str(tmp_path / "run")]) == 0
+    page = (release / "report.html").read_text()
+    assert "The texts of the rows" not in page and "colour" in page
+
+
+@dataclass(frozen=True)
+class OfWords(Embedding):
+    words: frozenset
+
+    def fingerprint(self):
+        return "of words"
+
+    def reads(self):
+        return ()
+
+    def __call__(self, samples):
+        return np.array([[word in text for word in self.words] for text in samples.content], np.float32)
+
+
+def test_rows_are_embedded_by_any_embedding_of_texts_whatever_its_settings_are():
+    assert named_by(RowsWithTexts(Schema(SCHEMA), OfWords(frozenset({"a"}))))
+
+
 def test_the_plan_says_where_votes_for_texts_are_lost_in_the_noise(tmp_path, capsys):
     show_plan(job(tmp_path, rows(5), *VOTES, "privacy.epsilon=0.1"))
     out = " ".join(capsys.readouterr().out.split())
@@ -286,6 +340,8 @@ PLAIN = {name: column for name, column in SCHEMA["columns"].items() if name != "
         ({**SCHEMA, "columns": PLAIN}, [], "schedule=rows_then_texts: expected a schema with one column of kind text"),
         ({**SCHEMA, "columns": {**PLAIN, "a": TEXT, "b": TEXT}}, [], "schedule=rows_then_texts: expected a schema"),
         ({**SCHEMA, "labels": ["remark"]}, [], "schema.labels=remark: expected a category, ordered, boolean or"),
+        ({**SCHEMA, "constraints": ["remark <= size"]}, [], "schema.constraints='remark <= size': expected columns of "
+         "the schema that are no texts; 'remark' is none"),
         (SCHEMA, ["schedule=cells"], "schedule=cells: expected rows_then_texts for a schema with texts ('remark')"),
         (SCHEMA, ["schedule=tab_pe", "api=table", "embedding=table"], "api.schema=...: expected a schema without"),
         (SCHEMA, ["schedule.candidates=null"], "schedule.releases=0: expected 1 or more, or schedule.candidates"),
@@ -312,3 +368,16 @@ def test_a_prompt_that_names_a_column_which_is_not_there_is_refused_before_a_row
     with pytest.raises(UserError, match=r"expected one of .*\{weight\}.*Did you mean \{weight\}"):
         carry_out(job(tmp_path, rows(5), *chat, "schedule.degree=0.5"), Screen(Console(file=io.StringIO()), {}, 1))
     assert not (tmp_path / "run/release").exists()
+
+
+def test_a_list_of_words_that_lacks_a_missing_value_is_refused_before_a_row_is_read(tmp_path):
+    colour = {**SCHEMA["columns"]["colour"], "missing": True}
+    schema = {**SCHEMA, "columns": {**SCHEMA["columns"], "colour": colour}}
+    asked = {"generate": {"user": "A {tone} {remark_of}"}, "vary": {"user": "Say it otherwise: {sample}"}}
+    asked["words"] = {"tone": {name: ["warm"] for name in COLOURS}, "remark_of": ["remark"]}
+    prompts = tmp_path / "prompts.yaml"
+    prompts.write_text(yaml.safe_dump(asked))
+    chat = ["api=chat", "api.model=m", "api.base_url=http://127.0.0.1:9/v1", f"api.prompts.file={prompts}"]
+    with pytest.raises(UserError, match="expected a list for the label unknown"):
+        given = job(tmp_path, rows(5), *chat, "schedule.degree=0.5", schema=schema)
+        carry_out(given, Screen(Console(file=io.StringIO()), {}, 1))

@@ -383,8 +383,9 @@ def _contents(released: Released) -> dict[str, Any]:
         return {**found, **_texts(released, released.sample)}
     schema = contents.schema_of(released)
     for name in schema.texts if schema is not None else ():  # a schema of several is no run's
-        of_rows = Samples(released.sample.samples.content[name])
-        found |= _texts(released, replace(released.sample, samples=of_rows))
+        texts = released.sample.samples.content[name]
+        if any(text is not None for text in texts):  # the rows of a run that is not finished may have none yet
+            found |= _texts(released, replace(released.sample, samples=Samples(texts)))
     bars = contents.columns(released)
     compared = [each for each in bars if each.off is not None]
     return {

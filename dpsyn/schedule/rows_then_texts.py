@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -40,7 +40,7 @@ from dpsyn.schedule.cells import (
 )
 from dpsyn.schedule.expansion import PART
 from dpsyn.schedule.selection import shares_of
-from dpsyn.schedule.start import discriminants, sums_about, sums_release, taken_as
+from dpsyn.schedule.start import discriminants, sums_about, sums_release, taken_as, turned
 from dpsyn.schedule.subspaces import CellRelease
 from dpsyn.tables.codec import encode
 from dpsyn.tables.schema import Schema
@@ -67,7 +67,7 @@ class RowsWithTexts(Embedding):
     """
 
     schema: Schema
-    text: Embedding
+    text: Embedding = field(compare=False)  # the run's, by whose settings what is kept is named anyway
 
     @property
     def runtime(self) -> Runtime:
@@ -148,7 +148,12 @@ class RowsThenTexts(Schedule):
 
     def api_rows(self, facts: Facts) -> Sequence[tuple[int, int]]:
         rows = len(self._plan(facts))
-        return [*[(0, 0)] * rows, (self.candidates or self.size, 0), *[(0, self.size)] * self.releases_of_texts]
+        return [
+            (1, 0),
+            *[(0, 0)] * (rows - 1),
+            (self.candidates or self.size, 0),
+            *[(0, self.size)] * self.releases_of_texts,
+        ]
 
     def final_size(self, facts: Facts) -> int:
         return self.size
@@ -157,17 +162,19 @@ class RowsThenTexts(Schedule):
         return self.text_degree if declared is None else declared
 
     def asked_labels(self, facts: Facts, labels: Sequence[Label]) -> Sequence[Label]:
-        """Rows in words, with every value of every column among them, as far as EXAMPLES goes."""
+        """Rows in words, with every value of every column among them, a missing one too, as far as EXAMPLES goes."""
         assert facts.schema is not None
         features = facts.schema.features
-        count = min(EXAMPLES, max((column.size for column in features), default=1))
+        count = min(EXAMPLES, max((column.size + column.missing for column in features), default=1))
         at = np.arange(count * len(labels))
         content = np.empty(len(at), facts.schema.dtype)
         facts.schema.with_labels(content, at % len(labels))
         for column in features:
-            place = at // len(labels)
-            codes = place * max(1, column.size // count) if column.has_order else place
-            content[column.name] = column.values_of(codes % column.size)
+            place, codes = at // len(labels), column.size + column.missing
+            which = place * max(1, codes // count) % codes if column.has_order else place % codes
+            if column.missing:
+                which[-len(labels) :] = column.size  # the last example of each label
+            content[column.name] = column.values_of(np.where(which < column.size, which, -1))
         return in_words(facts.schema, content)
 
     def warnings(self, facts: Facts, deviations: Sequence[float]) -> Iterable[str]:
@@ -185,8 +192,13 @@ class RowsThenTexts(Schedule):
 
     def run(self, public: PublicSide, ask: Ask, last: Population | None) -> Iterator[Population]:
         """After each release of counts a population of some rows without texts, after the last one the rows of the
-        result with their first texts; none is iteration 0. A population for every vote follows."""
+        result with their first texts; none is iteration 0. A population for every vote follows. A text is asked for
+        and embedded before the first release: what fails by its settings, such as a pool that is too small, fails
+        before anything is spent."""
         plan = self._plan(public.facts)
+        if last is None:
+            example = self.asked_labels(public.facts, public.labels)[:1]
+            public.embed(public.api.generate(example, row_seeds(public.seed, 0, "generate", 1)))
         if last is None or last.iteration < len(plan):
             done = 0 if last is None else last.iteration
             for t, state in enumerate(learnt(public, ask, plan), 1):
@@ -277,7 +289,7 @@ class RowsThenTexts(Schedule):
         fits = _fits(vectors[known], query, answer, of_rows)
         own = asked[known] if public.labelled else None
         rng = np.random.default_rng(seed_sequence(public.seed, t, "select", 0))
-        chosen = known[_assigned(fits, of_rows, own, rng)]
+        chosen = known[assigned(fits, of_rows, own, rng)]
         return replace(rows, samples=_with_texts(schema, content, take(texts, chosen)))
 
     def _voted(self, public: PublicSide, ask: Ask, last: Population, t: int) -> Population:
@@ -436,17 +448,18 @@ def _fits(vectors: F32, query: EmbeddingSums, answer: Answer, of_rows: Sequence[
     of_rows: of each column the cell of each row, int64 [rows].
     """
     sums, counts, *noise = query.told(answer)
-    taken, found, start = taken_as(vectors, query), [], 0
+    candidates, found, start = turned(taken_as(vectors, query)), [], 0
     for size, cell in zip(query.sizes, of_rows, strict=True):
         mine = slice(start, start + size)
-        scores = discriminants(taken, sums[mine], counts[mine], *noise) + np.log1p(np.bincount(cell, minlength=size))
+        scores = discriminants(*candidates, sums[mine], counts[mine], *noise)
+        scores += np.log1p(np.bincount(cell, minlength=size))
         scores -= scores.max(1, keepdims=True)
         found.append(scores - np.log(np.exp(scores).sum(1, keepdims=True)))
         start += size
     return found
 
 
-def _assigned(fits: Sequence[F64], of_rows: Sequence[I64], own: I64 | None, rng: np.random.Generator) -> I64:
+def assigned(fits: Sequence[F64], of_rows: Sequence[I64], own: I64 | None, rng: np.random.Generator) -> I64:
     """int64 [n]: a candidate for each row, each as seldom as can be, so that together they fit best.
 
     fits: of each column, float64 [m, cells].
@@ -457,12 +470,10 @@ def _assigned(fits: Sequence[F64], of_rows: Sequence[I64], own: I64 | None, rng:
     from scipy.optimize import linear_sum_assignment
 
     n, m = len(of_rows[0]), len(fits[0])
-    chosen, left = np.empty(n, np.int64), np.arange(0)
-    order, step = rng.permutation(n), min(AT_ONCE, m, max(1, PAIRS // m))
-    for start in range(0, n, step):
-        rows = order[start : start + step]
-        if len(left) < len(rows):
-            left = np.arange(m)
+    chosen, left = np.empty(n, np.int64), np.arange(m)
+    order, step = rng.permutation(n), min(AT_ONCE, max(1, PAIRS // m))
+    while len(order):
+        rows, order = np.split(order, [min(step, len(left))])
         total = np.zeros((len(rows), len(left)))
         for fit, cell in zip(fits, of_rows, strict=True):
             total += fit[left][:, cell[rows]].T
@@ -470,5 +481,5 @@ def _assigned(fits: Sequence[F64], of_rows: Sequence[I64], own: I64 | None, rng:
                 total += TRUST * (cell[own[left]] == cell[rows][:, None])
         at, which = linear_sum_assignment(total, maximize=True)
         chosen[rows[at]] = left[which]
-        left = np.delete(left, which)
+        left = np.delete(left, which) if len(which) < len(left) else np.arange(m)
     return chosen

@@ -148,7 +148,8 @@ def scores_of(vectors: F32, query: EmbeddingSums, answer: Answer) -> F64:
     query: that was asked.
     answer: to it.
     """
-    return discriminants(taken_as(vectors, query), *query.told(answer))
+    candidates, variances, directions = turned(taken_as(vectors, query))
+    return discriminants(candidates, variances, directions, *query.told(answer))
 
 
 def taken_as(vectors: F32, query: EmbeddingSums) -> F64:
@@ -162,18 +163,28 @@ def taken_as(vectors: F32, query: EmbeddingSums) -> F64:
     return taken
 
 
-def discriminants(taken: F64, sums: F64, counts: F64, noise: float, noise_of_count: float) -> F64:
+def turned(taken: F64) -> tuple[F64, F64, F64]:
+    """Vectors along the directions of their own covariance, float64 [n, d]; the variance in each, float64 [d]; and the
+    directions, float64 [d, d], a column each.
+
+    taken: float64 [n, d].
+    """
+    variances, directions = np.linalg.eigh(np.atleast_2d(np.cov(taken.T)))
+    return taken @ directions, np.maximum(variances, 1e-9 * variances.max()), directions
+
+
+def discriminants(
+    candidates: F64, variances: F64, directions: F64, sums: F64, counts: F64, noise: float, noise_of_count: float
+) -> F64:
     """float64 [n, cells]: how well each candidate fits each cell, see `scores_of`.
 
-    taken: float64 [n, d], of the candidates.
+    candidates, variances, directions: as of `turned`.
     sums: float64 [cells, d], noisy.
     counts: float64 [cells], noisy.
     noise: its standard deviation in a sum.
     noise_of_count: and in a count.
     """
     counts = np.maximum(counts, max(1.0, FEWEST * noise_of_count))
-    variances, directions = np.linalg.eigh(np.atleast_2d(np.cov(taken.T)))
-    variances = np.maximum(variances, 1e-9 * variances.max())
     seen, blur = (sums / counts[:, None]) @ directions, (noise / counts)[:, None] ** 2
     share = np.full(len(variances), 0.5)  # of each variance, between labels: by expectation and maximisation
     for _ in range(ROUNDS):
@@ -181,7 +192,7 @@ def discriminants(taken: F64, sums: F64, counts: F64, noise: float, noise_of_cou
         share = np.maximum(_smooth((((seen * shrunk) ** 2 + shrunk * blur) / variances).mean(0)), 1e-9)
     means = seen * shrunk
     weights = means / (variances + variances.mean())  # of nearly no variance in a direction, as much as of the mean
-    return (taken @ directions) @ weights.T - (means * weights).sum(1) / 2
+    return candidates @ weights.T - (means * weights).sum(1) / 2
 
 
 def prior(sizes: I64) -> F64:

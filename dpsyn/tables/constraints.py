@@ -57,7 +57,7 @@ def parsed(texts: Any, columns: Mapping[str, Column], labels: Sequence[str]) -> 
     label, can keep.
 
     texts: a list, as it was read.
-    columns: of the schema, by name.
+    columns: of the schema, by name, without texts.
     labels: names of the label columns.
     """
     if isinstance(texts, str) or not isinstance(texts, Sequence):
@@ -345,7 +345,8 @@ def _comparable(left: Column, right: Column) -> bool:
 def _column(text: str, columns: Mapping[str, Column], name: str) -> Column:
     name = _unquoted(name)
     if name not in columns:
-        raise invalid(KEY, repr(text), f"columns of the schema; '{name}' is none", did_you_mean(name, list(columns)))
+        what = f"columns of the schema that are no texts; '{name}' is none"
+        raise invalid(KEY, repr(text), what, did_you_mean(name, list(columns)))
     return columns[name]
 
 
