@@ -178,7 +178,9 @@ def discriminants(
 ) -> F64:
     """float64 [n, cells]: how well each candidate fits each cell, see `scores_of`.
 
-    candidates, variances, directions: as of `turned`.
+    candidates: float64 [n, d], along the directions, see `turned`.
+    variances: float64 [d], in each direction.
+    directions: float64 [d, d], a column each.
     sums: float64 [cells, d], noisy.
     counts: float64 [cells], noisy.
     noise: its standard deviation in a sum.
