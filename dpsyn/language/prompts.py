@@ -395,7 +395,7 @@ def _options(file: Mapping[str, Any], name: str, label: Label) -> list[str]:
     if isinstance(options, Mapping):
         by_name = {str(key): entries for key, entries in options.items()}
         values = list(map(str, label.values()))
-        parts = {key: key.split(" | ") for key in by_name}
+        parts = {key: [key] if key in values else key.split(" | ") for key in by_name}
         fitting = [key for key, some in parts.items() if set(some) <= set(values)]
         # of most of its values, then of the first of them
         fitting.sort(key=lambda key: (-len(parts[key]), [values.index(part) for part in parts[key]]))

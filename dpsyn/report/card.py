@@ -16,7 +16,7 @@ from dpsyn.privacy.statement import format_delta
 from dpsyn.report.contents import schema_of
 from dpsyn.report.facts import NOUNS, Released
 from dpsyn.report.layout import Layout
-from dpsyn.runs.seal import digests_of
+from dpsyn.runs.seal import OURS, digests_of
 
 SHOWN_LABELS, SHOWN_COLUMNS = 60, 400
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
@@ -59,7 +59,8 @@ def _head(released: Released, layout: Layout) -> Mapping[str, Any]:
 def _digest(layout: Layout, pattern: str) -> str:
     """Of the content of these files. `datasets` takes what it has cached for a folder of the same name, the same head
     and the same modification times, whatever is in it: it gave the digits of one release for the texts of another."""
-    known = [digest for name, digest in digests_of(layout.folder).items() if fnmatch.fnmatchcase(name, pattern)]
+    is_export = OURS.fullmatch(layout.data) is None  # files of names that a run does not write
+    known = [d for name, d in digests_of(layout.folder, is_export).items() if fnmatch.fnmatchcase(name, pattern)]
     return f"sha256 {hashlib.sha256(' '.join(known).encode()).hexdigest()}"
 
 

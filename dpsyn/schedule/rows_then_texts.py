@@ -55,7 +55,7 @@ FEWEST, MOST = 4, 64  # pairs, at least and at most
 TRUST = 1.0  # in a model that was asked for a text of this cell: as much as one that is e times as likely of it
 PAIRS = 2 * 10**7  # of row and candidate that are weighed at once, at most
 AT_ONCE = 1000  # rows that are given their texts together
-EXAMPLES = 64  # rows with which prompts are tried before a run
+EXAMPLES = 1024  # rows with which prompts are tried before a run
 
 
 @dataclass(frozen=True)
@@ -162,18 +162,25 @@ class RowsThenTexts(Schedule):
         return self.text_degree if declared is None else declared
 
     def asked_labels(self, facts: Facts, labels: Sequence[Label]) -> Sequence[Label]:
-        """Rows in words, with every value of every column among them, a missing one too, as far as EXAMPLES goes."""
+        """Rows in words: all that there can be, or where they are too many, some with every value of every column among
+        them, a missing one too, as far as EXAMPLES goes."""
         assert facts.schema is not None
         features = facts.schema.features
-        count = min(EXAMPLES, max((column.size + column.missing for column in features), default=1))
+        sizes = [column.size + column.missing for column in features]
+        every = math.prod(sizes)
+        is_all = every * len(labels) <= EXAMPLES
+        count = every if is_all else min(EXAMPLES // len(labels), max(sizes)) or 1
         at = np.arange(count * len(labels))
         content = np.empty(len(at), facts.schema.dtype)
         facts.schema.with_labels(content, at % len(labels))
-        for column in features:
-            place, codes = at // len(labels), column.size + column.missing
-            which = place * max(1, codes // count) % codes if column.has_order else place % codes
-            if column.missing:
-                which[-len(labels) :] = column.size  # the last example of each label
+        place = at // len(labels)
+        for column, size in zip(features, sizes, strict=True):
+            if is_all:
+                place, which = np.divmod(place, size)
+            else:
+                which = place * max(1, size // count) % size if column.has_order else place % size
+                if column.missing:
+                    which[-len(labels) :] = column.size  # the last example of each label
             content[column.name] = column.values_of(np.where(which < column.size, which, -1))
         return in_words(facts.schema, content)
 

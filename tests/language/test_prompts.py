@@ -430,6 +430,7 @@ def test_a_list_of_words_may_be_by_some_of_the_values_of_a_label():
 
     assert asked("bar", "x", "5") == asked("5", "x", "bar") == "best"
     assert (asked("bar", "x", "4"), asked("x", "y", "5"), asked("x", "y", "z")) == ("bar", "five", "else")
+    assert asked("bar | 5", "x", "y") == "best"  # a value may hold the sign that joins others
 
 
 def test_lengths_are_of_what_is_declared():
