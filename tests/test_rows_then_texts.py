@@ -330,6 +330,15 @@ def test_the_plan_says_where_votes_for_texts_are_lost_in_the_noise(tmp_path, cap
     assert "votes for texts" not in capsys.readouterr().out
 
 
+def test_rows_are_read_by_one_process_only_where_a_network_embeds_their_texts(tmp_path):
+    from dpsyn.embedding import CodedEmbedding, Networked, Truncating
+
+    ngrams = job(tmp_path, rows(5)).coder
+    sentence = job(tmp_path, rows(5), "embedding=sentence").coder
+    assert not isinstance(ngrams, Networked) and isinstance(sentence, Networked)
+    assert all(isinstance(each, CodedEmbedding) and isinstance(each, Truncating) for each in (ngrams, sentence))
+
+
 TEXT = {"kind": "text"}
 PLAIN = {name: column for name, column in SCHEMA["columns"].items() if name != "remark"}
 

@@ -69,10 +69,6 @@ class RowsWithTexts(Embedding):
     schema: Schema
     text: Embedding = field(compare=False)  # the run's, by whose settings what is kept is named anyway
 
-    @property
-    def runtime(self) -> Runtime:
-        return self.text.runtime if isinstance(self.text, Networked) else Runtime()
-
     def fingerprint(self) -> str:
         return self.text.fingerprint()
 
@@ -100,6 +96,16 @@ class RowsWithTexts(Embedding):
 
 
 @dataclass(frozen=True)
+class RowsWithTextsOfNetwork(RowsWithTexts):
+    """The same where a network embeds the texts, which uses all processors itself."""
+
+    @property
+    def runtime(self) -> Runtime:
+        assert isinstance(self.text, Networked)
+        return self.text.runtime
+
+
+@dataclass(frozen=True)
 class RowsThenTexts(Schedule):
     """size: rows of the synthetic table.
 
@@ -119,7 +125,9 @@ class RowsThenTexts(Schedule):
     scores: bool
 
     def coder(self, facts: Facts, embed: Embedding) -> Coder | None:
-        return None if facts.schema is None else RowsWithTexts(facts.schema, embed)
+        if facts.schema is None:
+            return None
+        return (RowsWithTextsOfNetwork if isinstance(embed, Networked) else RowsWithTexts)(facts.schema, embed)
 
     def check(self, facts: Facts, api: Api) -> None:
         check_facts(facts, "rows_then_texts")
