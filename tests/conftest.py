@@ -124,4 +124,4 @@ def in_tmp(tmp_path, monkeypatch):
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a network rounds by its threads, and takes as many as are free
