@@ -34,7 +34,7 @@ COLUMNS = {
 }
 SCHEMAS = {"yelp": "yelp_rows", "iclr_reviews": "iclr_rows"}
 MAILS = "{_target_: dpsyn.data.mails.MailRows, schema: ${data.schema}, split: test, id: null, records: null}"
-RECORDS = {"mails": 1500, "yelp": 5000, "iclr_reviews": 1206}
+RECORDS = {"mails": 1500, "yelp": 5000, "iclr_reviews": 603}
 WAYS = ("sums", "votes", "both", "labels", "labels_votes")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -44,8 +45,16 @@ def expand(
         places = np.arange(start, min(start + PART, rows))
         name = f"{places[0]}-{places[-1]}{which}"
         parts.append(keep(name, lambda places=places: _part(public, final, parents, itself, places, degree)))  # type: ignore[misc]
+    return joined(parts)
+
+
+def joined(parts: Sequence[Population]) -> Population:
+    """The rows of all parts of one iteration, in order.
+
+    parts: one, or more.
+    """
     return Population(
-        final.iteration,
+        parts[0].iteration,
         concatenate([part.samples for part in parts]),
         np.concatenate([part.labels for part in parts]),
         np.concatenate([part.parents for part in parts]),

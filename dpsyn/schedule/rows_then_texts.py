@@ -38,7 +38,7 @@ from dpsyn.schedule.cells import (
     releases_of,
     warnings_of,
 )
-from dpsyn.schedule.expansion import PART
+from dpsyn.schedule.expansion import PART, joined
 from dpsyn.schedule.selection import shares_of
 from dpsyn.schedule.start import discriminants, sums_about, sums_release, taken_as, turned
 from dpsyn.schedule.subspaces import CellRelease
@@ -271,13 +271,7 @@ class RowsThenTexts(Schedule):
                 return Population(final.iteration, samples, more.labels[at], parents[at], fresh)
 
             parts.append(keep(f"rows {at[0]}-{at[-1]} of {which}", made))
-        return Population(
-            final.iteration,
-            concatenate([part.samples for part in parts]),
-            np.concatenate([part.labels for part in parts]),
-            np.concatenate([part.parents for part in parts]),
-            np.concatenate([part.survivors for part in parts]),
-        )
+        return joined(parts)
 
     def _plan(self, facts: Facts) -> tuple[CellRelease, ...]:
         return planned(facts, self.scores, self.rows_budget)
