@@ -28,8 +28,10 @@ FLOORS = [
     {"cluster", "workers", "runs", "show"},
     {"job"},
     {"sides", "publish", "report"},
+    {"voters", "started"},
     {"build"},
     {"expanding", "planning", "checking", "evaluating", "starting", "completion", "compose"},
+    {"under_dp"},
     {"execution"},
     {"arguments", "cli", "__main__", "python"},
 ]

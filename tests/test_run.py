@@ -68,7 +68,7 @@ def test_a_run_leaves_what_the_design_names(finished):
 
 def test_a_finished_run_started_again_asks_nothing_and_changes_nothing(copied, monkeypatch):
     before = files(copied / "release")
-    monkeypatch.setattr("dpsyn.execution.open_electorate", None)
+    monkeypatch.setattr("dpsyn.voters.open_electorate", None)
     run(copied)
     assert files(copied / "release") == before
 

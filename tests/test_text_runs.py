@@ -240,12 +240,12 @@ ONCE = ["schedule.releases=1", "schedule.variations=1", "expand.rows=null"]
 
 def private_side(monkeypatch, seen):
     """Notes when the private rows are opened, and when noise is drawn."""
-    from dpsyn import execution
+    from dpsyn import voters
     from dpsyn.privacy import ledger
 
-    real, draw = execution.open_electorate, ledger.discrete_gaussian
+    real, draw = voters.open_electorate, ledger.discrete_gaussian
     opened = lambda *given, **more: seen.append("rows") or real(*given, **more)  # noqa: E731
-    monkeypatch.setattr(execution, "open_electorate", opened)
+    monkeypatch.setattr(voters, "open_electorate", opened)
     monkeypatch.setattr(ledger, "discrete_gaussian", lambda *given: seen.append("noise") or draw(*given))
 
 
