@@ -23,7 +23,11 @@ OUTGROWN = "the numbers are gone, and they were about rows that are gone too: th
 
 
 def settled(job: Job, run: RunDirectory) -> Job:
-    """The job with the evaluation that was settled for this run before. Raises UserError for another one."""
+    """The job with the evaluation that was settled for this run before. Raises UserError for another one.
+
+    job: as it was composed now.
+    run: its directory.
+    """
     epsilon = run.evaluation_epsilon()
     if epsilon is None or job.evaluate == epsilon:
         return job
@@ -35,6 +39,8 @@ def settled(job: Job, run: RunDirectory) -> Job:
 def evaluate(state: Started, synthetic: Population, own: Callable[[], Population]) -> None:
     """Measures the finished data on units that were held out, through the ledger, once.
 
+    state: of the start that finished the data.
+    synthetic: the rows that are measured.
     own: makes the rows that the run ended with, before an expansion.
     """
     job, run, planned = state.job, state.run, state.job.evaluation

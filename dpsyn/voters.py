@@ -19,6 +19,12 @@ from dpsyn.sides import private_side
 
 
 def voters(job: Job, run: RunDirectory, screen: Screen) -> Electorate:
+    """Those that vote in a run, read and embedded, once per data set and settings. Raises UserError.
+
+    job: the parts of the run.
+    run: its directory; what was met in the rows is written under `private/`.
+    screen: what is shown meanwhile, without a number of records.
+    """
     private_cache(job)  # out here, where what is wrong with it may be said
     with private_side(run, screen, "reading and embedding the private records", "electorate"):
         own = job.schedule.coder(job.facts, job.embed)  # its settings stand nowhere else
@@ -29,7 +35,13 @@ def voters(job: Job, run: RunDirectory, screen: Screen) -> Electorate:
 
 
 def opened(job: Job, coder: Coder, identity: Mapping[str, Any], is_held: bool) -> Electorate:
-    """One side of the private records, read where the runtime reads them. identity: of the coder, for the cache."""
+    """One side of the private records, read where the runtime reads them.
+
+    job: the parts of the run.
+    coder: makes of records what is counted.
+    identity: of the coder, for the cache.
+    is_held: the units that were held out, instead of those that vote.
+    """
     named = {**job.cache_identity, **identity}
     given, side = (job.data, coder, named, job.privacy.unit, private_cache(job)), job.side(is_held)
     if isinstance(job.runtime, OnRay):
@@ -43,11 +55,18 @@ def opened(job: Job, coder: Coder, identity: Mapping[str, Any], is_held: bool) -
 
 
 def private_cache(job: Job) -> Path:
+    """The folder of embedded private records, for its owner alone. Raises UserError where it is open to others."""
     own = job.runtime.private_folder if isinstance(job.runtime, OnRay) else None
     return cache_folder() if own is None else private_folder(Path(own).expanduser().absolute())
 
 
 def check_voters(job: Job, run: RunDirectory, electorate: Electorate) -> None:
+    """Writes under `private/` what was met in the rows. Raises UserError where more were refused or adjusted than allowed.
+
+    job: the parts of the run.
+    run: its directory.
+    electorate: the records, read.
+    """
     for name, content in row_reports(electorate).items():
         write(run.private / name, content, private=True)
     check_survey(survey_of(electorate), job.data, job.privacy.unit, str(run.private))
