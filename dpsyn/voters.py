@@ -61,7 +61,7 @@ def private_cache(job: Job) -> Path:
 
 
 def check_voters(job: Job, run: RunDirectory, electorate: Electorate) -> None:
-    """Writes under `private/` what was met in the rows. Raises UserError where more were refused or adjusted than allowed.
+    """Writes under `private/` what was met in the rows. Raises UserError where too much was refused or adjusted.
 
     job: the parts of the run.
     run: its directory.
