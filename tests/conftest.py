@@ -1,5 +1,6 @@
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,7 @@ def no_waiting_for_disks(monkeypatch):
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory):
     """A folder with a finished run of each kind, by name. Copy one before you change it."""
+    from filelock import FileLock
     from harness import ended
 
     small = {
@@ -114,7 +116,14 @@ def runs(tmp_path_factory):
         "noisy label shares": ["+experiment=smoke", "label_shares=noisy", "schedule.size=20", "schedule.releases=2"],
         "not private": ["+experiment=smoke", "schedule.size=20", "privacy=none"],
     }  # fmt: skip
-    return ended(tmp_path_factory.mktemp("runs"), small)
+    own = tmp_path_factory.mktemp("runs") / "own"
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return ended(own, small)
+    made = tmp_path_factory.getbasetemp().parent / "runs"  # of all of pytest's processes
+    with FileLock(f"{made}.lock"):
+        if not made.exists():
+            ended(made.with_suffix(".part"), small).rename(made)
+    return Path(shutil.copytree(made, own))
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ def test_a_script_is_a_module_with_a_main_that_has_help(path, monkeypatch, capsy
 
 TINY = [
     "bench_all --tiny",
-    "bench_busy --work boosting --rows 100 --rounds 1 --quiet --how dpsyn defaults",
+    "bench_busy --work boosting --rows 100 --rounds 1 --quiet --how dpsyn",
     "bench_cluster --records 2000 --candidates 50 --rounds 1 --memory 1000",
     "bench_diffusion --rows 2 --calls 1 --rounds 1 --uncompiled --device cpu",
     "bench_frechet --rows 200 --dimension 32",

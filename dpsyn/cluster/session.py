@@ -12,10 +12,11 @@ import platform
 import re
 import secrets
 import socket
+import ssl
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from dpsyn.errors import UserError, check_packages, first_line, invalid
@@ -75,15 +76,28 @@ def shards_of(runtime: OnRay) -> int:
 
 
 def _reach(address: str) -> None:
-    """Ray would try for ever."""
+    """Ray would try for ever where nobody answers, or one side alone speaks TLS."""
     host, _, port = address.rpartition(":")
     if not port.isdecimal():
         return
+    place, is_tls = (host.strip("[]"), int(port)), False
     try:
-        socket.create_connection((host.strip("[]"), int(port)), REACHED).close()
+        socket.create_connection(place, REACHED).close()
     except OSError:
         do = "`ray start --head` prints it; null starts a cluster on this machine."
         raise invalid("runtime.address", address, "the address of a Ray cluster that answers", do) from None
+    asked = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    asked.check_hostname, asked.verify_mode = False, ssl.CERT_NONE  # nothing is sent: Ray looks at the certificate
+    with suppress(OSError), socket.create_connection(place, REACHED) as plain, asked.wrap_socket(plain):
+        is_tls = True
+    if is_tls != _uses_tls():
+        what = "a cluster that speaks TLS, as RAY_USE_TLS=1 says" if _uses_tls() else "a cluster without TLS"
+        do = "" if _uses_tls() else "Set RAY_USE_TLS=1 here too, and RAY_TLS_SERVER_CERT, _SERVER_KEY and _CA_CERT."
+        raise invalid("runtime.address", address, what, do)
+
+
+def _uses_tls() -> bool:
+    return os.environ.get("RAY_USE_TLS") == "1"
 
 
 def _refusal(runtime: OnRay, said: str) -> UserError:
@@ -121,7 +135,7 @@ def _lines(runtime: OnRay) -> list[str]:
     nodes = sum(node["Alive"] for node in ray.nodes())
     private = len(private_nodes())
     lines = [f"ray: {nodes} node(s), {runtime.makers} maker(s), {shards_of(runtime)} shard(s) on {private} private"]
-    if runtime.address is not None and os.environ.get("RAY_USE_TLS") != "1":
+    if runtime.address is not None and not _uses_tls():
         lines.append(
             "ray: RAY_USE_TLS is not set, so nodes talk in clear. Exact counts are padded, their keys are not: "
             "use a network of your own."

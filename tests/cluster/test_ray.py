@@ -3,9 +3,12 @@
 import os
 import shutil
 import signal
+import socket
+import ssl
+import subprocess
 import tempfile
 import threading
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -209,3 +212,31 @@ class Unsendable:
 
     def batches(self, size):
         raise AssertionError("a row was read")
+
+
+@pytest.mark.parametrize("speaks", [True, False])
+def test_an_address_where_one_side_alone_speaks_tls_is_refused_at_once(tmp_path, monkeypatch, speaks):
+    """Ray would try again for ever."""
+    certificate, key = tmp_path / "certificate", tmp_path / "key"
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=here", "-days", "2"]
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the program openssl")
+    subprocess.run([*made, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(certificate, key)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve():
+            with suppress(OSError):  # closed below
+                while True:
+                    met = listening.accept()[0]
+                    with suppress(OSError), serving.wrap_socket(met, True) if speaks else met as there:
+                        there.recv(1)
+                        there.sendall(b"not TLS" * 9)
+
+        threading.Thread(target=serve, daemon=True).start()
+        at = f"127.0.0.1:{listening.getsockname()[1]}"
+        monkeypatch.setenv("RAY_USE_TLS", "0" if speaks else "1")
+        wanted = "a cluster without TLS. Set RAY_USE_TLS=1" if speaks else "a cluster that speaks TLS"
+        with pytest.raises(UserError, match=f"^runtime.address={at}: expected {wanted}"):
+            session.connected(OnRay(address=at)).__enter__()
