@@ -53,6 +53,7 @@ def _all() -> Iterator[argparse.ArgumentParser]:
         "dpsyn init stays.csv --sample public_sample.csv --records 5000",
         "dpsyn init photos --pool public_photos --records 2000 --epsilon 2",
         "dpsyn init mails.csv --text body --labels topic=delivery,refund --model gpt-4o-mini --records 3000",
+        "dpsyn init reviews.csv --sample public.csv --pool public.csv --records 5000    (rows with a text each)",
     )
     each.add_argument("place", type=Path, metavar="FILE|FOLDER", help="the private data: csv, jsonl, parquet, images")
     each.add_argument("--kind", metavar="KIND", help="table, texts or images; else by the names of the files")
@@ -60,12 +61,12 @@ def _all() -> Iterator[argparse.ArgumentParser]:
     each.add_argument("--records", type=int, metavar="N", help="how many, about: declared, published, never counted")
     each.add_argument("--epsilon", type=float, default=1.0, metavar="E", help="the promise; 1 unless you say another")
     each.add_argument("--sample", metavar="PUBLIC", help="of a table: a public sample, or a codebook")
-    each.add_argument("--pool", metavar="PUBLIC", help="of images or texts: public ones of the like")
-    each.add_argument("--model", metavar="NAME", help="of texts: a model of a chat endpoint")
-    each.add_argument("--local", metavar="NAME", help="of texts: a language model on this machine")
+    each.add_argument("--pool", metavar="PUBLIC", help="of images, texts, or rows with a text: public ones of the like")
+    each.add_argument("--model", metavar="NAME", help="of texts, alone or of rows: a model of a chat endpoint")
+    each.add_argument("--local", metavar="NAME", help="of texts, alone or of rows: a language model here")
     each.add_argument("--text", metavar="COLUMN", help="the column of texts")
     each.add_argument("--labels", metavar="COLUMN=A,B", action="append", default=[], help="a column and its values")
-    each.add_argument("--description", metavar="SENTENCE", help="of the texts, for the model")
+    each.add_argument("--description", metavar="SENTENCE", help="of a text, for the model: a review of a restaurant")
     each.add_argument("--encoding", help="of a csv that is not UTF-8, cp1252 say")
     each.add_argument("--to", type=Path, default=Path("mine"), metavar="DIR", help="where your configs lie: mine")
     yield each

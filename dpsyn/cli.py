@@ -126,7 +126,8 @@ def init(given: list[str]) -> int:
     if not chosen.place.exists():
         raise UserError(f"{chosen.place}: expected a file or folder that is there.")
     is_text = chosen.text or chosen.model or chosen.local
-    kind = chosen.kind or (TEXTS if is_text and chosen.place.is_file() else kind_of(chosen.place))
+    is_texts = is_text and chosen.place.is_file() and chosen.sample is None  # a sample is one of a table
+    kind = chosen.kind or (TEXTS if is_texts else kind_of(chosen.place))
     if chosen.records is None:
         chosen.records = _asked_for_records()
     labels = {
@@ -139,6 +140,8 @@ def init(given: list[str]) -> int:
     begun = begin(wanted, chosen.to)
     for path in begun.written:
         print(f"written: {path}")
+    for remark in begun.remarks:
+        print(remark)
     print(f"a release will publish the name {name} (--name), and the labels and columns that are declared there")
     print("read it, then:", *(f"  {command}" for command in begun.commands), sep="\n")
     return 0

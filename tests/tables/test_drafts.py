@@ -1,6 +1,7 @@
 """What is drafted runs: draft and reader agree on what a cell is, whatever program wrote the file."""
 
 import gzip
+import json
 import shlex
 from pathlib import Path
 
@@ -211,3 +212,17 @@ def test_a_name_that_ends_in_id_is_no_key_unless_it_says_so(tmp_path):
     lines = draft.draft(str(path))
     assert list(Schema(yaml.safe_load(lines)).columns) == ["paid"]
     assert '# "customerId": every row has its own: a key' in lines
+
+
+def test_jsonl_is_drafted_too_with_its_texts_where_they_are_wanted(tmp_path: Path) -> None:
+    path = tmp_path / "sample.jsonl"
+    rows = [{"age": i % 40, "ok": i % 2 == 0, "note": f"a cold {i} and a long cough", "tags": [i]} for i in range(60)]
+    path.write_text("".join(json.dumps({**row, "late": 1.5} if at else row) + "\n" for at, row in enumerate(rows)))
+    said, refused = drafted(path)
+    assert refused == [] and said["extra"] == "ignore"
+    assert {name: column["kind"] for name, column in said["columns"].items()} == {
+        "age": "integer", "ok": "boolean", "late": "number"
+    }  # fmt: skip
+    text = draft.draft(str(path), texts=draft.Texts(None, "a doctor's note"))
+    assert yaml.safe_load(text)["columns"]["note"]["about"] == "a doctor's note"
+    assert '# Left out, as they hold lists or objects: "tags".' in text
