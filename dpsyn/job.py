@@ -15,10 +15,10 @@ import numpy as np
 
 from dpsyn import evaluation
 from dpsyn.api import Api, Degree
-from dpsyn.data import Data, TableData
+from dpsyn.data import Data, TableData, modality_of
 from dpsyn.embedding import Coder, Embedding
 from dpsyn.errors import Missing, UserError, invalid
-from dpsyn.metric import Metric
+from dpsyn.metric import Metric, check_judges
 from dpsyn.networks.runtime import Runtime
 from dpsyn.population import Label
 from dpsyn.privacy.budget import Bearers, Budget, Release, Settings, calibrated, is_evaluation, with_evaluation
@@ -177,6 +177,7 @@ def lacks(job: Job) -> Iterator[Missing]:
     if job.privacy.unit == "user" and job.data.unit_column is None:
         raise invalid("privacy.unit", "user", "a column of user ids", "Name it with data.unit_column=.")
     _check_evaluation(job)
+    _check_metrics(job)
     above = next(path for path in (job.root.absolute(), *job.root.absolute().parents) if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise invalid("run_dir", job.root, "a directory that can be created", f"{above} is not writable.")
@@ -202,6 +203,13 @@ def lacks(job: Job) -> Iterator[Missing]:
         if not (no_data and any(data.place == job.data.place for data in metric.reads())):
             yield from (lack for lack in _missing(metric.check) if str(lack) not in implied)
     yield from _missing(partial(job.api.check_labels, job.asked_labels))
+
+
+def _check_metrics(job: Job) -> None:
+    """Raises UserError for a metric that judges other data than those of the run."""
+    if (modality := modality_of(job.data)) is not None:
+        for name, metric in job.metrics.items():
+            check_judges(f"metric.parts.{name}", metric, modality)
 
 
 def _check_evaluation(job: Job) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,10 @@ Bool = NDArray[np.bool_]
 
 MISSING = np.iinfo(np.int64).min
 """In a table's column of integers: no value."""
+
+Modality = Literal["images", "texts", "rows", "rows with texts"]
+"""What samples are of."""
+MODALITIES: tuple[Modality, ...] = get_args(Modality)
 
 Label = Mapping[str, str]
 """Column names to values, `{"digit": "3"}`: prompts and texts are formatted from it."""

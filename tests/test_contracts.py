@@ -144,7 +144,7 @@ def test_what_a_part_lacks_is_named_where_its_contract_inherits_it(others, capsy
     Path("mine/embedding/own.yaml").write_text("_target_: others.Unkept\n")
     given = [text for text in GIVEN if not text.startswith("embedding")]
     assert cli.main(["run", "--config-dir", "mine", "api=draw_text", "embedding=own", *given]) == 2
-    assert "It has no fingerprint: see dpsyn.embedding.Embedding." in capsys.readouterr().err
+    assert "It has no fits, fingerprint: see dpsyn.embedding.Embedding." in capsys.readouterr().err
 
 
 def test_data_that_inherit_the_contract_and_do_not_say_where_they_lie_are_refused(others, capsys):

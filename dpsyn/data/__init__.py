@@ -9,7 +9,7 @@ from hashlib import blake2b
 from typing import Protocol, runtime_checkable
 
 from dpsyn.errors import UserError
-from dpsyn.population import I64, Label, Samples
+from dpsyn.population import I64, Label, Modality, Samples
 from dpsyn.tables.schema import Schema
 
 
@@ -137,6 +137,21 @@ class TableData(Data, Protocol):
 
     @property
     def schema(self) -> Schema: ...
+
+
+@runtime_checkable
+class Known(Data, Protocol):
+    """Data that say what their rows are, where no schema does."""
+
+    @property
+    def modality(self) -> Modality: ...
+
+
+def modality_of(data: Data) -> Modality | None:
+    """What the rows are; None where the data do not say."""
+    if isinstance(data, TableData):
+        return "rows with texts" if data.schema.texts else "rows"
+    return data.modality if isinstance(data, Known) else None
 
 
 def held_out(row: bytes) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from dpsyn.data import Records, held_out
 from dpsyn.errors import check_packages
-from dpsyn.population import Label, Samples
+from dpsyn.population import Label, Modality, Samples
 from dpsyn.reading.labels import check_declared
 from dpsyn.validate import choice
 
@@ -56,6 +56,10 @@ class Digits:
     def fingerprint(self) -> str:
         images, digits = self._rows()
         return blake2b(images.tobytes() + digits.tobytes(), digest_size=32).hexdigest()
+
+    @property
+    def modality(self) -> Modality:
+        return "images"
 
     @property
     def place(self) -> str | None:

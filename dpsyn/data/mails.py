@@ -13,7 +13,7 @@ import numpy as np
 
 from dpsyn.data import Records, held_out
 from dpsyn.errors import invalid
-from dpsyn.population import Label, Samples
+from dpsyn.population import Label, Modality, Samples
 from dpsyn.reading.labels import check_declared, combinations
 from dpsyn.tables.columns import REFUSED
 from dpsyn.tables.schema import Schema, check_schema
@@ -178,6 +178,10 @@ class Mails:
 
     def fingerprint(self) -> str:
         return blake2b(repr(_mails(self.split)).encode(), digest_size=32).hexdigest()
+
+    @property
+    def modality(self) -> Modality:
+        return "texts"
 
     @property
     def place(self) -> str | None:

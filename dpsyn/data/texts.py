@@ -12,7 +12,7 @@ import numpy as np
 from dpsyn.data import Batches, Records, Refusal
 from dpsyn.errors import invalid
 from dpsyn.marks import PLACE
-from dpsyn.population import Samples
+from dpsyn.population import Modality, Samples
 from dpsyn.reading.labels import check_declared, combinations, label_sources, labeller
 from dpsyn.reading.rows import NOT_UTF8, Broken, Columns, Row, Span, excerpt, guarded, is_utf8
 from dpsyn.reading.sources import Source
@@ -107,6 +107,10 @@ class Texts:
             self._chosen(self._source.columns(first))
             if self.unit_column is not None:
                 self._source.check_unit(self.unit_column)
+
+    @property
+    def modality(self) -> Modality:
+        return "texts"
 
     @property
     def place(self) -> str | None:

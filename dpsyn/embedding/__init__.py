@@ -11,7 +11,7 @@ import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.networks.runtime import Runtime
-from dpsyn.population import F32, I32, Array, Bool, Samples
+from dpsyn.population import F32, I32, MODALITIES, Array, Bool, Modality, Samples
 
 
 class Coder(Protocol):
@@ -45,6 +45,11 @@ class Embedding(Coder, Protocol):
     def reads(self) -> Sequence[Data]:
         """Every data set that it learns from; () for none. It is a promise: the private data must not be among them."""
         ...
+
+    @property
+    def fits(self) -> Sequence[Modality]:
+        """What it embeds; others it refuses when it is called."""
+        return MODALITIES
 
     def check(self) -> None:
         """Cheap checks of its settings. Raises UserError."""

@@ -23,7 +23,7 @@ from dpsyn.networks import tensors
 from dpsyn.networks.packaged import PACKAGE, state_dict_in_package
 from dpsyn.networks.runtime import Runtime, exact, in_batches, torch_device
 from dpsyn.networks.weights import check_weights, local_weights
-from dpsyn.population import Samples
+from dpsyn.population import Modality, Samples
 from dpsyn.validate import flag, whole
 
 WHAT = "the state dict of EfficientNet-Lite0"
@@ -65,6 +65,10 @@ class EfficientNet(Embedding):
     def fingerprint(self) -> str:
         """Of the weights, fetched if need be."""
         return sha256(_file(self.weights))
+
+    @property
+    def fits(self) -> Sequence[Modality]:
+        return ("images",)
 
     def reads(self) -> Sequence[Data]:
         return ()

@@ -21,7 +21,7 @@ from dpsyn.files import sha256
 from dpsyn.marks import PLACE
 from dpsyn.networks.runtime import Runtime, exact, in_batches, torch_device
 from dpsyn.networks.weights import check_weights, local_weights
-from dpsyn.population import Samples
+from dpsyn.population import Modality, Samples
 
 WHAT = "the state dict of FID's Inception"
 SIDE, WIDTH = 299, 2048
@@ -59,6 +59,10 @@ class Inception(Embedding):
     def fingerprint(self) -> str:
         """Of the weights, fetched if need be."""
         return sha256(local_weights("embedding.weights", self.weights, WHAT))
+
+    @property
+    def fits(self) -> Sequence[Modality]:
+        return ("images",)
 
     def reads(self) -> Sequence[Data]:
         return ()

@@ -10,7 +10,7 @@ import numpy as np
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, invalid
-from dpsyn.population import Samples
+from dpsyn.population import Modality, Samples
 from dpsyn.validate import whole
 
 CHARACTERS = 1 << 16  # of the texts hashed at once: four times as fast as 1 << 18 on texts of 100 characters
@@ -44,6 +44,10 @@ class Ngrams(Embedding):
 
     def fingerprint(self) -> str:
         return ""
+
+    @property
+    def fits(self) -> Sequence[Modality]:
+        return ("texts",)
 
     def reads(self) -> Sequence[Data]:
         return ()

@@ -23,7 +23,7 @@ from dpsyn.errors import UserError, check_packages, invalid, missing
 from dpsyn.files import public_cache, write
 from dpsyn.networks.runtime import Runtime, exact, torch_device
 from dpsyn.networks.tensors import tensor, with_channels
-from dpsyn.population import Samples
+from dpsyn.population import Modality, Samples
 from dpsyn.validate import whole
 
 PATCHES = 80_000  # that filters are learned from
@@ -72,6 +72,10 @@ class Patches(Embedding):
     def fingerprint(self) -> str:
         """Of the images that it learned from."""
         return self.data.fingerprint()
+
+    @property
+    def fits(self) -> Sequence[Modality]:
+        return ("images",)
 
     def reads(self) -> Sequence[Data]:
         return (self.data,)

@@ -12,7 +12,7 @@ import numpy as np
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError
-from dpsyn.population import Samples
+from dpsyn.population import Modality, Samples
 from dpsyn.validate import number, side_lengths, whole
 
 LEAST = 2.0**-24  # of a Gaussian's height: what is below it is lost beside the middle, in float32
@@ -45,6 +45,10 @@ class Pixels(Embedding):
 
     def fingerprint(self) -> str:
         return ""
+
+    @property
+    def fits(self) -> Sequence[Modality]:
+        return ("images",)
 
     def reads(self) -> Sequence[Data]:
         return ()

@@ -19,7 +19,7 @@ from dpsyn.files import sha256
 from dpsyn.marks import PLACE
 from dpsyn.networks.hub import check_revision, fetched, model_folder, quiet_transformers
 from dpsyn.networks.runtime import Runtime, exact, in_batches, torch_device
-from dpsyn.population import Samples
+from dpsyn.population import Modality, Samples
 from dpsyn.validate import choice, flag, text_or_null, whole
 
 EXPECTED = "a folder that is there, or a name such as sentence-transformers/all-MiniLM-L6-v2"
@@ -73,6 +73,10 @@ class Sentence(Embedding):
         folder = _fetched(self.model, self.revision)
         files = (path for path in sorted(folder.rglob("*")) if path.suffix in SUFFIXES and path.is_file())
         return " ".join(f"{path.relative_to(folder)} {sha256(path)}" for path in files)
+
+    @property
+    def fits(self) -> Sequence[Modality]:
+        return ("texts",)
 
     def reads(self) -> Sequence[Data]:
         return ()

@@ -10,7 +10,7 @@ import numpy as np
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding, Sparse
 from dpsyn.errors import UserError, invalid
-from dpsyn.population import Samples
+from dpsyn.population import Modality, Samples
 from dpsyn.tables.schema import Schema, check_schema
 from dpsyn.tables.vectors import Weights, entries, starts_of
 from dpsyn.validate import number
@@ -38,6 +38,10 @@ class Table(Embedding):
 
     def fingerprint(self) -> str:
         return ""
+
+    @property
+    def fits(self) -> Sequence[Modality]:
+        return ("rows", "rows with texts")
 
     def reads(self) -> Sequence[Data]:
         return ()

@@ -10,7 +10,7 @@ import numpy as np
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, invalid
-from dpsyn.population import Samples, of_texts
+from dpsyn.population import Modality, Samples, of_texts
 from dpsyn.tables.schema import Schema, check_schema
 
 
@@ -25,16 +25,19 @@ class TextsOfRows(Embedding):
     schema: Schema
     embedding: Embedding
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raises UserError for a schema without one."""
         check_schema("embedding.schema", self.schema)
         if len(self.schema.texts) != 1:
             raise invalid("embedding.schema", "...", "a schema with one column of kind text")
-
-    def check(self) -> None:
         self.embedding.check()
 
     def fingerprint(self) -> str:
         return self.embedding.fingerprint()
+
+    @property
+    def fits(self) -> Sequence[Modality]:
+        return ("rows with texts",)
 
     def reads(self) -> Sequence[Data]:
         return self.embedding.reads()

@@ -19,7 +19,7 @@ from dpsyn.marks import PLACE
 from dpsyn.networks import tensors
 from dpsyn.networks.hub import check_revision, fetched, model_folder, quiet_transformers
 from dpsyn.networks.runtime import Runtime, exact, in_batches, torch_device
-from dpsyn.population import Samples
+from dpsyn.population import Modality, Samples
 from dpsyn.validate import flag, whole
 
 # Mean and deviation of the colours that they were trained on, where no preprocessor_config.json tells.
@@ -69,6 +69,10 @@ class Vision(Embedding):
         folder = _fetched(self.path, self.revision)
         files = (path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".safetensors", ".bin"))
         return " ".join(f"{path.name} {sha256(path)}" for path in files)
+
+    @property
+    def fits(self) -> Sequence[Modality]:
+        return ("images",)
 
     def reads(self) -> Sequence[Data]:
         return ()

@@ -18,11 +18,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from dpsyn import __version__
-from dpsyn.data import Data, said_of
+from dpsyn.data import Data, modality_of, said_of
 from dpsyn.embedding import Embedding
-from dpsyn.errors import Missing, UserError
+from dpsyn.errors import Missing, UserError, invalid, one_of
 from dpsyn.files import cache_folder, named_by, room_on_disk
-from dpsyn.population import Population, Samples, take
+from dpsyn.population import MODALITIES, Modality, Population, Samples, take
+from dpsyn.tables.schema import Schema
 from dpsyn.validate import flag, whole
 
 ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -50,9 +51,49 @@ class Metric(Protocol):
         private data must not be among them."""
         ...
 
+    @property
+    def judges(self) -> Sequence[Modality]:
+        """Of what it has numbers; others it refuses when it is called."""
+        return MODALITIES
+
     def check(self) -> None:
         """Cheap checks of its settings and its data, without reading a row. Raises UserError."""
         return None
+
+
+GROUPS: Mapping[Modality, str] = {
+    "images": "image_quality",
+    "texts": "text_quality",
+    "rows": "table_quality",
+    "rows with texts": "row_texts",
+}
+"""Of each modality the group of metrics that judges it best."""
+
+
+def check_judges(key: str, metric: Metric, modality: Modality) -> None:
+    """Raises UserError for a metric of another modality, or whose real data are of another.
+
+    key: where the metric stands.
+    metric: to be asked about samples of the modality.
+    modality: of the run.
+    """
+    if modality not in metric.judges:
+        of = one_of(metric.judges) if metric.judges else "nothing, with this embedding"
+        raise invalid(key, f"(judges {of})", f"a metric of {modality}", f"Choose metric={GROUPS[modality]}.")
+    for data in metric.reads():
+        if (theirs := modality_of(data)) not in (None, modality):
+            raise invalid(f"{key}.data", f"({theirs})", f"{modality}, as the run makes", "Name others by held_out.")
+
+
+def check_table(key: str, schema: Any) -> None:
+    """Raises UserError for a metric of tables with other data.
+
+    key: the setting of the schema.
+    schema: what it is set to.
+    """
+    if not isinstance(schema, Schema):
+        do = " and ".join(f"metric={GROUPS[modality]} for {modality}" for modality in ("images", "texts"))
+        raise invalid(key, "null", "the schema of a table", f"Choose {do}.")
 
 
 def check_settings(metric: Any, name: str, least: Mapping[str, int], public: bool) -> None:

@@ -13,7 +13,7 @@ from dpsyn.errors import UserError, check_packages, invalid
 from dpsyn.metric import Metric, check_real, check_settings
 from dpsyn.networks.runtime import device_name, take_free_threads
 from dpsyn.networks.tensors import resized, tensor
-from dpsyn.population import Population
+from dpsyn.population import Modality, Population
 from dpsyn.threads import on_free_threads
 from dpsyn.validate import choice, flag, number, whole
 
@@ -82,6 +82,10 @@ class Classifier(Metric):
     @property
     def private(self) -> bool:
         return not self.public
+
+    @property
+    def judges(self) -> Sequence[Modality]:
+        return ("images",)
 
     def reads(self) -> Sequence[Data]:
         return (self.data,)

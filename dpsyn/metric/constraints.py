@@ -9,9 +9,9 @@ import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.errors import UserError
-from dpsyn.metric import Metric
-from dpsyn.population import Population
-from dpsyn.tables.schema import Schema, check_schema
+from dpsyn.metric import Metric, check_table
+from dpsyn.population import Modality, Population
+from dpsyn.tables.schema import Schema
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,15 @@ class Constraints(Metric):
     schema: Schema
 
     def __post_init__(self) -> None:
-        check_schema("metric.parts.constraints.schema", self.schema)
+        check_table("metric.parts.constraints.schema", self.schema)
 
     @property
     def private(self) -> bool:
         return False
+
+    @property
+    def judges(self) -> Sequence[Modality]:
+        return ("rows", "rows with texts")
 
     def reads(self) -> Sequence[Data]:
         return ()

@@ -12,7 +12,7 @@ import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.metric import Metric, Words, check_settings, texts_of, words
-from dpsyn.population import Population
+from dpsyn.population import Modality, Population
 from dpsyn.validate import number
 
 SHINGLE = 3  # words
@@ -36,6 +36,10 @@ class Diversity(Metric):
     @property
     def private(self) -> bool:
         return False
+
+    @property
+    def judges(self) -> Sequence[Modality]:
+        return ("texts",)
 
     def reads(self) -> Sequence[Data]:
         return ()

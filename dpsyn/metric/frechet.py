@@ -10,7 +10,7 @@ import numpy as np
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.metric import Metric, blocks, check_comparable, check_real, check_settings, real_vectors, synthetic_vectors
-from dpsyn.population import Population
+from dpsyn.population import Modality, Population
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,10 @@ class Frechet(Metric):
     @property
     def private(self) -> bool:
         return not self.public
+
+    @property
+    def judges(self) -> Sequence[Modality]:
+        return self.embedding.fits
 
     def reads(self) -> Sequence[Data]:
         return (self.data,)

@@ -11,7 +11,7 @@ from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError
 from dpsyn.metric import Metric, check_comparable, check_real, check_settings, sampled_sides
-from dpsyn.population import Population
+from dpsyn.population import Modality, Population
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,10 @@ class Kid(Metric):
     @property
     def private(self) -> bool:
         return not self.public
+
+    @property
+    def judges(self) -> Sequence[Modality]:
+        return self.embedding.fits
 
     def reads(self) -> Sequence[Data]:
         return (self.data,)

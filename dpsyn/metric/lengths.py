@@ -11,7 +11,7 @@ import numpy as np
 from dpsyn.data import Data
 from dpsyn.errors import UserError
 from dpsyn.metric import Metric, check_real, check_settings, real_samples, texts_of
-from dpsyn.population import Population
+from dpsyn.population import Modality, Population
 
 BATCH = 1024
 
@@ -37,6 +37,10 @@ class Lengths(Metric):
     @property
     def private(self) -> bool:
         return not self.public
+
+    @property
+    def judges(self) -> Sequence[Modality]:
+        return ("texts",)
 
     def reads(self) -> Sequence[Data]:
         return (self.data,)

@@ -12,10 +12,10 @@ import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.errors import UserError, invalid
-from dpsyn.metric import Metric, check_real, check_settings, real_samples
-from dpsyn.population import Population
+from dpsyn.metric import Metric, check_real, check_settings, check_table, real_samples
+from dpsyn.population import Modality, Population
 from dpsyn.tables.columns import Column
-from dpsyn.tables.schema import Schema, check_schema
+from dpsyn.tables.schema import Schema
 
 BATCH = 4096
 DENSE = 2**20  # cells of a marginal that are counted one by one; of more, those that a row lies in
@@ -39,7 +39,7 @@ class Marginals(Metric):
     seed: int
 
     def __post_init__(self) -> None:
-        check_schema("metric.parts.marginals.schema", self.schema)
+        check_table("metric.parts.marginals.schema", self.schema)
         check_settings(self, "marginals", {"bins": 2, "combinations": 1, "seed": 0}, self.public)
         if isinstance(self.ways, str) or not all(type(k) is int and 1 <= k <= 5 for k in self.ways):
             raise invalid("metric.parts.marginals.ways", self.ways, "a list of whole numbers from 1 to 5")
@@ -51,6 +51,10 @@ class Marginals(Metric):
     @property
     def private(self) -> bool:
         return not self.public
+
+    @property
+    def judges(self) -> Sequence[Modality]:
+        return ("rows", "rows with texts")
 
     def reads(self) -> Sequence[Data]:
         return (self.data,)

@@ -9,7 +9,7 @@ import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.metric import Metric, check_settings, real_samples, texts_of, words
-from dpsyn.population import Population
+from dpsyn.population import Modality, Population
 
 SHORTEST = 4  # words: nearly any two texts have shorter n-grams in common
 SHARES = 10, 20, 50
@@ -36,6 +36,10 @@ class Overlap(Metric):
     @property
     def private(self) -> bool:
         return True
+
+    @property
+    def judges(self) -> Sequence[Modality]:
+        return ("texts",)
 
     def reads(self) -> Sequence[Data]:
         return (self.data,)

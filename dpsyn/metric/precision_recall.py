@@ -13,7 +13,7 @@ from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, check_packages, invalid
 from dpsyn.metric import Metric, check_comparable, check_real, check_settings, sampled_sides
 from dpsyn.networks.runtime import Runtime, take_free_threads, torch_device
-from dpsyn.population import Population
+from dpsyn.population import Modality, Population
 
 BLOCK_BYTES = 1 << 27  # of distances held at once
 ROUNDING = 1e-12  # of squared distances taken in float64, relative to squared norms
@@ -55,6 +55,10 @@ class PrecisionRecall(Metric):
     @property
     def private(self) -> bool:
         return not self.public
+
+    @property
+    def judges(self) -> Sequence[Modality]:
+        return self.embedding.fits
 
     def reads(self) -> Sequence[Data]:
         return (self.data,)

@@ -11,10 +11,10 @@ import numpy as np
 
 from dpsyn.data import Data
 from dpsyn.errors import UserError, check_packages, first_line, invalid, one_of
-from dpsyn.metric import Metric, check_real, check_settings, real_samples
-from dpsyn.population import Population
+from dpsyn.metric import Metric, check_real, check_settings, check_table, real_samples
+from dpsyn.population import Modality, Population
 from dpsyn.tables.columns import Column
-from dpsyn.tables.schema import Schema, check_schema
+from dpsyn.tables.schema import Schema
 from dpsyn.threads import on_free_threads
 from dpsyn.validate import choice
 
@@ -52,6 +52,10 @@ class TableClassifier(Metric):
     def private(self) -> bool:
         return not self.public
 
+    @property
+    def judges(self) -> Sequence[Modality]:
+        return ("rows", "rows with texts")
+
     def reads(self) -> Sequence[Data]:
         return (self.data,)
 
@@ -63,9 +67,10 @@ class TableClassifier(Metric):
         over the values that real rows have; it is left out where they have only one.
         """
         targets = [column for name in self.schema.label_columns if (column := self.schema.columns[name]).size > 1]
-        if not targets or not len(population):
+        ours = _synthetic(population, self)
+        if not targets or not len(ours):
             return {}
-        ours, real = _synthetic(population, self), _real(self.data, self.schema)
+        real = _real(self.data, self.schema)
         found: dict[str, float] = {}
         for target in targets:
             guess = _classifier(self, _matrix(ours, self.schema.features), target.codes_of(ours[target.name]))
@@ -112,13 +117,17 @@ class TableRegressor(Metric):
     def private(self) -> bool:
         return not self.public
 
+    @property
+    def judges(self) -> Sequence[Modality]:
+        return ("rows", "rows with texts")
+
     def reads(self) -> Sequence[Data]:
         return (self.data,)
 
     def __call__(self, population: Population) -> Mapping[str, float]:
         """{'r2_COLUMN': at most 1, 'mae_COLUMN': in the unit of the column}."""
-        target = self.schema.columns[str(self.target)]
-        ours, real = _synthetic(population, self), _real(self.data, self.schema)
+        ours, target = _synthetic(population, self), self.schema.columns[str(self.target)]
+        real = _real(self.data, self.schema)
         ours, real = (rows[~np.isnan(target.numbers(rows[target.name]))] for rows in (ours, real))
         if not len(ours) or not len(real):
             raise UserError(f"metric table_regressor: expected rows with a value of '{target.name}', on both sides.")
@@ -144,7 +153,7 @@ class _Matrix:
 
 
 def _check_settings(part: Part, name: str) -> None:
-    check_schema(f"metric.parts.{name}.schema", part.schema)
+    check_table(f"metric.parts.{name}.schema", part.schema)
     check_settings(part, name, {"seed": 0} | ({} if part.rows is None else {"rows": 1}), part.public)
     choice(f"metric.parts.{name}.model", part.model, MODELS)
 

@@ -25,7 +25,7 @@ from dpsyn.metric import (
 )
 from dpsyn.networks.hub import check_revision, local_model, model_folder, pinned, quiet_transformers
 from dpsyn.networks.runtime import Runtime, take_free_threads, torch_device
-from dpsyn.population import Label, Population, Samples
+from dpsyn.population import Label, Modality, Population, Samples
 from dpsyn.threads import on_free_threads
 from dpsyn.validate import choice, number
 
@@ -81,6 +81,10 @@ class TextClassifier(Metric):
     @property
     def private(self) -> bool:
         return not self.public
+
+    @property
+    def judges(self) -> Sequence[Modality]:
+        return ("texts",) if self.network == "encoder" or "texts" in self.embedding.fits else ()
 
     def reads(self) -> Sequence[Data]:
         return (self.data,)

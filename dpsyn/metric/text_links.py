@@ -10,10 +10,18 @@ import numpy as np
 from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError
-from dpsyn.metric import Metric, check_comparable, check_real, check_settings, real_vectors, synthetic_vectors
-from dpsyn.population import I64, Array, Population, concatenate
+from dpsyn.metric import (
+    Metric,
+    check_comparable,
+    check_real,
+    check_settings,
+    check_table,
+    real_vectors,
+    synthetic_vectors,
+)
+from dpsyn.population import I64, Array, Modality, Population, concatenate
 from dpsyn.tables.columns import Column
-from dpsyn.tables.schema import Schema, check_schema
+from dpsyn.tables.schema import Schema
 from dpsyn.threads import on_free_threads
 
 PER_BATCH = 1024  # texts embedded at once
@@ -40,7 +48,7 @@ class TextLinks(Metric):
     public: bool
 
     def __post_init__(self) -> None:
-        check_schema("metric.parts.text_links.schema", self.schema)
+        check_table("metric.parts.text_links.schema", self.schema)
         check_settings(self, "text_links", {}, self.public)
 
     def check(self) -> None:
@@ -51,6 +59,10 @@ class TextLinks(Metric):
     @property
     def private(self) -> bool:
         return not self.public
+
+    @property
+    def judges(self) -> Sequence[Modality]:
+        return ("rows with texts",)
 
     def reads(self) -> Sequence[Data]:
         return (self.data,)

@@ -22,7 +22,20 @@ from dpsyn.data import Data
 from dpsyn.embedding import Coded, Coder, Embedding, Networked, Sparse, Truncating
 from dpsyn.errors import UserError, invalid
 from dpsyn.networks.runtime import Runtime
-from dpsyn.population import F32, F64, I64, Array, Bool, Label, Population, Samples, concatenate, of_texts, take
+from dpsyn.population import (
+    F32,
+    F64,
+    I64,
+    Array,
+    Bool,
+    Label,
+    Modality,
+    Population,
+    Samples,
+    concatenate,
+    of_texts,
+    take,
+)
 from dpsyn.privacy.budget import Release
 from dpsyn.privacy.nearest import distinct
 from dpsyn.privacy.query import Answer, EmbeddingSums, Nearest
@@ -71,6 +84,10 @@ class RowsWithTexts(Embedding):
 
     def fingerprint(self) -> str:
         return self.text.fingerprint()
+
+    @property
+    def fits(self) -> Sequence[Modality]:
+        return ("rows with texts",)
 
     def reads(self) -> Sequence[Data]:
         return self.text.reads()

@@ -64,4 +64,4 @@ def test_rows_of_another_schema_are_refused():
     with pytest.raises(UserError, match=r"expected rows of data\.schema"):
         EMBEDDING(of_texts(["a", "b"]))
     with pytest.raises(UserError, match="a schema with one column of kind text"):
-        TextsOfRows(Schema({"columns": {"a": {"kind": "boolean"}}}), Ngrams(64, [1, 1], None))
+        TextsOfRows(Schema({"columns": {"a": {"kind": "boolean"}}}), Ngrams(64, [1, 1], None)).check()

@@ -16,7 +16,7 @@ from dpsyn.data import Batches, Records, Refusal
 from dpsyn.data.images.files import HEIF, ONLY_A_PATH, pixels_of
 from dpsyn.errors import invalid, missing
 from dpsyn.marks import PLACE
-from dpsyn.population import Label, Samples
+from dpsyn.population import Label, Modality, Samples
 from dpsyn.reading.labels import check_declared, combinations, label_sources, labeller
 from dpsyn.reading.rows import Broken, Columns, Span, as_text, excerpt, guarded, parquet_batches, parquet_schema
 from dpsyn.reading.sources import Source, class_names, commit, floating, hub_stream, name_below, root
@@ -111,6 +111,10 @@ class Images:
                 self._source.check_unit(self.unit_column)
         else:
             self._columns(["image", "label"], ["image"])
+
+    @property
+    def modality(self) -> Modality:
+        return "images"
 
     @property
     def place(self) -> str | None:
