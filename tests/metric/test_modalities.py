@@ -65,16 +65,14 @@ SOME = {
 }
 
 
-@pytest.mark.parametrize("name", JUDGES)
-def test_what_a_metric_does_not_judge_it_refuses_by_itself_too(name, composed):
-    try:
-        metric = job(composed[1], name).metrics[name]
-    except UserError:  # without a schema
-        return
-    for other in set(MODALITIES) - set(metric.judges):
-        samples, none = SOME[other], np.full(4, -1)
-        with pytest.raises(UserError, match="expected"):
-            metric(Population(1, samples, np.zeros(4, np.int64), none, none < 0))
+def test_what_a_metric_does_not_judge_it_refuses_by_itself_too(composed):
+    modality, plain = composed
+    for name in (name for name, fits in JUDGES.items() if modality == min(fits)):
+        metric = job(plain, name).metrics[name]
+        for other in set(MODALITIES) - set(metric.judges):
+            samples, none = SOME[other], np.full(4, -1)
+            with pytest.raises(UserError, match="expected"):
+                metric(Population(1, samples, np.zeros(4, np.int64), none, none < 0))
 
 
 @pytest.mark.parametrize("group", GROUPS.items(), ids=str)
