@@ -68,6 +68,17 @@ data:
   records: {records}         # declared, about right, never counted
   on_error: skip          # a row that cannot be read, or has no text, casts no vote
 {more}{asked}"""
+PROMPTS_YAML = """\
+# {place}: what a language model is asked for the text of a row, by its columns. For a small one: a short question about
+# somebody else, and how the answer begins, in quotes; it ends with the next one (api.stop). Texts get better by words
+# to begin with, a list of them for each value of a column: `words:`, as in configs/prompts/yelp_small.yaml of dpsyn.
+generate:
+  user: {question}
+  assistant: '"'
+vary:
+  user: {question}
+  assistant: '"{{sample_start}}'   # a variation goes on from the first words of its parent
+"""
 IMAGES_YAML = """\
 # @package _global_
 # {place}: photographs, drawn from the public ones in {pool}, whichever the private ones vote for. No model, no GPU.
@@ -190,7 +201,11 @@ def begin(wanted: Wanted, into: Path) -> Begun:
         written[file], settings, texts = _schema(wanted)
         facts["more"] = "".join(f"  {key}: {_quoted(value)}\n" for key, value in settings.items())
         if wanted.has_source:
-            how, api, asked = _rows_with_texts(wanted, texts[0])
+            how, api, asked = _rows_with_texts(wanted, texts)
+            if wanted.local:
+                known = ", ".join(f"{name} {{{name}}}" for name in _columns(written[file]) if name not in texts)
+                question = _quoted(f"What does somebody write in {{about}}? What is known: {known}.")
+                written[f"prompts/{wanted.name}.yaml"] = PROMPTS_YAML.format(**facts, question=question)
             text = ROWS_YAML.format(**facts, schema=file, how=how, api=api, asked=asked)
         else:
             remarks = [f"{name} is a text, and left out; for one in each row give {TEXT_SOURCES}" for name in texts]
@@ -261,12 +276,13 @@ def _schema(wanted: Wanted) -> tuple[str, dict[str, str], list[str]]:
     declared = _columns(text)
     texts = [name for name, said in declared.items() if said["kind"] == TEXT]
     if named and named != texts:
-        raise invalid("--text", wanted.text, f"the one column of texts of {wanted.sample}")
+        raise invalid("--text", wanted.text, f"a column of {wanted.sample}, and the only one of texts there")
     if wanted.has_source and not texts:
         what = "a column of texts, for --pool, --model and --local"
         raise invalid("--sample", wanted.sample, what, "Name it with --text COLUMN.")
-    if len(texts) > 1 and wanted.has_source:
-        raise invalid("--text", "(not given)", f"one of {', '.join(texts)}: rows can have one text")
+    if len(texts) > 1 and (wanted.model or wanted.local):
+        do = "For all of them give --pool: public rows with the same columns."
+        raise invalid("--text", "(not given)", one_of(texts), do)
     if texts and not wanted.has_source:
         text = draft(wanted.sample, None, wanted.encoding)
         declared = _columns(text)
@@ -337,9 +353,24 @@ def _texts(wanted: Wanted, facts: Mapping[str, object]) -> str:
     return TEXTS_YAML.format(**facts, how=how, api=api, text=_quoted(text), labels=labels, more=more, asked=asked)
 
 
-def _rows_with_texts(wanted: Wanted, column: str) -> tuple[str, str, str]:
-    """How texts are made, the api, and the settings of api and schedule."""
-    how, api, asked = _source_of_texts(wanted, column, NEAREST)
+def _rows_with_texts(wanted: Wanted, texts: Sequence[str]) -> tuple[str, str, str]:
+    """How texts are made, the api, and the settings of api and schedule.
+
+    texts: the columns of texts.
+    """
+    if not (wanted.pool or wanted.description):
+        raise UserError(f"{wanted.place}: Give --description, what a text is: 'a review of a restaurant'.")
+    how, api, asked = _source_of_texts(wanted, texts[0] if len(texts) == 1 else None, NEAREST)
+    if wanted.local:
+        asked = f"""\
+api:
+  path: {_quoted(wanted.local)}
+  prompts: {{file: {wanted.name}, generate_tokens: 120}}   # of mine/prompts
+  temperature: 0.8
+  top_k: 40
+  top_p: 0.9
+  stop: ['"']
+"""
     if wanted.pool:
         size = min(3000, wanted.records)
         asked += f"""\
@@ -361,10 +392,10 @@ schedule:
     return how, api, asked
 
 
-def _source_of_texts(wanted: Wanted, column: str, neighbours: int) -> tuple[str, str, str]:
+def _source_of_texts(wanted: Wanted, column: str | None, neighbours: int) -> tuple[str, str, str]:
     """How texts are made, the api, and its settings.
 
-    column: of the texts, in the pool too, if it has such a column.
+    column: of the texts, in the pool too, if it has such a column; None: several, and the pool has all columns.
     neighbours: of a text of the pool.
     """
     if wanted.pool:
@@ -373,7 +404,8 @@ def _source_of_texts(wanted: Wanted, column: str, neighbours: int) -> tuple[str,
         asked = f"api:\n  path: {_quoted(path)}\n  neighbours: {neighbours}\n"
         if read := _reading_of(place, column):
             asked += f"  data: {json.dumps(read, ensure_ascii=False)}\n"
-        return f"chosen among the public ones in {wanted.pool}", "pool_texts", asked
+        how = f"chosen among the public {'ones' if column else 'rows'} in {wanted.pool}"
+        return how, "pool_texts" if column else "pool_rows", asked
     about = _quoted(wanted.description or "texts of the kind that is private here")
     asked = f"api:\n  {'path' if wanted.local else 'model'}: {_quoted(wanted.local or wanted.model or '')}\n"
     if not wanted.local:
@@ -383,15 +415,18 @@ def _source_of_texts(wanted: Wanted, column: str, neighbours: int) -> tuple[str,
     return how, "transformers" if wanted.local else "chat", asked
 
 
-def _reading_of(pool: Path, column: str) -> dict[str, str]:
-    """How a file of public texts is read, where it is not by what is usual. It may be looked into."""
+def _reading_of(pool: Path, column: str | None) -> dict[str, str]:
+    """How a file of public texts is read, where it is not by what is usual. It may be looked into.
+
+    column: of the texts; None: it is read as rows.
+    """
     if not pool.is_file():
         return {}
     read = {}
     if pool.suffix.lower() == ".csv":
         read = {"encoding": encoding_of(pool)}
         read["delimiter"] = delimiter_of(pool, read["encoding"])
-    if len(names := columns_of(pool, read.get("encoding", "utf-8"))) > 1 and column in names:
+    if column and len(names := columns_of(pool, read.get("encoding", "utf-8"))) > 1 and column in names:
         read["text_column"] = column
     usual = {"encoding": "utf-8", "delimiter": ",", "text_column": "text"}
     return {key: value for key, value in read.items() if value != usual[key]}

@@ -119,6 +119,7 @@ def test_rows_get_texts_from_a_model_and_none_where_none_is_named(given, in_tmp,
         assert written["comment"] == {"kind": "text", "words": 20, "about": "a cross mail", "language": None}
         plan = next(shlex.split(line)[1:] for line in said.splitlines() if line.startswith("  dpsyn plan"))
         assert cli.main(plan) == 0, capsys.readouterr().err
+        assert (in_tmp / "mine/prompts/mails.yaml").exists() == ("--local" in given)
         assert "API rows: at most 601" in capsys.readouterr().out
 
 
@@ -182,6 +183,7 @@ def test_files_that_are_none_are_one_line_that_quotes_nothing(name, content, in_
         (["stays.csv", "--records", "9", "--sample", "stays.csv"], "public rows, not the private ones"),
         (["stays.csv", "--records", "9", "--sample", "more.csv", "--pool", "p"], "expected a column of texts"),
         (["stays.csv", "--records", "9", "--sample", "more.csv", "--pool", "p", "--text", "x"], "--text=x: expected"),
+        (["notes.csv", "--records", "9", "--sample", "book.csv", "--model", "m"], "Give --description"),
         (["stays.csv", "--records", "9", "--sample", "book.csv"], "'note' is a text. Give --pool"),
         (["stays.csv", "--records", "9", "--sample", "book.csv", "--pool", "stays.csv"], "--pool=stays.csv: expected"),
         (["stays.csv", "--records", "9", "--kind", "texts", "--text", "x"], "--text=x: expected"),
@@ -193,6 +195,7 @@ def test_what_is_missing_is_one_line(given, why, in_tmp, capsys):
     stays(in_tmp / "stays.csv", 5, 0)
     stays(in_tmp / "more.csv", 50, 1)
     (in_tmp / "book.csv").write_text("name,kind,low,high\nAlter,integer,0,120\nnote,text,,\n")
+    (in_tmp / "notes.csv").write_text("Alter,note\n")
     (in_tmp / "empty").mkdir()
     capsys.readouterr()
     assert cli.main(["init", *given]) == 2

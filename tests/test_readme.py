@@ -120,6 +120,11 @@ def what_pages_take_for_granted(in_tmp, monkeypatch):
     put("cases.csv", "patient,ward,age,urgent,note\n" + "".join(cases))
     public = [f"{wards[at % 3]},{at % 90},{at % 2 == 0},sleeps well in bed {at}\n" for at in range(60)]
     put("public_cases.csv", "ward,age,urgent,note\n" + "".join(public))
+    letters = [
+        f"{wards[at % 3]},a stay in {wards[at % 3]} no {at},dear sir the bed {at} was cold\n" for at in range(120)
+    ]
+    for name, some in (("letters", letters[:60]), ("public_letters", letters[60:])):
+        put(f"{name}.csv", "ward,title,body\n" + "".join(some))
     notes = [f"the patient in bed {at} {('sleeps', 'eats', 'walks')[at % 3]} well" for at in range(90)]
     pq.write_table(pa.table({"text": notes}), "public_notes.parquet")
     for at, animal in enumerate(("cat", "dog")):

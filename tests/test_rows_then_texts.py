@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from chat_server import ChatServer
 from harness import files, same_noise
 from rich.console import Console
 
@@ -339,6 +340,87 @@ def test_rows_are_read_by_one_process_only_where_a_network_embeds_their_texts(tm
     assert all(isinstance(each, CodedEmbedding) and isinstance(each, Truncating) for each in (ngrams, sentence))
 
 
+TWO = {**SCHEMA, "columns": {**SCHEMA["columns"], "title": {"kind": "text", "about": "a title"}}}
+
+
+def titled(given):
+    """Rows with a title that says the size, and the number that its remark has too."""
+    return [
+        (*row, f"{row[2]} thing {at}")
+        for at, row in enumerate((*row[:-1], f"{row[-1]} {at}") for at, row in enumerate(given))
+    ]
+
+
+def two_texts(folder, *overrides):
+    """A job of rows with a remark and a title each."""
+    made = job(folder, rows(), *overrides, schema=TWO)
+    for name, seed in (("data.csv", 0), ("public.csv", 5)):
+        with (folder / name).open("w", newline="") as file:
+            csv.writer(file).writerows([[*NAMES, "title"], *titled(rows(seed=seed))])
+    return made
+
+
+POOL_OF_ROWS = ["api=pool_rows", "api.neighbours=5", "schedule.degree=5", "schedule.size=200", "schedule.releases=1",
+                "schedule.candidates=600"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run_with_two_texts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_STATE_HOME", str(folder / "state"))
+        patched.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        made = two_texts(folder, *POOL_OF_ROWS, f"api.path={folder / 'public.csv'}", "privacy.epsilon=20")
+        carry_out(made, Screen(Console(file=io.StringIO()), facts(made), len(made.releases)))
+    return folder / "run"
+
+
+def test_several_texts_of_a_row_stay_together_and_fit_its_columns(run_with_two_texts):
+    mine = table(run_with_two_texts / "release/synthetic.parquet")
+    assert all(
+        remark.split()[-1] == title.split()[-1] for remark, title in zip(mine["remark"], mine["title"], strict=True)
+    )
+    fit = [[colour in remark, size in title] for colour, size, remark, title in
+           zip(mine["colour"], mine["size"], mine["remark"], mine["title"], strict=True)]  # fmt: skip
+    assert np.mean(fit, axis=0).min() > 0.75
+
+
+def test_each_text_column_has_sums_of_its_own_and_a_vote_is_for_all_of_a_row(run_with_two_texts):
+    said = json.loads((run_with_two_texts / "release/privacy.json").read_text())
+    names = [charge["name"] for charge in said["charges"]]
+    assert names[-3:] == ["votes 1", "embedding sums of remark", "embedding sums of title"]
+    assert {charge["moves"] for charge in said["charges"][-3:]} == {1}
+    assert said["charges"][-1]["sigma"] == pytest.approx(said["charges"][-2]["sigma"])
+    assert verified(open_run(run_with_two_texts)).agrees
+    page = (run_with_two_texts / "release/report.html").read_text()
+    assert "The texts of the rows: remark" in page and "The texts of the rows: title" in page
+
+
+def test_rows_with_several_texts_are_expanded_and_exported(run_with_two_texts, tmp_path, monkeypatch, capsys):
+    run = run_with_two_texts
+    monkeypatch.setenv("XDG_STATE_HOME", str(run.parent / "state"))
+    assert cli.main(["expand", str(run), "--rows", "230"]) == 0, capsys.readouterr().err
+    found = table(run / "release/synthetic.parquet")
+    assert len(found["title"]) == 230 and all(found["title"]) and all(found["remark"])
+    assert cli.main(["export", str(run), "--to", str(tmp_path / "out"), "--format", "csv"]) == 0
+    assert (tmp_path / "out/data.csv").read_text().startswith("colour,size,weight,remark,title\n")
+
+
+def test_a_model_is_asked_for_each_text_by_what_is_declared_of_it(tmp_path):
+    asked = {"generate": {"user": "Write {about} of {colour}."}, "vary": {"user": "Say {about} otherwise: {sample}"}}
+    (tmp_path / "prompts.yaml").write_text(yaml.safe_dump(asked))
+    with ChatServer() as server:
+        chat = ["api=chat", "api.model=m", f"api.base_url={server.url}", "api.api_key_env=null", "schedule.degree=0.5",
+                f"api.prompts.file={tmp_path / 'prompts.yaml'}", "schedule.size=6", "schedule.releases=1"]  # fmt: skip
+        made = two_texts(tmp_path, *chat)
+        carry_out(made, Screen(Console(file=io.StringIO()), facts(made), len(made.releases)))
+        prompts = [each.prompt for each in server.log]
+    mine = table(tmp_path / "run/release/synthetic.parquet")
+    assert all(mine["remark"]) and all(mine["title"]) and set(mine["remark"]) != set(mine["title"])
+    for about in ("a remark on a thing", "a title"):
+        assert sum(prompt.startswith(f"Write {about} of") for prompt in prompts) >= 6
+
+
 TEXT = {"kind": "text"}
 PLAIN = {name: column for name, column in SCHEMA["columns"].items() if name != "remark"}
 
@@ -347,8 +429,8 @@ PLAIN = {name: column for name, column in SCHEMA["columns"].items() if name != "
     ("schema", "overrides", "line"),
     [
         ({**SCHEMA, "columns": {"remark": TEXT}}, [], "schema.columns=['remark']: expected a column that is no text"),
-        ({**SCHEMA, "columns": PLAIN}, [], "schedule=rows_then_texts: expected a schema with one column of kind text"),
-        ({**SCHEMA, "columns": {**PLAIN, "a": TEXT, "b": TEXT}}, [], "schedule=rows_then_texts: expected a schema"),
+        ({**SCHEMA, "columns": PLAIN}, [], "schedule=rows_then_texts: expected a schema with a column of kind text"),
+        ({**SCHEMA, "columns": {**PLAIN, "a": TEXT, "b": TEXT}}, [], "api=(a pool of single texts): expected public"),
         ({**SCHEMA, "labels": ["remark"]}, [], "schema.labels=remark: expected a category, ordered, boolean or"),
         ({**SCHEMA, "constraints": ["remark <= size"]}, [], "schema.constraints='remark <= size': expected columns of "
          "the schema that are no texts; 'remark' is none"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,9 +17,9 @@ from dpsyn.tables.schema import Schema, check_schema
 
 @dataclass(frozen=True)
 class TextsOfRows(Embedding):
-    """float32 [n, d]: what another embedding makes of the text of each row.
+    """float32 [n, d]: what another embedding makes of the texts of each row, one after the other, all as long as one.
 
-    schema: of the rows, with one column of texts.
+    schema: of the rows, with columns of texts.
     embedding: of texts.
     """
 
@@ -28,8 +29,8 @@ class TextsOfRows(Embedding):
     def check(self) -> None:
         """Raises UserError for a schema without one."""
         check_schema("embedding.schema", self.schema)
-        if len(self.schema.texts) != 1:
-            raise invalid("embedding.schema", "...", "a schema with one column of kind text")
+        if not self.schema.texts:
+            raise invalid("embedding.schema", "...", "a schema with a column of kind text, or more")
         self.embedding.check()
 
     def fingerprint(self) -> str:
@@ -46,4 +47,6 @@ class TextsOfRows(Embedding):
         """Raises UserError for rows of another schema."""
         if samples.content.dtype != self.schema.dtype:
             raise UserError("embedding of texts: expected rows of data.schema; these have other columns.")
-        return self.embedding(of_texts(self.schema.texts_of(samples.content)))
+        names = list(self.schema.texts)
+        found = [self.embedding(of_texts(self.schema.texts_of(samples.content, name))) for name in names]
+        return found[0] if len(found) == 1 else np.concatenate(found, axis=1) * np.float32(1 / math.sqrt(len(found)))

@@ -36,8 +36,8 @@ class TextLinks(Metric):
     and once more from these with their texts shuffled among them: what that one reaches, no text has told.
 
     data: real rows of the schema.
-    schema: of the rows, with one column of texts. Of numbers and times it is guessed in which of PARTS parts that hold
-        as many real rows they lie.
+    schema: of the rows, with columns of texts, all of which are looked at. Of numbers and times it is guessed in which
+        of PARTS parts that hold as many real rows they lie.
     embedding: of such rows, by their texts.
     public: the real data are public; otherwise the numbers are private.
     """

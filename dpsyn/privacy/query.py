@@ -286,11 +286,12 @@ class EmbeddingSums(Query):
     their columns, column after column.
 
     labels: how many are declared.
-    centre: float32 [d], and radius: public. Of a record's vector v the first d entries are taken as (v - centre) /
-        radius, cut to length one; one that is NaN or infinite as 0.
+    centre: float32 [d], and radius: public. Of a record's vector v the d entries from `first` on are taken as
+        (v - centre) / radius, cut to length one; one that is NaN or infinite as 0.
     replaceable: the same at half the square of the length, for replace-one.
     columns: of the codes, each with cells of its own; (): the labels are the cells.
     cells: for each of them int64 [codes, labels]: the cell of a record with this code and this label, from 0.
+    first: where in a record's vector the entries begin that are summed: each text of a record has its own.
 
     Guarantee: a record adds one vector to the entries of its cell, and which one depends on the record and on public or
     released facts alone: sqrt(1 - COUNT^2) times what its vector is taken as, beside COUNT. So its length is at most
@@ -308,6 +309,7 @@ class EmbeddingSums(Query):
     replaceable: bool = False
     columns: tuple[int, ...] = ()
     cells: tuple[I64, ...] = ()
+    first: int = 0
 
     def __post_init__(self) -> None:
         if len(self.columns) != len(self.cells):
@@ -337,13 +339,16 @@ class EmbeddingSums(Query):
         digest.update(f"{self.labels} {self.radius!r} {self.replaceable}".encode())
         for column, cells in zip(self.columns, self.cells, strict=True):
             digest.update(f"{column} {cells.shape}".encode() + cells.astype("<i8").tobytes())
+        if self.first:
+            digest.update(f"from {self.first}".encode())
         return f"{SUMS} {digest.hexdigest()}"
 
     def grid(self, unit: Unit) -> int:
         return SUMS_GRID
 
     def check(self, dimension: int) -> None:
-        if dimension and (len(self.centre) > dimension or (not self.columns and len(self.centre) != dimension)):
+        last = self.first + len(self.centre)
+        if dimension and (last > dimension or (not self.columns and last != dimension)):
             raise UserError("embedding: candidates and records have vectors of different lengths.")
 
     def choices(self, blocks: Iterable[Block]) -> Iterator[tuple[I64, I64]]:
@@ -383,7 +388,7 @@ class EmbeddingSums(Query):
         most = self._length * SUMS_GRID
         for block, share in parts:
             vectors = block.vectors.dense() if isinstance(block.vectors, Sparse) else block.vectors
-            taken = (vectors[:, :d].astype(np.float64) - self.centre) / self.radius
+            taken = (vectors[:, self.first : self.first + d].astype(np.float64) - self.centre) / self.radius
             taken[~(np.abs(taken) < FARTHEST).all(1)] = 0
             taken /= np.maximum(np.sqrt(np.einsum("ij,ij->i", taken, taken)), 1)[:, None]
             joint = np.concatenate([math.sqrt(1 - COUNT**2) * taken, np.full((len(taken), 1), COUNT)], 1)

@@ -382,14 +382,16 @@ def _contents(released: Released) -> dict[str, Any]:
     if released.kind == "texts":
         return {**found, **_texts(released, released.sample)}
     schema = contents.schema_of(released)
-    for name in schema.texts if schema is not None else ():  # a schema of several is no run's
+    row_texts = []
+    for name in schema.texts if schema is not None else ():
         texts = released.sample.samples.content[name]
         if any(text is not None for text in texts):  # the rows of a run that is not finished may have none yet
-            found |= _texts(released, replace(released.sample, samples=Samples(texts)))
+            row_texts.append((name, _texts(released, replace(released.sample, samples=Samples(texts)))))
     bars = contents.columns(released)
     compared = [each for each in bars if each.off is not None]
     return {
         **found,
+        "row_texts": row_texts,
         "columns": [(each, drawing.marginal(each)) for each in bars],
         "pairs": [
             (each, drawing.residuals(each)) for each in sorted(contents.with_label(released), key=lambda r: -r.spread)

@@ -1,4 +1,4 @@
-"""Tables with a column of texts: votes in cells make the rows, then each row gets a text that fits it.
+"""Tables with columns of texts: votes in cells make the rows, then each row gets texts that fit it.
 
 The rows come first, from a part of the budget, and stay as they are: what is known of the columns is what their noisy
 counts say, whatever the texts do. The api is then asked for a text for each row, by its columns. Noisy sums of the
@@ -6,19 +6,23 @@ records' text vectors, one for every cell of every column, say how texts of that
 candidates each row gets the one that fits all its columns best. Votes then choose among pairs of row and text: a record
 votes for the pair that is nearest in its columns and its text together, and a row takes its next text from the voted
 pairs whose columns are like its own.
+
+With several columns of texts a candidate is one of each, made for the same row, or those of one public row: they stay
+together, so that a title stays with its body. Each column has noisy sums of its own, a release each, with its part of
+the budget; how well a candidate fits is what all of them say. A vote is for all texts of a row together.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from dpsyn.api import Api, Degree
-from dpsyn.data import Data
+from dpsyn.data import Data, modality_of
 from dpsyn.embedding import Coded, Coder, Embedding, Networked, Sparse, Truncating
 from dpsyn.errors import UserError, invalid
 from dpsyn.networks.runtime import Runtime
@@ -26,6 +30,7 @@ from dpsyn.population import (
     F32,
     F64,
     I64,
+    U64,
     Array,
     Bool,
     Label,
@@ -39,7 +44,7 @@ from dpsyn.population import (
 from dpsyn.privacy.budget import Release
 from dpsyn.privacy.nearest import distinct
 from dpsyn.privacy.query import Answer, EmbeddingSums, Nearest
-from dpsyn.randomness import row_seeds, seed_sequence
+from dpsyn.randomness import retry_seeds, row_seeds, seed_sequence
 from dpsyn.schedule import Ask, Facts, Keep, PublicSide, Schedule, gibbs
 from dpsyn.schedule.cells import (
     SHOWN,
@@ -68,14 +73,15 @@ FEWEST, MOST = 4, 64  # pairs, at least and at most
 TRUST = 1.0  # in a model that was asked for a text of this cell: as much as one that is e times as likely of it
 PAIRS = 2 * 10**7  # of row and candidate that are weighed at once, at most
 AT_ONCE = 1000  # rows that are given their texts together
+APART = 1000  # attempts of a row at a text; the seeds of its next text come after these
 EXAMPLES = 1024  # rows with which prompts are tried before a run
 
 
 @dataclass(frozen=True)
 class RowsWithTexts(Embedding):
-    """float32 [n, d]: the vector of a row's text, and beside it those of its columns that are no labels.
+    """float32 [n, d]: the vectors of a row's texts, and beside them those of its columns that are no labels.
 
-    schema: of the rows, with one column of texts.
+    schema: of the rows, with columns of texts.
     text: embeds texts.
     """
 
@@ -94,22 +100,25 @@ class RowsWithTexts(Embedding):
 
     def __call__(self, samples: Samples) -> F32:
         """Raises UserError for rows of another schema."""
-        return beside(self.schema, samples.content, self.text(self._texts(samples)))
+        return beside(self.schema, samples.content, together([self.text(texts) for texts in self._texts(samples)]))
 
     def coded(self, samples: Samples) -> Coded:
         """The same, with the codes of the columns. Raises as above."""
         return Coded(encode(self.schema, samples.content), self(samples))
 
     def truncated(self, samples: Samples) -> Bool:
-        """bool [n]: whose texts the embedding sees only in part."""
+        """bool [n]: of which rows the embedding sees a text only in part."""
+        found = np.zeros(len(samples), bool)
         if isinstance(self.text, Truncating):
-            return self.text.truncated(self._texts(samples))
-        return np.zeros(len(samples), bool)
+            for texts in self._texts(samples):
+                found |= self.text.truncated(texts)
+        return found
 
-    def _texts(self, samples: Samples) -> Samples:
+    def _texts(self, samples: Samples) -> list[Samples]:
+        """Of each column."""
         if samples.content.dtype != self.schema.dtype:
             raise UserError("schedule=rows_then_texts: expected rows of data.schema; these have other columns.")
-        return of_texts(self.schema.texts_of(samples.content))
+        return [of_texts(self.schema.texts_of(samples.content, name)) for name in self.schema.texts]
 
 
 @dataclass(frozen=True)
@@ -150,9 +159,11 @@ class RowsThenTexts(Schedule):
         check_facts(facts, "rows_then_texts")
         assert facts.schema is not None
         names = list(facts.schema.texts)
-        if len(names) != 1:
-            what = "a schema with one column of kind text"
-            raise invalid("schedule", "rows_then_texts", what, f"This one has {len(names)}.")
+        if not names:
+            raise invalid("schedule", "rows_then_texts", "a schema with a column of kind text, or more")
+        if len(names) > 1 and any(modality_of(data) == "texts" for data in api.reads()):
+            what, do = f"public rows with all texts ({', '.join(names)})", "Choose api=pool_rows, or a model."
+            raise invalid("api", "(a pool of single texts)", what, do)
         if not self.releases_of_texts and self.candidates is None:
             raise invalid("schedule.releases", 0, "1 or more, or schedule.candidates besides", "No text is voted for.")
         if self.candidates is not None and self.candidates < self.size:
@@ -168,16 +179,22 @@ class RowsThenTexts(Schedule):
         if self.candidates is not None:
             sums, part = sums_release(facts, ()), facts.privacy.sums_budget if votes else 1.0
             texts = [replace(vote, share=vote.share * (1 - part)) for vote in votes]
-            texts.append(replace(sums, share=(1 - self.rows_budget) * part))
+            assert facts.schema is not None
+            names = list(facts.schema.texts)
+            share = (1 - self.rows_budget) * part / len(names)
+            for name in names:
+                of = sums.name if len(names) == 1 else f"{sums.name} of {name}"
+                texts.append(replace(sums, name=of, share=share))
         return [*releases_of(self._plan(facts), self.rows_budget), *texts]
 
     def api_rows(self, facts: Facts) -> Sequence[tuple[int, int]]:
-        rows = len(self._plan(facts))
+        assert facts.schema is not None
+        rows, texts = len(self._plan(facts)), len(facts.schema.texts)
         return [
-            (1, 0),
+            (texts, 0),
             *[(0, 0)] * (rows - 1),
-            (self.candidates or self.size, 0),
-            *[(0, self.size)] * self.releases_of_texts,
+            (texts * (self.candidates or self.size), 0),
+            *[(0, texts * self.size)] * self.releases_of_texts,
         ]
 
     def final_size(self, facts: Facts) -> int:
@@ -207,7 +224,7 @@ class RowsThenTexts(Schedule):
                 if column.missing:
                     which[-len(labels) :] = column.size  # the last example of each label
             content[column.name] = column.values_of(np.where(which < column.size, which, -1))
-        return in_words(facts.schema, content)
+        return [label for name in facts.schema.texts for label in in_words(facts.schema, content, name)]
 
     def warnings(self, facts: Facts, deviations: Sequence[float]) -> Iterable[str]:
         assert facts.schema is not None and facts.records is not None
@@ -229,8 +246,12 @@ class RowsThenTexts(Schedule):
         before anything is spent."""
         plan = self._plan(public.facts)
         if last is None:
-            example = self.asked_labels(public.facts, public.labels)[:1]
-            public.embed(public.api.generate(example, row_seeds(public.seed, 0, "generate", 1)))
+            schema = public.facts.schema
+            assert schema is not None
+            example = np.empty(1, schema.dtype)
+            for name, column in schema.columns.items():
+                example[name] = column.values_of(np.zeros(1, np.int64))
+            _embedded(public, schema, _made(public, schema, example, row_seeds(public.seed, 0, "generate", 1)))
         if last is None or last.iteration < len(plan):
             done = 0 if last is None else last.iteration
             for t, state in enumerate(learnt(public, ask, plan), 1):
@@ -299,32 +320,36 @@ class RowsThenTexts(Schedule):
         assert schema is not None
         content, n = rows.samples.content, self.candidates or len(rows)
         asked = np.resize(np.arange(len(rows)), n)
-        words = in_words(schema, content)
-        texts = public.api.generate([words[row] for row in asked.tolist()], row_seeds(public.seed, 0, "generate", n))
+        made = _made(public, schema, content[asked], row_seeds(public.seed, 0, "generate", n))
         if self.candidates is None:
-            return replace(rows, samples=_with_texts(schema, content, texts))
-        vectors = public.embed(texts)
-        known = distinct(vectors)
+            return replace(rows, samples=made)
+        vectors = _embedded(public, schema, made)
+        known = distinct(together(vectors))
         if len(known) < 2:
             expected = "texts whose vectors are finite and not all the same"
             raise UserError(f"embedding: expected {expected}. The embedding does not fit the data.")
-        about = sums_about(vectors[known], len(public.labels), public.facts.privacy.adjacency == "replace")
         cells, of_rows = _cells(schema, state, encode(schema, content), rows.labels, len(public.labels))
-        query = replace(about, columns=tuple(column for column, _ in cells), cells=tuple(cell for _, cell in cells))
-        answer = ask(len(self.releases(public.facts)), query)
-        fits = _fits(vectors[known], query, answer, of_rows)
+        columns, of_columns = tuple(column for column, _ in cells), tuple(cell for _, cell in cells)
+        number, first, told = len(self.releases(public.facts)) - len(vectors), 0, list[list[F64]]()
+        for each in vectors:
+            mine = each[known] if len(vectors) == 1 else each[known] * np.float32(1 / math.sqrt(len(vectors)))
+            about = sums_about(mine, len(public.labels), public.facts.privacy.adjacency == "replace")
+            query = replace(about, columns=columns, cells=of_columns, first=first)
+            number, first = number + 1, first + each.shape[1]
+            told.append(_scores(mine, query, ask(number, query)))
+        fits = _fits([np.sum(each, axis=0) for each in zip(*told, strict=True)], of_rows)
         own = asked[known] if public.labelled else None
         rng = np.random.default_rng(seed_sequence(public.seed, t, "select", 0))
-        chosen = known[assigned(fits, of_rows, own, rng)]
-        return replace(rows, samples=_with_texts(schema, content, take(texts, chosen)))
+        chosen = take(made, known[assigned(fits, of_rows, own, rng)])
+        return replace(rows, samples=_with_texts(schema, content, chosen))
 
     def _voted(self, public: PublicSide, ask: Ask, last: Population, t: int) -> Population:
-        """The rows with the texts that a vote chose for them; a text that several rows chose is varied for all but one
+        """The rows with the texts that a vote chose for them; those that several rows chose are varied for all but one
         of them."""
         schema, content = public.facts.schema, last.samples.content
         assert schema is not None
-        texts = Samples(content[schema.text_name], last.samples.traits)
-        answer = ask(t, Nearest(beside(schema, content, public.embed(texts)), last.labels, 1))
+        vectors = together(_embedded(public, schema, last.samples))
+        answer = ask(t, Nearest(beside(schema, content, vectors), last.labels, 1))
         assert public.facts.records is not None
         count = min(MOST, max(FEWEST, _looked_at(public.facts.records, len(last), answer.deviation)))
         columns, parents = _columns(schema, content), np.arange(len(last))
@@ -348,8 +373,7 @@ class RowsThenTexts(Schedule):
             at = np.arange(len(last))
             at[others] = len(last) + np.arange(len(others))
             samples = take(both, at)
-        texts = Samples(samples.content[schema.text_name], samples.traits)
-        return Population(t, _with_texts(schema, content, texts), last.labels, parents, keeps)
+        return Population(t, _with_texts(schema, content, samples), last.labels, parents, keeps)
 
 
 def rows_then_texts(
@@ -373,6 +397,16 @@ def rows_then_texts(
     return RowsThenTexts(size, releases, candidates, degree, rows_budget, scores)
 
 
+def together(vectors: Sequence[F32]) -> F32:
+    """float32 [n, d]: the vectors of a row's texts, one after the other, all of them as long as one alone.
+
+    vectors: float32 [n, e], of each column of texts.
+    """
+    if len(vectors) == 1:
+        return vectors[0]
+    return np.concatenate(vectors, axis=1) * np.float32(1 / math.sqrt(len(vectors)))
+
+
 def beside(schema: Schema, content: Array, vectors: F32) -> F32:
     """float32 [n, d]: vectors of texts, and beside them those of the columns that are no labels.
 
@@ -383,14 +417,15 @@ def beside(schema: Schema, content: Array, vectors: F32) -> F32:
     return np.concatenate([vectors, _columns(schema, content)], axis=1)
 
 
-def in_words(schema: Schema, content: Array) -> list[Label]:
+def in_words(schema: Schema, content: Array, text: str) -> list[Label]:
     """What an api is asked for, a row: its columns by name, and what is declared of its text.
 
     schema: of the rows.
     content: table rows [n].
+    text: the column of texts that is asked for.
     """
     columns = [(name, column.words_of(content[name])) for name, column in schema.columns.items()]
-    said = schema.texts[schema.text_name].said
+    said = schema.texts[text].said
     known: dict[tuple[str, ...], Mapping[str, str]] = {}  # the same mapping for the same columns: apis look once
     found = []
     for values in zip(*(words for _, words in columns), strict=True):
@@ -410,17 +445,60 @@ def _columns(schema: Schema, content: Array) -> F32:
 
 
 def _with_texts(schema: Schema, content: Array, texts: Samples) -> Samples:
+    """Rows of columns and of texts, together. content: table rows [n]. texts: table rows [n], with their traits."""
     content = content.copy()
-    content[schema.text_name] = texts.content
+    for name in schema.texts:
+        content[name] = texts.content[name]
     return Samples(content, texts.traits, schema.forms)
 
 
+def _made(public: PublicSide, schema: Schema, content: Array, seeds: U64) -> Samples:
+    """Table rows [n] with fresh texts. content: their columns, in table rows [n]. seeds: uint64 [n]."""
+    return _asked(schema, content, seeds, lambda text, words, own: public.api.generate(words, own))
+
+
 def _varied(
-    public: PublicSide, schema: Schema, content: Array, parents: Samples, degree: Degree, seeds: Array
+    public: PublicSide, schema: Schema, content: Array, parents: Samples, degree: Degree, seeds: U64
 ) -> Samples:
-    """Rows with variations of their parents' texts. content: table rows [n]. parents: table rows [n]."""
-    texts = Samples(parents.content[schema.text_name], parents.traits)
-    return _with_texts(schema, content, public.api.vary(texts, in_words(schema, content), degree, seeds))
+    """Table rows [n] with variations of their parents' texts. content: their columns. parents: table rows [n]."""
+    return _asked(
+        schema,
+        content,
+        seeds,
+        lambda text, words, own: public.api.vary(_of_column(schema, parents, text), words, degree, own),
+    )
+
+
+def _asked(schema: Schema, content: Array, seeds: U64, ask: Callable[[str, Sequence[Label], U64], Samples]) -> Samples:
+    """Table rows [n] with what an api makes for each column of texts. With several of them its traits are kept as
+    COLUMN.TRAIT. An api that has rows of the schema, a pool of rows, gives all texts of a row at once.
+
+    content: their columns.
+    seeds: uint64 [n].
+    ask: (column of texts, what is asked for, seeds) -> texts, or rows.
+    """
+    traits: dict[str, Array] = {}
+    content = content.copy()
+    for at, name in enumerate(schema.texts):
+        made = ask(name, in_words(schema, content, name), retry_seeds(seeds, at and APART + at))
+        if made.content.dtype == schema.dtype:
+            return _with_texts(schema, content, made)
+        content[name] = made.content
+        prefix = f"{name}." if len(schema.texts) > 1 else ""
+        traits |= {prefix + trait: values for trait, values in made.traits.items()}
+    return Samples(content, traits, schema.forms)
+
+
+def _of_column(schema: Schema, rows: Samples, name: str) -> Samples:
+    """The texts of one column, with the traits that are its own, or of the whole row."""
+    others = tuple(f"{other}." for other in schema.texts if other != name)
+    own = {trait.removeprefix(f"{name}."): v for trait, v in rows.traits.items() if not trait.startswith(others)}
+    return Samples(rows.content[name], own if len(schema.texts) > 1 else rows.traits)
+
+
+def _embedded(public: PublicSide, schema: Schema, rows: Samples) -> list[F32]:
+    """float32 [n, e], of each column of texts."""
+    return [public.embed(_of_column(schema, rows, name)) for name in schema.texts]
 
 
 def _nearest(rows: F32, among: F32, count: int, rng: np.random.Generator) -> I64:
@@ -467,20 +545,28 @@ def _label_values(schema: Schema, name: str, count: int) -> Array:
     return content[name]
 
 
-def _fits(vectors: F32, query: EmbeddingSums, answer: Answer, of_rows: Sequence[I64]) -> list[F64]:
-    """For each column the log of the chance that a candidate's text is of each cell, float64 [n, cells].
+def _fits(scores: Sequence[F64], of_rows: Sequence[I64]) -> list[F64]:
+    """For each column the log of the chance that a candidate's texts are of each cell, float64 [n, cells].
 
     Cells of many rows are likelier (measured, yelp at epsilon 1, three seeds: category .68 to .71, see docs/log.md).
+    scores: of each column how well they fit each cell, float64 [n, cells].
     of_rows: of each column the cell of each row, int64 [rows].
     """
+    found = []
+    for each, cell in zip(scores, of_rows, strict=True):
+        likely = each + np.log1p(np.bincount(cell, minlength=each.shape[1]))
+        likely -= likely.max(1, keepdims=True)
+        found.append(likely - np.log(np.exp(likely).sum(1, keepdims=True)))
+    return found
+
+
+def _scores(vectors: F32, query: EmbeddingSums, answer: Answer) -> list[F64]:
+    """For each column how well each candidate fits each cell, by one column of texts, float64 [n, cells]."""
     sums, counts, *noise = query.told(answer)
-    candidates, found, start = turned(taken_as(vectors, query)), [], 0
-    for size, cell in zip(query.sizes, of_rows, strict=True):
+    candidates, found, start = turned(taken_as(vectors, query)), list[F64](), 0
+    for size in query.sizes:
         mine = slice(start, start + size)
-        scores = discriminants(*candidates, sums[mine], counts[mine], *noise)
-        scores += np.log1p(np.bincount(cell, minlength=size))
-        scores -= scores.max(1, keepdims=True)
-        found.append(scores - np.log(np.exp(scores).sum(1, keepdims=True)))
+        found.append(discriminants(*candidates, sums[mine], counts[mine], *noise))
         start += size
     return found
 

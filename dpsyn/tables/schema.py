@@ -100,14 +100,13 @@ class Schema:
                 )
         return found
 
-    @property
-    def text_name(self) -> str:
-        """Of the first column of texts."""
-        return next(iter(self.texts))
+    def texts_of(self, content: np.ndarray, name: str) -> list[str]:
+        """One column of texts; '' where a row has no text yet.
 
-    def texts_of(self, content: np.ndarray) -> list[str]:
-        """That column of table rows [n]; '' where a row has no text yet."""
-        return ["" if text is None else text for text in content[self.text_name].tolist()]
+        content: table rows [n].
+        name: of the column.
+        """
+        return ["" if text is None else text for text in content[name].tolist()]
 
     @functools.cached_property
     def fields(self) -> Mapping[str, Column | TextColumn]:

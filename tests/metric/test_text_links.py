@@ -63,5 +63,5 @@ def test_rows_of_another_schema_are_refused():
         numbers(of_texts(["a", "b"]).content)
     with pytest.raises(UserError, match=r"expected rows of data\.schema"):
         EMBEDDING(of_texts(["a", "b"]))
-    with pytest.raises(UserError, match="a schema with one column of kind text"):
+    with pytest.raises(UserError, match="a schema with a column of kind text"):
         TextsOfRows(Schema({"columns": {"a": {"kind": "boolean"}}}), Ngrams(64, [1, 1], None)).check()

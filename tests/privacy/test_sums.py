@@ -111,14 +111,17 @@ def test_with_columns_a_record_adds_one_vector_shared_among_their_cells_of_norm_
     d, count = int(rng.integers(1, 20)), int(rng.integers(1, 5))
     cells = tuple(rng.integers(0, 4, (5, 2)) for _ in range(count))
     columns = tuple(range(count))
-    query = EmbeddingSums(2, rng.standard_normal(d).astype(np.float32), 0.7, replaceable, columns, cells)
-    vectors = (scale * rng.standard_normal((6, d + 3))).astype(np.float32)  # the entries beyond d are not summed
+    first = int(rng.integers(0, 4))  # the entries before it, and those beyond d, are not summed
+    query = EmbeddingSums(2, rng.standard_normal(d).astype(np.float32), 0.7, replaceable, columns, cells, first)
+    vectors = (scale * rng.standard_normal((6, first + d + 3))).astype(np.float32)
     codes = rng.integers(0, 5, (6, count)).astype(np.int32)
     apart = []
     for row, (vector, code) in enumerate(zip(vectors, codes, strict=True)):
         label = row % 2
         moved = query.tally([block(vector[None], label, codes=code[None])])
         apart.append(moved)
+        others = np.where((np.arange(len(vector)) < first) | (np.arange(len(vector)) >= first + d), 1e30, vector)
+        assert (query.tally([block(others[None], label, codes=code[None])]) == moved).all()
         assert np.linalg.norm(moved / SUMS_GRID) <= (0.5**0.5 if replaceable else 1.0)
         by_cell = moved.reshape(-1, d + 1)
         starts = np.cumsum([0, *query.sizes[:-1]])
