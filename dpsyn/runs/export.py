@@ -9,6 +9,7 @@ import io
 import json
 import re
 import shutil
+import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ from dpsyn.runs.storage import columns_of, from_parquet, label_name, labels_of, 
 from dpsyn.tables import times
 
 UNSAFE = re.compile(r"""[",\x00-\x1f\x7f\x85\u2028\u2029]|^\s|\s$""")  # in a cell of a csv: it stands in quotes
+UNFIT = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]+')  # in the name of a folder, somewhere
+LONGEST = 60  # characters of one, of four bytes each at most
 FORMATS = ("csv", "jsonl", "parquet", "imagefolder", "npz")
 
 
@@ -181,16 +184,23 @@ def _imagefolder(population: Population, labels: Sequence[Label]) -> Files:
     """A folder a label, which `datasets` and torchvision read as the class."""
     from PIL import Image
 
-    folders = _folders(labels)
+    folders = folders_of(labels)
     for number, (image, label) in enumerate(zip(population.samples.content, population.labels, strict=True)):
         sink = io.BytesIO()
         Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(sink, "PNG")
         yield f"{folders[label]}/{number:07d}.png", sink.getvalue()
 
 
-def _folders(labels: Sequence[Label]) -> list[str]:
-    names = [re.sub(r"[^\w.-]+", "_", label_name(label)).strip("._") or "label" for label in labels]
-    return names if len(set(names)) == len(names) else [f"{i}_{name}" for i, name in enumerate(names)]
+def folders_of(labels: Sequence[Label]) -> list[str]:
+    """A folder's name for each label, as it is declared but for what a file system takes for something else. Labels
+    whose names would then be one, capitals aside, get their number too.
+
+    labels: as declared.
+    """
+    values = ["_".join(UNFIT.sub("_", value) for value in label.values()) for label in labels]
+    names = [value.strip(" .")[:LONGEST].rstrip(" .") or "all" for value in values]
+    alike = len({unicodedata.normalize("NFC", name).casefold() for name in names}) < len(names)
+    return [f"{i}_{name}" for i, name in enumerate(names)] if alike else names
 
 
 def _npz(population: Population, labels: Sequence[Label]) -> Files:

@@ -14,7 +14,7 @@ from dpsyn.errors import UserError
 from dpsyn.population import MISSING, Population, Samples
 from dpsyn.runs import storage
 from dpsyn.runs.directory import RunDirectory
-from dpsyn.runs.export import export
+from dpsyn.runs.export import export, folders_of
 from dpsyn.runs.storage import columns_of, from_parquet, to_parquet
 
 LABELS = [{"category": "Hotels", "stars": "5"}, {"category": "Bars, pubs", "stars": "1"}]
@@ -88,12 +88,26 @@ def test_images_come_back_from_a_folder_a_label_and_from_arrays(tmp_path):
     here = finished(tmp_path / "run", PIXELS)
     export(here, tmp_path / "i", "imagefolder")
     found = sorted(path.relative_to(tmp_path / "i") for path in (tmp_path / "i").rglob("*.png"))
-    assert found == [Path("Bars_pubs_1/0000001.png"), Path("Hotels_5/0000000.png"), Path("Hotels_5/0000002.png")]
+    assert found == [Path("Bars, pubs_1/0000001.png"), Path("Hotels_5/0000000.png"), Path("Hotels_5/0000002.png")]
     assert (np.asarray(Image.open(tmp_path / "i/Hotels_5/0000002.png")) == PIXELS[2]).all()
     export(here, tmp_path / "n", "npz")
     with np.load(tmp_path / "n/data.npz", allow_pickle=False) as arrays:
         assert (arrays["content"] == PIXELS).all()
         assert [arrays["label_names"][i] for i in arrays["label"]] == ["Hotels | 5", "Bars, pubs | 1", "Hotels | 5"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "folders"),
+    [
+        (["Golden Retriever", "Tabby & co.", "Bärenhund (groß)", "über-cat", "3"],
+         ["Golden Retriever", "Tabby & co", "Bärenhund (groß)", "über-cat", "3"]),
+        (["../../etc", "/tmp/x", "a/b", "a|b?", ".hidden"], ["_.._etc", "_tmp_x", "a_b", "a_b_", "hidden"]),
+        (["cat", "Cat"], ["0_cat", "1_Cat"]),
+        (["..", "a" * 300], ["all", "a" * 60]),
+    ],
+)  # fmt: skip
+def test_a_label_has_the_folder_that_its_user_spelled_and_none_elsewhere(labels, folders):
+    assert folders_of([{"label": label} for label in labels]) == folders
 
 
 def test_texts_and_rows_are_arrays_without_a_pickle(tmp_path):
