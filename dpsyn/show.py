@@ -89,14 +89,14 @@ class Screen:
                 self._print(f"asked: {asked}")
 
     @contextmanager
-    def phase(self, text: str, total: int) -> Iterator[Callable[[int], None]]:
+    def phase(self, text: str, total: int | None) -> Iterator[Callable[[int], None]]:
         """A public phase with its progress: call the result with the number of rows done.
 
         text: what is done.
-        total: rows that will be.
+        total: rows that will be; None: not known yet.
         """
         if self.live is None:
-            self._print(f"{text}: {total:,} rows ...")
+            self._print(f"{text} ..." if total is None else f"{text}: {total:,} rows ...")
             yield lambda _: None
             return
         task = self.public.add_task(text, total=total, rate="")

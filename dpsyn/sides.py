@@ -31,7 +31,7 @@ def public_side(
     screen.asked = lambda: str(spending)
 
     @contextmanager
-    def progress(text: str, rows: int) -> Iterator[Callable[[int], None]]:
+    def progress(text: str, rows: int | None) -> Iterator[Callable[[int], None]]:
         with screen.phase(text, rows) as advance, run.timed(text):
 
             def done(more: int) -> None:

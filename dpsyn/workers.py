@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from dpsyn.api import Api, Degree, LooksUp, Queued, queue_of
+from dpsyn.api import Api, Degree, LooksUp, Preparing, Progress, Queued, asked_of
 from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError
 from dpsyn.networks.runtime import OnRay, Runtime
@@ -27,8 +27,6 @@ Ask = Callable[..., Any]
 """(what: 'generate', 'vary' or 'embed', its arguments ...) -> its answer"""
 Dispatch = Callable[[str, Sequence[Callable[[], tuple[Any, ...]]]], Iterator[Any]]
 """(what, for each batch what gives its arguments) -> the answers, in order"""
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""(what is done, for how many rows) -> a context that gets the number of rows done"""
 
 _ask_here: Ask | None = None  # of a worker process
 
@@ -44,7 +42,7 @@ class InBatches:
     progress: Progress
 
     def generate(self, labels: Sequence[Label], seeds: np.ndarray) -> Samples:
-        if queue := queue_of(self.api, None):
+        if isinstance(queue := self._ready(None), Queued):
             return self._queued(queue, "generating", len(labels), lambda at: self.api.generate(labels[at], seeds[at]))
         return concatenate(self._asked("generate", "generating", len(labels), lambda at: (labels[at], seeds[at])))
 
@@ -52,9 +50,16 @@ class InBatches:
         def batch(at: slice) -> tuple[Any, ...]:
             return take(samples, np.arange(len(samples))[at]), labels[at], degree, seeds[at]
 
-        if queue := queue_of(self.api, degree):
+        if isinstance(queue := self._ready(degree), Queued):
             return self._queued(queue, "varying", len(labels), lambda at: self.api.vary(*batch(at)))
         return concatenate(self._asked("vary", "varying", len(labels), batch))
+
+    def _ready(self, degree: Degree | None) -> Api:
+        """The api that answers, once it can be asked. Where other processes or machines ask, they do its work there."""
+        asked = asked_of(self.api, degree)
+        if isinstance(asked, Preparing) and self.runtime.devices is None and not isinstance(self.runtime, OnRay):
+            asked.prepare(degree if asked is self.api else None, self.progress)  # its degree is in the other's
+        return asked
 
     def embed(self, samples: Samples) -> np.ndarray:
         """float32 [n, d]; looked up where the api has looked at all that it makes with this very embedding."""

@@ -87,6 +87,11 @@ def test_a_first_job_takes_three_commands(name, in_tmp, capsys):
     assert cli.main(check) == 0, capsys.readouterr()
     assert "a run would begin" in capsys.readouterr().out
     assert cli.main([*run, *smaller]) == 0, capsys.readouterr().err
+    if name != "a table":  # the stage that is named is the one at work
+        lines = capsys.readouterr().out.splitlines()
+        size = {"rows with texts": 120, "texts": 120, "photographs": 140}[name]
+        embedding = lines.index(f"embedding the pool: {size} rows ...")
+        assert lines[embedding - 1] == "reading the pool ..." and lines[embedding + 1].startswith("generating: ")
     said = yaml.safe_load(next((in_tmp / "mine/experiment").glob("*.yaml")).read_text())
     assert said["data"]["records"] == int(given[given.index("--records") + 1])
     if name == "rows with texts":

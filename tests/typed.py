@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dpsyn.api import Adopting, Api, LooksUp, Metered, Pinged, Queued
+from dpsyn.api import Adopting, Api, LooksUp, Metered, Pinged, Preparing, Queued
 from dpsyn.api.avatar import Avatar
 from dpsyn.api.chat import Chat
 from dpsyn.api.diffusion import Diffusion
@@ -58,6 +58,10 @@ def apis(
     every: list[Api] = [avatar, chat, diffusion, draw, images, llm, pool, stable, staged, rows]
     adopting: list[Adopting] = [chat, diffusion, images, llm, pool, stable]
     return every, [chat, images], [chat, images], [chat, images, staged], adopting, [pool]
+
+
+def slow_to_begin(pool: Pool) -> list[Preparing]:
+    return [pool]
 
 
 def data(

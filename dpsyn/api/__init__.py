@@ -10,8 +10,21 @@ from dpsyn.data import Data
 from dpsyn.embedding import Embedding
 from dpsyn.population import F32, U64, Label, Samples
 
+Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
+"""(what is done, for how many rows, None where that is not known) -> a context that gets the number of rows done"""
+
 Degree = float | Mapping[str, Any]
 """How far a variation goes: a number, or several by name. The api says what its degrees mean."""
+
+
+@contextmanager
+def unwatched(text: str, rows: int | None) -> Iterator[Callable[[int], None]]:
+    """A `Progress` that nobody sees.
+
+    text: what is done.
+    rows: for how many; None: not known.
+    """
+    yield lambda _: None
 
 
 @dataclass(frozen=True)
@@ -252,6 +265,19 @@ class LooksUp(Protocol):
 
 
 @runtime_checkable
+class Preparing(Protocol):
+    """An api that has long work to do before it can be asked, on public data, and says how far it is."""
+
+    def prepare(self, degree: Degree | None, progress: Progress) -> None:
+        """Does what is left to do; nothing where it is done.
+
+        degree: of the variations that it will be asked for; None: fresh samples.
+        progress: shows each stage.
+        """
+        ...
+
+
+@runtime_checkable
 class Queued(Protocol):
     """An api that gets all rows of an iteration in one call, and queues them itself."""
 
@@ -269,14 +295,13 @@ class Delegating(Protocol):
         ...
 
 
-def queue_of(api: Api, degree: Degree | None) -> Queued | None:
-    """The api that queues this request, if any: itself, or the one that it hands the request to.
+def asked_of(api: Api, degree: Degree | None) -> Api:
+    """The api that answers this request: itself, or the one that it hands the request to.
 
     api: that is asked.
     degree: of the variations; None: fresh samples.
     """
-    asked = api.target(degree) if isinstance(api, Delegating) else api
-    return asked if isinstance(asked, Queued) else None
+    return api.target(degree) if isinstance(api, Delegating) else api
 
 
 @runtime_checkable

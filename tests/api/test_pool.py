@@ -4,7 +4,9 @@ import pickle
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -103,6 +105,16 @@ def at(api, items):
     """The samples that are these items."""
     items = np.asarray(items, np.int64)
     return Samples(api.data.rows()[items], {"item": items})
+
+
+@contextmanager
+def recorded(seen, text, rows):
+    seen.append([text, rows, 0])
+
+    def advance(more):
+        seen[-1][2] += more
+
+    yield advance
 
 
 @pytest.fixture(autouse=True)
@@ -240,6 +252,14 @@ def test_an_item_is_embedded_once_whoever_asks_and_however_often():
     assert sum(CALLS) == 200
     dataclasses.replace(one, embedding=Numbers(2.0)).generate([{}], seeds(1))
     assert sum(CALLS) == 400
+
+
+def test_a_pool_tells_what_it_is_at_and_how_far_and_does_each_once():
+    api, seen = made(), []
+    for degree in (None, 3, 3):
+        api.prepare(degree, partial(recorded, seen))
+    stages = [("reading the pool", None), ("embedding the pool", 200), ("finding neighbours in the pool", 200)]
+    assert seen == [[text, rows, 200] for text, rows in stages]
 
 
 def test_the_graph_is_built_once_and_again_for_a_larger_degree_alone(monkeypatch):

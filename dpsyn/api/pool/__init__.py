@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dpsyn import __version__
-from dpsyn.api import Api, Degree
+from dpsyn.api import Api, Degree, Progress, unwatched
 from dpsyn.api.pool.graph import connect, is_wide, nearest
 from dpsyn.api.pool.stock import FARTHEST, Stock, opened, write_items, write_vectors
 from dpsyn.data import Data, said_of
@@ -151,13 +151,22 @@ class Pool(Api):
         named = json.dumps([__version__, LAYOUT, self._fingerprint, _named(self.data), _named(self.embedding), seen_by])
         return hashlib.sha256(named.encode()).hexdigest()[:32]
 
-    def stock(self) -> Stock:
+    def prepare(self, degree: Degree | None, progress: Progress) -> None:
+        """Reads and embeds the pool, and finds neighbours where they are asked for."""
+        stock = self.stock(progress)
+        if degree is not None:
+            self.check_degree(degree)
+            width = max(1, int(degree))  # type: ignore[arg-type]
+            if 1 < width <= stock.sizes.max():
+                self.graph(stock, width, progress)
+
+    def stock(self, progress: Progress = unwatched) -> Stock:
         folder = public_cache() / "pools" / self.folder_name
         if not folder.exists():
             folder.parent.mkdir(exist_ok=True)
             with alone(folder.with_suffix(".lock")), room_on_disk(folder), said_of("api.data"):
                 if not folder.exists():
-                    self._collect(folder)
+                    self._collect(folder, progress)
         return opened(folder, len(self.data.labels) if self.by_label else 0)
 
     def _parts(self, stock: Stock, labels: Sequence[Label]) -> np.ndarray:
@@ -192,35 +201,39 @@ class Pool(Api):
     def _named(self, part: int) -> str:
         return "the items of the pool" + (f" with the label {dict(self.data.labels[part])}" if self.by_label else "")
 
-    def graph(self, stock: Stock, width: int) -> np.ndarray:
+    def graph(self, stock: Stock, width: int, progress: Progress = unwatched) -> np.ndarray:
         """int32 [n, width or more]: the items nearest to each, itself first; -1 where a label has no more.
 
         stock: the items.
         width: neighbours of each.
+        progress: shows how many have theirs.
         """
         path = stock.folder / ("neighbours_by_label.npy" if self.by_label else "neighbours.npy")
         if not is_wide(path, width):
             with alone(stock.folder / "lock"), room_on_disk(path):
                 if not is_wide(path, width):
                     kept = min(max(width, self.neighbours or 0), int(stock.sizes.max()))
-                    connect(stock, kept, path, self.runtime)
+                    with progress("finding neighbours in the pool", len(stock.content)) as advance:
+                        connect(stock, kept, path, self.runtime, advance)
         graph: np.ndarray = np.load(path, mmap_mode="r")
         return graph
 
-    def _collect(self, folder: Path) -> None:
+    def _collect(self, folder: Path, progress: Progress) -> None:
         """Reads the pool, and embeds it once it is known to be large enough, into `folder`, which appears whole."""
         temporary, size = folder.with_suffix(".part"), self.runtime.batch_size
         shutil.rmtree(temporary, ignore_errors=True)  # of one that was killed: whoever is here holds the lock
         temporary.mkdir()
         try:
-            facts, labels = write_items(self.data, size, temporary)
+            with progress("reading the pool", None) as advance:
+                facts, labels = write_items(self.data, size, temporary, advance)
             if not facts["rows"]:
                 left_out = f"{facts['left_out']} were left out"
                 raise invalid("api.path", self.path, f"at least one row that can be read ({left_out})")
             parts = len(self.data.labels) if self.by_label else 1
             sizes = np.bincount(labels if self.by_label else np.zeros_like(labels), minlength=parts)
             self._check_sizes(sizes, range(parts))
-            facts["dimension"] = write_vectors(self.embedding, facts, labels, size, temporary)
+            with progress("embedding the pool", facts["rows"]) as advance:
+                facts["dimension"] = write_vectors(self.embedding, facts, labels, size, temporary, advance)
             if (labels < 0).all():
                 raise invalid("api.path", self.path, "at least one row that can be embedded")
             (temporary / "labels").write_bytes(labels.tobytes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,13 +19,14 @@ BLOCK = 16384  # items that are compared at once with as many of them
 FOUND = 2**20  # neighbours held at once
 
 
-def connect(stock: Stock, width: int, path: Path, runtime: Runtime) -> None:
+def connect(stock: Stock, width: int, path: Path, runtime: Runtime, advance: Callable[[int], None]) -> None:
     """Writes the nearest items of every item, block by block, into a file that appears whole.
 
     stock: the items.
     width: neighbours of each.
     path: of the file.
     runtime: names the device.
+    advance: called with the number of items that have theirs, from any thread.
     """
     temporary, n = path.with_suffix(".part"), len(stock.content)
     try:
@@ -35,7 +37,7 @@ def connect(stock: Stock, width: int, path: Path, runtime: Runtime) -> None:
                 file.write(b"\xff" * (4 * width * min(BLOCK, n - start)))
         graph = np.load(temporary, mmap_mode="r+")
         for part in np.flatnonzero(stock.sizes).tolist():
-            connect_part(stock, stock.members(part), graph, runtime)
+            connect_part(stock, stock.members(part), graph, runtime, advance)
         graph.flush()
         sync_file(temporary)
         os.replace(temporary, path)
@@ -45,7 +47,9 @@ def connect(stock: Stock, width: int, path: Path, runtime: Runtime) -> None:
         raise
 
 
-def connect_part(stock: Stock, members: np.ndarray, graph: np.ndarray, runtime: Runtime) -> None:
+def connect_part(
+    stock: Stock, members: np.ndarray, graph: np.ndarray, runtime: Runtime, advance: Callable[[int], None]
+) -> None:
     device, k = torch_device(runtime), min(graph.shape[1], len(members))
 
     def search(rows: slice) -> bool:
@@ -53,6 +57,7 @@ def connect_part(stock: Stock, members: np.ndarray, graph: np.ndarray, runtime: 
         graph[mine, 0] = mine
         if k > 1:
             graph[mine, 1:k] = nearest(stock.vectors[mine], stock.vectors, members, k - 1, device, rows.start)
+        advance(len(mine))
         return True
 
     blocks = replace(runtime, network_batch_size=max(1, min(BLOCK, FOUND // k)))

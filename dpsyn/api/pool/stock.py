@@ -6,7 +6,7 @@ import ast
 import datetime
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -89,12 +89,15 @@ def opened(folder: Path, labels: int) -> Stock:
     return Stock(folder, _content(folder, facts), vectors, parts, order, starts, sizes, facts.get("forms", {}))
 
 
-def write_items(data: Data, size: int, folder: Path) -> tuple[dict[str, Any], np.ndarray]:
+def write_items(
+    data: Data, size: int, folder: Path, advance: Callable[[int], None]
+) -> tuple[dict[str, Any], np.ndarray]:
     """Writes the content of all rows that can be read. Returns facts about it, and int64 [n], their labels.
 
     data: public rows.
     size: rows of a batch.
     folder: of the stock.
+    advance: called with the number of rows that are written.
     """
     facts: dict[str, Any] = {}
     rows = left_out = 0
@@ -119,10 +122,18 @@ def write_items(data: Data, size: int, folder: Path) -> tuple[dict[str, Any], np
                 content.write(items.tobytes())
             labels.append(records.labels.astype(np.int64))
             rows += len(items)
+            advance(len(items))
     return {"rows": rows, "left_out": left_out, **facts}, np.concatenate(labels)
 
 
-def write_vectors(embedding: Embedding, facts: Mapping[str, Any], labels: np.ndarray, size: int, folder: Path) -> int:
+def write_vectors(
+    embedding: Embedding,
+    facts: Mapping[str, Any],
+    labels: np.ndarray,
+    size: int,
+    folder: Path,
+    advance: Callable[[int], None],
+) -> int:
     """Embeds the items that were written, and returns the length of a vector. An item without a finite one gets zeros,
     and the label -1: it is in no part of the pool.
 
@@ -131,6 +142,7 @@ def write_vectors(embedding: Embedding, facts: Mapping[str, Any], labels: np.nda
     labels: int64 [n], which are changed.
     size: rows of a batch.
     folder: of the stock.
+    advance: called with the number of items that are embedded.
     """
     content, dimension = _content(folder, facts), 0
     with (folder / "vectors").open("wb") as vectors:
@@ -143,6 +155,7 @@ def write_vectors(embedding: Embedding, facts: Mapping[str, Any], labels: np.nda
             dimension = found.shape[1]
             labels[start : start + size][~usable] = -1
             vectors.write(np.where(usable[:, None], found, 0).astype(np.float32).tobytes())
+            advance(len(found))
     return dimension
 
 
