@@ -524,7 +524,7 @@ def test_a_prompt_is_told_of_a_row_in_words() -> None:
     cells = {"born": ["1999-02-03", ""], "paid": ["ja", ""], "price": ["2.50", ""], "said": ["x", "y"]}
     content, _ = schema.read(cells)
     said = {"about": "a note", "language": "German"}
-    assert in_words(schema, content) == [
+    assert in_words(schema, content, "said") == [
         {"born": "1999-02-03", "paid": "ja", "price": "2.5", **said},
         {"born": "unknown", "paid": "unknown", "price": "unknown", **said},
     ]
