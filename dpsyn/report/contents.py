@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from dpsyn.errors import UserError
-from dpsyn.population import F64, I64, Array, Population
+from dpsyn.population import F32, F64, I64, Array, Population
 from dpsyn.privacy.budget import Settings, multiplier, records_in_a_vote
 from dpsyn.privacy.ledger import answer_of
 from dpsyn.privacy.marginals import counts_of
@@ -31,6 +31,7 @@ MOST_NOISE = 1.5  # half of the band, over the share of a bar if all were alike:
 NORMAL = 1.96  # standard deviations of a band of 95 %
 SMALL, ALIKE = 16, 0.02  # px, and root mean square of what is left of the range: images that look the same
 MOST_COLUMNS = 200
+MAP = 9, 16  # rows and columns of a map of images, at most
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,12 @@ class Texts:
 @dataclass(frozen=True)
 class Images:
     """means: of each label with rows, uint8 [h, w, c]. duplicates: share of images that are another one, pixel by
-    pixel; near: that look like one."""
+    pixel; near: that look like one. map: some images, rows of the sample int64 [r, c], see `mapped`."""
 
     means: tuple[tuple[str, Array], ...]
     duplicates: float
     near: float
+    map: I64
 
 
 def images(sample: Population, labels: Sequence[str], most: int) -> Images:
@@ -86,18 +88,41 @@ def images(sample: Population, labels: Sequence[str], most: int) -> Images:
     content = sample.samples.content
     present = np.unique(sample.labels)[:most]
     means = [(labels[i], content[sample.labels == i].mean(0).round().astype(np.uint8)) for i in present]
-    flat = [np.asarray(_picture(image).convert("L").resize((SMALL, SMALL), Image.Resampling.BOX)) for image in content]
-    small = np.array(flat, np.float32).reshape(len(content), -1) / 255
+    tiny = [_picture(image).resize((SMALL, SMALL), Image.Resampling.BOX) for image in content]
+    small = np.array([np.asarray(each.convert("L")) for each in tiny], np.float32).reshape(len(content), -1) / 255
+    colours = np.array([np.asarray(each) for each in tiny], np.float32).reshape(len(content), -1)
     seen = Counter(image.tobytes() for image in content)
     squares = (small**2).sum(1)
     apart = np.sqrt(np.maximum(squares[:, None] + squares - 2 * small @ small.T, 0) / small.shape[1])
     np.fill_diagonal(apart, np.inf)
     many = len(content) > 1
+    some = np.linspace(0, len(content) - 1, min(len(content), MAP[0] * MAP[1])).astype(np.int64)
     return Images(
         tuple(means),
         sum(n - 1 for n in seen.values()) / max(1, len(content)),
         float((apart.min(1) < ALIKE).mean()) if many else 0.0,
+        some[mapped(colours[some])],
     )
+
+
+def mapped(vectors: F32) -> I64:
+    """Rows on a grid, int64 [r, c], those that are alike near each other: by their principal component from left to
+    right, and in each column by the next one from top to bottom. As many as fill it.
+
+    vectors: float32 [n, d].
+    """
+    n, (most_rows, most_columns) = len(vectors), MAP
+    columns = min(most_columns, math.ceil(math.sqrt(n * most_columns / most_rows)))
+    rows = n // columns if columns else 0
+    if not rows:
+        return np.empty((0, 0), np.int64)
+    centred = (vectors - vectors.mean(0))[: rows * columns].astype(np.float64)
+    _, _, directions = np.linalg.svd(centred, full_matrices=False)
+    directions = directions[:2] * np.sign(directions[:2].sum(1, keepdims=True) + 1e-12)
+    places = np.round(centred @ directions.T, 6)  # so that rounding moves nothing
+    across = np.argsort(places[:, 0], kind="stable").reshape(columns, rows)
+    down = np.argsort(places[across, -1], axis=1, kind="stable")
+    return np.take_along_axis(across, down, axis=1).T
 
 
 def _picture(image: Array) -> Image.Image:

@@ -13,6 +13,7 @@ from dpsyn.report.contents import Bars, Residuals
 
 POINTS = 240  # of a curve, at most
 WIDE = 40  # characters of a text in a drawing
+PICTURE = 40  # px of a picture on a grid
 CELLS, ROWS = 64, 10  # of a grid of residuals
 
 
@@ -38,6 +39,22 @@ def rectangle(x: float, y: float, width: float, height: float, kind: str, told: 
     title = Markup("<title>{}</title>").format(told) if told else Markup("")
     shape = '<rect x="{}" y="{}" width="{}" height="{}" class="{}">{}</rect>'
     return Markup(shape).format(_n(x), _n(y), _n(max(width, 0)), _n(max(height, 0)), kind, title)
+
+
+def pictures(uris: Sequence[Sequence[tuple[str, bool, str]]], told: str) -> Markup:
+    """Pictures on a grid.
+
+    uris: of each row, of each column a data URI, whether it is shown pixel by pixel, and what is said of it.
+    told: what a screen reader says of all.
+    """
+    shape = Markup('<image x="{}" y="{}" width="{}" height="{}" class="{}" href="{}"><title>{}</title></image>')
+    size = _n(PICTURE - 2)
+    parts = [
+        shape.format(_n(PICTURE * column + 1), _n(PICTURE * row + 1), size, size, "tiny" if tiny else "", uri, said)
+        for row, each in enumerate(uris)
+        for column, (uri, tiny, said) in enumerate(each)
+    ]
+    return svg(PICTURE * len(uris[0]), PICTURE * len(uris), told, parts)
 
 
 def line(points: Sequence[tuple[float, float]], kind: str) -> Markup:

@@ -17,7 +17,7 @@ import numpy as np
 from markupsafe import Markup
 
 from dpsyn import evaluation
-from dpsyn.population import Array, Population, Samples
+from dpsyn.population import I64, Array, Population, Samples
 from dpsyn.privacy.budget import SMALLEST_SIGMA, WEAK, exact_epsilon, format_epsilon, largest_hit_rates
 from dpsyn.privacy.statement import format_delta
 from dpsyn.report import contents, drawing, lineage
@@ -25,6 +25,7 @@ from dpsyn.report.facts import LOOKED_AT, NOUNS, Released, kind_of, some_of
 from dpsyn.report.shown import browser, cut, first, shown, spaced, thumbnail, trees
 
 LABELS, SHOWN_SETTINGS, SHOWN_FILES, SHOWN_CHARGES = 40, 60_000, 400, 400
+MAPPED, FEWEST_ON_MAP = 48, 12  # px of an image on a map; images on one
 ALARMS = 0.05  # the rate of false alarms that is told in words
 
 
@@ -364,6 +365,15 @@ def _texts(released: Released, sample: Population) -> dict[str, Any]:
     return {"texts": told, "lengths": lengths, "median": median}
 
 
+def _map(released: Released, places: I64) -> Markup | None:
+    """The images of the sample at these places; None where there are too few."""
+    if places.size < FEWEST_ON_MAP:
+        return None
+    content, labels = released.sample.samples.content, released.sample.labels
+    uris = [[(*thumbnail(content[at], MAPPED), released.labels[labels[at]]) for at in row] for row in places.tolist()]
+    return drawing.pictures(uris, f"A map of {places.size} images, those that are alike near each other")
+
+
 def _contents(released: Released) -> dict[str, Any]:
     counts = np.bincount(released.row_labels, minlength=len(released.labels))
     shown = np.argsort(-counts, kind="stable")[:LABELS] if len(counts) > LABELS else np.arange(len(counts))
@@ -378,7 +388,8 @@ def _contents(released: Released) -> dict[str, Any]:
         return {**found, "kind": "none"}
     if released.kind == "images":
         seen = contents.images(released.sample, released.labels, LABELS)
-        return {**found, "images": seen, "means": [(name, *thumbnail(image)) for name, image in seen.means]}
+        means = [(name, *thumbnail(image)) for name, image in seen.means]
+        return {**found, "images": seen, "means": means, "map": _map(released, seen.map)}
     if released.kind == "texts":
         return {**found, **_texts(released, released.sample)}
     schema = contents.schema_of(released)

@@ -250,6 +250,25 @@ def test_streams_and_trees_follow_the_parents(runs):
     assert chains[0][-1].votes is not None and chains[0][-1].votes <= last.votes.max() * 1000
 
 
+@pytest.mark.parametrize(("n", "shape"), [(150, (9, 16)), (40, (4, 9)), (1, (0, 0)), (0, (0, 0))])
+def test_a_map_sorts_each_image_once_by_what_they_differ_in_most(n, shape):
+    from dpsyn.report.contents import mapped
+
+    rng = np.random.default_rng(0)
+    along, across = rng.permutation(n), 0.1 * rng.permutation(n)
+    directions = np.linalg.qr(rng.normal(size=(20, 2)))[0].T
+    places = mapped((np.stack([along, across], 1) @ directions + 5).astype(np.float32))
+    assert places.shape == shape and len(np.unique(places)) == places.size
+    if n > 1:
+        columns, within = np.diff(along[places].mean(0)), np.diff(across[places], axis=0)
+        assert ((columns > 0).all() or (columns < 0).all()) and ((within > 0).all() or (within < 0).all())
+
+
+def test_the_page_of_images_has_a_map_of_them(runs):
+    page = (runs / "images/release/report.html").read_text()
+    assert "A map of" in page and page.count("<image ") > 12
+
+
 def test_vital_signs_out_of_range_come_with_advice(runs):
     released = facts.read(open_run(runs / "images"))
     bad = {"iteration": 1, "effective": 0.1, "top_tenth": 1, "signal_to_noise": 0.2, "ancestors": 3.0}
