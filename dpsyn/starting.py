@@ -201,7 +201,7 @@ def begin(wanted: Wanted, into: Path) -> Begun:
         written[file], settings, texts = _schema(wanted)
         facts["more"] = "".join(f"  {key}: {_quoted(value)}\n" for key, value in settings.items())
         if wanted.has_source:
-            how, api, asked = _rows_with_texts(wanted, texts)
+            how, api, asked = _rows_with_texts(wanted, texts, settings)
             if wanted.local:
                 known = ", ".join(f"{name} {{{name}}}" for name in _columns(written[file]) if name not in texts)
                 question = _quoted(f"What does somebody write in {{about}}? What is known: {known}.")
@@ -353,14 +353,15 @@ def _texts(wanted: Wanted, facts: Mapping[str, object]) -> str:
     return TEXTS_YAML.format(**facts, how=how, api=api, text=_quoted(text), labels=labels, more=more, asked=asked)
 
 
-def _rows_with_texts(wanted: Wanted, texts: Sequence[str]) -> tuple[str, str, str]:
+def _rows_with_texts(wanted: Wanted, texts: Sequence[str], read: Mapping[str, str]) -> tuple[str, str, str]:
     """How texts are made, the api, and the settings of api and schedule.
 
     texts: the columns of texts.
+    read: the settings by which the sample is read.
     """
     if not (wanted.pool or wanted.description):
         raise UserError(f"{wanted.place}: Give --description, what a text is: 'a review of a restaurant'.")
-    how, api, asked = _source_of_texts(wanted, texts[0] if len(texts) == 1 else None, NEAREST)
+    how, api, asked = _source_of_texts(wanted, texts[0] if len(texts) == 1 else None, NEAREST, read)
     if wanted.local:
         asked = f"""\
 api:
@@ -392,17 +393,20 @@ schedule:
     return how, api, asked
 
 
-def _source_of_texts(wanted: Wanted, column: str | None, neighbours: int) -> tuple[str, str, str]:
+def _source_of_texts(
+    wanted: Wanted, column: str | None, neighbours: int, sample: Mapping[str, str] | None = None
+) -> tuple[str, str, str]:
     """How texts are made, the api, and its settings.
 
     column: of the texts, in the pool too, if it has such a column; None: several, and the pool has all columns.
     neighbours: of a text of the pool.
+    sample: how a public sample of the rows is read, in which numbers are written as in the pool; None: there is none.
     """
     if wanted.pool:
         place = Path(wanted.pool)
         path = str(place.absolute()) if place.exists() else wanted.pool
         asked = f"api:\n  path: {_quoted(path)}\n  neighbours: {neighbours}\n"
-        if read := _reading_of(place, column):
+        if read := _reading_of(place, column, sample or {}):
             asked += f"  data: {json.dumps(read, ensure_ascii=False)}\n"
         how = f"chosen among the public {'ones' if column else 'rows'} in {wanted.pool}"
         return how, "pool_texts" if column else "pool_rows", asked
@@ -415,21 +419,22 @@ def _source_of_texts(wanted: Wanted, column: str | None, neighbours: int) -> tup
     return how, "transformers" if wanted.local else "chat", asked
 
 
-def _reading_of(pool: Path, column: str | None) -> dict[str, str]:
+def _reading_of(pool: Path, column: str | None, sample: Mapping[str, str]) -> dict[str, str]:
     """How a file of public texts is read, where it is not by what is usual. It may be looked into.
 
     column: of the texts; None: it is read as rows.
+    sample: how rows of the same columns are read.
     """
     if not pool.is_file():
         return {}
-    read = {}
+    read = {} if column else dict(sample)
     if pool.suffix.lower() == ".csv":
-        read = {"encoding": encoding_of(pool)}
+        read["encoding"] = encoding_of(pool)
         read["delimiter"] = delimiter_of(pool, read["encoding"])
     if column and len(names := columns_of(pool, read.get("encoding", "utf-8"))) > 1 and column in names:
         read["text_column"] = column
     usual = {"encoding": "utf-8", "delimiter": ",", "text_column": "text"}
-    return {key: value for key, value in read.items() if value != usual[key]}
+    return {key: value for key, value in read.items() if value != usual.get(key)}
 
 
 def _quoted(text: str) -> str:

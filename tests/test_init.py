@@ -128,6 +128,23 @@ def test_rows_get_texts_from_a_model_and_none_where_none_is_named(given, in_tmp,
         assert "API rows: at most 601" in capsys.readouterr().out
 
 
+def test_several_texts_come_from_public_rows_which_are_read_as_the_sample_is(in_tmp, capsys):
+    for name in ("letters", "public"):
+        rows = [f"{at},{at % 10}5;a letter of day {at};dear sir the bed {at} was cold" for at in range(60)]
+        (in_tmp / f"{name}.csv").write_bytes(("bill;title;body\n" + "\n".join(rows)).encode("cp1252"))
+    given = ["init", "letters.csv", "--sample", "public.csv", "--records", "60"]
+    assert cli.main([*given, "--model", "m", "--description", "a letter"]) == 2
+    assert "--text=(not given): expected title or body. For all of them give --pool" in capsys.readouterr().err
+    assert cli.main([*given, "--pool", "public.csv"]) == 0
+    plan, *_ = commands(capsys)
+    assert cli.main(plan) == 0, capsys.readouterr().err
+    out = " ".join(capsys.readouterr().out.split())
+    assert "sums of title" in out and "sums of body" in out
+    said = yaml.safe_load((in_tmp / "mine/experiment/letters.yaml").read_text())
+    assert {"override /api": "pool_rows"} in said["defaults"]
+    assert said["api"]["data"] == {"delimiter": ";", "decimal": ","}
+
+
 def test_no_private_row_is_looked_at(in_tmp, capsys):
     stays(in_tmp / "public.csv", 300, 1)
     head = (in_tmp / "public.csv").read_bytes().splitlines()[0]

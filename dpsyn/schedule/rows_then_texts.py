@@ -497,8 +497,15 @@ def _of_column(schema: Schema, rows: Samples, name: str) -> Samples:
 
 
 def _embedded(public: PublicSide, schema: Schema, rows: Samples) -> list[F32]:
-    """float32 [n, e], of each column of texts."""
-    return [public.embed(_of_column(schema, rows, name)) for name in schema.texts]
+    """float32 [n, e], of each column of texts. With several, a text that comes up again, as those of a pool of rows do,
+    is embedded once."""
+    if len(schema.texts) == 1:
+        return [public.embed(_of_column(schema, rows, name)) for name in schema.texts]
+    found = []
+    for name in schema.texts:
+        texts, places = np.unique(rows.content[name], return_inverse=True)
+        found.append(public.embed(Samples(texts))[places])
+    return found
 
 
 def _nearest(rows: F32, among: F32, count: int, rng: np.random.Generator) -> I64:
