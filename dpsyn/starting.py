@@ -42,7 +42,7 @@ privacy:
   delta: {delta:.3g}      # below one over the number of records
 data:
   path: {path}
-  schema: {{file: {name}}}   # of mine/schemas
+  schema: {{file: {name}}}   # in schemas/, beside experiment/
   id: {name}              # releases from data of one id are added up
   records: {records}         # declared, about right, never counted
 {more}"""
@@ -63,7 +63,7 @@ privacy:
   delta: {delta:.3g}      # below one over the number of records
 data:
   path: {path}
-  schema: {{file: {name}}}   # of mine/schemas
+  schema: {{file: {name}}}   # in schemas/, beside experiment/
   id: {name}              # releases from data of one id are added up
   records: {records}         # declared, about right, never counted
   on_error: skip          # a row that cannot be read, or has no text, casts no vote
@@ -366,7 +366,7 @@ def _rows_with_texts(wanted: Wanted, texts: Sequence[str], read: Mapping[str, st
         asked = f"""\
 api:
   path: {_quoted(wanted.local)}
-  prompts: {{file: {wanted.name}, generate_tokens: 120}}   # of mine/prompts
+  prompts: {{file: {wanted.name}, generate_tokens: 120}}   # in prompts/, beside experiment/
   temperature: 0.8
   top_k: 40
   top_p: 0.9
