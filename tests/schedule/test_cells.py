@@ -13,6 +13,7 @@ from dpsyn.privacy.query import Answer, CellCounts, CellScores
 from dpsyn.schedule import binning, potentials, within
 from dpsyn.schedule.gibbs import next_query, sample, start, update
 from dpsyn.schedule.subspaces import plan
+from dpsyn.schedule.thinning import thinned
 from dpsyn.tables.codec import CodedColumn
 
 RNG = np.random.default_rng
@@ -392,3 +393,33 @@ def test_blocks_are_halves_and_quarters_of_a_grid_and_every_label_is_by_itself()
 
 def test_columns_have_more_atoms_where_noise_is_low():
     assert [binning.atoms_for(records, 10.0) for records in (100, 16_000, 24_000, 10**7)] == [32, 32, 48, 64]
+
+
+def test_more_tables_are_asked_where_noise_is_low():
+    columns = (CodedColumn(64, True),) * 10
+    asked = [
+        sum(release.moves for release in plan(columns, 1, records, 4.0) if release.kind == "tables")
+        for records in (2_000, 8_000, 16_500, 43_000)
+    ]
+    assert asked[0] == asked[1] < asked[2] < asked[3] == 55
+
+
+def test_each_row_takes_one_of_its_states_and_counts_come_near_what_all_states_have_on_average():
+    rng, cells = RNG(0), [8, 8, 8, 2]
+    base, labels = rng.integers(0, 8, (20_000, 3)), rng.integers(0, 2, 20_000)
+    states = [
+        np.column_stack([np.where(rng.random(base.shape) < 0.5, rng.integers(0, 8, base.shape), base), labels])
+        for _ in range(4)
+    ]
+    rows = thinned(states, cells, RNG(1))
+    assert np.any([(rows == state).all(1) for state in states], 0).all()
+    np.testing.assert_array_equal(rows[:, 3], labels)
+    np.testing.assert_array_equal(rows, thinned(states, cells, RNG(1)))
+
+    def pairs(of):
+        return np.concatenate([np.bincount(of[:, a] * 8 + of[:, b], minlength=64) for a, b in ((0, 1), (0, 2), (1, 2))])
+
+    mean = np.mean([pairs(state) for state in states], 0)
+    off = [np.abs(pairs(state) - mean).sum() for state in states]
+    assert np.abs(pairs(rows) - mean).sum() < 0.2 * min(off)
+    assert thinned([state[:0] for state in states], cells, RNG(1)).shape == (0, 4)
