@@ -295,13 +295,9 @@ def compare(chosen):
         if (config_folder() / "experiment" / f"{name}_tab_pe.yaml").exists() and not chosen.beside:
             tab_pe = [f"+experiment={name}_tab_pe", *table.overrides[1:]]
             systems["Tab-PE in dpsyn"] = (table.by_dpsyn, (tab_pe, None), chosen.seeds)
-        if chosen.aim:
-            systems["AIM"] = (
-                table.by_others,
-                (chosen.aim, "AIM", chosen.aim_rounds, chosen.aim_size),
-                chosen.aim_seeds,
-            )
-            systems["MST"] = (table.by_others, (chosen.aim, "MST", 0, 0), chosen.aim_seeds)
+        for which in chosen.others if chosen.aim else ():
+            how = (chosen.aim, which, chosen.aim_rounds, chosen.aim_size)
+            systems[which] = (table.by_others, how, chosen.aim_seeds)
         for epsilon, (system, (make, how, seeds)) in itertools.product(chosen.epsilon, systems.items()):
             for seed in range(seeds):
                 with tempfile.TemporaryDirectory() as folder:
@@ -324,6 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--epsilon", type=float, nargs="+", default=[1, 4])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--aim", metavar="PYTHON")
+    parser.add_argument("--others", nargs="*", default=["AIM", "MST"], choices=["AIM", "MST"], help="with --aim")
     parser.add_argument("--aim-seeds", type=int, default=1, help="it takes minutes")
     parser.add_argument("--aim-rounds", type=int, default=0, help="at most; 0: its own default, 16 a column")
     parser.add_argument("--aim-size", type=float, default=80, help="MB of its model at most; 80 is its own default")
