@@ -10,7 +10,8 @@ from scipy.linalg import sqrtm
 from dpsyn.data import Records
 from dpsyn.embedding.pixels import Pixels
 from dpsyn.errors import UserError
-from dpsyn.metric.classifier import PUBLISHED, Classifier, augmented, residual
+from dpsyn.metric.classifier import Classifier
+from dpsyn.metric.classifier.networks import PUBLISHED, augmented, residual
 from dpsyn.metric.frechet import Frechet, distance, moments
 from dpsyn.population import Population, Samples
 from dpsyn.schedule.vital_signs import vital_signs
@@ -256,6 +257,43 @@ def test_augmented_training_differs_and_has_one_answer_a_seed():
     assert first["accuracy"] > 0.8
 
 
+def test_several_judges_are_told_one_by_one_with_the_mean_and_the_worst_of_the_networks():
+    images, labels = Stripes(120).rows()
+    settings = {
+        "plain": {"network": "plain", "one_cycle": False, "learning_rate": 0.001, "seed": 3},
+        "own": {},
+        "nearest": {"network": "nearest"},
+    }
+    real = Stripes(60, seed=1)
+    found = classifier(real, judges=settings)(population(images, labels))
+    assert len(real.read) == 1
+    for name, differing in settings.items():
+        assert found[name] == classifier(real, **differing)(population(images, labels))["accuracy"]
+    assert found["mean"] == pytest.approx((found["plain"] + found["own"]) / 2)
+    assert found["worst"] == min(found["plain"], found["own"])
+    assert set(found) == {*settings, "mean", "worst"}
+    light = {"a": {"network": "nearest"}, "b": {"network": "logistic"}}
+    found = classifier(real, judges=light)(population(images, labels))
+    assert found["worst"] == min(found["a"], found["b"])
+
+
+@pytest.mark.parametrize(
+    "judges, said",
+    [
+        ([], r"judges=\[\]: expected settings by names"),
+        ({"mean": {}}, "judges.mean="),
+        ({"metric": {}}, "judges.metric="),
+        ({"a": 3}, "judges.a=3: expected settings of a judge"),
+        ({"a": {"public": True}}, "judges.a.public=True: expected a setting of a judge"),
+        ({"a": {"epoch": 3}}, "judges.a.epoch=3: .* epochs"),
+        ({"a": {"epochs": 0}}, "judges.a.epochs=0: expected"),
+    ],
+)
+def test_a_judge_that_is_none_is_one_line(judges, said):
+    with pytest.raises(UserError, match=rf"^metric\.parts\.classifier\.{said}"):
+        classifier(None, judges=judges)
+
+
 def test_the_classifier_says_what_does_not_fit():
     images, labels = Stripes(20).rows()
     with pytest.raises(UserError, match="held_out: expected images of 1 channel"):
@@ -282,6 +320,7 @@ def test_the_classifier_says_what_does_not_fit():
         ("depth", 20),
         ("width", 16),
         ("augment", "no"),
+        ("one_cycle", 1),
     ],
 )
 def test_a_wrong_setting_of_the_classifier_is_one_line(key, wrong):
