@@ -115,6 +115,32 @@ def test_of_several_texts_every_label_draws_all_and_the_degree_changes_them():
     assert (changed.traits["text"] != first.traits["text"]).mean() == pytest.approx(0.45, abs=0.04)
 
 
+def test_texts_that_look_alike_stand_for_a_label_in_fonts_that_have_them():
+    api = dataclasses.replace(STILL, alike={"1": ["I", "\u0427"], "2": ["\u4e00"]})
+    labels = [{"digit": str(i % 3)} for i in range(3000)]
+    first = api.generate(labels, seeds(3000))
+    other = api.vary(first, labels, {"text": 0.5}, seeds(3000, 1))
+    kind = np.arange(3000) % 3
+    cyrillic = {api.masters.fonts[i] for i in api.masters.having({"\u0427"})}
+    assert len(cyrillic) < len(api.masters.having({"1"}))
+    for drawn in (first, other):
+        texts, fonts = drawn.traits["text"], drawn.traits["font"]
+        assert not texts[kind != 1].any()  # no font has the one for 2
+        assert np.bincount(texts[kind == 1]).min() > 250
+        assert set(fonts[texts == 2].tolist()) <= cyrillic
+    stays = other.traits["text"] == first.traits["text"]
+    assert (other.traits["font"] == first.traits["font"])[stays].all()
+    some = np.arange(1, 3000, 7)
+    again = api.generate([labels[i] for i in some], seeds(3000)[some])
+    assert np.array_equal(again.content, first.content[some])
+
+
+@pytest.mark.parametrize("alike", [["l"], {"1": "l"}, {"1": [1]}])
+def test_what_is_no_list_of_look_alikes_is_one_line(alike):
+    with pytest.raises(UserError, match=r"^api\.alike=.*expected lists of texts"):
+        dataclasses.replace(STILL, alike=alike)
+
+
 def test_real_traits_move_within_their_range(drawn):
     degree = {"slant": 0.1, "stretch": 0.1, "weight": 0.2, "shift": 0.5, "warp": 0.5, "pressure": 0.2}
     second = EVERYTHING.vary(drawn, LABELS, degree, seeds(700, 3))

@@ -49,6 +49,8 @@ class DrawText(Api):
         thin out and break.
     flourish: the share of texts that have a stroke of a pen beside, a quadratic Bezier curve somewhere in the image, 1
         to 4 px wide: the bar of a 7, the loop of a 2. Decided once, when a sample is first generated.
+    alike: by a text, others that look like it, each drawn in its place as often as itself: {'1': ['l']}. Those
+        that no font has are left out.
     box: the text is drawn so that the longer side of its ink has about this many px, with its centre of mass in the
         middle, as MNIST is made (LeCun et al. 1998): size and shift mean nothing then. 0: not so.
     image_size: [h, w] px. background, foreground: grey 0..255, or [red, green, blue].
@@ -70,10 +72,13 @@ class DrawText(Api):
     image_size: Sequence[int]
     background: Any
     foreground: Any
+    alike: Mapping[str, Sequence[str]] | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.texts, str) or not self.texts or not all(isinstance(text, str) for text in self.texts):
+        if not self.texts or not _are_texts(self.texts):
             raise invalid("api.texts", self.texts, "a list of templates", "For instance ['{digit}'].")
+        if not isinstance(self.alike, Mapping | None) or not all(map(_are_texts, (self.alike or {}).values())):
+            raise invalid("api.alike", self.alike, "lists of texts by a text, or null", "For instance {'1': [l]}.")
         for name in (*WHOLE, *REAL):
             low_high = getattr(self, name)
             whole = name in WHOLE
@@ -114,8 +119,7 @@ class DrawText(Api):
         """Every trait uniform in its range; warp and pressure within an amplitude of their own, so that there are mild
         ones among the wild. Raises UserError where no font has the characters."""
         traits: dict[str, np.ndarray] = {
-            "text": _integers(seeds, "draw_text.trait", 0, 0, len(self.texts) - 1),
-            "font": self._fonts(labels, seeds),
+            **self._written(labels, seeds, {}, {}),
             **{name: _integers(seeds, "draw_text.trait", k, *getattr(self, name)) for k, name in self._whole},
             **{name: _reals(seeds, "draw_text.trait", k, *getattr(self, name)) for k, name in self._real},
         }
@@ -147,12 +151,7 @@ class DrawText(Api):
             raise UserError(
                 f"api draw_text: the samples lack the traits {', '.join(sorted(missing))}: another api drew them."
             )
-        new: dict[str, np.ndarray] = {}
-        choice = _integers(seeds, "draw_text.trait", 0, 0, len(self.texts) - 1)
-        new["text"] = np.where(uniform(seeds, "draw_text.text_coin") < degrees["text"], choice, old["text"])
-        new["font"] = np.where(
-            uniform(seeds, "draw_text.font_coin") < degrees["font"], self._fonts(labels, seeds), old["font"]
-        )
+        new = self._written(labels, seeds, old, degrees)
         for k, name in self._whole:
             whole = int(degrees[name])
             moved = old[name] + _integers(seeds, "draw_text.trait", k, -whole, whole)
@@ -236,9 +235,7 @@ class DrawText(Api):
     def _chunk(self, labels: Sequence[Label], traits: Mapping[str, np.ndarray]) -> np.ndarray:
         """uint8 [n, h, w, c]. Each row by itself, so that it is the same in any batch."""
         n, (h, w) = len(labels), self.image_size
-        fields = self.masters.look_up(
-            [self._text(label, i) for label, i in zip(labels, traits["text"].tolist(), strict=True)], traits["font"]
-        )
+        fields = self.masters.look_up(self._texts(labels, traits["text"]), traits["font"])
         y = np.broadcast_to(np.arange(h, dtype=np.float32) - np.float32((h - 1) / 2), (n, h))
         x = np.broadcast_to(np.arange(w, dtype=np.float32) - np.float32((w - 1) / 2), (n, w))
         zoom = np.ones((n, 1), np.float32)
@@ -312,33 +309,69 @@ class DrawText(Api):
         xy, xx = (-sine + slant * cosine) / (stretch * scale), (cosine + slant * sine) / (stretch * scale)
         return tuple(v.astype(np.float32)[:, None, None] for v in (yy, yx, xy, xx)), scale
 
-    def _text(self, label: Label, template: int) -> str:
-        try:
-            return self.texts[template].format(**label)
-        except (KeyError, IndexError, ValueError):
-            raise invalid(
-                "api.texts", self.texts[template], f"a template over the label's columns ({', '.join(label)})"
-            ) from None
+    def _texts(self, labels: Sequence[Label], places: np.ndarray) -> list[str]:
+        keys = [tuple(label.items()) for label in labels]
+        choices = {key: self._choices(dict(key)) for key in dict.fromkeys(keys)}
+        return [choices[key][place] for key, place in zip(keys, places.tolist(), strict=True)]
 
-    def _fonts(self, labels: Sequence[Label], seeds: np.ndarray) -> np.ndarray:
-        """str [n]: for each row one of the fonts that have the characters of its label's texts.
+    def _choices(self, label: Label) -> list[str]:
+        """All that may be drawn for a label: each template filled in, and what looks like it."""
+        found = []
+        for template in self.texts:
+            try:
+                text = template.format(**label)
+            except (KeyError, IndexError, ValueError):
+                expected = f"a template over the label's columns ({', '.join(label)})"
+                raise invalid("api.texts", template, expected) from None
+            alike = (self.alike or {}).get(text, ())
+            found += [text, *(other for other in alike if len(self.masters.found({*other})))]
+        return found
+
+    def _written(
+        self, labels: Sequence[Label], seeds: np.ndarray, old: Mapping[str, np.ndarray], degrees: Mapping[str, float]
+    ) -> dict[str, np.ndarray]:
+        """The traits text, int64 [n], a place in what may be drawn for the row's label, and font, str [n], one of
+        those that have the characters of that text.
 
         By label, and not by what the batch or the run has met: a row is the same in any batch, and after a resume.
+
+        labels: [n].
+        seeds: uint64 [n].
+        old: traits of the parents, of which text and font may stay, a font where it has the text; {}: there are none.
+        degrees: the chances that they do not.
         """
         keys = [tuple(label.items()) for label in labels]
-        fraction, choice = uniform(seeds, "draw_text.trait", 1), np.empty(len(labels), np.int64)
         number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+        choices = [self._choices(dict(key)) for key in number]
         which = np.array([number[key] for key in keys], np.int64)
-        for key, i in number.items():
-            having = self.masters.having({c for k in range(len(self.texts)) for c in self._text(dict(key), k)})
-            mine = which == i
-            choice[mine] = having[np.floor(fraction[mine] * len(having)).astype(np.int64)]
-        return np.array(self.masters.fonts, np.str_)[choice]
+        count = np.array([len(texts) for texts in choices], np.int64)[which]
+        text = np.floor(uniform(seeds, "draw_text.trait", 0) * count).astype(np.int64)
+        if old:
+            text = np.where(uniform(seeds, "draw_text.text_coin") < degrees["text"], text, old["text"])
+            font_is_anew = uniform(seeds, "draw_text.font_coin") < degrees["font"]
+        fraction, fonts = uniform(seeds, "draw_text.trait", 1), np.array(self.masters.fonts, np.str_)
+        font = np.empty(len(keys), fonts.dtype)
+        for i, texts in enumerate(choices):
+            for k, written in enumerate(texts):
+                mine = np.flatnonzero((which == i) & (text == k))
+                having = fonts[self.masters.having({*written})]
+                font[mine] = having[np.floor(fraction[mine] * len(having)).astype(np.int64)]
+                if old:
+                    theirs = old["font"][mine]
+                    lacks = np.isin(theirs, fonts) & ~np.isin(
+                        theirs, having
+                    )  # one that is gone is named when it is drawn
+                    font[mine] = np.where(font_is_anew[mine] | lacks, font[mine], theirs)
+        return {"text": text, "font": font}
 
     @cached_property
     def masters(self) -> Masters:
         reach = max(self.stroke[1] + max(self.weight[1], 0) + self.pressure, 0) + 1
         return Masters(self.fonts, self.size, reach)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(text, str) for text in value)
 
 
 def _bilinear(

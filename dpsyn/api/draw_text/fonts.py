@@ -38,6 +38,14 @@ class Masters:
     def having(self, characters: set[str]) -> np.ndarray:
         """int64 [1 or more]: the fonts that have all the characters, and in which they and the digits look like
         themselves (a single character can look like another by chance). Raises UserError where there is none."""
+        found = self.found(characters)
+        if not len(found):
+            do = "Name a folder of fonts with api.fonts=, or take those of dpsyn's packages: api.fonts=bundled."
+            raise invalid("api.fonts", self.source or "null", "a font that has the characters of api.texts", do)
+        return found
+
+    def found(self, characters: set[str]) -> np.ndarray:
+        """The same, and empty where there is none."""
         key = frozenset(c for c in characters if not c.isspace())
         if key not in self.usable:
             every = sorted(key | set(DIGITS))
@@ -49,9 +57,6 @@ class Masters:
             mean = np.where(known, table, 0).sum(1) / np.maximum(known.sum(1), 1)
             # symbols: below 0.1; handwriting: above 0.3
             self.usable[key] = np.flatnonzero(has & ((mean > 0.2) | ~known.any(1)))
-        if not len(self.usable[key]):
-            do = "Name a folder of fonts with api.fonts=, or take those of dpsyn's packages: api.fonts=bundled."
-            raise invalid("api.fonts", self.source or "null", "a font that has the characters of api.texts", do)
         return self.usable[key]
 
     def look_up(self, texts: Sequence[str], fonts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
