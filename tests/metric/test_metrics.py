@@ -265,7 +265,7 @@ def test_several_judges_are_told_one_by_one_with_the_mean_and_the_worst_of_the_n
         "nearest": {"network": "nearest"},
     }
     real = Stripes(60, seed=1)
-    found = classifier(real, judges=settings)(population(images, labels))
+    found = classifier(real, models=settings)(population(images, labels))
     assert len(real.read) == 1
     for name, differing in settings.items():
         assert found[name] == classifier(real, **differing)(population(images, labels))["accuracy"]
@@ -273,25 +273,25 @@ def test_several_judges_are_told_one_by_one_with_the_mean_and_the_worst_of_the_n
     assert found["worst"] == min(found["plain"], found["own"])
     assert set(found) == {*settings, "mean", "worst"}
     light = {"a": {"network": "nearest"}, "b": {"network": "logistic"}}
-    found = classifier(real, judges=light)(population(images, labels))
+    found = classifier(real, models=light)(population(images, labels))
     assert found["worst"] == min(found["a"], found["b"])
 
 
 @pytest.mark.parametrize(
-    "judges, said",
+    "models, said",
     [
-        ([], r"judges=\[\]: expected settings by names"),
-        ({"mean": {}}, "judges.mean="),
-        ({"metric": {}}, "judges.metric="),
-        ({"a": 3}, "judges.a=3: expected settings of a judge"),
-        ({"a": {"public": True}}, "judges.a.public=True: expected a setting of a judge"),
-        ({"a": {"epoch": 3}}, "judges.a.epoch=3: .* epochs"),
-        ({"a": {"epochs": 0}}, "judges.a.epochs=0: expected"),
+        ([], r"models=\[\]: expected settings by names"),
+        ({"mean": {}}, "models.mean="),
+        ({"metric": {}}, "models.metric="),
+        ({"a": 3}, "models.a=3: expected settings of a judge"),
+        ({"a": {"public": True}}, "models.a.public=True: expected a setting of a judge"),
+        ({"a": {"epoch": 3}}, "models.a.epoch=3: .* epochs"),
+        ({"a": {"epochs": 0}}, "models.a.epochs=0: expected"),
     ],
 )
-def test_a_judge_that_is_none_is_one_line(judges, said):
+def test_a_judge_that_is_none_is_one_line(models, said):
     with pytest.raises(UserError, match=rf"^metric\.parts\.classifier\.{said}"):
-        classifier(None, judges=judges)
+        classifier(None, models=models)
 
 
 def test_the_classifier_says_what_does_not_fit():

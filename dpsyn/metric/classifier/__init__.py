@@ -14,14 +14,14 @@ from dpsyn.metric import Metric, check_real, check_settings
 from dpsyn.metric.classifier.networks import PUBLISHED, augmented, convolutional, residual
 from dpsyn.networks.runtime import device_name, take_free_threads
 from dpsyn.networks.tensors import resized, tensor
-from dpsyn.population import Population
+from dpsyn.population import Modality, Population
 from dpsyn.threads import on_free_threads
 from dpsyn.validate import choice, flag, number, whole
 
 LIGHT = ("logistic", "nearest")  # of scikit-learn, without torch
 CONVOLUTIONAL = ("cnn", "plain")
 TAKEN = ("mean", "worst", "metric", "iteration", "final")  # by what is told beside the judges
-SHARED = {"data", "device", "public", "judges"}  # what is no judge's own
+SHARED = {"data", "device", "public", "models"}  # what is no judge's own
 BATCH = 1024  # real images read at once
 
 Guess = Callable[[np.ndarray], np.ndarray]  # uint8 [n, h, w, c] -> labels int64 [n]
@@ -45,7 +45,7 @@ class Classifier(Metric):
     augment: every image anew moved by up to an eighth of its side (4 px of 32), half of them mirrored: for pictures of
         things, not for letters and digits.
     one_cycle: the learning rate rises to `learning_rate` and falls to 0, with AdamW; otherwise it stays, with Adam.
-    judges: by a name of each, the settings above in which it differs from these; none: these settings are the judge.
+    models: judges, by a name of each the settings above in which it differs; none: these settings are the judge.
     """
 
     data: Data
@@ -60,7 +60,7 @@ class Classifier(Metric):
     width: int | None = None
     augment: bool = False
     one_cycle: bool = True
-    judges: Mapping[str, Mapping[str, Any]] | None = None
+    models: Mapping[str, Mapping[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         check_settings(self, "classifier", {"epochs": 1, "batch_size": 1, "seed": 0}, self.public)
@@ -80,29 +80,29 @@ class Classifier(Metric):
             if self.depth <= rest or (self.depth - rest) % each:
                 expected = f"{each}n+{rest} with network={self.network}, such as {each + rest} or {2 * each + rest}"
                 raise invalid("metric.parts.classifier.depth", self.depth, expected)
-        self._judges()
+        self._models()
 
-    def _judges(self) -> dict[str, Classifier]:
+    def _models(self) -> dict[str, Classifier]:
         """By name; {} where there is none but this one. Raises UserError for settings that are none of a judge."""
-        if not isinstance(self.judges, Mapping | None):
-            raise invalid("metric.parts.classifier.judges", self.judges, "settings by names of judges, or null")
+        if not isinstance(self.models, Mapping | None):
+            raise invalid("metric.parts.classifier.models", self.models, "settings by names of judges, or null")
         found, own = dict[str, Classifier](), [each.name for each in fields(self) if each.name not in SHARED]
-        for name, differing in (self.judges or {}).items():
-            key = f"metric.parts.classifier.judges.{name}"
+        for name, differing in (self.models or {}).items():
+            key = f"metric.parts.classifier.models.{name}"
             if name in TAKEN or not isinstance(differing, Mapping):
                 raise invalid(key, differing, f"settings of a judge that has another name than {', '.join(TAKEN)}")
             for setting, value in differing.items():
                 if setting not in own:
                     raise invalid(f"{key}.{setting}", value, "a setting of a judge", did_you_mean(setting, own))
             try:
-                found[name] = replace(self, judges=None, **differing)
+                found[name] = replace(self, models=None, **differing)
             except UserError as error:
                 raise UserError(str(error).replace("metric.parts.classifier", key, 1)) from None
         return found
 
     def check(self) -> None:
         """Raises UserError without real data."""
-        for judge in self._judges().values() or [self]:
+        for judge in self._models().values() or [self]:
             if judge.network not in LIGHT:
                 check_packages("metric.parts.classifier.network", judge.network, "torch")
         check_real(self.data)
@@ -111,15 +111,19 @@ class Classifier(Metric):
     def private(self) -> bool:
         return not self.public
 
+    @property
+    def judges(self) -> Sequence[Modality]:
+        return ("images",)
+
     def reads(self) -> Sequence[Data]:
         return (self.data,)
 
     def __call__(self, population: Population) -> Mapping[str, float]:
-        """{'accuracy': share of real images whose label is found}; with `judges` that of each by its name, and the mean
+        """{'accuracy': share of real images whose label is found}; with `models` that of each by its name, and the mean
         and the worst of those that are networks, or of all where none is. Raises UserError for what are no images."""
         if population.samples.content.ndim != 4:
             raise UserError("metric classifier: expected images. Leave this metric out for this kind of data.")
-        judges = self._judges()
+        judges = self._models()
         learned = {name: _learned(judge, population) for name, judge in (judges or {"accuracy": self}).items()}
         right, total = dict.fromkeys(learned, 0), 0
         channels = population.samples.content.shape[3]
