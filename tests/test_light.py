@@ -67,7 +67,8 @@ def test_it_runs_without_the_heavy_packages(given, in_tmp):
     [
         (["metric=classifier"], "torch"),
         (["embedding=inception"], "torch"),
-        (["api=chat", "api.model=m", "data=mails", "embedding=ngrams", "api.prompts.description=a"], "openai"),
+        (["api=chat", "api.model=m", "data=mails", "embedding=ngrams", "api.prompts.description=a", "metric=none"],
+             "openai"),
         (["metric=frechet", "metric.parts.frechet.embedding={_target_: dpsyn.embedding.vision.Vision, path: a/b, "
           "size: 32, normalize: true, revision: null}"], "torch"),
     ],
