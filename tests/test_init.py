@@ -1,5 +1,6 @@
 """`dpsyn init`: three first jobs from scratch, of three commands and no failed try each."""
 
+import json
 import re
 import shlex
 
@@ -173,6 +174,22 @@ def test_a_file_without_a_line_of_names_and_names_of_folders_are_private(in_tmp,
     assert cli.main(["init", "photos", "--records", "10", "--pool", "public", "--name", "scans"]) == 0
     assert "a release will publish the name scans" in capsys.readouterr().out
     assert "patient_anna" not in (in_tmp / "mine/experiment/scans.yaml").read_text()
+
+
+@pytest.mark.parametrize("kind", ["table", "texts"])
+def test_which_keys_the_first_private_row_has_changes_nothing(kind, in_tmp, capsys):
+    """A row of jsonl may lack some."""
+    rows = [{"age": at % 9, "topic": "ab"[at % 2], "comment": f"{SENTENCE} {at}"} for at in range(60)]
+    (in_tmp / "public.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    source = ["--sample"] if kind == "table" else ["--text", "comment", "--labels", "topic=a,b", "--pool"]
+    said = []
+    for lacking in ("age", "topic", "comment"):
+        private = [{key: value for key, value in rows[0].items() if key != lacking}, *rows[1:]]
+        (in_tmp / "a.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in private))
+        given = ["init", "a.jsonl", "--kind", kind, "--records", "60", *source, "public.jsonl", "--to", lacking]
+        assert cli.main(given) == 0, capsys.readouterr().err
+        said.append([path.read_text() for path in sorted((in_tmp / lacking).rglob("*.yaml"))])
+    assert said[0] == said[1] == said[2]
 
 
 @pytest.mark.parametrize(
