@@ -23,7 +23,8 @@ from dpsyn.files import named_by
 from dpsyn.planning import facts, show_plan
 from dpsyn.runs.directory import open_run
 from dpsyn.runs.verification import verified
-from dpsyn.schedule.rows_then_texts import RowsWithTexts, assigned
+from dpsyn.schedule.assignment import assigned
+from dpsyn.schedule.rows_with_texts import RowsWithTexts
 from dpsyn.show import Screen
 from dpsyn.tables.schema import Schema
 
@@ -160,7 +161,7 @@ def test_a_pool_that_cannot_be_asked_is_refused_before_anything_is_spent(overrid
 
 @pytest.mark.parametrize("candidates", [30, 70, 100, 170])
 def test_candidates_are_given_to_as_few_rows_each_as_can_be(candidates, monkeypatch):
-    monkeypatch.setattr("dpsyn.schedule.rows_then_texts.AT_ONCE", 40)
+    monkeypatch.setattr("dpsyn.schedule.assignment.AT_ONCE", 40)
     rng = np.random.default_rng(0)
     fits, cells = [rng.normal(size=(candidates, 3))], [rng.integers(3, size=100)]
     times = np.bincount(assigned(fits, cells, None, rng), minlength=candidates)

@@ -48,7 +48,8 @@ from dpsyn.privacy.query import CellCounts, CellScores, EmbeddingSums, LabelCoun
 from dpsyn.schedule import Schedule
 from dpsyn.schedule.cells import Cells
 from dpsyn.schedule.evolution import Evolution, NoVotes, WithLabelShares
-from dpsyn.schedule.rows_then_texts import RowsThenTexts, RowsWithTexts
+from dpsyn.schedule.rows_then_texts import RowsThenTexts
+from dpsyn.schedule.rows_with_texts import RowsWithTexts
 
 
 def apis(

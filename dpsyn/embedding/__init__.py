@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -144,3 +145,13 @@ class Sparse:
         vectors = np.zeros((len(self), self.dimension), np.float32)
         np.put_along_axis(vectors, self.indices, self.values, axis=1)
         return vectors
+
+
+def together(vectors: Sequence[F32]) -> F32:
+    """float32 [n, d]: the vectors of a row's texts, one after the other, all of them as long as one alone.
+
+    vectors: float32 [n, e], of each column of texts.
+    """
+    if len(vectors) == 1:
+        return vectors[0]
+    return np.concatenate(vectors, axis=1) * np.float32(1 / math.sqrt(len(vectors)))

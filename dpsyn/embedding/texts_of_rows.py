@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from dpsyn.data import Data
-from dpsyn.embedding import Embedding
+from dpsyn.embedding import Embedding, together
 from dpsyn.errors import UserError, invalid
 from dpsyn.population import Modality, Samples, of_texts
 from dpsyn.tables.schema import Schema, check_schema
@@ -49,4 +48,4 @@ class TextsOfRows(Embedding):
             raise UserError("embedding of texts: expected rows of data.schema; these have other columns.")
         names = list(self.schema.texts)
         found = [self.embedding(of_texts(self.schema.texts_of(samples.content, name))) for name in names]
-        return found[0] if len(found) == 1 else np.concatenate(found, axis=1) * np.float32(1 / math.sqrt(len(found)))
+        return together(found)

@@ -17,35 +17,32 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from dpsyn.api import Api, Degree
-from dpsyn.data import Data, modality_of
-from dpsyn.embedding import Coded, Coder, Embedding, Networked, Sparse, Truncating
+from dpsyn.data import modality_of
+from dpsyn.embedding import Coder, Embedding, Networked, together
 from dpsyn.errors import UserError, invalid
-from dpsyn.networks.runtime import Runtime
 from dpsyn.population import (
     F32,
     F64,
     I64,
     U64,
     Array,
-    Bool,
     Label,
-    Modality,
     Population,
     Samples,
     concatenate,
-    of_texts,
     take,
 )
 from dpsyn.privacy.budget import Release
 from dpsyn.privacy.nearest import distinct
-from dpsyn.privacy.query import Answer, EmbeddingSums, Nearest
+from dpsyn.privacy.query import Nearest
 from dpsyn.randomness import retry_seeds, row_seeds, seed_sequence
 from dpsyn.schedule import Ask, Facts, Keep, PublicSide, Schedule, gibbs
+from dpsyn.schedule.assignment import assigned, cells_of, fits_of, scores_of
 from dpsyn.schedule.cells import (
     SHOWN,
     check_facts,
@@ -57,78 +54,19 @@ from dpsyn.schedule.cells import (
     warnings_of,
 )
 from dpsyn.schedule.expansion import PART, joined
+from dpsyn.schedule.rows_with_texts import RowsWithTexts, RowsWithTextsOfNetwork, beside, columns_of
 from dpsyn.schedule.selection import shares_of
-from dpsyn.schedule.start import discriminants, sums_about, sums_release, taken_as, turned
+from dpsyn.schedule.start import sums_about, sums_release
 from dpsyn.schedule.subspaces import CellRelease
 from dpsyn.tables.codec import encode
 from dpsyn.tables.schema import Schema
-from dpsyn.tables.vectors import Weights, entries, starts_of
 from dpsyn.validate import flag, number, whole
 
-# Beside a text's vector of length one: rows that differ in one category are as far apart as texts that differ a little.
-WEIGHTS = Weights(number=0.4, category=0.3, missing=0.2)
-CELLS = 12  # of a column, for each of which texts are summed up
 CLEAR = 2.0  # a row looks at so many voted pairs that their votes clear their noise by so much
 FEWEST, MOST = 4, 64  # pairs, at least and at most
-TRUST = 1.0  # in a model that was asked for a text of this cell: as much as one that is e times as likely of it
-PAIRS = 2 * 10**7  # of row and candidate that are weighed at once, at most
-AT_ONCE = 1000  # rows that are given their texts together
+AT_ONCE = 1000  # rows that are compared at once
 APART = 1000  # attempts of a row at a text; the seeds of its next text come after these
 EXAMPLES = 1024  # rows with which prompts are tried before a run
-
-
-@dataclass(frozen=True)
-class RowsWithTexts(Embedding):
-    """float32 [n, d]: the vectors of a row's texts, and beside them those of its columns that are no labels.
-
-    schema: of the rows, with columns of texts.
-    text: embeds texts.
-    """
-
-    schema: Schema
-    text: Embedding = field(compare=False)  # the run's, by whose settings what is kept is named anyway
-
-    def fingerprint(self) -> str:
-        return self.text.fingerprint()
-
-    @property
-    def fits(self) -> Sequence[Modality]:
-        return ("rows with texts",)
-
-    def reads(self) -> Sequence[Data]:
-        return self.text.reads()
-
-    def __call__(self, samples: Samples) -> F32:
-        """Raises UserError for rows of another schema."""
-        return beside(self.schema, samples.content, together([self.text(texts) for texts in self._texts(samples)]))
-
-    def coded(self, samples: Samples) -> Coded:
-        """The same, with the codes of the columns. Raises as above."""
-        return Coded(encode(self.schema, samples.content), self(samples))
-
-    def truncated(self, samples: Samples) -> Bool:
-        """bool [n]: of which rows the embedding sees a text only in part."""
-        found = np.zeros(len(samples), bool)
-        if isinstance(self.text, Truncating):
-            for texts in self._texts(samples):
-                found |= self.text.truncated(texts)
-        return found
-
-    def _texts(self, samples: Samples) -> list[Samples]:
-        """Of each column."""
-        if samples.content.dtype != self.schema.dtype:
-            raise UserError("schedule=rows_then_texts: expected rows of data.schema; these have other columns.")
-        return [of_texts(self.schema.texts_of(samples.content, name)) for name in self.schema.texts]
-
-
-@dataclass(frozen=True)
-class RowsWithTextsOfNetwork(RowsWithTexts):
-    """The same where a network embeds the texts, which uses all processors itself."""
-
-    @property
-    def runtime(self) -> Runtime:
-        assert isinstance(self.text, Networked)
-        return self.text.runtime
 
 
 @dataclass(frozen=True)
@@ -287,7 +225,7 @@ class RowsThenTexts(Schedule):
             return replace(final, parents=np.arange(len(final)))
         schema = public.facts.schema
         assert schema is not None
-        ours, theirs = _columns(schema, more.samples.content), _columns(schema, final.samples.content)
+        ours, theirs = columns_of(schema, more.samples.content), columns_of(schema, final.samples.content)
         parents = np.empty(len(more), np.int64)
         for label in np.unique(more.labels).tolist():
             mine, there = more.labels == label, np.flatnonzero(final.labels == label)
@@ -324,20 +262,21 @@ class RowsThenTexts(Schedule):
         if self.candidates is None:
             return replace(rows, samples=made)
         vectors = _embedded(public, schema, made)
-        known = distinct(together(vectors))
+        joint = together(vectors)
+        known = distinct(joint)
         if len(known) < 2:
             expected = "texts whose vectors are finite and not all the same"
             raise UserError(f"embedding: expected {expected}. The embedding does not fit the data.")
-        cells, of_rows = _cells(schema, state, encode(schema, content), rows.labels, len(public.labels))
+        cells, of_rows = cells_of(schema, state, encode(schema, content), rows.labels, len(public.labels))
         columns, of_columns = tuple(column for column, _ in cells), tuple(cell for _, cell in cells)
         number, first, told = len(self.releases(public.facts)) - len(vectors), 0, list[list[F64]]()
         for each in vectors:
-            mine = each[known] if len(vectors) == 1 else each[known] * np.float32(1 / math.sqrt(len(vectors)))
+            mine = joint[known, first : first + each.shape[1]]
             about = sums_about(mine, len(public.labels), public.facts.privacy.adjacency == "replace")
             query = replace(about, columns=columns, cells=of_columns, first=first)
             number, first = number + 1, first + each.shape[1]
-            told.append(_scores(mine, query, ask(number, query)))
-        fits = _fits([np.sum(each, axis=0) for each in zip(*told, strict=True)], of_rows)
+            told.append(scores_of(mine, query, ask(number, query)))
+        fits = fits_of([np.sum(each, axis=0) for each in zip(*told, strict=True)], of_rows)
         own = asked[known] if public.labelled else None
         rng = np.random.default_rng(seed_sequence(public.seed, t, "select", 0))
         chosen = take(made, known[assigned(fits, of_rows, own, rng)])
@@ -352,7 +291,7 @@ class RowsThenTexts(Schedule):
         answer = ask(t, Nearest(beside(schema, content, vectors), last.labels, 1))
         assert public.facts.records is not None
         count = min(MOST, max(FEWEST, _looked_at(public.facts.records, len(last), answer.deviation)))
-        columns, parents = _columns(schema, content), np.arange(len(last))
+        columns, parents = columns_of(schema, content), np.arange(len(last))
         for label in np.unique(last.labels).tolist():
             mine = np.flatnonzero(last.labels == label)
             rng = np.random.default_rng(seed_sequence(public.seed, t, "select", label))
@@ -397,26 +336,6 @@ def rows_then_texts(
     return RowsThenTexts(size, releases, candidates, degree, rows_budget, scores)
 
 
-def together(vectors: Sequence[F32]) -> F32:
-    """float32 [n, d]: the vectors of a row's texts, one after the other, all of them as long as one alone.
-
-    vectors: float32 [n, e], of each column of texts.
-    """
-    if len(vectors) == 1:
-        return vectors[0]
-    return np.concatenate(vectors, axis=1) * np.float32(1 / math.sqrt(len(vectors)))
-
-
-def beside(schema: Schema, content: Array, vectors: F32) -> F32:
-    """float32 [n, d]: vectors of texts, and beside them those of the columns that are no labels.
-
-    schema: of the rows.
-    content: table rows [n].
-    vectors: float32 [n, e], of their texts.
-    """
-    return np.concatenate([vectors, _columns(schema, content)], axis=1)
-
-
 def in_words(schema: Schema, content: Array, text: str) -> list[Label]:
     """What an api is asked for, a row: its columns by name, and what is declared of its text.
 
@@ -438,10 +357,6 @@ def in_words(schema: Schema, content: Array, text: str) -> list[Label]:
 def _looked_at(records: int, pairs: int, deviation: float) -> int:
     """Pairs, of which the votes together clear their noise."""
     return math.ceil((CLEAR * deviation * pairs / records) ** 2)
-
-
-def _columns(schema: Schema, content: Array) -> F32:
-    return Sparse(*entries(schema.features, content, WEIGHTS), starts_of(schema.features)[-1]).dense()
 
 
 def _with_texts(schema: Schema, content: Array, texts: Samples) -> Samples:
@@ -523,82 +438,3 @@ def _nearest(rows: F32, among: F32, count: int, rng: np.random.Generator) -> I64
         far = squares - 2.0 * (some @ among.T) + 1e-4 * rng.random((len(some), len(among)))
         found.append(np.argpartition(far, k - 1, axis=1)[:, :k])
     return np.concatenate(found)
-
-
-def _cells(
-    schema: Schema, state: gibbs.State, codes: Array, labels: I64, count: int
-) -> tuple[list[tuple[int, I64]], list[I64]]:
-    """For each column of codes, and for the labels, (column, cells int64 [codes, labels]), and the cell of each row,
-    int64 [n]."""
-    found, of_rows = [], []
-    for j, nested in enumerate(state.bins):
-        cells = nested[min(CELLS, len(nested)) - 1]
-        if cells.max() > 0:
-            found.append((j, np.repeat(cells[:, None], count, axis=1).astype(np.int64)))
-            of_rows.append(cells[codes[:, j]])
-    for name in schema.label_columns:
-        values = schema.columns[name].codes_of(_label_values(schema, name, count))
-        found.append((0, np.repeat(values[None, :], len(state.bins[0][-1]), axis=0)))
-        of_rows.append(values[labels])
-    if not found:  # all records are alike
-        return [(0, np.zeros((len(state.bins[0][-1]), count), np.int64))], [np.zeros(len(codes), np.int64)]
-    return found, of_rows
-
-
-def _label_values(schema: Schema, name: str, count: int) -> Array:
-    """The value of a label column in each label."""
-    content = np.empty(count, schema.dtype)
-    schema.with_labels(content, np.arange(count))
-    return content[name]
-
-
-def _fits(scores: Sequence[F64], of_rows: Sequence[I64]) -> list[F64]:
-    """For each column the log of the chance that a candidate's texts are of each cell, float64 [n, cells].
-
-    Cells of many rows are likelier (measured, yelp at epsilon 1, three seeds: category .68 to .71, see docs/log.md).
-    scores: of each column how well they fit each cell, float64 [n, cells].
-    of_rows: of each column the cell of each row, int64 [rows].
-    """
-    found = []
-    for each, cell in zip(scores, of_rows, strict=True):
-        likely = each + np.log1p(np.bincount(cell, minlength=each.shape[1]))
-        likely -= likely.max(1, keepdims=True)
-        found.append(likely - np.log(np.exp(likely).sum(1, keepdims=True)))
-    return found
-
-
-def _scores(vectors: F32, query: EmbeddingSums, answer: Answer) -> list[F64]:
-    """For each column how well each candidate fits each cell, by one column of texts, float64 [n, cells]."""
-    sums, counts, *noise = query.told(answer)
-    candidates, found, start = turned(taken_as(vectors, query)), list[F64](), 0
-    for size in query.sizes:
-        mine = slice(start, start + size)
-        found.append(discriminants(*candidates, sums[mine], counts[mine], *noise))
-        start += size
-    return found
-
-
-def assigned(fits: Sequence[F64], of_rows: Sequence[I64], own: I64 | None, rng: np.random.Generator) -> I64:
-    """int64 [n]: a candidate for each row, each as seldom as can be, so that together they fit best.
-
-    fits: of each column, float64 [m, cells].
-    of_rows: of each column the cell of each row, int64 [n].
-    own: int64 [m], the row that each candidate was made for; None: for none.
-    rng: the order in which rows are given theirs.
-    """
-    from scipy.optimize import linear_sum_assignment
-
-    n, m = len(of_rows[0]), len(fits[0])
-    chosen, left = np.empty(n, np.int64), np.arange(m)
-    order, step = rng.permutation(n), min(AT_ONCE, max(1, PAIRS // m))
-    while len(order):
-        rows, order = np.split(order, [min(step, len(left))])
-        total = np.zeros((len(rows), len(left)))
-        for fit, cell in zip(fits, of_rows, strict=True):
-            total += fit[left][:, cell[rows]].T
-            if own is not None:
-                total += TRUST * (cell[own[left]] == cell[rows][:, None])
-        at, which = linear_sum_assignment(total, maximize=True)
-        chosen[rows[at]] = left[which]
-        left = np.delete(left, which) if len(which) < len(left) else np.arange(m)
-    return chosen
