@@ -11,6 +11,7 @@ import numpy as np
 from dpsyn.data import Records, held_out
 from dpsyn.errors import check_packages, invalid
 from dpsyn.population import Label, Samples
+from dpsyn.reading.embedded import rows_of
 from dpsyn.reading.labels import check_declared
 from dpsyn.tables.columns import REFUSED
 from dpsyn.tables.schema import Schema, check_schema
@@ -20,9 +21,7 @@ MEASURED = (
     "radius", "texture", "perimeter", "area", "smoothness", "compactness", "concavity", "concave points", "symmetry",
     "fractal dimension",
 )  # fmt: skip
-COLUMNS = frozenset(form.format(name) for name in MEASURED for form in ("mean {}", "{} error", "worst {}")) | {
-    "diagnosis"
-}
+COLUMNS = (*(form.format(name) for form in ("mean {}", "{} error", "worst {}") for name in MEASURED), "diagnosis")
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class BreastCancer:
     def check(self) -> None:
         """Raises UserError without scikit-learn, and for a schema of other columns."""
         check_packages("data", "breast_cancer", "sklearn")
-        if wrong := set(self.schema.columns) ^ COLUMNS:
+        if wrong := set(self.schema.columns) ^ set(COLUMNS):
             raise invalid("data.schema.file", min(wrong), "the columns of the schema breast_cancer, all and no other")
 
     def fingerprint(self) -> str:
@@ -93,8 +92,6 @@ class BreastCancer:
 
 
 def _cells() -> dict[str, list[str]]:
-    from sklearn.datasets import load_breast_cancer
-
-    table = load_breast_cancer()
-    cells = {str(name): list(map(str, table.data[:, at])) for at, name in enumerate(table.feature_names)}
-    return {**cells, "diagnosis": [str(table.target_names[kind]) for kind in table.target]}
+    (_, _, *kinds), *rows = rows_of("breast_cancer.csv")  # numbers of rows and columns, and the two diagnoses
+    cells = {name: [str(float(row[at])) for row in rows] for at, name in enumerate(COLUMNS[:-1])}
+    return {**cells, "diagnosis": [kinds[int(row[-1])] for row in rows]}

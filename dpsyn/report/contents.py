@@ -117,9 +117,12 @@ def mapped(vectors: F32) -> I64:
     if not rows:
         return np.empty((0, 0), np.int64)
     centred = (vectors - vectors.mean(0))[: rows * columns].astype(np.float64)
-    _, _, directions = np.linalg.svd(centred, full_matrices=False)
-    directions = directions[:2] * np.sign(directions[:2].sum(1, keepdims=True) + 1e-12)
-    places = np.round(centred @ directions.T, 6)  # so that rounding moves nothing
+    wide = centred.shape[1] > len(centred)  # the smaller of both products: a tenth of the time of its svd
+    axes = np.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)[1][:, :-3:-1]
+    directions = centred.T @ axes if wide else axes
+    directions = directions / (np.linalg.norm(directions, axis=0) + 1e-12)
+    directions *= np.sign(directions.sum(0) + 1e-12)
+    places = np.round(centred @ directions, 6)  # so that rounding moves nothing
     across = np.argsort(places[:, 0], kind="stable").reshape(columns, rows)
     down = np.argsort(places[across, -1], axis=1, kind="stable")
     return np.take_along_axis(across, down, axis=1).T

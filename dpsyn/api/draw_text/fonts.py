@@ -105,10 +105,11 @@ class Masters:
 def _found(fonts: str | None) -> dict[str, Path]:
     """File name -> path; of several files of one name the first by path."""
     import matplotlib
-    from matplotlib.font_manager import findSystemFonts
 
     shipped = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     if fonts is None:
+        from matplotlib.font_manager import findSystemFonts  # reads every font of the machine when it is imported first
+
         found = [*map(Path, findSystemFonts()), *shipped.glob("*.ttf")]
     else:
         found = font_files(shipped if fonts == "bundled" else Path(fonts).expanduser())
