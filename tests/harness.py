@@ -1,8 +1,11 @@
 """The whole program on small real data, for tests: runs, and noise that is the same in two runs."""
 
 import io
+import multiprocessing
 import os
 import signal
+import sys
+from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
@@ -150,10 +153,23 @@ def at_moment(moment, act):
     return reached
 
 
-def forked(context, target, *arguments):
+FORKED = multiprocessing.get_context("forkserver")  # a fork of warm imports starts at once, a new process in seconds
+WARM = ["pytest"]
+
+
+def warm(*modules):
+    """Imported once by the server that processes are forked from, of what each of them would import."""
+    WARM.extend(modules)
+    FORKED.set_forkserver_preload(WARM)
+
+
+def forked(target, *arguments):
     """What the target sends to its last argument, a pipe, from a process of its own; None where that was killed."""
-    here, there = context.Pipe()
-    process = context.Process(target=target, args=(*arguments, there))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # the server imports from nowhere else
+        forkserver.ensure_running()
+    here, there = FORKED.Pipe()
+    process = FORKED.Process(target=target, args=(*arguments, there))
     process.start()
     there.close()
     process.join(120)

@@ -5,7 +5,6 @@ import importlib.machinery
 import importlib.util
 import io
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -20,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from harness import files, forked, png, same_noise
+from harness import files, forked, png, same_noise, warm
 from PIL import Image
 from rich.console import Console
 
@@ -164,12 +163,7 @@ def losing(monkeypatch, name, call):
 
 # The experiment as published, killed
 
-FORKED = multiprocessing.get_context("forkserver")  # a fork of warm imports starts at once
-WARM = (
-    "pytest test_image_runs diffusers.models.unets.unet_2d threadpoolctl sklearn.metrics dpsyn.metric.classifier "
-    "dp_accounting.pld.privacy_loss_distribution opendp.measurements matplotlib.font_manager rich.live"
-)
-FORKED.set_forkserver_preload(WARM.split())
+warm("test_image_runs", "diffusers.models.unets.unet_2d", "sklearn.metrics", "dpsyn.metric.classifier", "warmed")
 
 
 def forked_run(home, root, given, noisy, call, said):
@@ -199,7 +193,7 @@ def forked_run(home, root, given, noisy, call, said):
 
 def attempt(home, root, given, noisy, call=0):
     """'' for a run that finished, None for one that was killed."""
-    return forked(FORKED, forked_run, home, root, given, noisy, call)
+    return forked(forked_run, home, root, given, noisy, call)
 
 
 @pytest.fixture(scope="module")

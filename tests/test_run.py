@@ -1,6 +1,5 @@
 import errno
 import json
-import multiprocessing
 import os
 import resource
 import shutil
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from harness import TINY, at_moment, digits, files, forked, job, own_data, parquet, run, same_noise
+from harness import TINY, at_moment, digits, files, forked, job, own_data, parquet, run, same_noise, warm
 
 from dpsyn import cli
 from dpsyn.errors import UserError
@@ -221,13 +220,7 @@ def test_verify_agrees_with_an_honest_run_and_finds_what_was_altered(copied):
     assert "not the population that was voted on" in "".join(verified(open_run(copied)).lines)
 
 
-FORKED = multiprocessing.get_context("forkserver")  # a fork of warm imports starts at once, a new process in seconds
-WARM = (
-    "pytest dpsyn.compose dpsyn.data.digits dpsyn.api.draw_text dpsyn.embedding.pixels threadpoolctl sklearn.datasets "
-    "rich.live dp_accounting.pld.privacy_loss_distribution opendp.measurements matplotlib.font_manager pyarrow.parquet "
-    "scipy.optimize warmed"
-)
-FORKED.set_forkserver_preload(WARM.split())
+warm("warmed")
 MOMENTS = {  # the call before which a run is killed, by its name and the path that it is for
     "settings": ("replace", "private/config.yaml"),
     "embedded records": ("replace", "complete.json"),
@@ -300,7 +293,7 @@ def forked_run(root, noisy, overrides, at, limit, said):
 
 def attempt(root, noisy, *overrides, at=None, limit=0):
     """What the run was refused with, '' when it finished, None when it was killed."""
-    return forked(FORKED, forked_run, root, noisy, overrides, at, limit)
+    return forked(forked_run, root, noisy, overrides, at, limit)
 
 
 @pytest.fixture(scope="module")

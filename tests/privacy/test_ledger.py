@@ -1,14 +1,12 @@
 import errno
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-from harness import vote_budget
+from harness import forked, vote_budget, warm
 
 from dpsyn import files
 from dpsyn.errors import OutOfSpace, UserError
@@ -186,47 +184,43 @@ def test_a_full_disk_loses_nothing_and_what_was_drawn_is_charged(tmp_path, monke
     assert not list((tmp_path / "private/pending").glob("*"))
 
 
-SCRIPT = """
-import os, signal, sys
-from pathlib import Path
-import numpy as np
-sys.path[:0] = [{tests!r}, {tests!r} + "/privacy"]
-from test_ledger import Asked, make, vote
-from dpsyn.privacy import ledger as module
+warm("warmed", "test_ledger")
 
-ledger = make(Path({root!r}))
-at, count, drawn = {at}, 0, Path({root!r}) / "drawn"
-def step(real, after):
-    def call(*arguments, **keywords):
-        global count
-        count += 1
-        if count == at and not after:
-            os.kill(os.getpid(), signal.SIGKILL)
-        result = real(*arguments, **keywords)
-        if count == at and after:
-            os.kill(os.getpid(), signal.SIGKILL)
+
+def killed(root, at, after, said):
+    """Draws a release, until it is killed before or after its at-th call of the system."""
+    ledger, real_noise, count = make(root), ledger_module.discrete_gaussian, 0
+
+    def step(real):
+        def call(*arguments, **keywords):
+            nonlocal count
+            count += 1
+            if count == at and not after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = real(*arguments, **keywords)
+            if count == at and after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return call
+
+    def noise(*arguments):
+        result = real_noise(*arguments)
+        (root / "drawn").write_bytes(result.tobytes())
         return result
-    return call
-real_noise = module.discrete_gaussian
-def noise(*arguments):
-    result = real_noise(*arguments)
-    drawn.write_bytes(result.tobytes())
-    return result
-module.discrete_gaussian = noise
-ledger.settings  # everything is imported by now
-real_noise(np.zeros(2, np.int64), 1.0)
-for name in ("fsync", "open", "replace"):
-    setattr(os, name, step(getattr(os, name), {after}))
-ledger.release(1, Asked("p0"), vote)
-"""
+
+    ledger_module.discrete_gaussian = noise
+    real_noise(np.zeros(2, np.int64), 1.0)  # everything is imported by now
+    for name in ("fsync", "open", "replace"):
+        setattr(os, name, step(getattr(os, name)))
+    ledger.release(1, Asked("p0"), vote)
+    said.send("not killed")
 
 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("at", range(1, 10))
 def test_killed_at_any_step_there_are_never_two_receipts_or_an_uncharged_draw(tmp_path, at, after):
-    script = SCRIPT.format(tests=str(Path(__file__).parents[1]), root=str(tmp_path), at=at, after=after)
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert forked(killed, tmp_path, at, after) is None
     drawn = tmp_path / "drawn"
     waiting = make(tmp_path)
     try:
