@@ -83,9 +83,11 @@ def settings(overrides: Sequence[str], folder: str | None = None) -> dict[str, A
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
             config = hydra_compose("config", overrides=[*search, *overrides])
-            for group in _chosen(overrides):
-                own = [text for text in overrides if re.match(rf"[+~]*{group}\b", text)]
-                fresh = hydra_compose("config", overrides=[*search, *own])[group]
+            if chosen := _chosen(overrides):
+                own = [text for text in overrides if re.match(rf"[+~]*({'|'.join(chosen)})\b", text)]
+                alone = hydra_compose("config", overrides=[*search, *own])
+            for group in chosen:
+                fresh = alone[group]
                 with open_dict(config):
                     if group == "schedule":  # sizes and degrees of the experiment hold for any schedule that has them
                         for key in [key for key in config.schedule if key not in fresh]:

@@ -112,8 +112,7 @@ def test_the_last_row_of_the_table_says_what_the_promise_says(experiment, in_tmp
     assert spent == sorted(spent)
 
 
-@pytest.mark.parametrize("unit", ["record", "user"])
-@pytest.mark.parametrize("adjacency", ["add_remove", "replace"])
+@pytest.mark.parametrize(("unit", "adjacency"), [("record", "add_remove"), ("user", "replace")])
 @pytest.mark.parametrize(
     ("epsilon", "delta", "shares"),
     [(1, 1e-5, [1] * 5), (10, 5e-7, [1] * 10), (0.332, 5e-9, [1, 1, 10, 3, 5]), (17.7, 9e-6, [1] * 9)],

@@ -82,7 +82,7 @@ def drawn_plainly(traits, size, crop):
     "size, crop", [([32, 32], [40, 40, 224, 224]), ([280, 264], None), ([50, 20], [0, 9, 264, 77])]
 )
 def test_a_face_is_to_the_byte_what_python_avatars_and_cairosvg_draw(size, crop):
-    samples = generated(Avatar(size, crop, Runtime(workers=0)), 40, size[0])
+    samples = generated(Avatar(size, crop, Runtime(workers=0)), 20, size[0])
     assert (samples.content == drawn_plainly(samples.traits, size, crop)).all()
 
 

@@ -45,8 +45,7 @@ SHARED = [Charge("a", 30, 1, 14), Charge("b", 60, 1, 90), Charge("c", 45, 1, 20)
     [charges(7.0711, 20), charges(1, 5), charges(0.3, 20), charges(1.3, 100), charges(3, 4, grid=GRID), SHARED,
      [*charges(3, 2), *charges(5, 3, grid=GRID)], charges(2000, moves=90_000), charges(1e7, 3)],
 )  # fmt: skip
-@pytest.mark.parametrize("delta", [1e-5, 1e-9])
-@pytest.mark.parametrize("neighbours", ["add_remove", "replace"])
+@pytest.mark.parametrize(("delta", "neighbours"), [(1e-5, "add_remove"), (1e-9, "replace")])
 def test_it_agrees_with_the_accountant(spent, delta, neighbours):
     assert exact_epsilon(spent, delta, neighbours) == pytest.approx(epsilon_of(spent, delta, neighbours), rel=1e-4)
 
