@@ -2,7 +2,9 @@
 """Votes of made-up records counted by 1 and by 2 threads, and by 2 shards on Ray on this machine.
 
 All in turn in one process; seconds by the clock, medians, ratios to one thread. And the most memory of the driver, in
-processes of their own, for each of some numbers of records on Ray.
+processes of their own, for each of some numbers of records on Ray. At the end, what one thread took is set against
+`--paper`: records, candidates, nodes and cores of each of a run that is larger than this machine, its vectors of the
+same 64 numbers and of 384.
 
     .venv/bin/python scripts/bench_cluster.py [--records 1000000] [--candidates 5000] [--rounds 3] [--memory 100000 1000000]
 """
@@ -84,12 +86,42 @@ def driver(records, candidates, folder):
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
 
 
+@dataclass(frozen=True)
+class Units:
+    """Of vectors of 64 numbers on one core.
+
+    read: CPU seconds a record, to read and to keep it.
+    kept: bytes on disk a record.
+    pair: seconds a record and candidate, to find the nearest.
+    """
+
+    read: float
+    kept: float
+    pair: float
+
+
+def on_paper(units, records, candidates, nodes, cores):
+    print(f"a record: {units.read * 1e6:.1f} us to read, {units.kept:.0f} bytes kept")
+    print(f"a record and candidate: {units.pair * 1e9:.2f} ns, {2 * DIMENSION / units.pair / 1e9:.0f} GFLOP a second")
+    print(f"{records:,} records, {candidates:,} candidates, {nodes} nodes of {cores} cores (computed, not run):")
+    for dimension in (DIMENSION, 384):
+        wider = dimension / DIMENSION
+        kept, sent = units.kept * wider * records / nodes, 8 * candidates * nodes * cores
+        print(
+            f"  vectors of {dimension}: read once {units.read * wider * records / nodes / cores:.0f} s;"
+            f" a release {units.pair * wider * records * candidates / nodes / cores:.0f} s of all cores,"
+            f" {kept / 2**30:.1f} GiB of disk read a node, {4 * dimension * candidates / 2**20:.0f} MiB of candidates to a node,"
+            f" {sent / 2**20:.0f} MiB of tallies to the driver"
+        )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--candidates", type=int, default=5000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--paper", type=int, nargs=4, default=[10**8, 10_000, 64, 16])
     parser.add_argument("--driver", nargs=2, help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
     if chosen.driver:
@@ -102,7 +134,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder, session.connected(OnRay(shards=2)):
         for name, (query, embed) in asked(chosen.candidates).items():
             given = (Made(chosen.records), embed, {"for": name}, "record", Path(folder))
+            start = time.process_time()
             records = open_electorate(*given, 1)
+            read = time.process_time() - start
             ways = {"1 thread": (1, by_threads), "2 threads": (2, by_threads), "2 shards on Ray": (2, private.counting)}
             found: dict[str, list[float]] = {way: [] for way in ways}
             for _ in range(chosen.rounds):
@@ -111,6 +145,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     replace(records, shards=shards, count=count).tallied(query)
                     found[way].append(time.perf_counter() - start)
             alone = statistics.median(found["1 thread"])
+            if name == "Nearest":
+                kept = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+                units = Units(read / chosen.records, kept / chosen.records, alone / chosen.records / chosen.candidates)
             for way, times in found.items():
                 each = statistics.median(times)
                 said = f"{each:.2f} s, {alone / each:.2f} times as fast as 1 thread"
@@ -122,6 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             peaks.append(float(subprocess.run(given, check=True, stdout=subprocess.PIPE).stdout))
     sizes = " and ".join(f"{peak:.0f} MiB at {n:,}" for peak, n in zip(peaks, chosen.memory, strict=True))
     print(f"driver on Ray: {sizes} records, ratio {peaks[-1] / peaks[0]:.2f}")
+    on_paper(units, *chosen.paper)
 
 
 if __name__ == "__main__":
