@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -21,10 +21,12 @@ from dpsyn.errors import UserError
 from dpsyn.execution import carry_out
 from dpsyn.files import named_by
 from dpsyn.planning import facts, show_plan
+from dpsyn.privacy.query import Answer
 from dpsyn.runs.directory import open_run
 from dpsyn.runs.verification import verified
-from dpsyn.schedule.assignment import assigned
+from dpsyn.schedule.assignment import assigned, scores_of
 from dpsyn.schedule.rows_with_texts import RowsWithTexts
+from dpsyn.schedule.start import sums_about
 from dpsyn.show import Screen
 from dpsyn.tables.schema import Schema
 
@@ -384,6 +386,15 @@ def test_several_texts_of_a_row_stay_together_and_fit_its_columns(run_with_two_t
     fit = [[colour in remark, size in title] for colour, size, remark, title in
            zip(mine["colour"], mine["size"], mine["remark"], mine["title"], strict=True)]  # fmt: skip
     assert np.mean(fit, axis=0).min() > 0.75
+
+
+def test_a_column_of_texts_that_is_the_same_for_all_candidates_fits_every_row_alike():
+    rng = np.random.default_rng(0)
+    for noise in (0.0, 3.0):
+        alike = np.tile(rng.random(8).astype(np.float32), (50, 1))
+        query = replace(sums_about(alike, 1, False), columns=(0,), cells=(np.arange(3)[:, None],))
+        (found,) = scores_of(alike, query, Answer(rng.normal(size=query.size), noise))
+        assert found.shape == (50, 3) and (found == 0).all()
 
 
 def test_each_text_column_has_sums_of_its_own_and_a_vote_is_for_all_of_a_row(run_with_two_texts):

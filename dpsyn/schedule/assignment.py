@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dpsyn.population import F32, F64, I64, Array
+from dpsyn.privacy.nearest import distinct
 from dpsyn.privacy.query import Answer, EmbeddingSums
 from dpsyn.schedule import gibbs
 from dpsyn.schedule.start import discriminants, taken_as, turned
@@ -74,6 +75,8 @@ def scores_of(vectors: F32, query: EmbeddingSums, answer: Answer) -> list[F64]:
     query: that was asked about the records' vectors.
     answer: to it.
     """
+    if len(distinct(vectors)) < 2:  # of several columns of texts one may be the same for all: it fits every cell alike
+        return [np.zeros((len(vectors), size)) for size in query.sizes]
     sums, counts, *noise = query.told(answer)
     candidates, found, start = turned(taken_as(vectors, query)), list[F64](), 0
     for size in query.sizes:
