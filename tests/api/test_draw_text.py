@@ -135,7 +135,7 @@ def test_texts_that_look_alike_stand_for_a_label_in_fonts_that_have_them():
     assert np.array_equal(again.content, first.content[some])
 
 
-@pytest.mark.parametrize("alike", [["l"], {"1": "l"}, {"1": [1]}])
+@pytest.mark.parametrize("alike", [["l"], {"1": "l"}, {"1": [1]}, {1: ["l"]}, []])
 def test_what_is_no_list_of_look_alikes_is_one_line(alike):
     with pytest.raises(UserError, match=r"^api\.alike=.*expected lists of texts"):
         dataclasses.replace(STILL, alike=alike)
@@ -266,6 +266,14 @@ def test_samples_that_lack_a_trait_are_one_line():
     for changes in ({"flourish": 0.5}, {"warp": 2}, {"shift": 1}):
         with pytest.raises(UserError, match=f"lack the traits {next(iter(changes))}: another api drew them"):
             dataclasses.replace(STILL, **changes).vary(plain, LABELS[:3], {}, seeds(3))
+
+
+@pytest.mark.parametrize("text", [1, -1])
+def test_samples_of_texts_that_are_not_drawn_here_are_one_line(text):
+    drawn = STILL.generate(LABELS[:3], seeds(3))
+    other = dataclasses.replace(drawn, traits={**drawn.traits, "text": np.full(3, text)})
+    with pytest.raises(UserError, match="name texts that cannot be drawn here"):
+        STILL.vary(other, LABELS[:3], {}, seeds(3))
 
 
 def test_nothing_to_draw_is_an_empty_image_in_a_frame_too():

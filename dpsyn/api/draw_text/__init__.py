@@ -77,8 +77,10 @@ class DrawText(Api):
     def __post_init__(self) -> None:
         if not self.texts or not _are_texts(self.texts):
             raise invalid("api.texts", self.texts, "a list of templates", "For instance ['{digit}'].")
-        if not isinstance(self.alike, Mapping | None) or not all(map(_are_texts, (self.alike or {}).values())):
-            raise invalid("api.alike", self.alike, "lists of texts by a text, or null", "For instance {'1': [l]}.")
+        alike = self.alike if self.alike is not None else {}
+        if not isinstance(alike, Mapping) or not _are_texts([*alike]) or not all(map(_are_texts, alike.values())):
+            do = "For instance {'1': [l]}, digits in quotes."
+            raise invalid("api.alike", self.alike, "lists of texts by a text, or null", do)
         for name in (*WHOLE, *REAL):
             low_high = getattr(self, name)
             whole = name in WHOLE
@@ -347,6 +349,9 @@ class DrawText(Api):
         count = np.array([len(texts) for texts in choices], np.int64)[which]
         text = np.floor(uniform(seeds, "draw_text.trait", 0) * count).astype(np.int64)
         if old:
+            if ((old["text"] < 0) | (old["text"] >= count)).any():
+                do = "Give the api.texts and api.fonts that drew them."
+                raise UserError(f"api draw_text: the samples name texts that cannot be drawn here. {do}")
             text = np.where(uniform(seeds, "draw_text.text_coin") < degrees["text"], text, old["text"])
             font_is_anew = uniform(seeds, "draw_text.font_coin") < degrees["font"]
         fraction, fonts = uniform(seeds, "draw_text.trait", 1), np.array(self.masters.fonts, np.str_)

@@ -63,7 +63,7 @@ class Masters:
         """Where each row's field starts, its height and width, int64 [n] each; and all fields, int16.
 
         texts: [n].
-        fonts: int64 [n], which font each is written in.
+        fonts: str [n], the name of the font that each is written in.
         """
         places = [self._place(font, text) for font, text in zip(fonts.tolist(), texts, strict=True)]
         start, height, width = np.array(self.table)[places].T
