@@ -116,13 +116,15 @@ class Settings:
                 "privacy.noise_multiplier", self.noise_multiplier, "null when privacy.epsilon is given", "Give one."
             )
         if self.epsilon is not None and not 0 < self.epsilon < math.inf:
-            raise invalid("privacy.epsilon", self.epsilon, "> 0, or inf with privacy=none")
+            raise invalid("privacy.epsilon", self.epsilon, "a number over 0, or inf with privacy=none")
         if self.noise_multiplier is not None and not SMALLEST_SIGMA <= self.noise_multiplier <= LARGEST_SIGMA:
             expected = f"a number between {SMALLEST_SIGMA} and {LARGEST_SIGMA:g}"
             raise invalid("privacy.noise_multiplier", self.noise_multiplier, expected)
         if self.delta is None or not 1e-12 <= self.delta <= 1e-2:
             value = "null" if self.delta is None else self.delta
-            raise invalid("privacy.delta", value, "between 1e-12 and 1e-2", "Below 1/(number of records) is usual.")
+            raise invalid(
+                "privacy.delta", value, "a number between 1e-12 and 1e-2", "Below 1/(number of records) is usual."
+            )
 
     @property
     def is_private(self) -> bool:

@@ -124,14 +124,14 @@ def test_what_is_shown_is_never_less_than_what_was_spent():
 
 BAD = [
     ({"delta": 1e-5}, "privacy.epsilon=null"),
-    ({"epsilon": -1, "delta": 1e-5}, "privacy.epsilon=-1: expected > 0, or inf with privacy=none"),
+    ({"epsilon": -1, "delta": 1e-5}, "privacy.epsilon=-1: expected a number over 0, or inf with privacy=none"),
     ({"epsilon": 0, "delta": 1e-5}, "privacy.epsilon=0"),
     ({"epsilon": "one", "delta": 1e-5}, "privacy.epsilon=one: expected a number"),
     ({"epsilon": math.nan, "delta": 1e-5}, "privacy.epsilon=nan"),
     ({"epsilon": True, "delta": 1e-5}, "privacy.epsilon=True"),
     ({"epsilon": math.inf, "delta": 1e-5}, "privacy.epsilon=inf"),
     ({"epsilon": 1}, "privacy.delta=null"),
-    ({"epsilon": 1, "delta": 0.5}, "privacy.delta=0.5: expected between"),
+    ({"epsilon": 1, "delta": 0.5}, "privacy.delta=0.5: expected a number between"),
     ({"epsilon": 1, "delta": 1e-13}, "privacy.delta=1e-13"),
     ({"epsilon": 1, "delta": 1e-5, "noise_multiplier": 2}, "privacy.noise_multiplier=2"),
     ({"noise_multiplier": 0.0, "delta": 1e-5}, "privacy.noise_multiplier=0.0"),
