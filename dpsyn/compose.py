@@ -29,7 +29,7 @@ from dpsyn.job import Job
 from dpsyn.language import prompts
 from dpsyn.privacy import account
 from dpsyn.publish import NOT_PUBLISHED, secrets
-from dpsyn.runs.directory import RunDirectory, flat
+from dpsyn.runs.directory import RunDirectory, flat, mapping_in
 from dpsyn.tables import schema
 from dpsyn.validate import whole
 
@@ -315,7 +315,7 @@ def rebuilt(run: RunDirectory, overrides: Sequence[str], measured: bool = False,
         said = {key: said[key] for key in IDENTITY}
         parts = all(isinstance(said[key], dict) for key in ("data", "privacy", "schedule"))
         parts &= all(isinstance(said[key], dict | None) for key in ("api", "embedding"))
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError):
         parts = False
     if not parts:
         raise UserError(f"{source}: these are no settings of a run of this version of dpsyn.")
@@ -366,9 +366,7 @@ def _measured_by(
     run: RunDirectory, known: Mapping[str, Any], overrides: Sequence[str], folder: str | None
 ) -> dict[str, Any]:
     """What a run of this user publishes besides its identity, and its metrics and their data, or a chosen group."""
-    import yaml
-
-    released = yaml.safe_load((run.release / "config.yaml").read_text(encoding="utf-8"))
+    released = mapping_in(run.release / "config.yaml")
     measured: dict[str, Any] = dict(known.get("measured_by") or {"metric": None, "held_out": None})
     chosen = next((text.partition("=")[2] for text in reversed(overrides) if _key(text) == "metric"), None)
     if chosen is not None:

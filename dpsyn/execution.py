@@ -159,6 +159,9 @@ def _done_before(state: Started) -> tuple[Population | None, np.ndarray | None]:
     last: Population | None = None
     ancestors: np.ndarray | None = None
     for t in state.run.iterations():
+        if last is not None and t != last.iteration + 1:
+            gone = state.run.checkpoint(t - 1)
+            raise UserError(f"{gone}: this checkpoint is missing. Restore it, or name another run_dir.")
         population = state.run.load(t)
         ancestors = _show_votes(state, t, last, population, ancestors)
         last = population

@@ -57,7 +57,7 @@ def expand_run(job: Job, screen: Screen, rows: int, labels: Sequence[str] = (), 
             elif job.schedule.varies():
                 raise invalid("expand.degree", "null", "how far a variation goes", "Add expand.degree=.")
             job.api.check()
-        receipts = {int(path.stem): read_receipt(path) for path in run.votes.glob("*.parquet")}
+        receipts = {int(path.stem): read_receipt(path) for path in run.votes.glob("*.parquet") if path.stem.isdecimal()}
 
         def ask(t: int, query: Query) -> Answer:
             if t not in receipts or receipts[t].population != query.about:

@@ -9,7 +9,6 @@ run.synthetic.to_pandas()
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from dpsyn.planning import facts, planned
 from dpsyn.population import Array
 from dpsyn.privacy.account import salted
 from dpsyn.report import write_report
-from dpsyn.runs.directory import RunDirectory, open_run
+from dpsyn.runs.directory import RunDirectory, mapping_in, open_run
 from dpsyn.runs.storage import from_parquet, label_name, labels_of
 from dpsyn.runs.verification import Report, verified
 from dpsyn.show import Screen
@@ -91,14 +90,13 @@ class Run:
     @property
     def privacy(self) -> dict[str, Any]:
         """The statement, `release/privacy.json`."""
-        said: dict[str, Any] = json.loads((self.directory.release / "privacy.json").read_text(encoding="utf-8"))
-        return said
+        return mapping_in(self.directory.release / "privacy.json")
 
     @property
     def evaluation(self) -> dict[str, Any] | None:
         """What was measured under differential privacy, `release/evaluation.json`; None where nothing was."""
         path = self.directory.release / "evaluation.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return mapping_in(path) if path.exists() else None
 
     def report(self) -> Path:
         """Writes the page again, and returns its place."""

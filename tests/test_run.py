@@ -124,6 +124,56 @@ def test_damage_is_named_in_one_line(copied):
     assert "this receipt is damaged (wrong checksum)" in refusal(copied)
 
 
+DEEP = b"{" * 9999
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "given"),
+    [
+        *[("private/config.yaml", content, ["run"]) for content in (b"", b"a: [1", b"[1]", b"\xff", DEEP)],
+        *[("private/evaluation.json", content, ["run"]) for content in (b"{}", DEEP)],
+        *[("cost.json", content, ["report", "--private"]) for content in (b"", b"[1]")],
+        ("private/adjusted.json", b"[1]", ["report", "--private"]),
+        *[("private/metrics.jsonl", content, ["report", "--private"]) for content in (b"{", b"\xff")],
+        *[("release/config.yaml", content, ["evaluate", "metric=light_classifier"]) for content in (b"", b"a: [1")],
+        *[("release/privacy.json", content, ["verify"]) for content in (b"", b"[1]", DEEP)],
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named_in_one_line(name, content, given, copied, capsys, monkeypatch):
+    monkeypatch.setattr("dpsyn.privacy.account.wrote", lambda _: True)  # its settings are those of the run it copies
+    path = copied / name
+    path.write_bytes(content)
+    if given == ["run"]:
+        line = refusal(copied)
+    else:
+        verb, *rest = given
+        assert cli.main([verb, str(copied), *rest]) == 2
+        line = capsys.readouterr().err.rstrip()
+    assert f"{path}: this " in line and "\n" not in line
+    assert path.read_bytes() == content
+
+
+def test_names_that_no_run_gives_are_passed_over_or_named(copied, capsys):
+    shutil.copytree(copied / "release/iterations/001", copied / "release/iterations/001 (copy)")
+    shutil.copy(copied / "release/votes/001.parquet", copied / "release/votes/001 (1).parquet")
+    assert cli.main(["expand", str(copied), "--rows", "70"]) == 0, capsys.readouterr().err
+    (copied / "release/votes/001 (1).parquet").unlink()
+    (copied / "private/intents/001 copy-1").write_text("")
+    assert "001 copy-1: this is no intent that a run wrote" in refusal(copied)
+
+
+def test_a_checkpoint_between_two_others_that_is_gone_is_named(copied):
+    shutil.rmtree(copied / "release/iterations/001")
+    assert "iterations/001/samples.parquet: this checkpoint is missing" in refusal(copied)
+
+
+def test_numbers_are_added_to_lines_that_are_damaged(copied):
+    path = copied / "release/metrics.jsonl"
+    path.write_bytes(b"\xff{\n")
+    run(copied)
+    assert b"effective" in path.read_bytes()
+
+
 def test_a_deleted_receipt_or_intent_is_never_a_fresh_start(copied):
     kept = (copied / "release/votes/002.parquet").read_bytes()
     (copied / "release/votes/002.parquet").unlink()

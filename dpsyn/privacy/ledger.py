@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -169,6 +170,8 @@ class Ledger:
     def _intents(self) -> dict[int, list[Charge]]:
         found: dict[int, list[Charge]] = {}
         for path in sorted((self.private / "intents").glob("*-*")):
+            if not re.fullmatch(r"\d+-\d+", path.name):
+                raise UserError(f"{path}: this is no intent that a run wrote. Remove it, and the same command goes on.")
             iteration = int(path.name.split("-")[0])
             try:
                 charge = Charge(**json.loads(path.read_text())["charge"])

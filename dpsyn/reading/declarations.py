@@ -48,7 +48,7 @@ def read_declared(key: str, what: str, name: str, *folders: Path, do: str = "") 
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1})" if mark is not None else ""
         raise invalid(key, name, f"a file that can be read as yaml, every key once{where}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise invalid(key, name, f"a text file in UTF-8 ({type(error).__name__})") from None
 
 

@@ -163,7 +163,7 @@ def read(run: RunDirectory) -> Released:
         votes=_votes(receipts, lineages),
         cells={t: receipt for t, receipt in receipts.items() if receipt.population.startswith(f"{CELLS} ")},
         numbers=read_numbers(run.release / "metrics.jsonl"),
-        evaluation=_evaluation(run.release / evaluation.NAME),
+        evaluation=read_evaluation(run.release / evaluation.NAME),
         is_finished=is_finished,
         labels_chosen=is_finished and labels_are_chosen(run.release),
         rows=len(row_labels),
@@ -250,7 +250,8 @@ def read_numbers(path: Path) -> tuple[Mapping[str, Any], ...]:
     return tuple(found.values())
 
 
-def _evaluation(path: Path) -> Mapping[str, Any] | None:
+def read_evaluation(path: Path) -> Mapping[str, Any] | None:
+    """What an evaluation.json says, as `evaluation.as_mapping` gives it; None where it is not there, or damaged."""
     try:
         return evaluation.as_mapping(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError):

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dpsyn.runs.directory import RunDirectory
+from dpsyn.errors import UserError
+from dpsyn.runs.directory import RunDirectory, mapping_in
 
 TIMED = re.compile(r"^\S+ (.+) (\d+\.\d+) s$")
 
@@ -41,15 +42,18 @@ def _number(key: str, value: Any) -> str:
 
 
 def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
-    if path.exists():
-        yield from (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+    """Raises UserError where the file is damaged."""
+    try:
+        yield from map(json.loads, path.read_text(encoding="utf-8").splitlines() if path.exists() else [])
+    except ValueError:
+        raise UserError(f"{path}: this file is damaged. Restore it, or remove it.") from None
 
 
 def _refused(folder: Path) -> list[tuple[str, int]]:
     """Rows that cast no vote, and cells that were read as another value."""
     refused = Counter(f"{line['column']}: {line['rule']} (no vote)" for line in _lines(folder / "refused.jsonl"))
     path = folder / "adjusted.json"
-    adjusted: dict[str, int] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    adjusted: dict[str, int] = mapping_in(path) if path.exists() else {}
     return refused.most_common() + list(adjusted.items())
 
 

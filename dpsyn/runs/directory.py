@@ -80,10 +80,7 @@ class RunDirectory:
                     "It can be expanded and exported; name another run_dir for a new one."
                 )
             return None
-        import yaml
-
-        known: dict[str, Any] = yaml.safe_load(path.read_text())
-        return known
+        return mapping_in(path, "run", "sigma", "fingerprint", "settings")
 
     def has_begun(self) -> bool:
         """Whether anything is there that goes with one run alone: none before its first population is."""
@@ -132,7 +129,7 @@ class RunDirectory:
     def evaluation_epsilon(self) -> float | None:
         """What the numbers about held-out units spend, once that was settled; None where nothing was asked."""
         path = self.private / "evaluation.json"
-        return float(json.loads(path.read_text())["epsilon"]) if path.exists() else None
+        return float(mapping_in(path, "epsilon")["epsilon"]) if path.exists() else None
 
     def settle_evaluation(self, epsilon: float) -> None:
         write(self.private / "evaluation.json", (json.dumps({"epsilon": epsilon}) + "\n").encode(), private=True)
@@ -180,8 +177,8 @@ class RunDirectory:
         return path.read_bytes()
 
     def iterations(self) -> list[int]:
-        """The iterations that are there, rising."""
-        return sorted(int(path.name) for path in (self.release / "iterations").glob("[0-9]*"))
+        """The iterations that are there, rising; other names are none, "001 (copy)" say."""
+        return sorted(int(path.name) for path in (self.release / "iterations").glob("[0-9]*") if path.name.isdecimal())
 
     def add_metrics(self, numbers: Mapping[str, Any], private: bool) -> None:
         """One line in `metrics.jsonl`, private or released, unless it is there; the last one of an iteration counts.
@@ -190,7 +187,7 @@ class RunDirectory:
         private: whether they say something of private rows.
         """
         path = (self.private if private else self.release) / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
         line = json.dumps(numbers)
         if line not in lines:
             write(path, "".join(f"{text}\n" for text in [*lines, line]).encode(), private=private)
@@ -198,7 +195,7 @@ class RunDirectory:
     def read_usage(self) -> dict[str, Any]:
         """What the api took in all starts of this run, from cost.json; {} before the first time."""
         path = self.root / "cost.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        return mapping_in(path) if path.exists() else {}
 
     def write_usage(self, usage: Mapping[str, Any]) -> None:
         write(self.root / "cost.json", (json.dumps(usage, indent=1) + "\n").encode(), private=True)
@@ -250,6 +247,24 @@ def open_run(root: Path, alone: bool = False) -> RunDirectory:
             return within
         return RunDirectory(root, is_private=root.name != "not_private", is_alone=True)
     raise UserError(f"{root}: no run of dpsyn is there (no release/privacy.json).")
+
+
+def mapping_in(path: Path, *keys: str) -> dict[str, Any]:
+    """What a yaml or JSON file of a run says. Raises UserError where it is damaged.
+
+    path: the file, which is there.
+    keys: that it has, among others.
+    """
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        said: Any = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        if isinstance(said, dict) and all(key in said for key in keys):
+            return said
+    except (ValueError, RecursionError, yaml.YAMLError):
+        pass
+    raise UserError(f"{path}: this file is damaged. Restore it, or name another run_dir.")
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

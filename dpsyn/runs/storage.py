@@ -36,7 +36,7 @@ def labels_are_chosen(release: Path) -> bool:
     try:
         said = json.loads((release / CHOSEN).read_text(encoding="utf-8"))
         return bool(said["sha256"] == sha256(release / "synthetic.parquet"))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 

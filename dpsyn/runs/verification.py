@@ -59,7 +59,7 @@ def verified(run: RunDirectory) -> Report:
             return _report(lines, faults, complete=is_sealed)
         facts = _facts(said, declared, stated)
         made_again = document(facts)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise UserError(f"{path}: this is no statement of this version of dpsyn.") from None
     receipts = _receipts(run, faults)
     for receipt in receipts.values():
@@ -207,7 +207,7 @@ def _settings_differ(run: RunDirectory, facts: Facts) -> list[str]:
         data = facts.public["data"]
         same &= facts.records == data.get("records") and facts.data_id == data.get("id")
         is_split = data.get("hold_out", 0) > 0
-    except (yaml.YAMLError, ValueError, KeyError, TypeError):
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, RecursionError):
         return [f"{path}: these are no settings of dpsyn"]
     faults = [] if same else [f"{path}: not the settings that the statement assumes public"]
     if noise != ("system", facts.unit, facts.neighbours, facts.delta):
@@ -252,7 +252,7 @@ def _check_evaluation(
         is_split = facts.public["data"].get("hold_out", 0) > 0
         again = {**evaluation.told(by, labels, answers, facts.unit == "record", is_split), "judged": judged}
         differ = evaluation.claims_differ(said, json.loads(json.dumps(again)))
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, IndexError, OSError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, IndexError, OSError):
         faults.append(f"{path}: this is no evaluation of this version of dpsyn")
         return
     faults += [f"{path}: '{key}' is not what the receipts give" for key in differ]
