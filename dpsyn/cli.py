@@ -230,7 +230,9 @@ def report(given: list[str]) -> int:
         return 0
     from dpsyn.evaluating import beside_private
 
-    print(write_private_report(run, beside_private(run)))
+    screen = _screen({"run": str(chosen.run)}, 0)
+    screen.console.stderr = True
+    print(write_private_report(run, beside_private(run, screen)))
     return 0
 
 

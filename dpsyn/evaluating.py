@@ -110,15 +110,27 @@ def recorded(job: Job, run: RunDirectory) -> Measured:
     return _of(job, run, found)
 
 
-def beside_private(run: RunDirectory) -> dict[str, Any] | None:
+def beside_private(run: RunDirectory, screen: Screen) -> dict[str, Any] | None:
     """The finished data beside the private ones, for the private page; None where the private data are not there, the
-    run is not finished, or it is not one of this user."""
-    path = run.release / "synthetic.parquet"
+    run is not finished, or it is not one of this user.
+
+    run: a run.
+    screen: what is shown meanwhile.
+    """
     try:
         job = compose.rebuilt(run, [], measured=True)
         job.data.check()
-        if not path.exists():
-            return None
+    except UserError:
+        return None
+    if not (run.release / "synthetic.parquet").exists():
+        return None
+    with private_side(run, screen, "comparing the data with the private ones", "private page"):
+        return _beside(job, run)
+
+
+def _beside(job: Job, run: RunDirectory) -> dict[str, Any] | None:
+    path = run.release / "synthetic.parquet"
+    try:
         real = _rows(job.data, job.side(is_held=False))
         held = next((data for metric in job.metrics.values() for data in metric.reads()), None)
         if job.hold_out:

@@ -479,6 +479,17 @@ def test_what_a_library_says_of_a_private_row_stays_private(tmp_path, monkeypatc
     assert "cannot embed the secret row" in (tmp_path / "run/private/log").read_text()
 
 
+def test_what_a_library_says_of_a_private_row_stays_private_on_the_private_page_too(copied, monkeypatch, capsys):
+    def failing(*_):
+        raise ValueError("cannot compare the secret row")
+
+    monkeypatch.setattr("dpsyn.privacy.account.wrote", lambda _: True)  # its settings are those of the run it copies
+    monkeypatch.setattr("dpsyn.evaluating.against", failing)
+    assert cli.main(["report", str(copied), "--private"]) == 2
+    assert "secret" not in (said := "".join(capsys.readouterr())) and "(ValueError)" in said
+    assert "cannot compare the secret row" in (copied / "private/log").read_text()
+
+
 def test_images_of_different_channels_are_one_clear_line_and_spend_nothing(tmp_path):
     data = parquet(tmp_path / "d.parquet", digits(60))
     text = refusal(tmp_path / "run", *own_data(data, "data.mode=RGB"))
