@@ -20,6 +20,7 @@ import yaml
 from dpsyn.errors import UserError, invalid, one_of
 from dpsyn.files import folder, write
 from dpsyn.reading.lines import delimiter_of, encoding_of
+from dpsyn.reading.sources import is_encoding
 from dpsyn.tables.columns import TEXT
 from dpsyn.tables.draft import Texts, draft
 from dpsyn.validate import number, whole
@@ -174,13 +175,18 @@ def begin(wanted: Wanted, into: Path) -> Begun:
     number("--epsilon", wanted.epsilon, "a number over 0", above=0)
     if not re.fullmatch(r"[A-Za-z]\w*", wanted.name) or not isinstance(yaml.safe_load(wanted.name), str):
         raise invalid("--name", wanted.name, "letters, digits and _, a letter first")
+    if wanted.pool and _overlap(wanted.pool, wanted.place):
+        raise invalid("--pool", wanted.pool, "public rows or images, apart from the private ones")
+    if wanted.encoding is not None and not is_encoding(wanted.encoding):
+        raise invalid("--encoding", wanted.encoding, "an encoding of texts: utf-8, latin-1, cp1252, utf-16, ...")
+    least = 1 / (wanted.records * max(1.0, math.log(wanted.records)))
     facts = {
-        "place": wanted.place.name,
+        "place": " ".join(wanted.place.name.split()),  # in a comment, of one line
         "path": _quoted(str(wanted.place.absolute())),
         "name": wanted.name,
         "records": wanted.records,
         "epsilon": wanted.epsilon,
-        "delta": 1 / (wanted.records * max(1.0, math.log(wanted.records))),
+        "delta": min(1e-2, max(1e-12, least)),
     }
     facts |= {"promise": PROMISE_YAML.format(**facts), "table": OF_TABLE_YAML.format(**facts)}
     written, remarks = {}, []
@@ -262,10 +268,8 @@ def _schema(wanted: Wanted) -> tuple[str, dict[str, str], list[str]]:
     if wanted.sample is None:
         do = "Give --sample PUBLIC: a public sample, or a codebook. The schema must not be read off the private rows."
         raise UserError(f"{wanted.place}: {do}")
-    if _is_same(wanted.sample, wanted.place):
+    if _overlap(wanted.sample, wanted.place):
         raise invalid("--sample", wanted.sample, "public rows, not the private ones", "A schema is published.")
-    if wanted.pool and _is_same(wanted.pool, wanted.place):
-        raise invalid("--pool", wanted.pool, "public texts, not the private ones")
     named = None if wanted.text is None else [wanted.text]
     text = draft(wanted.sample, None, wanted.encoding, Texts(named, wanted.description))
     declared = _columns(text)
@@ -302,8 +306,10 @@ def _columns(schema: str) -> Mapping[str, Mapping[str, object]]:
     return yaml.safe_load(schema)["columns"] or {}
 
 
-def _is_same(given: str, place: Path) -> bool:
-    return Path(given).exists() and Path(given).resolve() == place.resolve()
+def _overlap(given: str, place: Path) -> bool:
+    """Whether one is the other, or lies in it."""
+    one, other = Path(given).resolve(), place.resolve()
+    return Path(given).exists() and (one.is_relative_to(other) or other.is_relative_to(one))
 
 
 def _images(wanted: Wanted, facts: Mapping[str, object]) -> str:
@@ -403,7 +409,7 @@ def _source_of_texts(
         asked = f"api:\n  path: {_quoted(path)}\n  neighbours: {neighbours}\n"
         if read := _reading_of(place, column, sample or {}):
             asked += f"  data: {json.dumps(read, ensure_ascii=False)}\n"
-        how = f"chosen among the public {'ones' if column else 'rows'} in {wanted.pool}"
+        how = f"chosen among the public {'ones' if column else 'rows'} in {' '.join(wanted.pool.split())}"
         return how, "pool_texts" if column else "pool_rows", asked
     about = _quoted(wanted.description or "texts of the kind that is private here")
     asked = f"api:\n  {'path' if wanted.local else 'model'}: {_quoted(wanted.local or wanted.model or '')}\n"

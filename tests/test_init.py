@@ -227,6 +227,10 @@ def test_files_that_are_none_are_one_line_that_quotes_nothing(name, content, in_
         (["stays.csv", "--records", "9", "--sample", "book.csv", "--pool", "stays.csv"], "--pool=stays.csv: expected"),
         (["stays.csv", "--records", "9", "--kind", "texts", "--text", "x"], "--text=x: expected"),
         (["stays.csv", "--records", "9", "--name", "9 lives"], "--name=9 lives: expected"),
+        (["stays.csv", "--records", "9", "--sample", "more.csv", "--encoding", "kl"], "--encoding=kl: expected"),
+        (["notes.csv", "--records", "9", "--text", "note", "--pool", "."], "--pool=.: expected public rows or images"),
+        (["photos", "--records", "9", "--pool", "photos"], "apart from the private ones"),
+        (["photos", "--records", "9", "--pool", "photos/a"], "apart from the private ones"),
         (["empty", "--records", "9"], "a folder of images"),
     ],
 )
@@ -236,6 +240,7 @@ def test_what_is_missing_is_one_line(given, why, in_tmp, capsys):
     (in_tmp / "book.csv").write_text("name,kind,low,high\nAlter,integer,0,120\nnote,text,,\n")
     (in_tmp / "notes.csv").write_text("Alter,note\n")
     (in_tmp / "empty").mkdir()
+    photographs(in_tmp / "photos/a", 0, 3)
     capsys.readouterr()
     assert cli.main(["init", *given]) == 2
     said = capsys.readouterr().err
@@ -245,10 +250,22 @@ def test_what_is_missing_is_one_line(given, why, in_tmp, capsys):
 
 def test_a_file_that_is_there_is_not_written_over(in_tmp, capsys):
     photographs(in_tmp / "photos", 0, 10)
-    given = ["init", "photos", "--records", "100", "--pool", "photos"]
+    photographs(in_tmp / "public", 1, 10)
+    given = ["init", "photos", "--records", "100", "--pool", "public"]
     assert cli.main(given) == 0
     assert cli.main(given) == 2
     assert "another name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("records", ["1", "9" * 20])
+def test_whatever_the_name_of_a_file_and_however_many_records_the_yaml_can_be_planned(records, in_tmp, capsys):
+    stays(in_tmp / "a 'b'\n{x}.csv", 5, 0)
+    stays(in_tmp / "public.csv", 50, 1)
+    given = ["--records", records, "--sample", "public.csv", "--name", "mine"]
+    assert cli.main(["init", "a 'b'\n{x}.csv", *given]) == 0
+    assert cli.main(["plan", "--config-dir", "mine", "+experiment=mine", "schedule.size=50"]) == 0, (
+        capsys.readouterr().err
+    )
 
 
 def test_columns_are_those_of_the_first_line(in_tmp):

@@ -132,11 +132,11 @@ def draft(path: str, delimiter: str | None = None, encoding: str | None = None, 
     dialect = Dialect()
     if source.kind() == "csv":
         encoding = encoding or encoding_of(first)
+        replace(source, delimiter=delimiter, encoding=encoding).check_settings()
         is_tabs = first.name.lower().removesuffix(".gz").endswith(".tsv")
         delimiter = delimiter or ("\t" if is_tabs else delimiter_of(first, encoding))
         dialect = Dialect("," if is_tabs and delimiter == "\t" else delimiter, encoding)
         source = replace(source, delimiter=delimiter, encoding=encoding)
-        source.check_settings()
     found = list(itertools.islice(_rows(source), ROWS))
     rows = [row for row in found if not isinstance(row, Broken)]
     if not rows:

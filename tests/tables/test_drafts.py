@@ -10,6 +10,7 @@ import yaml
 
 from dpsyn import compose
 from dpsyn.data.tables import Tables
+from dpsyn.errors import UserError
 from dpsyn.tables import draft, schema
 from dpsyn.tables.schema import Schema
 
@@ -226,3 +227,11 @@ def test_jsonl_is_drafted_too_with_its_texts_where_they_are_wanted(tmp_path: Pat
     text = draft.draft(str(path), texts=draft.Texts(None, "a doctor's note"))
     assert yaml.safe_load(text)["columns"]["note"]["about"] == "a doctor's note"
     assert '# Left out, as they hold lists or objects: "tags".' in text
+
+
+@pytest.mark.parametrize("given", [{"encoding": "klingon"}, {"delimiter": ";;"}])
+def test_what_is_no_way_of_writing_a_csv_is_one_line(given, tmp_path):
+    (tmp_path / "a.csv").write_text("age,ward\n1,a\n")
+    ((name, value),) = given.items()
+    with pytest.raises(UserError, match=f"^data.{name}='?{value}'?: expected"):
+        draft.draft(str(tmp_path / "a.csv"), **given)
