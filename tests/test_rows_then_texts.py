@@ -354,12 +354,12 @@ def titled(given):
     ]
 
 
-def two_texts(folder, *overrides):
-    """A job of rows with a remark and a title each."""
+def two_texts(folder, *overrides, more=()):
+    """A job of rows with a remark and a title each. more: private rows besides."""
     made = job(folder, rows(), *overrides, schema=TWO)
-    for name, seed in (("data.csv", 0), ("public.csv", 5)):
+    for name, given in (("data.csv", [*titled(rows()), *more]), ("public.csv", titled(rows(seed=5)))):
         with (folder / name).open("w", newline="") as file:
-            csv.writer(file).writerows([[*NAMES, "title"], *titled(rows(seed=seed))])
+            csv.writer(file).writerows([[*NAMES, "title"], *given])
     return made
 
 
@@ -376,6 +376,29 @@ def run_with_two_texts(tmp_path_factory):
         made = two_texts(folder, *POOL_OF_ROWS, f"api.path={folder / 'public.csv'}", "privacy.epsilon=20")
         carry_out(made, Screen(Console(file=io.StringIO()), facts(made), len(made.releases)))
     return folder / "run"
+
+
+def test_given_the_receipts_one_user_more_gives_the_same_bytes_with_several_texts_too(tmp_path, monkeypatch, capfd):
+    odd, empty = (*NEW, "a canary title"), (*NEW, "")
+    seen, noisy = [], None
+    for number, more in enumerate([[], [odd] * 30 + [empty]]):
+        folder = tmp_path / str(number)
+        with monkeypatch.context() as patched:
+            patched.setenv("XDG_STATE_HOME", str(folder / "state"))
+            patched.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+            noisy = same_noise(patched, noisy)
+            given = [
+                *POOL_OF_ROWS,
+                f"api.path={folder / 'public.csv'}",
+                "privacy.unit=user",
+                "privacy.adjacency=replace",
+            ]
+            made, out = two_texts(folder, *given, more=more), io.StringIO()
+            carry_out(made, Screen(Console(file=out, width=200), facts(made), len(made.releases)))
+        printed = out.getvalue().replace(str(folder), "")
+        seen.append((files(folder / "run/release"), printed, capfd.readouterr()))
+    assert seen[0] == seen[1]
+    assert not any(b"canary" in content for content in seen[1][0].values())
 
 
 def test_several_texts_of_a_row_stay_together_and_fit_its_columns(run_with_two_texts):
