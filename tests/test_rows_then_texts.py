@@ -161,6 +161,20 @@ def test_a_pool_that_cannot_be_asked_is_refused_before_anything_is_spent(overrid
     assert not list((tmp_path / "run").rglob("intents/*")) and not list((tmp_path / "run").rglob("votes/*"))
 
 
+def test_an_embedding_without_finite_vectors_is_refused_before_anything_is_spent(tmp_path, monkeypatch):
+    monkeypatch.setattr("dpsyn.schedule.rows_then_texts._embedded", lambda *_: [np.full((1, 64), np.nan, np.float32)])
+    with pytest.raises(UserError, match="expected texts whose vectors are finite"):
+        run(tmp_path, rows())
+    assert not list((tmp_path / "run").rglob("intents/*"))
+
+
+def test_public_rows_of_one_text_give_it_to_all_rows(tmp_path):
+    (tmp_path / "one.jsonl").write_text('{"text": "all that is said"}\n')
+    one = [f"api.path={tmp_path / 'one.jsonl'}", "api.neighbours=1", "schedule.degree=1", "schedule.size=200"]
+    run(tmp_path, rows(), *one, "schedule.candidates=400")
+    assert set(table(tmp_path / "run/release/synthetic.parquet")["remark"]) == {"all that is said"}
+
+
 @pytest.mark.parametrize("candidates", [30, 70, 100, 170])
 def test_candidates_are_given_to_as_few_rows_each_as_can_be(candidates, monkeypatch):
     monkeypatch.setattr("dpsyn.schedule.assignment.AT_ONCE", 40)

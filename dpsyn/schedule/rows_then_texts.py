@@ -189,7 +189,8 @@ class RowsThenTexts(Schedule):
             example = np.empty(1, schema.dtype)
             for name, column in schema.columns.items():
                 example[name] = column.values_of(np.zeros(1, np.int64))
-            _embedded(public, schema, _made(public, schema, example, row_seeds(public.seed, 0, "generate", 1)))
+            made = _made(public, schema, example, row_seeds(public.seed, 0, "generate", 1))
+            _finite(together(_embedded(public, schema, made)))
         if last is None or last.iteration < len(plan):
             done = 0 if last is None else last.iteration
             for t, state in enumerate(learnt(public, ask, plan), 1):
@@ -263,10 +264,7 @@ class RowsThenTexts(Schedule):
             return replace(rows, samples=made)
         vectors = _embedded(public, schema, made)
         joint = together(vectors)
-        known = distinct(joint)
-        if len(known) < 2:
-            expected = "texts whose vectors are finite and not all the same"
-            raise UserError(f"embedding: expected {expected}. The embedding does not fit the data.")
+        known = _finite(joint)  # texts that are all the same fit all rows alike: what rows spent is not lost for that
         cells, of_rows = cells_of(schema, state, encode(schema, content), rows.labels, len(public.labels))
         columns, of_columns = tuple(column for column, _ in cells), tuple(cell for _, cell in cells)
         number, first, told = len(self.releases(public.facts)) - len(vectors), 0, list[list[F64]]()
@@ -421,6 +419,17 @@ def _embedded(public: PublicSide, schema: Schema, rows: Samples) -> list[F32]:
         texts, places = np.unique(rows.content[name], return_inverse=True)
         found.append(public.embed(Samples(texts))[places])
     return found
+
+
+def _finite(vectors: F32) -> I64:
+    """The lowest row of every distinct finite vector. Raises UserError where there is none.
+
+    vectors: float32 [n, d].
+    """
+    known = distinct(vectors)
+    if not len(known):
+        raise UserError("embedding: expected texts whose vectors are finite. The embedding does not fit the data.")
+    return known
 
 
 def _nearest(rows: F32, among: F32, count: int, rng: np.random.Generator) -> I64:
