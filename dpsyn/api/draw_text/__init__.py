@@ -79,8 +79,7 @@ class DrawText(Api):
             raise invalid("api.texts", self.texts, "a list of templates", "For instance ['{digit}'].")
         alike = self.alike if self.alike is not None else {}
         if not isinstance(alike, Mapping) or not _are_texts([*alike]) or not all(map(_are_texts, alike.values())):
-            do = "For instance {'1': [l]}, digits in quotes."
-            raise invalid("api.alike", self.alike, "lists of texts by a text, or null", do)
+            raise invalid("api.alike", self.alike, "lists of texts by a text, or null", "In quotes: {'1': ['l']}.")
         for name in (*WHOLE, *REAL):
             low_high = getattr(self, name)
             whole = name in WHOLE
