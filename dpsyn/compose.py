@@ -385,7 +385,7 @@ def _measured_by(
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(f"metric={chosen}: {first_line(error)}") from None
     metric = {"parts": {}, "every_n_releases": 0, **(measured["metric"] or {})}
-    kept = {key: released[key] for key in ("name", "expand", "card") if key in released}
+    kept: dict[str, Any] = {key: released[key] for key in ("name", "expand", "card") if key in released}
     return {**kept, "metric": metric, "held_out": measured["held_out"]}
 
 
