@@ -117,7 +117,7 @@ def budget(names: Sequence[str], epsilons: Sequence[float], so_far: Sequence[flo
     lost: whether each was drawn and lost.
     """
     n = len(epsilons)
-    left, width, height, low = 40.0, 640.0, 150.0, 164.0
+    left, width, height, low = 40.0, 352.0, 150.0, 164.0
     step = width / max(n, 1)
     most = max([*so_far, 1e-9])
     parts = []
@@ -159,7 +159,9 @@ def small_line(values: Sequence[float], names: Sequence[str], told: str, low: fl
             parts.append(Markup(dot).format(_n(x), _n(y), f"{names[i]}: {values[i]:.4g}"))
     top = f"{most / 1.05:.2g}" if most < 1 else f"{most / 1.05:.3g}"
     parts += [text(left - 5, 14, top, "end"), text(left - 5, 8 + height, "0", "end")]
-    parts += [text(left, height + 24, names[0]), text(left + width, height + 24, names[-1], "end")]
+    parts.append(text(left, height + 24, names[0]))
+    if len(names) > 1:
+        parts.append(text(left + width, height + 24, names[-1], "end"))
     return svg(left + width + 8, height + 30, told, parts)
 
 
@@ -209,7 +211,7 @@ def stream(iterations: Sequence[int], shares: F64, names: Sequence[str]) -> Mark
     shares: float64 [k + 1, iterations].
     names: of the k founders and of all others.
     """
-    width, height, left = 640.0, 220.0, 40.0
+    width, height, left = 352.0, 220.0, 40.0
     step = width / max(1, len(iterations) - 1)
     edges = np.vstack([np.zeros(shares.shape[1]), np.cumsum(shares, axis=0)])
     parts = []
@@ -234,7 +236,7 @@ def counts(names: Sequence[str], values: Sequence[float], told: str) -> Markup:
     values: their lengths, 0 or more.
     told: what a screen reader says.
     """
-    left, width, high = 150.0, 400.0, 20.0
+    left, width, high = 150.0, 190.0, 20.0
     most = max([*values, 1e-9])
     parts = []
     for i, (name, value) in enumerate(zip(names, values, strict=True)):
@@ -242,7 +244,7 @@ def counts(names: Sequence[str], values: Sequence[float], told: str) -> Markup:
         parts.append(text(left - 8, y + 14, name if len(name) <= 22 else name[:21] + "…", "end"))
         parts.append(rectangle(left, y + 3, width * value / most, high - 6, "bar", f"{name}: {value:,.0f}"))
         parts.append(text(left + width * value / most + 6, y + 14, f"{value:,.0f}"))
-    return svg(left + width + 70, len(names) * high + 4, told, parts)
+    return svg(left + width + 60, len(names) * high + 4, told, parts)
 
 
 def histogram(values: F64, told: str, unit: str) -> Markup:

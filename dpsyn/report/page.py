@@ -323,7 +323,7 @@ def _stream(released: Released) -> dict[str, Any] | None:
 def _changes(released: Released) -> dict[str, Any] | None:
     """Of tables: how far successive ones are apart, the mean total variation over columns that are no numbers in cells
     of their own, each number by its tenths."""
-    if released.kind != "tables" or len(released.lineages) < 3:
+    if released.kind != "tables" or len(released.lineages) < 2:
         return None
     tables = []
     for each in released.lineages:

@@ -8,7 +8,7 @@
     var order = all.slice();
     var update = function () {
       var label = field("label").value, iteration = field("iteration").value;
-      var survivor = field("survivor").checked, words = field("words").value.toLowerCase(), n = 0;
+      var survivor = field("survivor").checked, words = field("words") ? field("words").value.toLowerCase() : "", n = 0;
       order = all.slice();
       if (field("sort").value === "votes") {
         order.sort(function (a, b) { return Number(b.dataset.votes || -1e18) - Number(a.dataset.votes || -1e18); });
@@ -23,7 +23,7 @@
       count.textContent = n + " shown";
     };
     ["label", "iteration", "survivor", "words", "sort"].forEach(function (name) {
-      field(name).addEventListener("input", function () { box.parentNode.open = true; update(); });
+      if (field(name)) field(name).addEventListener("input", function () { box.parentNode.open = true; update(); });
     });
     update();
   }

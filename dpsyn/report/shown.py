@@ -186,7 +186,8 @@ def browser(released: Released) -> dict[str, Any]:
                 samples.append(shown(released.sample.samples, row, released.labels[label], "final"))
     iterations = list(dict.fromkeys(sample.iteration for sample in samples))
     browsed = {"samples": samples, "labels": [released.labels[i] for i in labels], "iterations": iterations}
-    return {**browsed, "table": None, "of": sum(len(each.labels) for each in released.lineages)}
+    rows = sum(len(each.labels) for each in released.lineages) + (released.rows if released.is_finished else 0)
+    return {**browsed, "table": None, "of": rows}
 
 
 def trees(released: Released) -> list[list[dict[str, Any]]]:

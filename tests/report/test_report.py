@@ -301,6 +301,7 @@ def test_expanding_writes_the_page_again(runs, tmp_path):
 
 FRAMES = """<!doctype html><title>?</title>{frames}<script>onload = function () {{
 document.title = [].map.call(document.querySelectorAll("iframe"), function (each) {{
+  each.contentDocument.querySelectorAll("details").forEach(function (part) {{ part.open = true; }});
   return each.contentWindow.innerWidth + " " + each.contentDocument.documentElement.scrollWidth; }}).join(", "); }};
 </script>"""
 
@@ -321,6 +322,12 @@ def test_in_a_browser_nothing_complains_asks_or_overflows(runs, tmp_path, name):
     made, said = seen(page, tmp_path / "profile")
     assert "CONSOLE" not in said
     assert name == "cells" or re.search(r'id="shown"[^>]*>\d+ shown<', made)
+    if browsed := re.search(r"([\d,]+) of ([\d,]+) (images|texts) of all iterations and the final data", made):
+        assert int(browsed[1].replace(",", "")) <= int(browsed[2].replace(",", ""))
+    assert (browsed is None) == (name == "cells")
+    here = shutil.copytree(runs / name, tmp_path / "run")
+    assert cli.main(["report", str(here), "--private"]) == 0
+    page = here / "private/report.html"  # all that the public one says, and more
     frame = '<iframe width="{}" height="900" srcdoc="{}"></iframe>'
     frames = "".join(frame.format(width, html.escape(page.read_text())) for width in (380, 1400))
     (tmp_path / "frames.html").write_text(FRAMES.format(frames=frames))
