@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from dpsyn.embedding import Embedding
+from dpsyn.networks.logistic import logistic
 from dpsyn.networks.search import cpu_search
 from dpsyn.population import F64, I64, Array, Bool, Label, Population, Samples, take
 from dpsyn.privacy.budget import EVALUATION, Bearers, Charge, Release
@@ -431,15 +432,14 @@ def learned(given: Array, targets: I64, schema: Schema | None) -> Any:
     schema: of a table; None for other data.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
-    from sklearn.linear_model import LogisticRegression
 
-    with on_free_threads():
-        if schema is not None:
-            kinds = [not column.has_order and column.size <= 254 for column in schema.features]
-            boosting = HistGradientBoostingClassifier(categorical_features=kinds or None, random_state=0)
+    if schema is not None:
+        kinds = [not column.has_order and column.size <= 254 for column in schema.features]
+        boosting = HistGradientBoostingClassifier(categorical_features=kinds or None, random_state=0)
+        with on_free_threads():
             return boosting.fit(given, targets)
-        mean, scale = given.mean(0), np.maximum(given.std(0), 1e-9)
-        fitted = LogisticRegression(max_iter=500).fit((given - mean) / scale, targets)
+    mean, scale = given.mean(0), np.maximum(given.std(0), 1e-9)
+    fitted = logistic((given - mean) / scale, targets, 500)
     weights, offsets = fitted.coef_, fitted.intercept_
     if len(weights) == 1:  # of two labels there is one line
         weights, offsets = np.concatenate([-weights, weights]), np.concatenate([-offsets, offsets])

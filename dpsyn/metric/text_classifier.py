@@ -24,9 +24,9 @@ from dpsyn.metric import (
     texts_of,
 )
 from dpsyn.networks.hub import check_revision, local_model, model_folder, pinned, quiet_transformers
+from dpsyn.networks.logistic import logistic
 from dpsyn.networks.runtime import Runtime, take_free_threads, torch_device
 from dpsyn.population import Label, Modality, Population, Samples
-from dpsyn.threads import on_free_threads
 from dpsyn.validate import choice, number
 
 PER_BATCH = 1024  # texts read and embedded at once
@@ -118,8 +118,6 @@ class TextClassifier(Metric):
         }
 
     def _logistic(self, population: Population, tasks: Mapping[str, np.ndarray]) -> Guess:
-        from sklearn.linear_model import LogisticRegression
-
         vectors = np.asarray(synthetic_vectors(population.samples, self.embedding, PER_BATCH))
         real = real_vectors(self.data, self.embedding, PER_BATCH)
         check_comparable(vectors, real)
@@ -129,9 +127,8 @@ class TextClassifier(Metric):
         for name, values in tasks.items():
             wanted = values[population.labels]
             if len(np.unique(wanted)) > 1:
-                model = LogisticRegression(C=self.inverse_penalty, max_iter=ROUNDS, random_state=self.seed)
-                with on_free_threads():
-                    fitted[name] = model.fit((vectors - mean) / scale, wanted).predict
+                given = (vectors - mean) / scale
+                fitted[name] = logistic(given, wanted, ROUNDS, self.inverse_penalty, self.seed).predict
             else:
                 fitted[name] = functools.partial(_always, wanted[0])
 

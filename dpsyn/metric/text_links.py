@@ -19,10 +19,10 @@ from dpsyn.metric import (
     real_vectors,
     synthetic_vectors,
 )
+from dpsyn.networks.logistic import logistic
 from dpsyn.population import I64, Array, Modality, Population, concatenate
 from dpsyn.tables.columns import Column
 from dpsyn.tables.schema import Schema
-from dpsyn.threads import on_free_threads
 
 PER_BATCH = 1024  # texts embedded at once
 MOST = 100  # values of a column that is guessed; of numbers PARTS of their range are
@@ -107,10 +107,7 @@ def _parts(column: Column, ours: Array, real: Array) -> tuple[I64, I64] | tuple[
 
 
 def _accuracy(ours: Array, wanted: I64, theirs: Array, actual: I64) -> float:
-    from sklearn.linear_model import LogisticRegression
-
     if len(np.unique(wanted)) == 1:
         return float((actual == wanted[0]).mean())
-    with on_free_threads():
-        guess = LogisticRegression(max_iter=ROUNDS, random_state=0).fit(ours, wanted).predict(theirs)
+    guess = logistic(ours, wanted, ROUNDS, seed=0).predict(theirs)
     return float((guess == actual).mean())

@@ -12,6 +12,7 @@ from dpsyn.data import Data
 from dpsyn.errors import UserError, check_packages, did_you_mean, invalid
 from dpsyn.metric import Metric, check_real, check_settings
 from dpsyn.metric.classifier.networks import PUBLISHED, augmented, convolutional, residual
+from dpsyn.networks.logistic import logistic
 from dpsyn.networks.runtime import device_name, take_free_threads
 from dpsyn.networks.tensors import resized, tensor
 from dpsyn.population import Modality, Population
@@ -168,14 +169,14 @@ def _learned(judge: Classifier, population: Population) -> Guess:
 
 
 def _learned_without_torch(judge: Classifier, population: Population) -> Guess:
-    from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
 
     made = population.samples.content
-    is_logistic = judge.network == "logistic"
-    model = LogisticRegression(max_iter=100 * judge.epochs) if is_logistic else KNeighborsClassifier(1)
-    with on_free_threads():
-        model.fit(made.reshape(len(made), -1) / np.float32(255), population.labels)
+    given = made.reshape(len(made), -1) / np.float32(255)
+    if judge.network == "logistic":
+        model = logistic(given, population.labels, 100 * judge.epochs)
+    else:
+        model = KNeighborsClassifier(1).fit(given, population.labels)
 
     def guess(images: np.ndarray) -> np.ndarray:
         pixels = np.stack([_resized(image, made.shape[1:3]) for image in images])
