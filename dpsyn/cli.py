@@ -245,7 +245,7 @@ def evaluate(given: list[str]) -> int:
         raise UserError("dpsyn evaluate: expected a run, or several.")
     least = dict(map(_bound, chosen.fail_under))
     from dpsyn import compose
-    from dpsyn.evaluating import PRIVATE, as_mappings, as_text, fails, measure
+    from dpsyn.evaluating import PRIVATE, as_mappings, as_text, check_measurable, fails, measure
     from dpsyn.runs.directory import open_run
 
     runs = [open_run(place) for place in places]
@@ -259,6 +259,8 @@ def evaluate(given: list[str]) -> int:
         return 0
     screen = _screen({"run": ", ".join(map(str, places))}, 0)
     screen.console.stderr = True
+    for job, run in zip(jobs, runs, strict=True):
+        check_measurable(job, run, chosen.iteration, chosen.public)
     found = [measure(job, run, screen, chosen.iteration, chosen.public) for job, run in zip(jobs, runs, strict=True)]
     warning = [] if chosen.public else [PRIVATE]
     if chosen.json:

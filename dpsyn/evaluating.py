@@ -59,19 +59,8 @@ def measure(
 
     Raises UserError for a run that is not finished, has no metric, or an iteration that is not there.
     """
-    check(job)
-    if not job.metrics:
-        raise invalid("metric", "none", "metrics, here or when the run began", "Name a group: metric=light_classifier.")
-    check_public(job)
-    for name, metric in job.metrics.items():
-        if public and metric.private:
-            key = f"metric.parts.{name}.public"
-            raise invalid(key, "false", "true with --public", "Only where the real data that it reads are public.")
+    check_measurable(job, run, iteration, public)
     path = run.release / "synthetic.parquet"
-    if iteration is None and not path.exists():
-        raise UserError(f"{run.root}: the run is not finished. Finish it, or name an iteration: --iteration N.")
-    if iteration is not None and iteration not in run.iterations():
-        raise invalid("--iteration", iteration, f"one of {', '.join(map(str, run.iterations()))}")
     found: dict[str, float] = {}
     with run.locked(), screen.shown():
         population = from_parquet(path.read_bytes(), path) if iteration is None else run.load(iteration)
@@ -88,6 +77,29 @@ def measure(
         if public:
             _publish(job, run)
     return _of(job, run, found)
+
+
+def check_measurable(job: Job, run: RunDirectory, iteration: int | None = None, public: bool = False) -> None:
+    """Raises UserError as `measure`: of several runs none is measured if one cannot be.
+
+    job: the parts of the run, with its metrics.
+    run: a run of this user.
+    iteration: whose data are measured; None: the final ones.
+    public: into the release.
+    """
+    check(job)
+    if not job.metrics:
+        do = "Name a group: metric=light_classifier."
+        raise invalid("metric", "none", f"metrics, here or when {run.root} began", do)
+    check_public(job)
+    for name, metric in job.metrics.items():
+        if public and metric.private:
+            key = f"metric.parts.{name}.public"
+            raise invalid(key, "false", "true with --public", "Only where the real data that it reads are public.")
+    if iteration is None and not (run.release / "synthetic.parquet").exists():
+        raise UserError(f"{run.root}: the run is not finished. Finish it, or name an iteration: --iteration N.")
+    if iteration is not None and iteration not in run.iterations():
+        raise invalid("--iteration", iteration, f"one of {', '.join(map(str, run.iterations()))}")
 
 
 def _of(job: Job, run: RunDirectory, numbers: Mapping[str, float]) -> Measured:

@@ -52,6 +52,13 @@ def test_finished_runs_stand_side_by_side_with_the_lift_over_no_votes(here, caps
     assert not (here / "one/release/metrics.jsonl").read_text().count("accuracy")
 
 
+def test_none_is_measured_where_one_cannot_be(here, capsys):
+    before = (here / "one/private/metrics.jsonl").read_text()
+    assert cli.main(["evaluate", str(here / "one"), str(here / "held")]) == 2
+    assert f"metric=none: expected metrics, here or when {here / 'held'} began" in capsys.readouterr().err
+    assert (here / "one/private/metrics.jsonl").read_text() == before
+
+
 def test_an_iteration_and_another_metric_and_a_bound_for_ci(here, capsys):
     capsys.readouterr()
     assert cli.main(["evaluate", str(here / "one"), "--iteration", "1", "--json"]) == 0
