@@ -72,7 +72,8 @@ class Job:
         schema = self.data.schema if isinstance(self.data, TableData) else None
         records = self.data.records
         voters = None if records is None else max(1, round(records * (1 - self.hold_out)))
-        return Facts(self.shares, voters, schema, self.privacy)
+        has_rows = any(modality_of(data) == "rows with texts" for data in self.api.reads())
+        return Facts(self.shares, voters, schema, self.privacy, has_rows)
 
     @cached_property
     def releases(self) -> Sequence[Release]:
@@ -106,6 +107,11 @@ class Job:
     def api_rows(self) -> Sequence[tuple[int, int]]:
         """(generated, varied) rows that each iteration asks the api for, at most; the expansion is not among them."""
         return self.schedule.api_rows(self.facts)
+
+    @property
+    def expansion_api_rows(self) -> tuple[int, int]:
+        """Those that the expansion asks for."""
+        return 0, self.expanded * self.facts.asked_a_row
 
     @property
     def iterations(self) -> int:

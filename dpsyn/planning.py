@@ -106,7 +106,7 @@ def show_plan(job: Job, given: Sequence[str] = ()) -> None:
     for name, value in [*lines.items(), *(("warning", text) for text in warnings)]:
         console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
     console.print(_table(job, budget))
-    asked = [*job.api_rows, (0, job.expanded)]
+    asked = [*job.api_rows, job.expansion_api_rows]
     generated, varied = sum(g for g, _ in asked), sum(v for _, v in asked)
     console.print(f"rows of the synthetic data: {job.rows:,} at most", highlight=False)
     if job.schedule.uses_api:
@@ -124,7 +124,7 @@ def show_plan(job: Job, given: Sequence[str] = ()) -> None:
 def planned(job: Job) -> dict[str, Any]:
     """The same for programs. Raises UserError as `show_plan`."""
     needs, budget = needed(job), job.budget()
-    asked = [*job.api_rows, (0, job.expanded)]
+    asked = [*job.api_rows, job.expansion_api_rows]
     generated, varied = (sum(pair[side] for pair in asked) if job.schedule.uses_api else 0 for side in (0, 1))
     private = job.privacy.is_private
     noise, apis = deviations(job, budget), metered(job.api)
@@ -227,7 +227,7 @@ def _table(job: Job, budget: Budget) -> Table:
         words = [release.told.get(key, "") for key in told]
         table.add_row(release.name, *asked, *words, f"{noise_of[t - 1]:,.4g}", alone, far)
     if job.expanded:
-        table.add_row("expand", *api_rows((0, job.expanded)), *("" for _ in told), "", "", "")
+        table.add_row("expand", *api_rows(job.expansion_api_rows), *("" for _ in told), "", "", "")
     return table
 
 

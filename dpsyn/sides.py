@@ -26,7 +26,7 @@ def public_side(
     screen: where its progress is shown.
     to_come: (generated, varied) rows of each iteration that is left.
     """
-    rows = [*to_come, (0, job.expanded)]
+    rows = [*to_come, job.expansion_api_rows]
     spending = Spending(job.api, job.asked_labels, run, sum(g for g, _ in rows), sum(v for _, v in rows))
     screen.asked = lambda: str(spending)
 

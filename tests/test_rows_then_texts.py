@@ -1,6 +1,7 @@
 """Whole runs of tables whose rows carry a text: rows by votes in cells, then a text for each that fits it."""
 
 import csv
+import dataclasses
 import io
 import json
 import shutil
@@ -462,6 +463,7 @@ def test_a_model_is_asked_for_each_text_by_what_is_declared_of_it(tmp_path):
         chat = ["api=chat", "api.model=m", f"api.base_url={server.url}", "api.api_key_env=null", "schedule.degree=0.5",
                 f"api.prompts.file={tmp_path / 'prompts.yaml'}", "schedule.size=6", "schedule.releases=1"]  # fmt: skip
         made = two_texts(tmp_path, *chat)
+        assert dataclasses.replace(made, expand_rows=30).expansion_api_rows == (0, 60)
         carry_out(made, Screen(Console(file=io.StringIO()), facts(made), len(made.releases)))
         prompts = [each.prompt for each in server.log]
     mine = table(tmp_path / "run/release/synthetic.parquet")

@@ -33,12 +33,20 @@ class Facts:
     records: the declared number of records, or None.
     schema: of a table; None for other data.
     privacy: the settings of the group.
+    has_rows: the api has whole rows, a pool of them: it is asked once for all texts of a row.
     """
 
     shares: F64
     records: int | None
     schema: Schema | None
     privacy: Settings
+    has_rows: bool = False
+
+    @property
+    def asked_a_row(self) -> int:
+        """Samples that the api is asked for, for one row."""
+        texts = len(self.schema.texts) if self.schema is not None else 1
+        return 1 if self.has_rows else max(1, texts)
 
 
 class Maker(Protocol):

@@ -126,8 +126,7 @@ class RowsThenTexts(Schedule):
         return [*releases_of(self._plan(facts), self.rows_budget), *texts]
 
     def api_rows(self, facts: Facts) -> Sequence[tuple[int, int]]:
-        assert facts.schema is not None
-        rows, texts = len(self._plan(facts)), len(facts.schema.texts)
+        rows, texts = len(self._plan(facts)), facts.asked_a_row
         return [
             (texts, 0),
             *[(0, 0)] * (rows - 1),
