@@ -20,16 +20,19 @@ import yaml
 from dpsyn.errors import UserError, invalid, one_of
 from dpsyn.files import folder, write
 from dpsyn.reading.lines import delimiter_of, encoding_of
-from dpsyn.reading.sources import is_encoding
+from dpsyn.reading.rows import Columns
+from dpsyn.reading.sources import Source, is_encoding
 from dpsyn.tables.columns import TEXT
 from dpsyn.tables.draft import Texts, draft
 from dpsyn.validate import number, whole
 
 TABLES, TEXTS, IMAGES = "table", "texts", "images"
+KINDS = ("csv", "jsonl", "parquet")
 TABULAR = (".csv", ".tsv", ".jsonl", ".parquet", ".csv.gz", ".tsv.gz", ".jsonl.gz")
 PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".ppm", ".pgm")
 TEXT_SOURCES = "--pool PUBLIC (texts), --model NAME (of a chat endpoint) or --local NAME (a language model here)"
 NEAREST = 20  # texts of a pool, of which an expansion draws one
+OF_POOL = 3  # texts of a pool for each row: where nearly all are taken, they cannot fit
 PROMISE_YAML = """\
 name: {name}
 privacy:
@@ -347,9 +350,11 @@ def _texts(wanted: Wanted, facts: Mapping[str, object]) -> str:
         more += f"  encoding: {wanted.encoding}\n"
     if not wanted.has_source:
         raise UserError(f"{wanted.place}: Give {TEXT_SOURCES}.")
-    how, api, asked = _source_of_texts(wanted, text, 100)
-    degree = [100, 30, 10, 3] if wanted.pool else 0.5
-    asked += f"schedule: {{size: 1000, degree: {degree}}}\n"
+    size = _rows_of_pool(wanted, text, 1000)
+    most = max(2, min(100, size))
+    how, api, asked = _source_of_texts(wanted, text, most)
+    degree = [max(1, most * step // 100) for step in (100, 30, 10, 3)] if wanted.pool else 0.5
+    asked += f"schedule: {{size: {size}, degree: {degree}}}\n"
     labels = json.dumps({name: list(values) for name, values in (wanted.labels or {}).items()}, ensure_ascii=False)
     return TEXTS_YAML.format(**facts, how=how, api=api, text=_quoted(text), labels=labels, more=more, asked=asked)
 
@@ -374,10 +379,10 @@ api:
   stop: ['"']
 """
     if wanted.pool:
-        size = min(3000, wanted.records)
+        size = _rows_of_pool(wanted, texts[0], min(3000, wanted.records))
         asked += f"""\
 schedule:
-  size: {size}              # rows; `dpsyn expand` makes more
+  size: {size}              # rows, a third of the pool at most, so that texts fit; `dpsyn expand` makes more
   candidates: {max(20_000, size)}       # draws from the public texts: of 5,000 nearly all are among them
   releases: 0             # noisy sums choose among them; votes would add nothing
   degree: {NEAREST}              # of an expansion: of so many nearest texts one is drawn
@@ -418,6 +423,23 @@ def _source_of_texts(
     asked += f"  prompts: {{file: general, description: {about}}}\n"
     how = "written by a model that sees prompts and synthetic texts alone"
     return how, "transformers" if wanted.local else "chat", asked
+
+
+def _rows_of_pool(wanted: Wanted, column: str, most: int) -> int:
+    """How many rows of the result a pool has texts for, at most `most`; that where nobody can tell how large it is.
+
+    column: of texts.
+    """
+    if wanted.pool is None or not Path(wanted.pool).exists():
+        return most
+    read = _reading_of(Path(wanted.pool), None, {})
+    source = Source(wanted.pool, None, KINDS, None, "train", **read)
+
+    def some(there: Columns) -> list[str]:
+        return [column] if there.names is None or column in there.names else list(there.names[:1])
+
+    count = sum(1 for table in source.tables(some) for _ in table.rows)
+    return max(1, min(most, count // OF_POOL))
 
 
 def _reading_of(pool: Path, column: str | None, sample: Mapping[str, str]) -> dict[str, str]:

@@ -95,6 +95,8 @@ def test_a_first_job_takes_three_commands(name, in_tmp, capsys):
         assert lines[embedding - 1] == "reading the pool ..." and lines[embedding + 1].startswith("generating: ")
     said = yaml.safe_load(next((in_tmp / "mine/experiment").glob("*.yaml")).read_text())
     assert said["data"]["records"] == int(given[given.index("--records") + 1])
+    if name not in ("a table", "photographs"):
+        assert said["schedule"]["size"] == 40  # a third of the pool
     if name == "rows with texts":
         rows = pq.read_table(in_tmp / "runs/export/release/synthetic.parquet").to_pylist()
         assert all(row["topic"] in ("delivery", "refund") and set(row["comment"].split()) <= set(WORDS) for row in rows)
@@ -141,6 +143,7 @@ def test_several_texts_come_from_public_rows_which_are_read_as_the_sample_is(in_
     assert cli.main(plan) == 0, capsys.readouterr().err
     out = " ".join(capsys.readouterr().out.split())
     assert "sums of title" in out and "sums of body" in out
+    assert "API rows: at most 20,001" in out  # a row of the pool has both texts
     said = yaml.safe_load((in_tmp / "mine/experiment/letters.yaml").read_text())
     assert {"override /api": "pool_rows"} in said["defaults"]
     assert said["api"]["data"] == {"delimiter": ";", "decimal": ","}
