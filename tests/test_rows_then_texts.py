@@ -163,7 +163,8 @@ def test_a_pool_that_cannot_be_asked_is_refused_before_anything_is_spent(overrid
 
 
 def test_an_embedding_without_finite_vectors_is_refused_before_anything_is_spent(tmp_path, monkeypatch):
-    monkeypatch.setattr("dpsyn.schedule.rows_then_texts._embedded", lambda *_: [np.full((1, 64), np.nan, np.float32)])
+    broken = lambda _, texts: np.full((len(texts), 64), np.nan, np.float32)  # noqa: E731
+    monkeypatch.setattr("dpsyn.embedding.ngrams.Ngrams.__call__", broken)
     with pytest.raises(UserError, match="expected texts whose vectors are finite"):
         run(tmp_path, rows())
     assert not list((tmp_path / "run").rglob("intents/*"))
