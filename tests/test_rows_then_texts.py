@@ -162,14 +162,6 @@ def test_a_pool_that_cannot_be_asked_is_refused_before_anything_is_spent(overrid
     assert not list((tmp_path / "run").rglob("intents/*")) and not list((tmp_path / "run").rglob("votes/*"))
 
 
-def test_an_embedding_without_finite_vectors_is_refused_before_anything_is_spent(tmp_path, monkeypatch):
-    broken = lambda _, texts: np.full((len(texts), 64), np.nan, np.float32)  # noqa: E731
-    monkeypatch.setattr("dpsyn.embedding.ngrams.Ngrams.__call__", broken)
-    with pytest.raises(UserError, match="expected texts whose vectors are finite"):
-        run(tmp_path, rows())
-    assert not list((tmp_path / "run").rglob("intents/*"))
-
-
 def test_public_rows_of_one_text_give_it_to_all_rows(tmp_path):
     (tmp_path / "one.jsonl").write_text('{"text": "all that is said"}\n')
     one = [f"api.path={tmp_path / 'one.jsonl'}", "api.neighbours=1", "schedule.degree=1", "schedule.size=200"]
@@ -457,13 +449,16 @@ def test_rows_with_several_texts_are_expanded_and_exported(run_with_two_texts, t
     assert (tmp_path / "out/data.csv").read_text().startswith("colour,size,weight,remark,title\n")
 
 
-def test_a_model_is_asked_for_each_text_by_what_is_declared_of_it(tmp_path):
+def by_chat(folder, server):
     asked = {"generate": {"user": "Write {about} of {colour}."}, "vary": {"user": "Say {about} otherwise: {sample}"}}
-    (tmp_path / "prompts.yaml").write_text(yaml.safe_dump(asked))
+    (folder / "prompts.yaml").write_text(yaml.safe_dump(asked))
+    return ["api=chat", "api.model=m", f"api.base_url={server.url}", "api.api_key_env=null", "schedule.degree=0.5",
+            f"api.prompts.file={folder / 'prompts.yaml'}", "schedule.size=6", "schedule.releases=1"]  # fmt: skip
+
+
+def test_a_model_is_asked_for_each_text_by_what_is_declared_of_it(tmp_path):
     with ChatServer() as server:
-        chat = ["api=chat", "api.model=m", f"api.base_url={server.url}", "api.api_key_env=null", "schedule.degree=0.5",
-                f"api.prompts.file={tmp_path / 'prompts.yaml'}", "schedule.size=6", "schedule.releases=1"]  # fmt: skip
-        made = two_texts(tmp_path, *chat)
+        made = two_texts(tmp_path, *by_chat(tmp_path, server))
         assert dataclasses.replace(made, expand_rows=30).expansion_api_rows == (0, 60)
         carry_out(made, Screen(Console(file=io.StringIO()), facts(made), len(made.releases)))
         prompts = [each.prompt for each in server.log]
@@ -471,6 +466,16 @@ def test_a_model_is_asked_for_each_text_by_what_is_declared_of_it(tmp_path):
     assert all(mine["remark"]) and all(mine["title"]) and set(mine["remark"]) != set(mine["title"])
     for about in ("a remark on a thing", "a title"):
         assert sum(prompt.startswith(f"Write {about} of") for prompt in prompts) >= 6
+
+
+def test_an_embedding_without_finite_vectors_is_refused_before_anything_is_spent(tmp_path, monkeypatch):
+    broken = lambda _, texts: np.full((len(texts), 64), np.nan, np.float32)  # noqa: E731
+    monkeypatch.setattr("dpsyn.embedding.ngrams.Ngrams.__call__", broken)
+    with ChatServer() as server:
+        made = two_texts(tmp_path, *by_chat(tmp_path, server))
+        with pytest.raises(UserError, match="expected texts whose vectors are finite"):
+            carry_out(made, Screen(Console(file=io.StringIO()), facts(made), len(made.releases)))
+    assert not list((tmp_path / "run").rglob("intents/*"))
 
 
 TEXT = {"kind": "text"}
