@@ -50,24 +50,28 @@ SLOW = [
 ]
 
 
-# files that take longest, longest first: two processes end together where neither is left with one of these at the end
+# files that take longest, longest first: processes end together where none is left with one of these at the end
 LONG = [
-    "test_image_runs",
-    "test_readme",
-    "test_run",
+    "cluster/test_ray",
     "cluster/test_ray_nodes",
-    "test_scripts",
-    "test_light",
+    "test_image_runs",
+    "test_run",
+    "test_readme",
     "test_hostile",
+    "test_scripts",
+    "test_house",
+    "api/test_avatar",
     "test_planning",
-    "language/test_asking",
-    "embedding/test_inception",
-    "test_text_runs",
-    "test_table_runs",
-    "report/test_report",
-    "report/test_loading",
-    "report/test_card",
     "privacy/test_shards",
+    "test_table_runs",
+    "test_evaluate",
+    "report/test_report",
+    "test_replay",
+    "test_rows_then_texts",
+    "test_compose",
+    "report/test_loading",
+    "test_golden",
+    "test_text_runs",
 ]
 
 
