@@ -8,17 +8,17 @@ Police stops at epsilon 1 (six such columns): the total variation of one column 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from dpsyn.population import F64
 from dpsyn.privacy.marginals import LABEL, cell_of
 from dpsyn.schedule.binning import inverse
 from dpsyn.schedule.potentials import Measurement
 
 ROUNDS = 12
-MOST = 2.0  # of the log of a row's weight
+HEAVIEST = math.exp(2.0)  # weight of a row; the lightest is its inverse
 PULL = 0.5  # standard deviation of what one cell adds to it
 STEP = 0.5  # of Newton's, and the most that it is
 FEW = 5.0  # rows of a cell, of which fewer are not weighed: they say nothing about the others that there could be
@@ -34,17 +34,21 @@ def raked(measurements: Sequence[Measurement], rows: np.ndarray, scale: float, r
     rng: where the evenly spaced points begin.
     """
     asked = [(m, cell_of(m.marginal, rows)) for m in measurements if m.marginal.columns != (LABEL,)]
-    log_weights, pulls = np.zeros(len(rows)), [np.zeros(m.noisy.size) for m, _ in asked]
+    wanted = [(m.noisy.ravel() * scale, (m.sigma.ravel() * scale) ** 2, np.zeros(m.noisy.size)) for m, _ in asked]
+    unbounded, weights = np.ones(len(rows)), np.ones(len(rows))  # exp of all steps of a row's cells
     for _ in range(ROUNDS):
-        for (m, cells), pull in zip(asked, pulls, strict=True):
-            weights = _weights(log_weights)
-            held = np.bincount(cells, weights * (len(rows) / weights.sum()), pull.size)
-            noise, some = ((m.sigma.ravel() * scale) ** 2 + held) / PULL**2, held + 1.0
-            newton = (some * (m.noisy.ravel() * scale - held) - noise * pull) / (some**2 + noise)
-            step = np.where(held < FEW, 0.0, STEP * np.clip(newton, -STEP, STEP))
+        for (_, cells), (noisy, variance, pull) in zip(asked, wanted, strict=True):
+            held = np.bincount(cells, weights, len(pull)) * (len(rows) / weights.sum())
+            noise, some = (variance + held) / PULL**2, held + 1.0
+            newton = (some * (noisy - held) - noise * pull) / (some**2 + noise)
+            step = np.where(held < FEW, 0.0, STEP * newton.clip(-STEP, STEP))
             pull += step
-            log_weights += step[cells]
-    weights, labels = _weights(log_weights), rows[:, LABEL]
+            # of each cell, not of each row, is an exponential
+            np.take(np.exp(step), cells, out=weights, mode="clip")
+            unbounded *= weights
+            np.minimum(unbounded, HEAVIEST, out=weights)
+            np.maximum(weights, 1 / HEAVIEST, out=weights)
+    labels = rows[:, LABEL]
     chosen = np.arange(len(rows))
     for label in np.unique(labels):
         mine = np.flatnonzero(labels == label)
@@ -52,8 +56,3 @@ def raked(measurements: Sequence[Measurement], rows: np.ndarray, scale: float, r
         points = (np.arange(len(mine)) + rng.random()) * (sums[-1] / len(mine))
         chosen[mine] = mine[inverse(sums, points)]
     return np.asfortranarray(rows[chosen])
-
-
-def _weights(log_weights: F64) -> F64:
-    found: F64 = np.exp(np.clip(log_weights, -MOST, MOST))
-    return found
