@@ -36,7 +36,8 @@ from dpsyn.schedule.binning import (
 from dpsyn.schedule.potentials import Measurement, blocks_of, pulled
 from dpsyn.schedule.raking import raked
 from dpsyn.schedule.subspaces import CellRelease
-from dpsyn.schedule.sweeps import Redraw, Term, redraw, sweep
+from dpsyn.schedule.sweeps import Redraw, Term, redraw, skip, sweep
+from dpsyn.schedule.thinning import BLOCK as THINNED
 from dpsyn.schedule.thinning import thinned
 from dpsyn.schedule.within import Scores, copula, places, scores
 from dpsyn.tables.codec import CodedColumn
@@ -137,10 +138,10 @@ def update(state: State, release: CellRelease, query: CellCounts, answer: Answer
     tables = [counts.reshape(m.shape) for m, counts in zip(query.marginals, np.split(noisy, ends), strict=True)]
     if release.kind == "marginals":
         return _begin(state, tables, sigma, rng)
-    new = [
-        Measurement(m, counts, np.full(m.shape, max(sigma, 1e-3)), blocks=blocks_of(asked, m, state.bins))
-        for m, asked, counts in zip(_on_atoms(state, query.marginals), query.marginals, tables, strict=True)
-    ]
+    new = []
+    for m, asked, counts in zip(_on_atoms(state, query.marginals), query.marginals, tables, strict=True):
+        spread = np.full(m.shape, max(sigma, 1e-3))
+        new.append(Measurement(m, counts, spread, blocks=blocks_of(asked, m, state.bins, counts, spread)))
     state = replace(state, measurements=(*state.measurements, *new), chosen=())
     if release.kind == "by_label":
         state = _populate(_share_labels(state), rng)
@@ -150,7 +151,8 @@ def update(state: State, release: CellRelease, query: CellCounts, answer: Answer
 
 
 def sample(state: State, rows: int, rng: np.random.Generator, settle: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """The population settles, and synthetic rows are made of it. codes int32 [rows, d], labels int64 [rows], shuffled.
+    """The population settles, and synthetic rows are made of it. codes int [rows, d], of as few bytes as
+    hold them, labels int64 [rows], shuffled.
 
     More rows than the population has are its copies, moved on by themselves for some sweeps.
 
@@ -166,19 +168,22 @@ def sample(state: State, rows: int, rng: np.random.Generator, settle: bool = Tru
     picks = order[np.minimum(picks, len(order) - 1)]
     narrow = np.min_scalar_type(max(*ATOMS, state.labels))
     held = state.rows.astype(narrow)
+    blocks: Iterable[Sequence[np.ndarray]]
     if rows <= len(held):
-        states = [each.rows[picks].astype(narrow) for each in last]
+        parts = np.split(picks, range(THINNED, rows, THINNED))
+        blocks = ([each.rows[part].astype(narrow) for each in last] for part in parts)
     else:
-        states, again = [held[picks]], redraws(state, state.measurements, rows)
-        while len(states) < STATES:
-            states.append(states[-1].copy())
-            sweep(again, states[-1], rng)
-    copies = states[-1]
+        blocks = _copies(redraws(state, state.measurements, rows), held[picks], rng)
     if settle:
-        copies = thinned(states, [*(int(steps[-1].max()) + 1 for steps in state.bins), state.labels], rng)
-    del states, picks
+        cells = [*(int(steps[-1].max()) + 1 for steps in state.bins), state.labels]
+        blocks = ([block] for block in thinned(blocks, cells, rng))
+    copies, start = np.empty((rows, held.shape[1]), narrow), 0
+    for *_, block in blocks:
+        copies[start : start + len(block)] = block
+        start += len(block)
+    del picks, blocks
     copies = copies[rng.permutation(rows)]
-    codes = np.empty((rows, len(state.columns)), np.int32)
+    codes = np.empty((rows, len(state.columns)), np.min_scalar_type(max(column.codes for column in state.columns)))
     fitted = copula(held, [_scores(state, j) for j in range(len(state.columns))])
     size = max(4096, BLOCK // max(1, len(state.columns)))
     for start in range(0, rows, size):
@@ -186,6 +191,30 @@ def sample(state: State, rows: int, rng: np.random.Generator, settle: bool = Tru
         for j, where in enumerate(places(fitted, copies[part], rng)):
             codes[part, j] = codes_within(state.bins[j][-1], state.one_way[j], copies[part, j], where)
     return codes, copies[:, LABEL].astype(np.int64)
+
+
+def _copies(again: Sequence[Redraw], rows: np.ndarray, rng: np.random.Generator) -> Iterator[Sequence[np.ndarray]]:
+    """States of the rows, block by block, as if all were drawn again before the first is drawn again once more.
+
+    again: how columns are drawn.
+    rows: whole numbers [n, d]; they change.
+    rng: of PCG64; it is left where it would be after all of that.
+    """
+    own = np.random.Generator(np.random.PCG64())
+    begin = rng.bit_generator.state
+    skip(rng, len(rows) * len(again) * (STATES - 1))
+
+    def states() -> Iterator[Sequence[np.ndarray]]:
+        for start in range(0, len(rows), THINNED):
+            end = min(start + THINNED, len(rows))
+            found = [rows[start:end].copy()]
+            own.bit_generator.state = begin
+            while len(found) < STATES:
+                sweep(again, rows, own, part=(start, end))
+                found.append(rows[start:end].copy())
+            yield found
+
+    return states()
 
 
 def _scores(state: State, j: int) -> Scores | None:

@@ -21,23 +21,19 @@ PRIOR = (
 class Blocks:
     """Cells of a grid that are neighbours, or alike, and rise and fall together.
 
-    of_cell: of each axis int64 [cells], the block of every cell. potential: float64 [blocks of each axis].
+    of_finer: int64, the block of each of the next finer blocks, row-major; of the finest ones, of each cell.
+    noisy, variance: float64 [blocks], what the answer says they hold, in records, and the variance of its noise.
+    potential: float64 [blocks].
     """
 
-    of_cell: tuple[I64, ...]
+    of_finer: I64
+    noisy: F64
+    variance: F64
     potential: F64
 
-    def sums(self, cells: F64) -> F64:
-        """float64 of the shape of the potential. cells: float64 of the grid's shape."""
-        for axis, blocks in enumerate(self.of_cell):
-            order = np.argsort(blocks, kind="stable")
-            starts = np.searchsorted(blocks[order], np.arange(self.potential.shape[axis]))
-            cells = np.add.reduceat(cells.take(order, axis), starts, axis)
-        return cells
-
-    def on_cells(self, values: F64) -> F64:
-        """float64 of the grid's shape. values: of the blocks."""
-        return values[np.ix_(*self.of_cell)]
+    def sums(self, finer: F64) -> F64:
+        """float64 [blocks]. finer: float64 of the next finer blocks, or of the cells."""
+        return np.asarray(np.bincount(self.of_finer, finer, self.potential.size), np.float64)
 
 
 @dataclass(frozen=True)
@@ -71,34 +67,43 @@ class Measurement:
     def force(self) -> F64:
         """float64 of the marginal's shape: what is added to the log of the weight of a row in each cell."""
         found: F64 = self.potential + self.shared * self.faint
+        of_blocks = np.zeros(1)
         for blocks in self.blocks:
-            found = found + blocks.on_cells(blocks.potential)
-        return found
+            of_blocks = (of_blocks + blocks.potential).take(blocks.of_finer)
+        return found + of_blocks.reshape(found.shape) if self.blocks else found
 
 
-def blocks_of(asked: Marginal, marginal: Marginal, bins: Sequence[Sequence[I64]]) -> tuple[Blocks, ...]:
+def blocks_of(
+    asked: Marginal, marginal: Marginal, bins: Sequence[Sequence[I64]], noisy: F64, sigma: F64
+) -> tuple[Blocks, ...]:
     """Halves of the cells of each column, quarters, ..., the coarsest of two; every label by itself.
 
     asked: the grid as it was asked, by code.
     marginal: the same by atom.
     bins: of each column, cells int64 [codes] for 1, 2, ... cells, each nested in the next.
+    noisy, sigma: as of `Measurement`.
     """
     if sum(j != LABEL for j in marginal.columns) < 2:
         return ()
     found, sizes, parts = list[Blocks](), list(marginal.shape), 2
+    at = list(zip(marginal.columns, marginal.shape, strict=True))
+    finer, counts, variance = [np.arange(size) for size in sizes], noisy.ravel(), (sigma**2).ravel()
     while True:
-        at = list(zip(marginal.columns, sizes, strict=True))
         coarse = [size if j == LABEL else min(size, max(2, round(size / parts))) for j, size in at]
-        if coarse == sizes or (found and coarse == list(found[-1].potential.shape)):
+        if coarse == list(marginal.shape) or (found and coarse == sizes):
             return tuple(reversed(found))
-        of_cell = []
-        for (j, size), fewer, cells in zip(at, coarse, asked.cells, strict=True):
+        of_cell, of_finer = [], []
+        for (j, size), fewer, cells, before in zip(at, coarse, asked.cells, finer, strict=True):
             blocks = np.arange(size)
             if j != LABEL:
                 blocks[cells] = bins[j][fewer - 1]
             of_cell.append(blocks)
-        found.append(Blocks(tuple(of_cell), np.zeros(coarse)))
-        parts *= 2
+            of_finer.append(np.zeros(int(before.max()) + 1, np.int64))
+            of_finer[-1][before] = blocks
+        flat = np.ravel_multi_index(np.ix_(*of_finer), coarse).ravel()
+        counts, variance = (np.bincount(flat, of, math.prod(coarse)) * 1.0 for of in (counts, variance))
+        found.append(Blocks(flat, counts, variance, np.zeros(len(counts))))
+        finer, sizes, parts = of_cell, coarse, parts * 2
 
 
 def pulled(m: Measurement, held: np.ndarray, scale: float, part: float) -> Measurement:
@@ -111,12 +116,18 @@ def pulled(m: Measurement, held: np.ndarray, scale: float, part: float) -> Measu
     part: of the step, 0 to 1.
     """
     rows: F64 = held.astype(np.float64)
-    wanted, noise = m.noisy * scale, (m.sigma * scale / PRIOR) ** 2
-    followed = []
+    in_blocks = [rows.ravel()]
+    for blocks in reversed(m.blocks):
+        in_blocks.append(blocks.sums(in_blocks[-1]))
+    followed, moved = list[Blocks](), np.ones(1)  # moved: by what coarser blocks will do, of each block
     for blocks in m.blocks:
-        step = _newton(blocks.sums(rows), blocks.sums(wanted), blocks.sums(noise), blocks.potential)
+        noise = blocks.variance * (scale / PRIOR) ** 2
+        step = _newton(in_blocks.pop() * moved, blocks.noisy * scale, noise, blocks.potential)
         followed.append(replace(blocks, potential=blocks.potential + part * step))
-        rows = rows * blocks.on_cells(np.exp(step))
+        moved = (moved * np.exp(step)).take(blocks.of_finer)
+    if m.blocks:
+        rows = rows * moved.reshape(rows.shape)
+    wanted, noise = m.noisy * scale, (m.sigma * scale / PRIOR) ** 2
     shared, faint = m.shared, m.faint
     if rows.ndim > 1 and faint.any():
         together = float(_newton(rows[faint].sum(), wanted[faint].sum(), noise[faint].sum(), shared))
@@ -128,5 +139,5 @@ def pulled(m: Measurement, held: np.ndarray, scale: float, part: float) -> Measu
 
 def _newton(held: np.ndarray, wanted: np.ndarray, noise: np.ndarray, potential: np.ndarray | float) -> F64:
     some = held + 1.0
-    step: F64 = np.clip((some * (wanted - held) - noise * potential) / (some**2 + noise), -2, 2)
+    step: F64 = ((some * (wanted - held) - noise * potential) / (some**2 + noise)).clip(-2, 2)
     return step

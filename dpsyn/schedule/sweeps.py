@@ -75,35 +75,45 @@ def redraw(column: int, terms: Sequence[Term], rows: int) -> Redraw:
     return Redraw(column, [_lookup(term) for term in (first, *others)])
 
 
-def sweep(redraws: Sequence[Redraw], rows: np.ndarray, rng: np.random.Generator, times: int = 1) -> None:
+def sweep(
+    redraws: Sequence[Redraw],
+    rows: np.ndarray,
+    rng: np.random.Generator,
+    times: int = 1,
+    part: tuple[int, int] | None = None,
+) -> None:
     """Draws all columns of rows, whole numbers [n, d], one after the other, and that so many times. Changes rows.
 
     redraws: of all columns, in this order.
     rows: whole numbers [n, d]; they change.
     rng: of PCG64. It is left where it would be after a float32 for every row of every column, in this order.
     times: how often all columns are drawn.
+    part: the first of the rows that change, a multiple of BLOCK, and the one after the last: they become what they
+        become of all rows. None: all.
     """
     n = len(rows)
+    first, end = part or (0, n)
     begin = rng.bit_generator.state
 
     def block(start: int) -> None:
-        mine = np.ascontiguousarray(rows[start : start + BLOCK].T)
+        some = rows[start : min(start + BLOCK, end)]
+        mine = np.ascontiguousarray(some.T)
         own = np.random.Generator(np.random.PCG64())
         own.bit_generator.state = begin
-        _skip(own, start)
+        skip(own, start)
         for _ in range(times):
             for each in redraws:
                 chances: F32 = own.random((mine.shape[1],), dtype=np.float32)
-                _skip(own, n - mine.shape[1])
+                skip(own, n - mine.shape[1])
                 mine[each.column] = _drawn(each, mine, chances)
-        rows[start : start + BLOCK] = mine.T
+        some[:] = mine.T
 
-    in_threads(block, range(0, n, BLOCK))
-    _skip(rng, n * len(redraws) * times)
+    in_threads(block, range(first, end, BLOCK))
+    skip(rng, n * len(redraws) * times)
 
 
-def _skip(rng: np.random.Generator, floats: int) -> None:
-    """As if so many float32 were drawn: two of each 64 bits."""
+def skip(rng: np.random.Generator, floats: int) -> None:
+    """As if so many float32 were drawn: two of each 64 bits. rng: of PCG64."""
     state = dict(rng.bit_generator.state)
     if floats and state["has_uint32"]:
         rng.bit_generator.state = state | {"has_uint32": 0}

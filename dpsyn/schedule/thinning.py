@@ -9,7 +9,7 @@ columns is 0.97 of what it was, as of five times as many rows; of one column 0.9
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -22,11 +22,13 @@ MOST = 120  # pairs of columns that are looked at; of more, some by chance
 BLOCK = 2**15  # rows that are chosen together, so that memory does not grow with their number
 
 
-def thinned(states: Sequence[np.ndarray], cells: Sequence[int], rng: np.random.Generator) -> np.ndarray:
-    """Of each row one of its states, [n, d], so that the counts of every column and of pairs come near their means over
-    all states.
+def thinned(
+    blocks: Iterable[Sequence[np.ndarray]], cells: Sequence[int], rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Of each row one of its states, [b, d] of each block, so that the counts of every column and of pairs in it come
+    near their means over all states.
 
-    states: whole numbers [n, d] each.
+    blocks: the states of some rows, up to BLOCK, whole numbers [b, d] each. They are drawn one after the other.
     cells: of each column, above its largest number.
     rng: draws where the choice begins, and the order.
     """
@@ -35,13 +37,13 @@ def thinned(states: Sequence[np.ndarray], cells: Sequence[int], rng: np.random.G
     if len(pairs) > MOST:
         pairs = [pairs[at] for at in np.sort(rng.choice(len(pairs), MOST, replace=False))]
     tables = [*((j,) for j in range(len(cells))), *pairs]
-    found = states[0].copy()
-    for start in range(0, len(found), BLOCK):
-        part = np.stack([state[start : start + BLOCK] for state in states], 1)
+    for states in blocks:
+        part = np.stack(states, 1)
         order = rng.permutation(len(part))
         chosen = _chosen(part[order], tables, cells, rng)
-        found[start + order] = part[order, chosen]
-    return found
+        found = np.empty_like(states[0])
+        found[order] = part[order, chosen]
+        yield found
 
 
 def _chosen(
@@ -96,6 +98,6 @@ def _own(at: I64, chosen: I64) -> I64:
 
 
 def _of(values: F32, at: I64) -> F32:
-    """values[at], in 0.3 of the time: numpy looks places up one by one where it need not tell of one that is not there."""
+    """values[at], in 0.3 of the time: all of the places exist, so that numpy need not look for others first."""
     found: F32 = np.take(values, at, out=np.empty(at.shape, np.float32), mode="clip")
     return found

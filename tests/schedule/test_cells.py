@@ -376,19 +376,42 @@ def test_blocks_are_halves_and_quarters_of_a_grid_and_every_label_is_by_itself()
     bins = [binning.nested_bins(RNG(j).gamma(1, 10, 64), CodedColumn(64, True), 32) for j in range(2)]
     asked = Marginal((0, 1, LABEL), (bins[0][15], bins[1][3], np.arange(3)))
     by_atom = Marginal((0, 1, LABEL), (np.arange(16), np.arange(4), np.arange(3)))
-    blocks = potentials.blocks_of(asked, by_atom, bins)
-    assert [each.potential.shape for each in blocks] == [(2, 2, 3), (4, 2, 3), (8, 2, 3)]
-    cells = RNG(5).random((16, 4, 3))
-    for each in blocks:
-        sums = each.sums(cells)
-        assert sums.shape == each.potential.shape
-        np.testing.assert_allclose(sums.sum((0, 1)), cells.sum((0, 1)))
-        naive = np.zeros_like(sums)
-        for at in np.ndindex(cells.shape):
-            naive[tuple(of[i] for of, i in zip(each.of_cell, at, strict=True))] += cells[at]
-        np.testing.assert_allclose(sums, naive)
-        np.testing.assert_array_equal(each.on_cells(sums)[3, 2], sums[each.of_cell[0][3], each.of_cell[1][2]])
-    assert potentials.blocks_of(Marginal((0,), (bins[0][7],)), Marginal((0,), (np.arange(8),)), bins) == ()
+    noisy, sigma = RNG(5).random((16, 4, 3)), np.full((16, 4, 3), 2.0)
+    blocks = potentials.blocks_of(asked, by_atom, bins, noisy, sigma)
+    shapes = [(2, 2, 3), (4, 2, 3), (8, 2, 3)]
+    assert [each.potential.size for each in blocks] == [12, 24, 48]
+    sums, of_cell = noisy.ravel(), np.arange(16 * 4 * 3)
+    for each, (first, second, _) in zip(reversed(blocks), reversed(shapes), strict=True):
+        halves = [np.zeros(size, np.int64) for size in (16, 4)]
+        for half, cells, step in zip(halves, asked.cells, (bins[0][first - 1], bins[1][second - 1]), strict=False):
+            half[cells] = step
+        naive = np.zeros((first, second, 3))
+        for a, b, label in np.ndindex(noisy.shape):
+            naive[halves[0][a], halves[1][b], label] += noisy[a, b, label]
+        sums, of_cell = each.sums(sums), each.of_finer[of_cell]
+        for found in (sums, each.noisy, np.bincount(of_cell, noisy.ravel())):
+            np.testing.assert_allclose(found, naive.ravel())
+        np.testing.assert_allclose(each.variance, np.bincount(of_cell) * 4.0)
+    assert (
+        potentials.blocks_of(Marginal((0,), (bins[0][7],)), Marginal((0,), (np.arange(8),)), bins, *[noisy] * 2) == ()
+    )
+
+
+def test_what_blocks_add_is_that_of_each_cell_s_block_and_fine_ones_see_what_coarse_ones_moved():
+    bins = [binning.nested_bins(np.ones(8), CodedColumn(8, True), 8) for _ in range(2)]
+    asked = Marginal((0, 1), (bins[0][7], bins[1][7]))
+    noisy, sigma = RNG(3).random((8, 8)) * 100, np.full((8, 8), 1e-3)
+    m = potentials.Measurement(asked, noisy, sigma, blocks=potentials.blocks_of(asked, asked, bins, noisy, sigma))
+    held = np.rint(RNG(4).random((8, 8)) * 100)
+    followed = potentials.pulled(m, held, 1.0, 1.0)
+    rows, force = held, np.zeros((8, 8))
+    for width in (4, 2):  # of the cells of a block, along each column
+        sums = rows.reshape(8 // width, width, 8 // width, width).sum((1, 3))
+        wanted = noisy.reshape(8 // width, width, 8 // width, width).sum((1, 3))
+        step = np.clip((wanted - sums) / (sums + 1), -2, 2).repeat(width, 0).repeat(width, 1)
+        rows, force = rows * np.exp(step), force + step
+    force += np.clip((noisy - rows) / (rows + 1), -2, 2)
+    np.testing.assert_allclose(followed.force, force, atol=1e-4)
 
 
 def test_columns_have_more_atoms_where_noise_is_low():
@@ -411,10 +434,11 @@ def test_each_row_takes_one_of_its_states_and_counts_come_near_what_all_states_h
         np.column_stack([np.where(rng.random(base.shape) < 0.5, rng.integers(0, 8, base.shape), base), labels])
         for _ in range(4)
     ]
-    rows = thinned(states, cells, RNG(1))
+
+    (rows,) = thinned([states], cells, RNG(1))
     assert np.any([(rows == state).all(1) for state in states], 0).all()
     np.testing.assert_array_equal(rows[:, 3], labels)
-    np.testing.assert_array_equal(rows, thinned(states, cells, RNG(1)))
+    np.testing.assert_array_equal(rows, next(thinned([states], cells, RNG(1))))
 
     def pairs(of):
         return np.concatenate([np.bincount(of[:, a] * 8 + of[:, b], minlength=64) for a, b in ((0, 1), (0, 2), (1, 2))])
@@ -422,4 +446,4 @@ def test_each_row_takes_one_of_its_states_and_counts_come_near_what_all_states_h
     mean = np.mean([pairs(state) for state in states], 0)
     off = [np.abs(pairs(state) - mean).sum() for state in states]
     assert np.abs(pairs(rows) - mean).sum() < 0.2 * min(off)
-    assert thinned([state[:0] for state in states], cells, RNG(1)).shape == (0, 4)
+    assert [block.shape for block in thinned([[state[:0] for state in states]], cells, RNG(1))] == [(0, 4)]

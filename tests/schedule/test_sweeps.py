@@ -56,6 +56,18 @@ def test_rows_are_those_of_plain_arithmetic_and_the_generator_goes_on_where_it_w
     assert first.random() == second.random()
 
 
+def test_a_part_of_the_rows_becomes_what_it_becomes_of_all_and_the_others_stay(monkeypatch):
+    monkeypatch.setattr(sweeps, "BLOCK", 33)
+    rows = np.stack([np.random.default_rng(1).integers(0, size, 100) for size in SIZES], 1)
+    columns = [redraw(j, mine, 100) for j, mine in terms().items()]
+    whole, some = rows.copy(), rows.copy()
+    first, second = np.random.default_rng(2), np.random.default_rng(2)
+    sweep(columns, whole, first)
+    sweep(columns, some, second, part=(33, 80))
+    np.testing.assert_array_equal(some, np.concatenate([rows[:33], whole[33:80], rows[80:]]))
+    assert first.random() == second.random()
+
+
 def test_terms_that_make_few_cells_become_one_and_others_stay():
     assert len(redraw(0, terms()[0], 10**6).terms) == 1
     assert len(redraw(0, terms()[0], 0).terms) == 5
