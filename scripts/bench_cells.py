@@ -4,13 +4,20 @@ plain loops over rows and marginals. All ways must give the same rows and counts
 
     .venv/bin/python scripts/bench_cells.py [--rows 32561] [--columns 14] [--made 32561] [--threads 2] [--rounds 3]
     .venv/bin/python scripts/bench_cells.py --folder data/adult        # its train.csv, by the schema adult
+    .venv/bin/python scripts/bench_cells.py --beside CHECKOUT ...      # CPU seconds and peak memory of both, in turns
 
+CHECKOUT: of dpsyn, at another commit; each runs in processes of its own, on one thread.
 Wall time depends on what else the machine does: compare it between the columns, not between runs.
 """
 
 import argparse
+import hashlib
+import json
 import os
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -154,6 +161,32 @@ def run(schema: Schema, rows: Rows, made: int) -> tuple[Clock, gibbs.State, np.n
     return clock, state, codes, asked
 
 
+def once(schema: Schema, rows: Rows, made: int) -> dict[str, Any]:
+    """A whole run: CPU seconds by stage, its peak memory, and a digest of its codes."""
+    clock, _, codes, _ = run(schema, rows, made)
+    cpu = {stage: float(spent[0]) for stage, spent in clock.spent.items()}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    digest = hashlib.sha256(codes.astype(np.int32).tobytes()).hexdigest()
+    return {"cpu": cpu | {"all": sum(cpu.values())}, "MiB": peak, "digest": digest}
+
+
+def beside(checkout: Path, rounds: int, given: Sequence[str]) -> None:
+    """One process after the other, this code and the checkout's in turns."""
+    places = (checkout.resolve(), Path(__file__).resolve().parent.parent)
+    found: list[list[dict[str, Any]]] = [[], []]
+    for _ in range(rounds):
+        for place, runs in zip(places, found, strict=True):
+            environment = os.environ | {"PYTHONPATH": str(place), "OMP_NUM_THREADS": "1"}
+            command = [sys.executable, __file__, "--one", *given]
+            runs.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment).stdout))
+    print(f"{'stage':12} {'CPU s, there':>14} {'here':>8} {'here of there':>14}")
+    for stage in found[0][0]["cpu"]:
+        there, here = (np.array([each["cpu"][stage] for each in runs]) for runs in found)
+        print(f"{stage:12} {np.median(there):14.2f} {np.median(here):8.2f} {np.median(here / there):14.2f}")
+    print("peak MiB " + ", here ".join(f"{max(each['MiB'] for each in runs):.0f}" for runs in found))
+    print(f"the same codes: {len({each['digest'] for runs in found for each in runs}) == 1}")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=32_561)
@@ -162,12 +195,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, help="of Adult's train.csv")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--beside", type=Path, metavar="CHECKOUT")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
+    if chosen.beside:
+        folder = ["--folder", str(chosen.folder)] if chosen.folder else []
+        made = ["--made", str(chosen.made)] if chosen.made else []
+        given = [*folder, *made, "--rows", str(chosen.rows), "--columns", str(chosen.columns)]
+        beside(chosen.beside, chosen.rounds, given)
+        return
 
     schema = Schema(read("adult", config_folder() / "schemas")) if chosen.folder else made_schema(chosen.columns)
     start = time.process_time()
     rows = read_rows(schema, chosen.folder) if chosen.folder else made_rows(schema, chosen.rows)
     what = "read and encoded" if chosen.folder else "made"
+    if chosen.one:
+        print(json.dumps(once(schema, rows, chosen.made or len(rows[0]))))
+        return
     print(f"{len(rows[0]):,} rows of {len(schema.features)} columns, {what} in {time.process_time() - start:.2f} CPU s")
 
     run(made_schema(2), made_rows(made_schema(2), 100), 100)  # which imports what is imported late

@@ -149,6 +149,7 @@ class _Cuts:
         self._cuts = dict[tuple[int, int], _Cut]()
         self._finer = dict[tuple[int, int, int], I64]()
         self._inside = dict[tuple[int, int], I64]()
+        self._summed = dict[tuple[int, int], I64]()
 
     def cut(self, column: int, cells: I64) -> _Cut:
         key = (column, id(cells))
@@ -162,8 +163,17 @@ class _Cuts:
         if one is two:
             return one
         if key not in self._finer:
-            self._finer[key] = np.unique(one * (two.max() + 1) + two, return_inverse=True)[1]
+            both = np.unique(one * (two.max() + 1) + two, return_inverse=True)[1]
+            # where one lies within the other it is taken itself: what it counts needs no second look
+            same = (each for each in (one, two) if each.max() == both.max())
+            self._finer[key] = next(same, both)
         return self._finer[key]
+
+    def summed(self, size: int, labels: int) -> I64:
+        """The cell of every cell of a table without its labels, int64 [size * labels]."""
+        if (size, labels) not in self._summed:
+            self._summed[size, labels] = np.arange(size).repeat(labels)
+        return self._summed[size, labels]
 
     def inside(self, finer: _Cut, cells: I64) -> I64:
         """Which of these cells each cell of a finer cut lies in."""
@@ -182,8 +192,16 @@ def _table(of: Sequence[tuple[int, Marginal]], cuts: _Cuts) -> _Table:
     label = cuts.cut(LABEL, cells.pop(LABEL, NO_LABEL))
     found = [cuts.cut(j, mine) for j, mine in cells.items()]
     size = math.prod(cut.size for cut in found)
-    alike = len(of) == 1 and LABEL not in of[0][1].columns[:-1]
-    inside = {at: None if alike else _cells_in(marginal, [*found, label], cuts) for at, marginal in of}
+    inside = dict[int, I64 | None]()
+    for at, marginal in of:
+        own = dict(zip(marginal.columns, marginal.cells, strict=True))
+        alike = LABEL not in marginal.columns[:-1] and all(cut.cells is own[cut.column] for cut in found)
+        if alike and own.get(LABEL, NO_LABEL) is label.cells:
+            inside[at] = None
+        elif alike and LABEL not in own:
+            inside[at] = cuts.summed(size, label.size)
+        else:
+            inside[at] = _cells_in(marginal, [*found, label], cuts)
     return _Table(found, size, label.cells, label.size, inside)
 
 
