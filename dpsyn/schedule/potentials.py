@@ -87,7 +87,9 @@ def blocks_of(
         return ()
     found, sizes, parts = list[Blocks](), list(marginal.shape), 2
     at = list(zip(marginal.columns, marginal.shape, strict=True))
-    finer, counts, variance = [np.arange(size) for size in sizes], noisy.ravel(), (sigma**2).ravel()
+    finer = [np.arange(size) for size in sizes]
+    counts: F64 = noisy.ravel()
+    variance: F64 = (sigma**2).ravel()
     while True:
         coarse = [size if j == LABEL else min(size, max(2, round(size / parts))) for j, size in at]
         if coarse == list(marginal.shape) or (found and coarse == sizes):
@@ -101,7 +103,8 @@ def blocks_of(
             of_finer.append(np.zeros(int(before.max()) + 1, np.int64))
             of_finer[-1][before] = blocks
         flat = np.ravel_multi_index(np.ix_(*of_finer), coarse).ravel()
-        counts, variance = (np.bincount(flat, of, math.prod(coarse)) * 1.0 for of in (counts, variance))
+        counts = np.asarray(np.bincount(flat, counts, math.prod(coarse)), np.float64)
+        variance = np.asarray(np.bincount(flat, variance, math.prod(coarse)), np.float64)
         found.append(Blocks(flat, counts, variance, np.zeros(len(counts))))
         finer, sizes, parts = of_cell, coarse, parts * 2
 
