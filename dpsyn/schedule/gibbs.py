@@ -151,7 +151,7 @@ def update(state: State, release: CellRelease, query: CellCounts, answer: Answer
 
 
 def sample(state: State, rows: int, rng: np.random.Generator, settle: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """The population settles, and synthetic rows are made of it. codes int [rows, d], of as few bytes as
+    """The population settles, and synthetic rows are made of it. codes uint [rows, d], of as few bytes as
     hold them, labels int64 [rows], shuffled.
 
     More rows than the population has are its copies, moved on by themselves for some sweeps.

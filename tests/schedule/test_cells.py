@@ -164,7 +164,7 @@ def test_the_same_generator_draws_the_same_rows_and_any_number_of_them():
         a, b = sample(one, rows, RNG(7)), sample(two, rows, RNG(7))
         np.testing.assert_array_equal(a[0], b[0])
         np.testing.assert_array_equal(a[1], b[1])
-        assert a[0].shape == (rows, 4) and a[0].dtype == np.int32 and a[1].shape == (rows,) and a[1].dtype == np.int64
+        assert a[0].shape == (rows, 4) and a[0].dtype == np.uint8 and a[1].shape == (rows,) and a[1].dtype == np.int64
     assert not np.array_equal(sample(one, 777, RNG(8))[0], sample(one, 777, RNG(7))[0])
 
 
