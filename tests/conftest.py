@@ -52,7 +52,6 @@ SLOW = [
 
 # files that take longest, longest first: processes end together where none is left with one of these at the end
 LONG = [
-    "cluster/test_ray",
     "cluster/test_ray_nodes",
     "test_image_runs",
     "test_run",
