@@ -148,7 +148,8 @@ def test_a_damaged_file_of_a_run_is_named_in_one_line(name, content, given, copi
     else:
         verb, *rest = given
         assert cli.main([verb, str(copied), *rest]) == 2
-        line = capsys.readouterr().err.rstrip()
+        *stages, line = capsys.readouterr().err.splitlines()
+        assert all(stage.endswith(" ...") for stage in stages)
     assert f"{path}: this " in line and "\n" not in line
     assert path.read_bytes() == content
 
