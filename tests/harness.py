@@ -158,7 +158,8 @@ WARM = ["pytest"]
 
 
 def warm(*modules):
-    """Imported once by the server that processes are forked from, of what each of them would import."""
+    """Imported once by the server that processes are forked from, of what each of them would import. It begins with
+    the first of them, so a file says this when its turn comes: what only others need is not imported."""
     WARM.extend(modules)
     FORKED.set_forkserver_preload(WARM)
 

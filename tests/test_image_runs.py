@@ -163,7 +163,10 @@ def losing(monkeypatch, name, call):
 
 # The experiment as published, killed
 
-warm("test_image_runs", "diffusers.models.unets.unet_2d", "sklearn.metrics", "dpsyn.metric.classifier", "warmed")
+
+@pytest.fixture(scope="module", autouse=True)
+def server():
+    warm("test_image_runs", "diffusers.models.unets.unet_2d", "sklearn.metrics", "dpsyn.metric.classifier", "warmed")
 
 
 def forked_run(home, root, given, noisy, call, said):

@@ -271,7 +271,11 @@ def test_verify_agrees_with_an_honest_run_and_finds_what_was_altered(copied):
     assert "not the population that was voted on" in "".join(verified(open_run(copied)).lines)
 
 
-warm("warmed")
+@pytest.fixture(scope="module", autouse=True)
+def server():
+    warm("warmed")
+
+
 MOMENTS = {  # the call before which a run is killed, by its name and the path that it is for
     "settings": ("replace", "private/config.yaml"),
     "embedded records": ("replace", "complete.json"),

@@ -81,7 +81,8 @@ def blocks_of(
     asked: the grid as it was asked, by code.
     marginal: the same by atom.
     bins: of each column, cells int64 [codes] for 1, 2, ... cells, each nested in the next.
-    noisy, sigma: as of `Measurement`.
+    noisy: float64 of the marginal's shape, the noisy counts.
+    sigma: float64 of the same shape, the standard deviation of each.
     """
     if sum(j != LABEL for j in marginal.columns) < 2:
         return ()

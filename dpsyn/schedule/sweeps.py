@@ -113,7 +113,11 @@ def sweep(
 
 
 def skip(rng: np.random.Generator, floats: int) -> None:
-    """As if so many float32 were drawn: two of each 64 bits. rng: of PCG64."""
+    """As if some float32 were drawn: two of each 64 bits.
+
+    rng: of PCG64; it changes.
+    floats: how many.
+    """
     state = dict(rng.bit_generator.state)
     if floats and state["has_uint32"]:
         rng.bit_generator.state = state | {"has_uint32": 0}

@@ -184,7 +184,9 @@ def test_a_full_disk_loses_nothing_and_what_was_drawn_is_charged(tmp_path, monke
     assert not list((tmp_path / "private/pending").glob("*"))
 
 
-warm("warmed", "test_ledger")
+@pytest.fixture(scope="module", autouse=True)
+def server():
+    warm("warmed", "test_ledger")
 
 
 def killed(root, at, after, said):
