@@ -164,8 +164,9 @@ class _Cuts:
             return one
         if key not in self._finer:
             both = np.unique(one * (two.max() + 1) + two, return_inverse=True)[1]
-            # where one lies within the other it is taken itself: what it counts needs no second look
-            same = (each for each in (one, two) if each.max() == both.max())
+            # where one lies within the other it is taken itself: what it counts needs no second look. Some of its
+            # numbers may be those of no code, so they are counted
+            same = (each for each in (one, two) if len(np.unique(each)) == both.max() + 1)
             self._finer[key] = next(same, both)
         return self._finer[key]
 

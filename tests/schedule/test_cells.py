@@ -104,6 +104,13 @@ def test_marginals_of_the_same_columns_that_are_counted_together_are_counted_rig
         np.testing.assert_array_equal(counts_of(asked, blocks), np.concatenate(naive))
 
 
+def test_a_cell_that_no_code_is_in_changes_no_count():
+    asked = [Marginal((0,), (np.array(cells),)) for cells in ([0, 2, 2], [0, 0, 1])]
+    rows = np.array([[0], [1], [1], [2]], np.int32)
+    assert counts_of(asked, [(rows, np.zeros(4, np.int64))]).tolist() == [1, 0, 3, 3, 1]
+    assert counts_of(asked[::-1], [(rows, np.zeros(4, np.int64))]).tolist() == [3, 1, 1, 0, 3]
+
+
 def test_one_record_moves_as_many_entries_as_the_release_says_by_one_each():
     for query, codes, labels in every_query():
         before = answer(query, [(codes, labels)])
