@@ -169,8 +169,10 @@ def test_every_yaml_composes():
     }
     for at in range(max(map(len, groups.values()))):  # one of each group at a time
         chosen = {name: stems[at % len(stems)] for name, stems in groups.items()}
-        extra = [] if chosen["privacy"] == "none" else ["privacy.epsilon=1", "privacy.delta=1e-5"]
-        compose.settings([*(f"{name}={stem}" for name, stem in chosen.items()), *extra])
+        given = [f"{name}={stem}" for name, stem in chosen.items()]
+        compose.settings(["+experiment=digits", *given])  # each is chosen beside those of an experiment
+        own = [] if chosen["privacy"] == "none" else ["privacy.epsilon=1", "privacy.delta=1e-5"]
+        compose.settings([f"data={chosen['data']}", *own])
 
 
 @pytest.mark.parametrize("name", ["population", "schedule.steps", "privacy.votes", "tables.schema"])
