@@ -32,6 +32,7 @@ from dpsyn.threads import on_free_threads
 PRIVATE = "PRIVATE: numbers on real data, without noise. Do not publish them; no choice by them is covered."
 READ = 50_000  # private rows that are held in memory, the first ones
 SHOWN_KEYS = 3  # of those in which runs differ
+WIDTH = 100  # characters, about those of a terminal
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,8 @@ def fails(measured: Sequence[Measured], least: Mapping[str, float]) -> list[str]
 
 def as_text(measured: Sequence[Measured]) -> str:
     """A table: a line a run; then, of several, differences from the runs that asked for no vote, or else from the first
-    ones, paired by their seeds, each with its standard error where there are several seeds."""
+    ones, paired by their seeds, each with its standard error where there are several seeds. Of more numbers than a
+    terminal is wide: a line a number, and the runs are its columns."""
     names = list(dict.fromkeys(key for each in measured for key in each.numbers))
     lines = [["run", *names]]
     lines += [[each.name, *(_number(each.numbers.get(key)) for key in names)] for each in measured]
@@ -233,6 +235,16 @@ def as_text(measured: Sequence[Measured]) -> str:
         if key != base:
             of = f"{_named(key)}: {word} {_named(base)}"
             lines.append([of, *(_difference(runs, groups[base], name) for name in names)])
+    text = _aligned(lines)
+    if max(map(len, text.splitlines())) <= WIDTH:
+        return text
+    heads = [line[0] for line in lines[1:]]
+    numbered = [str(at) for at in range(1, len(heads) + 1)]
+    columns = [["number", *names], *([at, *line[1:]] for at, line in zip(numbered, lines[1:], strict=True))]
+    return _aligned(list(zip(numbered, heads, strict=True))) + "\n" + _aligned(list(zip(*columns, strict=True)))
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
     widths = [max(len(line[at]) for line in lines) for at in range(len(lines[0]))]
     text = ["  ".join(cell.ljust(wide) for cell, wide in zip(line, widths, strict=True)).rstrip() for line in lines]
     return "\n".join(text) + "\n"

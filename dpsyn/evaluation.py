@@ -142,7 +142,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Bins:
-    """Of a column: of a category the bin of each code, the last of a missing one; of a number the ends between bins.
+    """Of a column: of a category the bin of each code, and last that of a missing one; of a number the ends between bins.
 
     names: of the bins. synthetic: float64 [bins], the share of synthetic rows in each.
     """
@@ -453,6 +453,7 @@ def bins(column: Column, content: Array) -> Bins:
     content: synthetic rows, structured [n].
     """
     values = content[column.name]
+    none = ("missing",) if column.missing else ()
     if column.numeric:
         scaled = column.scaled(values)
         known = scaled[~np.isnan(scaled)]
@@ -460,7 +461,7 @@ def bins(column: Column, content: Array) -> Bins:
         order = np.sort(known)
         last = values[~np.isnan(scaled)][np.argsort(known, kind="stable")]
         upto = [last[max(0, np.searchsorted(order, end, "right") - 1)] for end in ends]
-        names = (*(f"up to {_short(value)}" for value in upto), "above" if upto else "all", "missing")
+        names = (*(f"up to {_short(value)}" for value in upto), "above" if upto else "all", *none)
         empty = Bins(column, ends, np.zeros(0, np.int64), names, np.zeros(0))
     else:
         places = column.codes_of(values)
@@ -471,7 +472,7 @@ def bins(column: Column, content: Array) -> Bins:
         of_code = np.full(column.size + 1, others)
         of_code[kept] = np.arange(len(kept))
         of_code[-1] = others + 1
-        named = (*(column.values[code] for code in kept), *(["all others"] if column.size > BARS else []), "missing")
+        named = (*(column.values[code] for code in kept), *(["all others"] if column.size > BARS else []), *none)
         empty = Bins(column, np.zeros(0), of_code, named, np.zeros(0))
     counts = np.bincount(empty.codes(content), minlength=len(empty.names))
     return replace(empty, synthetic=counts / max(1, counts.sum()))

@@ -17,6 +17,7 @@ from dpsyn.population import Population, of_texts
 from dpsyn.runs.directory import RunDirectory
 from dpsyn.runs.seal import seal
 from dpsyn.runs.verification import verified
+from dpsyn.tables.schema import Schema
 
 SMALL = ["+experiment=smoke", "schedule.size=40", "expand.rows=300", "metric=light_classifier"]
 HELD = [*SMALL, "metric=none", "data.hold_out=0.4", "evaluate.epsilon=1"]
@@ -352,3 +353,33 @@ def test_differences_are_paired_by_seed_with_a_standard_error():
     gaps = np.array([up - low for _, low, up in values])
     assert f"{gaps.mean():+.4g} ± {gaps.std(ddof=1) / 3**0.5:.2g}" in last
     assert last.startswith("schedule.size=20: lift over schedule.size=10")
+
+
+def test_many_numbers_are_lines_and_the_runs_are_columns():
+    def one(name, size, up):
+        numbers = {f"judges.a_long_name_{at}": at / 10 + up for at in range(8)}
+        return Measured(name, {"schedule.size": size}, 0, False, numbers)
+
+    runs = [one("runs/first", 10, 0.0), one("runs/second", 20, 0.25)]
+    text = as_text(runs)
+    lines = text.splitlines()
+    assert lines[:3] == ["1  runs/first", "2  runs/second", "3  schedule.size=20: difference from schedule.size=10"]
+    assert lines[3].split() == [] and lines[4].split() == ["number", "1", "2", "3"]
+    assert lines[12].split() == ["judges.a_long_name_7", "0.7", "0.95", "+0.25"]
+    assert max(map(len, lines)) < 80
+    few = [Measured(each.name, each.settings, 0, False, {"m.x": 0.5}) for each in runs]
+    assert as_text(few).splitlines()[0].split() == ["run", "m.x"]
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_only_a_column_that_may_miss_has_a_bin_for_it(allowed):
+    kinds = {"n": {"kind": "integer", "bounds": [0, 9]}, "w": {"kind": "category", "values": ["a", "b"]}}
+    columns = Schema({"columns": {name: {**said, "missing": allowed} for name, said in kinds.items()}}).columns
+    for column in columns.values():
+        places = np.arange(-1 if allowed else 0, column.size)
+        content = np.empty(len(places), [(column.name, column.dtype)])
+        content[column.name] = column.values_of(places)
+        made = evaluation.bins(column, content)
+        assert ("missing" in made.names) is allowed
+        assert set(made.codes(content)) <= set(range(len(made.names)))
+        assert made.codes(content)[0] == (len(made.names) - 1 if allowed else 0)
