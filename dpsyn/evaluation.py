@@ -142,9 +142,12 @@ class Linear:
 
 @dataclass(frozen=True)
 class Bins:
-    """Of a column: of a category the bin of each code, and last that of a missing one; of a number the ends between bins.
+    """The bins of a column.
 
-    names: of the bins. synthetic: float64 [bins], the share of synthetic rows in each.
+    ends: of a number, float64: the ends between its bins.
+    of_code: of a category, int64: the bin of each code, and last that of a missing value.
+    names: of the bins.
+    synthetic: float64 [bins], the share of synthetic rows in each.
     """
 
     column: Column
