@@ -30,6 +30,7 @@ TINY = [
     "bench_frechet --rows 200 --dimension 32",
     "bench_inception --images 2 --sides 32 --threads 1 --rounds 1 --network 1",
     "bench_memory --sizes 2000",
+    "bench_runs . --rounds 1 +experiment=smoke metric=none",
     "bench_shards --rows 300 --candidates 20 --rounds 1",
     "bench_table_votes --rows 2000 --threads 1",
     "bench_texts --sizes 2000 --formats csv",
