@@ -41,11 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("overrides", nargs="+", metavar="KEY=VALUE", help="of `dpsyn run`")
     chosen = parser.parse_intermixed_args(arguments)
-    found: dict[Path, list[tuple[float, float, float]]] = {chosen.checkout.resolve(): [], HERE: []}
-    for _ in range(chosen.rounds):
-        for checkout, runs in found.items():
-            runs.append(once(checkout, chosen.overrides))
-    there, here = (tuple(map(statistics.median, zip(*runs, strict=True))) for runs in found.values())
+    checkouts = (chosen.checkout.resolve(), HERE)
+    found = [[once(checkout, chosen.overrides) for checkout in checkouts] for _ in range(chosen.rounds)]
+    there, here = ([statistics.median(each) for each in zip(*runs, strict=True)] for runs in zip(*found, strict=True))
     print(f"{'':13} {'there':>8} {'here':>8} {'here of there':>14}")
     for name, before, after in zip(("CPU seconds", "wall seconds", "peak MiB"), there, here, strict=True):
         print(f"{name:13} {before:8.1f} {after:8.1f} {after / before:14.2f}")
