@@ -22,6 +22,9 @@ from dpsyn.tables.schema import Schema
 from dpsyn.validate import flag, whole
 
 ENOUGH = 20_000  # rows: of fewer, learners gain a point by more (measured on Artificial Characters: 0.530 to 0.543)
+MANY_ROWS = (
+    500_000  # more of them are drawn from the same counts; `rows=N` and `dpsyn expand` give them to who wants them
+)
 SHOWN = 2000  # rows of a checkpoint before the last
 MOST_DRAWN = 50  # times the rows that are wanted, for those of a rare label
 
@@ -46,7 +49,7 @@ class Codes:
 class Cells(Schedule):
     """How many releases, which columns together and how coarse follows from the schema, data.records and the budget.
 
-    size: rows of the synthetic table; None: as many as data.records declares, and 20,000 at least.
+    size: rows of the synthetic table; None: as many as data.records declares, but 20,000 at least and 500,000 at most.
     scores: choose pairs of columns by noisy scores, where there are too many to ask them all. Never so for users and
         under replace-one, where one unit moves a score by more than one: all pairs are asked then, or none.
     """
@@ -75,7 +78,7 @@ class Cells(Schedule):
         return [(0, 0)] * (1 + len(self._plan(facts)))
 
     def final_size(self, facts: Facts) -> int:
-        return self.size or max(facts.records or 0, ENOUGH)
+        return self.size or min(max(facts.records or 0, ENOUGH), MANY_ROWS)
 
     def coder(self, facts: Facts, embed: Embedding) -> Coder | None:
         return None if facts.schema is None else Codes(facts.schema)

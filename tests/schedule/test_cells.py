@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from dpsyn.privacy import marginals
 from dpsyn.privacy.marginals import LABEL, Marginal, cell_of, counts_of
 from dpsyn.privacy.query import Answer, CellCounts, CellScores
 from dpsyn.schedule import binning, potentials, within
+from dpsyn.schedule.cells import Cells
 from dpsyn.schedule.gibbs import next_query, sample, start, update
 from dpsyn.schedule.subspaces import plan
 from dpsyn.schedule.thinning import thinned
@@ -52,6 +54,14 @@ def every_query():
     for columns, codes, labels, count in tables:
         for query, _ in released(columns, codes, labels, count, 0.5, RNG(0))[1]:
             yield query, codes, labels
+
+
+@pytest.mark.parametrize(
+    ("size", "records", "rows"),
+    [(None, 300, 20_000), (None, 32_561, 32_561), (None, 3_200_000, 500_000), (7, 300, 7), (10**7, 300, 10**7)],
+)
+def test_the_table_has_as_many_rows_as_records_are_declared_within_bounds_unless_it_is_said(size, records, rows):
+    assert Cells(size, True).final_size(SimpleNamespace(records=records)) == rows
 
 
 def test_counts_are_those_of_a_naive_count_whatever_the_blocks():
