@@ -32,7 +32,8 @@ ROUNDS = 10  # of clustering: more changed no figure
 CONTRAST = 10.0 / 127.5**2  # added to the variance of a patch, as published for pixels of 0 to 255
 FLAT = 0.1  # added to the variances that whitening divides by
 THRESHOLD = 0.25
-AT_ONCE = 64  # images: one fixed shape
+ON_CPU, ON_GPU = 2**21, 2**24  # answers at once. On CPUs of more: half of the time went into new pages of memory
+MOST = 64  # images at once
 
 
 @dataclass(frozen=True)
@@ -176,17 +177,19 @@ def pool_patches(images: np.ndarray, learned: Mapping[str, Any], stride: int, de
     channels, size = kernel.shape[1], kernel.shape[2]
     box = torch.full((1, channels, size, size), 1 / (channels * size * size), device=device)
     sums = kernel.sum((1, 2, 3))[None, :, None, None]
+    answers = len(kernel) * images.shape[1] * images.shape[2]
+    at_once = min(MOST, max(1, (ON_CPU if device == "cpu" else ON_GPU) // answers))  # one fixed shape
     parts = []
     with exact():
-        for start in range(0, len(images), AT_ONCE):
-            some = images[start : start + AT_ONCE]
-            short = AT_ONCE - len(some)
+        for start in range(0, len(images), at_once):
+            some = images[start : start + at_once]
+            short = at_once - len(some)
             whole = np.concatenate([some, np.repeat(some[:1], short, axis=0)]) if short else some
             pixels = with_channels(tensor(whole, device), channels).contiguous()
             mean = conv2d(pixels, box, stride=stride)
             variance = (conv2d(pixels * pixels, box, stride=stride) - mean * mean).clamp_min(0)
-            answer = (conv2d(pixels, kernel, stride=stride) - mean * sums) / torch.sqrt(variance + CONTRAST)
-            strong = torch.relu(answer - (bias[None, :, None, None] + THRESHOLD))
+            answer = conv2d(pixels, kernel, stride=stride).sub_(mean * sums).div_(torch.sqrt(variance + CONTRAST))
+            strong = answer.sub_(bias[None, :, None, None] + THRESHOLD).relu_()
             parts.append(adaptive_avg_pool2d(strong, 2).flatten(1)[: len(some)].cpu().numpy())
     return np.concatenate(parts) if parts else np.empty((0, 4 * len(kernel)), np.float32)
 
