@@ -21,7 +21,7 @@ from dpsyn.files import sha256
 from dpsyn.marks import PLACE
 from dpsyn.networks import tensors
 from dpsyn.networks.packaged import PACKAGE, state_dict_in_package
-from dpsyn.networks.runtime import Runtime, exact, in_batches, torch_device
+from dpsyn.networks.runtime import Runtime, exact, few_on_cpu, in_batches, torch_device
 from dpsyn.networks.weights import check_weights, local_weights
 from dpsyn.population import Modality, Samples
 from dpsyn.validate import flag, whole
@@ -32,6 +32,7 @@ STEM, HEAD = "_conv_stem", "_conv_head"
 STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1)  # of the blocks
 LEAST = 32  # px: the network halves five times
 EPSILON = 1e-3  # of its normalisations, as in TensorFlow
+CPU_BATCH = 8
 COLOURS = 127.0, 128.0  # subtracted from a value of 0 to 255, then divided by
 
 
@@ -90,7 +91,7 @@ class EfficientNet(Embedding):
             return np.asarray(vectors.cpu().numpy())
 
         with exact():
-            parts = in_batches(len(images), self.runtime, "embedding efficientnet", embedded)
+            parts = in_batches(len(images), few_on_cpu(self.runtime, CPU_BATCH), "embedding efficientnet", embedded)
         return np.concatenate([np.zeros((0, WIDTH), np.float32), *parts])
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from dpsyn.embedding import Embedding
 from dpsyn.errors import UserError, check_packages, invalid
 from dpsyn.files import sha256
 from dpsyn.marks import PLACE
-from dpsyn.networks.runtime import Runtime, exact, in_batches, torch_device
+from dpsyn.networks.runtime import Runtime, exact, few_on_cpu, in_batches, torch_device
 from dpsyn.networks.weights import check_weights, local_weights
 from dpsyn.population import Modality, Samples
 
@@ -77,15 +77,13 @@ class Inception(Embedding):
         device = torch_device(self.runtime)
         path = local_weights("embedding.weights", self.weights, WHAT)
         layers = read_layers(path, device, self.runtime.channels_last)
-        few = min(self.runtime.network_batch_size, CPU_BATCH)
-        runtime = replace(self.runtime, network_batch_size=few) if device == "cpu" else self.runtime
 
         def embedded(rows: slice) -> np.ndarray:
             batch = torch.tensor(np.ascontiguousarray(images[rows]), device=device)
             return features(resized(batch), layers).cpu().numpy()
 
         with exact():
-            parts = in_batches(len(images), runtime, "embedding inception", embedded)
+            parts = in_batches(len(images), few_on_cpu(self.runtime, CPU_BATCH), "embedding inception", embedded)
         return np.concatenate([np.zeros((0, WIDTH), np.float32), *parts])
 
 

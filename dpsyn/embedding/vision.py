@@ -18,7 +18,7 @@ from dpsyn.files import sha256
 from dpsyn.marks import PLACE
 from dpsyn.networks import tensors
 from dpsyn.networks.hub import check_revision, fetched, model_folder, quiet_transformers
-from dpsyn.networks.runtime import Runtime, exact, in_batches, torch_device
+from dpsyn.networks.runtime import Runtime, exact, few_on_cpu, in_batches, torch_device
 from dpsyn.population import Modality, Samples
 from dpsyn.validate import flag, whole
 
@@ -32,6 +32,7 @@ KINDS = {
     "clip_vision_model": ("CLIPVisionModelWithProjection", "image_embeds", CLIP),
     "dinov2": ("Dinov2Model", "pooler_output", IMAGENET),
 }
+CPU_BATCH = 16
 CONFIGS = ("config.json", "preprocessor_config.json")
 SAFE = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
 
@@ -96,7 +97,7 @@ class Vision(Embedding):
             return vectors.cpu().numpy()
 
         with exact():
-            parts = in_batches(len(images), self.runtime, "embedding vision", embedded)
+            parts = in_batches(len(images), few_on_cpu(self.runtime, CPU_BATCH), "embedding vision", embedded)
         return np.concatenate([np.zeros((0, width), np.float32), *parts])
 
 

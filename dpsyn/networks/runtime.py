@@ -6,7 +6,7 @@ import contextlib
 import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -200,6 +200,20 @@ def exact() -> Iterator[None]:
     take_free_threads()
     with torch.no_grad(), _tf32(False):
         yield
+
+
+def few_on_cpu(runtime: Runtime, rows: int) -> Runtime:
+    """The same, with at most so many rows at once where the network is on a CPU.
+
+    What a layer computes for few rows stays in the cache; for many it is memory that the system hands out and clears
+    anew, layer by layer: half of the CPU time of EfficientNet on 256 images.
+
+    runtime: as set.
+    rows: at once on a CPU.
+    """
+    if torch_device(runtime) != "cpu":
+        return runtime
+    return replace(runtime, network_batch_size=min(runtime.network_batch_size, rows))
 
 
 def in_batches(n: int, runtime: Runtime, what: str, work: Callable[[slice], T]) -> list[T]:
