@@ -208,6 +208,12 @@ def test_of_many_rows_it_says_what_was_looked_at(tmp_path, monkeypatch):
     assert "Looked at: 50 rows, drawn at random, of 20,000." in Elements(content).text
 
 
+@pytest.mark.parametrize(("different", "said"), [(10, False), (7, True)])
+def test_many_copies_come_with_advice(tmp_path, different, said):
+    here = stranger(tmp_path, [f"text {i % different}" for i in range(10)], [{}])
+    assert ("Copies teach nothing new" in Elements(write_report(here).read_text()).text) == said
+
+
 def test_rows_that_are_looked_at_are_of_all_labels_though_these_take_turns():
     assert facts.some_of(5, 9).tolist() == list(range(5)) and len(facts.some_of(0, 9)) == 0
     found = facts.some_of(4000, 400)
