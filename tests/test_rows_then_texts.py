@@ -439,6 +439,25 @@ def test_each_text_column_has_sums_of_its_own_and_a_vote_is_for_all_of_a_row(run
     assert "The texts of the rows: remark" in page and "The texts of the rows: title" in page
 
 
+def test_rows_with_several_texts_go_on_from_their_receipts_to_the_same_bytes(run_with_two_texts, tmp_path, monkeypatch):
+    whole = files(run_with_two_texts / "release")
+    iterations = len(list((run_with_two_texts / "release/iterations").iterdir()))
+    given = [*POOL_OF_ROWS, f"api.path={run_with_two_texts.parent / 'public.csv'}", "privacy.epsilon=20"]
+    given += [f"data.path={run_with_two_texts.parent / 'data.csv'}"]
+    for kept in range(iterations):
+        folder = tmp_path / str(kept)
+        shutil.copytree(run_with_two_texts.parent, folder)
+        for path in sorted((folder / "run/release/iterations").iterdir())[kept:]:
+            shutil.rmtree(path)
+        (folder / "run/release/synthetic.parquet").unlink()
+        made = two_texts(folder, *given)
+        with monkeypatch.context() as patched:
+            patched.setattr("dpsyn.privacy.ledger.discrete_gaussian", None)  # nothing is drawn
+            patched.setenv("XDG_STATE_HOME", str(folder / "account"))
+            carry_out(made, Screen(Console(file=io.StringIO()), facts(made), len(made.releases)))
+        assert files(folder / "run/release") == whole
+
+
 def test_rows_with_several_texts_are_expanded_and_exported(run_with_two_texts, tmp_path, monkeypatch, capsys):
     run = run_with_two_texts
     monkeypatch.setenv("XDG_STATE_HOME", str(run.parent / "state"))
