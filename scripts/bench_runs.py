@@ -39,10 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("checkout", type=Path, help="of dpsyn, at another commit")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--there", action="append", default=[], metavar="KEY=VALUE", help="for the checkout alone")
     parser.add_argument("overrides", nargs="+", metavar="KEY=VALUE", help="of `dpsyn run`")
     chosen = parser.parse_intermixed_args(arguments)
-    checkouts = (chosen.checkout.resolve(), HERE)
-    found = [[once(checkout, chosen.overrides) for checkout in checkouts] for _ in range(chosen.rounds)]
+    both = ((chosen.checkout.resolve(), [*chosen.overrides, *chosen.there]), (HERE, chosen.overrides))
+    found = [[once(*each) for each in both] for _ in range(chosen.rounds)]
     there, here = ([statistics.median(each) for each in zip(*runs, strict=True)] for runs in zip(*found, strict=True))
     print(f"{'':13} {'there':>8} {'here':>8} {'here of there':>14}")
     for name, before, after in zip(("CPU seconds", "wall seconds", "peak MiB"), there, here, strict=True):
