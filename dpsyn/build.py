@@ -26,6 +26,7 @@ from dpsyn.privacy.budget import Settings
 from dpsyn.publish import published, resumable, target_of
 from dpsyn.schedule import Schedule
 from dpsyn.schedule.evolution import WithLabelShares
+from dpsyn.tables.open import FIND, OPEN
 from dpsyn.validate import choice, number, whole
 
 IDENTITY = ("seed", "data", "api", "embedding", "privacy", "schedule", "label_shares")
@@ -80,6 +81,7 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
     hold_out, evaluate = _evaluation(plain)
     parts = _without_hold_out(plain)
     data: Data = _contracted("data", Data, parts, trusted, given)
+    _check_open(data, schedule)
     if schedule.uses_api:
         for name in ("api", "embedding"):
             _check_part(name, plain)
@@ -127,6 +129,13 @@ def build(plain: Mapping[str, Any], swept: Sequence[str] = ()) -> Job:
         evaluate=evaluate,
         measured_by={"metric": plain["metric"], "held_out": plain.get("held_out")},
     )
+
+
+def _check_open(data: Data, schedule: Schedule) -> None:
+    """Raises UserError for a schedule that reads rows of a schema whose values are not known."""
+    if isinstance(data, TableData) and data.schema.open and not schedule.finds_values:
+        name = next(iter(data.schema.open))
+        raise invalid(f"schema.columns.{name}.values", OPEN, "a list of texts", FIND)
 
 
 def _evaluation(plain: Mapping[str, Any]) -> tuple[float, float | None]:

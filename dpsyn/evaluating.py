@@ -125,7 +125,7 @@ def recorded(job: Job, run: RunDirectory) -> Measured:
 
 def beside_private(run: RunDirectory, screen: Screen) -> dict[str, Any] | None:
     """The finished data beside the private ones, for the private page; None where the private data are not there, the
-    run is not finished, or it is not one of this user.
+    run is not finished, it found values alone, or it is not one of this user.
 
     run: a run.
     screen: what is shown meanwhile.
@@ -135,7 +135,7 @@ def beside_private(run: RunDirectory, screen: Screen) -> dict[str, Any] | None:
         job.data.check()
     except UserError:
         return None
-    if not (run.release / "synthetic.parquet").exists():
+    if not (run.release / "synthetic.parquet").exists() or job.schedule.finds_values:
         return None
     with private_side(run, screen, "comparing the data with the private ones", "private page"):
         return _beside(job, run)

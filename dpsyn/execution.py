@@ -12,13 +12,13 @@ from dpsyn import evaluation
 from dpsyn.api import Pinged
 from dpsyn.errors import UserError
 from dpsyn.expanding import grown, longer, write_synthetic
-from dpsyn.files import sha256
+from dpsyn.files import sha256, write
 from dpsyn.job import Job, check, check_public
 from dpsyn.networks.runtime import OnRay, check_device, torch_dtype
 from dpsyn.population import Population
 from dpsyn.privacy import account
 from dpsyn.privacy.ledger import Ledger
-from dpsyn.privacy.query import CELLS, HISTOGRAM, LABELS, SUMS
+from dpsyn.privacy.query import CELLS, HISTOGRAM, LABELS, PREFIXES, SUMS
 from dpsyn.report import write_report
 from dpsyn.runs.directory import RunDirectory
 from dpsyn.runs.picture import preview
@@ -114,6 +114,8 @@ def _carry_out(job: Job, screen: Screen) -> Path:
             if synthetic is None:
                 synthetic = own()
                 write_synthetic(job, run, synthetic)
+            for name, content in job.schedule.files(public, state.recalled).items():
+                write(run.release / name, content)
             evaluate(state, synthetic, own)
             preview(run.release, [run.load(t, per_label=PICTURED) for t in run.iterations()], job.labels)
             state.declare()
@@ -176,7 +178,7 @@ def _show_votes(
         return np.arange(len(after))
     if before is None or ancestors is None:
         return None
-    if t > len(state.budget.charges) or state.ledger.subject(t).startswith((LABELS, CELLS, SUMS, HISTOGRAM)):
+    if t > len(state.budget.charges) or state.ledger.subject(t).startswith((LABELS, CELLS, SUMS, HISTOGRAM, PREFIXES)):
         return None
     receipt = state.ledger.written(t, sha256(state.run.checkpoint(t - 1)))
     ancestors = ancestors[after.parents]

@@ -213,6 +213,9 @@ def lacks(job: Job) -> Iterator[Missing]:
 
 def _check_metrics(job: Job) -> None:
     """Raises UserError for a metric that judges other data than those of the run."""
+    if job.metrics and job.schedule.finds_values:
+        what = "none with a schedule that finds values"
+        raise invalid("metric.parts", ", ".join(job.metrics), what, "Its rows are no data.")
     if (modality := modality_of(job.data)) is not None:
         for name, metric in job.metrics.items():
             check_judges(f"metric.parts.{name}", metric, modality)
@@ -222,6 +225,10 @@ def _check_evaluation(job: Job) -> None:
     """Raises UserError where too few units are held out for what is asked of them."""
     if job.evaluate is None:
         return
+    if job.schedule.finds_values:
+        raise invalid(
+            "evaluate.epsilon", job.evaluate, "null with a schedule that finds values", "Its rows are no data."
+        )
     if not job.evaluation:
         raise invalid("evaluate.epsilon", job.evaluate, "null, as these data have no label, column or embedding")
     least = evaluation.needed([charge for charge in job.budget().charges if is_evaluation(charge)])

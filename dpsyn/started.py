@@ -60,6 +60,14 @@ class Started:
             names = [label_name(label) for label in self.job.labels]
             write(self.run.release / marginals.NAME, marginals.marginals(schema, names, self.counts))
 
+    def recalled(self, t: int, query: Query) -> Answer:
+        """What a release said, without a word on the screen. Raises UserError where it was not made.
+
+        t: its number.
+        query: that was asked.
+        """
+        return answer_of(self.ledger.written(t, query.about), query)
+
     def ask(self, electorate: Electorate | None) -> Ask:
         """electorate: None where only what is written down may be used."""
         job, run, name = self.job, self.run, [charge.name for charge in self.budget.charges]

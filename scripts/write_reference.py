@@ -73,6 +73,7 @@ PLACES = {  # files of a run
     "release/marginals.parquet": "with votes in cells: columns, cell in words, noisy count, deviation",
     "release/evaluation.json": "what was measured under differential privacy, below",
     "release/metrics.jsonl": "vital signs of each iteration, and metrics on data that are declared public",
+    "release/schema.yaml": "of schedule=discover: the schema with the values that were found",
     "release/samples.png, samples.txt": "some of the samples, to look at",
     "release/croissant.json": "the same for programs, Croissant 1.0",
     "release/deployment.yaml": "a record for OpenDP's registry of deployments",

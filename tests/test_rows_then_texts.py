@@ -509,7 +509,7 @@ PLAIN = {name: column for name, column in SCHEMA["columns"].items() if name != "
         ({**SCHEMA, "columns": {**PLAIN, "a": TEXT, "b": TEXT}}, [], "api=(a pool of single texts): expected public"),
         ({**SCHEMA, "labels": ["remark"]}, [], "schema.labels=remark: expected a category, ordered, boolean or"),
         ({**SCHEMA, "constraints": ["remark <= size"]}, [], "schema.constraints='remark <= size': expected columns of "
-         "the schema that are no texts; 'remark' is none"),
+         "the schema, neither texts nor open ones; 'remark' is none"),
         (SCHEMA, ["schedule=cells"], "schedule=cells: expected rows_then_texts for a schema with texts ('remark')"),
         (SCHEMA, ["schedule=tab_pe", "api=table", "embedding=table"], "api.schema=...: expected a schema without"),
         (SCHEMA, ["schedule.candidates=null"], "schedule.releases=0: expected 1 or more, or schedule.candidates"),

@@ -89,12 +89,13 @@ def metrics(
 
 
 def queries(
-    nearest: Nearest, labels: LabelCounts, counts: CellCounts, scores: CellScores, sums: EmbeddingSums
-) -> list[Query]:
-    return [nearest, labels, counts, scores, sums]
+    nearest: Nearest, labels: LabelCounts, counts: CellCounts, scores: CellScores, sums: EmbeddingSums,
+    prefixes: PrefixCounts,
+) -> list[Query]:  # fmt: skip
+    return [nearest, labels, counts, scores, sums, prefixes]
 
 
 def schedules(
-    cells: Cells, steps: Evolution, none: NoVotes, shares: WithLabelShares, rows: RowsThenTexts
+    cells: Cells, discover: Discover, steps: Evolution, none: NoVotes, shares: WithLabelShares, rows: RowsThenTexts
 ) -> list[Schedule]:
-    return [cells, steps, none, shares, rows]
+    return [cells, discover, steps, none, shares, rows]

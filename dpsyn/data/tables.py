@@ -87,7 +87,7 @@ class Tables:
             )
         self._source.check_settings()
         check_declared(self.id, self.records, self.on_error, self.max_refused, self.max_adjusted)
-        if self.unit_column in self.schema.fields:
+        if self.unit_column in self.schema.names:
             do = "Units are nowhere in the synthetic rows."
             raise invalid("data.unit_column", self.unit_column, "a column that the schema does not name", do)
         if self.unit_column is None:
@@ -165,7 +165,7 @@ class Tables:
         cells = {name: [row[name] for row in whole] for name in self.schema.fields}
         if (self.decimal, self.thousands) != (".", None):
             for name, column in self.schema.columns.items():
-                if column.kind in ("integer", "number"):
+                if column.kind in ("integer", "number") and name in cells:
                     cells[name] = [cell if column.is_missing(cell) else self._plain(cell) for cell in cells[name]]
         content, rules = self.schema.read(cells, known)
         good = np.all(rules < REFUSED, axis=1)
@@ -217,9 +217,10 @@ class Tables:
         there.check_unit(self.unit_column)
         if there.names is None:
             return [*wanted, *units]
-        lacking = [name for name in wanted if name not in there.names]
-        others = [name for name in there.names if name not in (*wanted, *units)]
-        if not there.listed and 2 * len(lacking) > len(wanted):
+        declared = self.schema.names
+        lacking = [name for name in declared if name not in there.names]
+        others = [name for name in there.names if name not in (*declared, *units)]
+        if not there.listed and 2 * len(lacking) > len(declared):
             sign = next((sign for sign in DELIMITERS if any(sign in name for name in there.names)), None)
             do = f"Its cells seem to be parted by {sign!r}: say data.delimiter={sign!r}." if sign else HEADLESS
             raise invalid("data.path", self.path, "csv whose first line names the columns of the schema", do)

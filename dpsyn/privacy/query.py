@@ -29,6 +29,7 @@ LABELS = "the declared labels"  # what a receipt of their counts is about
 CELLS = "cells"  # and what that of counts of cells begins with
 SUMS = "sums"  # and of sums of embeddings
 HISTOGRAM = "histogram"  # and of histograms of held-out records
+PREFIXES = "prefixes"  # and of counts of values by how they begin
 COUNT = 0.2  # of a record's vector of length one, what goes into the count
 
 
@@ -455,7 +456,110 @@ class Histogram(Query):
             yield block.units, np.stack(found, axis=1)
 
 
-QUERIES = (Nearest, LabelCounts, CellCounts, CellScores, EmbeddingSums, Histogram)
+@dataclass(frozen=True)
+class Spelled:
+    """A value's characters among the codes of a record, and what is asked of them.
+
+    first: the code of its first character; the others follow.
+    letters: codes of a character: 0 is the end of the value.
+    prefixes: int32 [p, t], different ones, of codes from 1 on: how values may begin. They are released facts.
+    ahead: characters after a prefix that are told apart.
+    """
+
+    first: int
+    letters: int
+    prefixes: I32
+    ahead: int
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.letters <= END or (self.prefixes < 1).any() or (self.prefixes >= self.letters).any():
+            raise ValueError("prefixes: expected codes of characters")
+        if len(np.unique(_packed(self.prefixes))) < len(self.prefixes):
+            raise ValueError("prefixes: expected each once")
+
+    @property
+    def cells(self) -> int:
+        """After a prefix: one for each way in which a value may go on."""
+        return int(self.letters**self.ahead)
+
+    @property
+    def size(self) -> int:
+        """Cells of all prefixes, and one for all else."""
+        return len(self.prefixes) * self.cells + 1
+
+    def entries(self, codes: np.ndarray) -> I64:
+        """The cell of each record, int64 [n]. codes: int32 [n, d]."""
+        length, rest = self.prefixes.shape[1], self.size - 1
+        order = np.argsort(_packed(self.prefixes))
+        known = _packed(self.prefixes)[order]
+        begins = _packed(codes[:, self.first : self.first + length])
+        after = codes[:, self.first + length : self.first + length + self.ahead].astype(np.int64)
+        if not len(known):
+            return np.full(len(codes), rest, np.int64)
+        place = np.searchsorted(known, begins).clip(0, len(known) - 1)
+        fits = (known[place] == begins) & ((after >= 0) & (after < self.letters)).all(1)
+        cell = np.zeros(len(codes), np.int64)
+        for each in after.T:
+            cell = cell * self.letters + each
+        return np.where(fits, order[place] * self.cells + cell, rest)
+
+
+END = 255  # codes of a character, at most: more do not fit in a byte, and the last stands for what is none
+
+
+def _packed(codes: np.ndarray) -> np.ndarray:
+    """Rows of codes as texts of bytes, [n], which are equal where the rows are, but for zeros at their ends: a prefix
+    has none. codes: int [n, t]."""
+    n, length = codes.shape
+    if not length:
+        return np.zeros(n, "S1")
+    narrow = np.where((codes < 0) | (codes >= END), END, codes).astype(np.uint8)
+    return np.ascontiguousarray(narrow).view(f"S{length}")[:, 0]
+
+
+@dataclass(frozen=True)
+class PrefixCounts(Query):
+    """How many records have a value that begins with each of some prefixes, by how it goes on; of some columns.
+
+    columns: their values, whose codes do not overlap.
+
+    Guarantee: the prefixes are public or released, and a record lies in one cell of each column: that of its value's
+    prefix and of the characters after it, or the one for all else. Which one depends on the record and the prefixes
+    alone. So a record that is added or removed changes as many entries as there are columns, by one each.
+    """
+
+    columns: tuple[Spelled, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(column.size for column in self.columns)
+
+    @property
+    def moves(self) -> int:
+        return len(self.columns)
+
+    @property
+    def about(self) -> str:
+        digest = hashlib.sha256()
+        for column in self.columns:
+            digest.update(f"{column.first} {column.letters} {column.prefixes.shape} {column.ahead}".encode())
+            digest.update(column.prefixes.astype("<i4").tobytes())
+        return f"{PREFIXES} {digest.hexdigest()}"
+
+    def parts(self, values: F64) -> list[F64]:
+        """Of each column float64 [prefixes, cells], without all else. values: of an answer."""
+        split = np.split(values, np.cumsum([column.size for column in self.columns])[:-1])
+        return [part[:-1].reshape(-1, column.cells) for column, part in zip(self.columns, split, strict=True)]
+
+    def choices(self, blocks: Iterable[Block]) -> Iterator[tuple[I64, I64]]:
+        starts = np.cumsum([0, *(column.size for column in self.columns)])
+        for block in blocks:
+            codes, _ = _codes_of(block)
+            found = [start + column.entries(codes) for start, column in zip(starts, self.columns, strict=False)]
+            yield block.units, np.stack(found, axis=1)
+
+
+QUERIES = (Nearest, LabelCounts, CellCounts, CellScores, EmbeddingSums, Histogram, PrefixCounts)
 """The closed set: a schedule can ask nothing else."""
 
 

@@ -188,6 +188,8 @@ def columns(released: Released) -> list[Bars]:
     if schema is None:
         return []
     content = released.sample.samples.content
+    if schema.open:
+        return [_found(name, content[name]) for name in schema.open][:MOST_COLUMNS]
     coded, table = coded_columns(schema), encode(schema, content)
     released_counts = _noisy_counts(released, coded, len(schema.labels))
     found = []
@@ -209,6 +211,16 @@ def columns(released: Released) -> list[Bars]:
         noisy = released_counts[-1] if released_counts else None
         found.append(_of_groups(", ".join(schema.label_columns), "label", names, groups, synthetic, noisy, False))
     return found[:MOST_COLUMNS]
+
+
+def _found(name: str, values: Array) -> Bars:
+    """Of a column whose values were found: values, object [n]; None where none was."""
+    counts = Counter(str(value) for value in values if value is not None)
+    names = sorted(counts)
+    shares = np.array([counts[value] for value in names], np.float64)
+    groups = _largest(shares)
+    shown = tuple(names[i] for i in groups[0]) + (("all others",) if groups[1] else ())
+    return _of_groups(name, "found", shown, groups, shares, None, False)
 
 
 @dataclass(frozen=True)

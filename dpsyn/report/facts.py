@@ -17,7 +17,7 @@ from dpsyn.files import sha256
 from dpsyn.population import I64, Bool, Population
 from dpsyn.privacy.budget import Adjacency, Charge, Unit
 from dpsyn.privacy.ledger import Receipt, read_receipt
-from dpsyn.privacy.query import CELLS, HISTOGRAM, LABELS, SUMS
+from dpsyn.privacy.query import CELLS, HISTOGRAM, LABELS, PREFIXES, SUMS
 from dpsyn.runs.directory import RunDirectory
 from dpsyn.runs.storage import from_parquet, label_name, labels_are_chosen, labels_of, read_lineage
 from dpsyn.runs.verification import read_charge
@@ -25,7 +25,13 @@ from dpsyn.runs.verification import read_charge
 NOUNS = {"images": "images", "texts": "texts", "tables": "table rows"}
 # written from the other files, or after them: they do not tell of themselves. The statement holds their checksums
 OF_THE_REST = ("report.html", "README.md", "croissant.json", "deployment.yaml", "privacy.json")
-NO_VOTES = (LABELS, f"{CELLS} ", f"{SUMS} ", f"{HISTOGRAM} ")  # what receipts of other queries are about
+NO_VOTES = (
+    LABELS,
+    f"{CELLS} ",
+    f"{SUMS} ",
+    f"{HISTOGRAM} ",
+    f"{PREFIXES} ",
+)  # what receipts of other queries are about
 LOOKED_AT = {"images": 400, "texts": 5_000, "tables": 100_000}  # rows of the synthetic data
 MOST_ITERATIONS, MOST_CHARGES = 1_000, 10_000  # of a stranger's release
 

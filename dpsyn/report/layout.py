@@ -34,7 +34,7 @@ def of_release(released: Released) -> Layout:
     folder = released.run.release
     data = "synthetic.parquet" if released.is_finished else _last(released)
     configs = {"default": data, "iterations": "iterations/*/samples.parquet"}
-    if released.votes or released.cells:
+    if any(name.startswith("votes/") for name, _, _ in released.files):
         configs["votes"] = "votes/*.parquet"
     if any(name == "marginals.parquet" for name, _, _ in released.files):
         configs["marginals"] = "marginals.parquet"

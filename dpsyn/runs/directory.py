@@ -223,6 +223,7 @@ class RunDirectory:
         """Where things are: 'synthetic data: runs/digits/release/synthetic.parquet'."""
         places = {
             "synthetic data": self.release / "synthetic.parquet",
+            "schema with the values that were found": self.release / "schema.yaml",
             "pictures": self.release / "samples.png",
             "samples to read": self.release / "samples.txt",
             "privacy statement": self.release / "privacy.json",

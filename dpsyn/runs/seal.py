@@ -16,7 +16,7 @@ STATEMENT = "privacy.json"
 MOST = 100_000  # files of a stranger's folder that are looked at
 OURS = re.compile(  # what a run writes: a file that somebody put beside them is not vouched for, and not sent anywhere
     r"(README\.md|config\.yaml|croissant\.json|deployment\.yaml|evaluation\.json|chosen_labels\.json|metrics\.jsonl"
-    r"|report\.html|samples\.(png|txt)|(synthetic|marginals)\.parquet|votes/\d+\.parquet"
+    r"|report\.html|schema\.yaml|samples\.(png|txt)|(synthetic|marginals)\.parquet|votes/\d+\.parquet"
     r"|iterations/\d+/(SHA256SUMS|samples\.parquet))"
 )
 

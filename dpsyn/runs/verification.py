@@ -19,7 +19,7 @@ from dpsyn.files import sha256
 from dpsyn.privacy import account
 from dpsyn.privacy.budget import GRID, SMALLEST_SIGMA, SUMS_GRID, Charge, exact_epsilon, format_epsilon, is_evaluation
 from dpsyn.privacy.ledger import Receipt, answer_of, read_receipt
-from dpsyn.privacy.query import CELLS, HISTOGRAM, LABELS, SUMS
+from dpsyn.privacy.query import CELLS, HISTOGRAM, LABELS, PREFIXES, SUMS
 from dpsyn.privacy.statement import UNSEALED, Facts, document, format_delta, unprotected
 from dpsyn.runs.directory import RunDirectory
 from dpsyn.runs.seal import differences
@@ -153,10 +153,16 @@ def _check_receipt(
         faults.append(f"{path}: not the receipt that the statement names")
     before, subject = run.checkpoint(t - 1), receipt.population
     kind = (receipt.charge.name.split() or [""])[0]
-    of_cells, of_sums = (subject.startswith(f"{kind} ") for kind in (CELLS, SUMS))
+    of_cells, of_sums, of_prefixes = (subject.startswith(f"{each} ") for each in (CELLS, SUMS, PREFIXES))
     of_bins = subject.startswith(f"{HISTOGRAM} ")
-    of_counts = subject == LABELS or of_cells or of_sums or of_bins
-    meant = {"votes": not of_counts, "label": subject == LABELS, "counts": of_cells, "embedding": of_sums}
+    of_counts = subject == LABELS or of_cells or of_sums or of_bins or of_prefixes
+    meant = {
+        "votes": not of_counts,
+        "label": subject == LABELS,
+        "counts": of_cells,
+        "embedding": of_sums,
+        "prefixes": of_prefixes,
+    }
     if not meant.get(kind, True) or of_bins != is_evaluation(receipt.charge):
         faults.append(f"{path}: not about what its charge is for")
     elif not of_counts and before.exists() and sha256(before) != subject:

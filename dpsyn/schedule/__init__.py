@@ -6,7 +6,7 @@ A schedule never sees a private record. It asks queries and gets noisy answers; 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -117,6 +117,19 @@ class Schedule(Protocol):
     def uses_api(self) -> bool:
         """False: it asks neither the api nor the embedding, and neither need be chosen."""
         return True
+
+    @property
+    def finds_values(self) -> bool:
+        """True: it finds the values of a schema's open columns. Every other schedule is refused where there are any."""
+        return False
+
+    def files(self, public: PublicSide, ask: Ask) -> Mapping[str, bytes]:
+        """What is released besides rows, by name: a function of answers and public facts.
+
+        public: what is not private.
+        ask: answers what was released before.
+        """
+        return {}
 
     def coder(self, facts: Facts, embed: Embedding) -> Coder | None:
         """What turns private records into what its queries are about; None: the embedding. A dataclass, or a

@@ -6,7 +6,7 @@ The loop logs, saves and shows nothing: who iterates over it does. It learns of 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -244,6 +244,13 @@ class WithLabelShares(Schedule):
         if self.inner.coder(facts, Unasked()) is not None:
             raise invalid("label_shares", "noisy", "'uniform' with a schedule that counts the labels itself")
         self.inner.check(facts, api)
+
+    @property
+    def finds_values(self) -> bool:
+        return self.inner.finds_values
+
+    def files(self, public: PublicSide, ask: Ask) -> Mapping[str, bytes]:
+        return self.inner.files(self._with_shares(public, ask), ask)
 
     def coder(self, facts: Facts, embed: Embedding) -> Coder | None:
         return self.inner.coder(facts, embed)

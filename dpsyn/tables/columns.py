@@ -51,7 +51,7 @@ MOST = 2**63 - 2  # codes: what int64 holds beside a missing one
 TRUTH = {"false": 0, "true": 1, "0": 0, "1": 1, "no": 0, "yes": 1, "f": 0, "t": 1, "n": 0, "y": 1}
 
 # How a cell was parsed. Those from REFUSED on cannot be used.
-FINE, CLIPPED, AS_OTHER, AS_MISSING, CUT, SHORTENED, REFUSED = range(7)
+FINE, CLIPPED, AS_OTHER, AS_MISSING, CUT, SHORTENED, AS_ELSE, REFUSED = range(8)
 RULES = (
     "",
     "beyond the bounds, clipped to them",
@@ -59,6 +59,7 @@ RULES = (
     "outside the schema, read as missing",
     "a time of day in a column of kind date, cut",
     "a text of more words than declared, cut to its first ones",
+    "longer than declared or of other characters, read as other",
     "missing, which the schema does not allow",
     "not a number",
     "not a whole number",
@@ -72,6 +73,7 @@ RULES = (
     "no text",
     "a text of more words than declared",
     NOT_UTF8,
+    "longer than declared or of other characters",
 )
 (
     NO_VALUE,
@@ -87,6 +89,7 @@ RULES = (
     NO_TEXT,
     LONG,
     NO_UTF8,
+    UNSPELLED,
 ) = range(REFUSED, len(RULES))
 NO_SUCH = {"date": NO_DATE, "datetime": NO_DATETIME, "time": NO_TIME}
 

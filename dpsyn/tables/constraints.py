@@ -345,7 +345,7 @@ def _comparable(left: Column, right: Column) -> bool:
 def _column(text: str, columns: Mapping[str, Column], name: str) -> Column:
     name = _unquoted(name)
     if name not in columns:
-        what = f"columns of the schema that are no texts; '{name}' is none"
+        what = f"columns of the schema, neither texts nor open ones; '{name}' is none"
         raise invalid(KEY, repr(text), what, did_you_mean(name, list(columns)))
     return columns[name]
 

@@ -17,8 +17,10 @@ times, unless said otherwise) | other (categories) | missing | refuse; weight, i
 equal width for a numeric column (256, and finer ones near 0 and at either end, so that bounds may be wide); special:
 values with a cell of their own ([0] where most are none); format, of times: as strptime spells it, or of a date iso,
 slashed, compact, dotted, day/month/year, month/day/year; timezone, of a datetime: the clock on which it is read and
-released. Of a text besides its kind: words, how many it has at most; outside, cut | refuse: what becomes of a longer
-one; about ("a review of a restaurant") and language, for prompts.
+released. Of a category whose values are not known: values: open, longest, how many characters one has at most, and
+characters, of which it is made (text | codes | upper | lower | digits, or themselves); `schedule=discover` finds them,
+and other columns are not read before. Of a text besides its kind: words, how many it has at most; outside, cut |
+refuse: what becomes of a longer one; about ("a review of a restaurant") and language, for prompts.
 
 Bounds and values come from a codebook or from what everybody knows, never from the private rows: nothing here looks at
 any, and what a schema says is published.
@@ -40,8 +42,9 @@ from dpsyn.marks import PLACE
 from dpsyn.population import Label
 from dpsyn.reading.declarations import read_declared
 from dpsyn.tables import constraints
-from dpsyn.tables.columns import RULES, TEXT, TIMES, Column, ReadCells, declared
+from dpsyn.tables.columns import OTHER, RULES, TEXT, TIMES, Column, ReadCells, declared
 from dpsyn.tables.constraints import Constraint
+from dpsyn.tables.open import FIND, OpenColumn, declared_open, is_open
 from dpsyn.tables.texts import ROW_BYTES, TextColumn, declared_text, is_text
 from dpsyn.validate import choice
 
@@ -72,14 +75,14 @@ class Schema:
 
     @functools.cached_property
     def columns(self) -> Mapping[str, Column]:
-        """Those that are no texts, by name, in order."""
+        """Those that are no texts and whose values are declared, by name, in order."""
         names = self.file.get("labels") or [] if isinstance(self.file, Mapping) else []
         found = {
             name: declared(f"schema.columns.{name}", name, said, name in names)
             for name, said in self._said.items()
-            if not is_text(said)
+            if not is_text(said) and not is_open(said)
         }
-        if not found:
+        if not found and not self.open:
             do = "Texts alone, with labels or without, are data=texts."
             raise invalid("schema.columns", list(self._said), "a column that is no text, or more", do)
         return found
@@ -100,6 +103,27 @@ class Schema:
                 )
         return found
 
+    @functools.cached_property
+    def open(self) -> Mapping[str, OpenColumn]:
+        """The categories whose values are to be found, by name, in order."""
+        return {
+            name: declared_open(f"schema.columns.{name}", name, said)
+            for name, said in self._said.items()
+            if is_open(said)
+        }
+
+    def with_values(self, found: Mapping[str, Sequence[str]]) -> Mapping[str, Any]:
+        """The content of the schema once values are found.
+
+        found: of each open column the values.
+        """
+        columns = dict(self._said)
+        for name, column in self.open.items():
+            kept = {word: said for word, said in columns[name].items() if word not in ("longest", "characters")}
+            values = list(found[name]) or ([OTHER] if column.outside == OTHER else [])
+            columns[name] = {**kept, "values": values, "outside": column.outside}
+        return {**self.file, "columns": columns}
+
     def texts_of(self, content: np.ndarray, name: str) -> list[str]:
         """One column of texts; '' where a row has no text yet.
 
@@ -109,9 +133,17 @@ class Schema:
         return ["" if text is None else text for text in content[name].tolist()]
 
     @functools.cached_property
-    def fields(self) -> Mapping[str, Column | TextColumn]:
-        """All columns, by name, in order."""
+    def fields(self) -> Mapping[str, Column | TextColumn | OpenColumn]:
+        """The columns of a row, by name, in order: all, or where some are open these alone, as the others are not
+        looked at before their values are found."""
+        if self.open:
+            return self.open
         return {name: self.texts[name] if name in self.texts else self.columns[name] for name in self._said}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all columns that are declared."""
+        return tuple(self._said)
 
     @functools.cached_property
     def _said(self) -> Mapping[str, Any]:
@@ -135,6 +167,7 @@ class Schema:
 
     @functools.cached_property
     def label_columns(self) -> Sequence[str]:
+        """Of the rows: none where a column is open."""
         columns, names = self.columns, self.file.get("labels") or []
         if isinstance(names, str) or not isinstance(names, Sequence):
             raise invalid("schema.labels", names, "a list of columns, [income]; [] where the table has no labels")
@@ -143,6 +176,8 @@ class Schema:
                 raise invalid(
                     "schema.labels", name, "a category, ordered, boolean or integer column", f"This is a {TEXT}."
                 )
+            if name in self.open:
+                raise invalid("schema.labels", name, "a column whose values are declared", FIND)
             if name not in columns:
                 raise invalid("schema.labels", name, "a column of the schema", did_you_mean(str(name), list(columns)))
             column = columns[name]
@@ -154,7 +189,7 @@ class Schema:
                 raise invalid(f"schema.columns.{name}.missing", "true", "false for a label", do)
         if len(set(names)) < len(names):
             raise invalid("schema.labels", list(names), "every column once")
-        return tuple(names)
+        return () if self.open else tuple(names)
 
     @functools.cached_property
     def labels(self) -> tuple[Label, ...]:
@@ -172,7 +207,7 @@ class Schema:
         name = self.file.get("unit")
         if name is not None and (not isinstance(name, str) or not name.strip()):
             raise invalid("schema.unit", name, "the name of a column")
-        if name in self.fields:
+        if name in self._said:
             do = "Units are nowhere in the synthetic rows."
             raise invalid("schema.unit", name, "a column that is not declared under columns", do)
         return name
@@ -193,7 +228,9 @@ class Schema:
 
     @property
     def features(self) -> tuple[Column, ...]:
-        """The columns that are neither labels nor texts."""
+        """The columns of a row that are neither labels nor texts, and whose values are declared."""
+        if self.open:
+            return ()
         return tuple(column for column in self.columns.values() if column.name not in self.label_columns)
 
     @functools.cached_property
@@ -204,7 +241,7 @@ class Schema:
     @property
     def forms(self) -> Mapping[str, Mapping[str, str]]:
         """How columns of times are written, as in `Samples.forms`."""
-        return {name: column.form for name, column in self.columns.items() if column.form}
+        return {name: column.form for name, column in self.columns.items() if column.form and name in self.fields}
 
     def cells_read(self) -> dict[str, ReadCells]:
         """Where `read` may keep what it has parsed, by column: none yet."""
@@ -224,7 +261,7 @@ class Schema:
         content = np.empty(rows, self.dtype)
         rules = np.empty((rows, len(self.fields)), np.int64)
         for at, (name, column) in enumerate(self.fields.items()):
-            read = column.read(cells[name]) if isinstance(column, TextColumn) else column.read(cells[name], known[name])
+            read = column.read(cells[name], known[name]) if isinstance(column, Column) else column.read(cells[name])
             content[name], rules[:, at] = read
         if sum(map(len, known.values())) > KNOWN:
             for each in known.values():
@@ -302,7 +339,7 @@ def check_schema(key: str, given: Any) -> None:
         raise invalid(key, "null" if given is None else given, "the schema of a table", do)
 
 
-def told(column: Column | TextColumn, rule: int) -> str:
+def told(column: Column | TextColumn | OpenColumn, rule: int) -> str:
     """'age: beyond the bounds, clipped to them', for what is counted in private/.
 
     column: of which cells are counted.

@@ -1,0 +1,376 @@
+"""The values of open columns, found under differential privacy: a tree of prefixes, asked level by level.
+
+At each level a record lies in one cell of a column: that of the prefix its value begins with, among those that were
+kept, and of the characters after it, or in the one for all else. Counts of cells are noisy; a prefix is kept where its
+count is so many deviations of the noise above 0, and what a value's end is counted for is a value. Nothing else about
+a value is asked or kept, and thresholds follow from the number of cells and the noise alone.
+
+A prefix that nobody has costs cells and little more, as noise would have to lift it again and again. So prefixes are
+kept as long as half a false one follows each, and die out; values are held to a higher threshold, at which as few false
+ones are expected as the settings say.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dpsyn.api import Api
+from dpsyn.embedding import Coder, Embedding
+from dpsyn.errors import UserError, invalid
+from dpsyn.population import F64, I32, I64, Population, Samples
+from dpsyn.privacy.budget import Release, multiplier
+from dpsyn.privacy.query import PrefixCounts, Spelled
+from dpsyn.randomness import generator
+from dpsyn.schedule import Ask, Facts, PublicSide, Schedule
+from dpsyn.tables.open import OPEN, OpenColumn
+from dpsyn.tables.schema import Schema
+from dpsyn.validate import number, whole
+
+NAME = "schema.yaml"
+MOST_CELLS = 2**20  # of a column in a release: a draw of noise takes 10 microseconds. What is above is not followed
+FOLLOWED = 100  # prefixes of a column that a plan expects where nothing is declared
+FALSE = 0.5  # false prefixes that follow one, at most: below 1, so that they die out
+MOST_STRIDE = 3
+ADJUSTED = 0.05  # data.max_adjusted, where nothing else is said
+
+
+@dataclass(frozen=True)
+class Characters:
+    """Values of open columns as codes of their characters, column after column."""
+
+    schema: Schema
+
+    def fingerprint(self) -> str:
+        return "characters"
+
+    def __call__(self, samples: Samples) -> np.ndarray:
+        """int32 [n, characters of all columns]. Raises UserError for rows of another schema."""
+        if samples.content.dtype != self.schema.dtype:
+            raise UserError("schedule=discover: expected rows of data.schema; these have other columns.")
+        columns = self.schema.open.values()
+        return np.concatenate([column.codes(samples.content[column.name]) for column in columns], axis=1)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Of a column in a release: how many characters of a prefix are known, and how many after it are told apart."""
+
+    column: OpenColumn
+    first: int
+    known: int
+    ahead: int
+
+    @property
+    def going_on(self) -> int:
+        """Cells after a prefix in which a value has all of the characters."""
+        return int((self.column.letters - 1) ** self.ahead)
+
+    @property
+    def ending(self) -> int:
+        """Cells after a prefix that are values. Where nothing is known yet an end is a missing value."""
+        ends = sum((self.column.letters - 1) ** further for further in range(self.ahead)) - (self.known == 0)
+        return int(ends + self.going_on * self.is_last)
+
+    @property
+    def is_last(self) -> bool:
+        return self.known + self.ahead == self.column.longest
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is known of a column: prefixes int32 [p, t] that are asked on, and noisy counts of values and of missing
+    ones."""
+
+    prefixes: I32
+    values: Mapping[str, float] = field(default_factory=dict)
+    missing: float = 0.0
+
+
+@dataclass(frozen=True)
+class Discover(Schedule):
+    """Finds the values of the open columns of a schema.
+
+    stride: characters that a release goes on by; None: as public facts say, see `stride_of`.
+    false_values: of a column, that nobody has, as many as are expected at most.
+    size: rows of the synthetic table. They show what was found; columns are not linked.
+    """
+
+    stride: int | None
+    false_values: float
+    size: int
+
+    def __post_init__(self) -> None:
+        whole("schedule.stride", self.stride, 1, optional=True, most=MOST_STRIDE)
+        number("schedule.false_values", self.false_values, "a number over 0, up to 100", above=0, most=100)
+        whole("schedule.size", self.size, 1)
+
+    @property
+    def uses_api(self) -> bool:
+        return False
+
+    @property
+    def finds_values(self) -> bool:
+        return True
+
+    def check(self, facts: Facts, api: Api) -> None:
+        schema, privacy = facts.schema, facts.privacy
+        if schema is None or not schema.open:
+            what = f"a table whose schema has a category with values: {OPEN}"
+            raise invalid("schedule", "discover", what, "Where all values are declared there is nothing to find.")
+        if privacy.votes_per_record != 1 or privacy.budget_split is not None:
+            what = "privacy.votes_per_record=1 and privacy.budget_split=null with it"
+            raise invalid("schedule", "discover", what, "All releases have the same noise.")
+        for column in schema.open.values():
+            if self.stride is not None and column.letters**self.stride > MOST_CELLS:
+                what = f"a smaller number, or fewer than {column.letters - 1} characters for the column '{column.name}'"
+                raise invalid("schedule.stride", self.stride, what)
+
+    def releases(self, facts: Facts) -> Sequence[Release]:
+        return [
+            Release(
+                f"prefixes {t}",
+                len(level),
+                float(len(level)),  # so that the noise is the same throughout
+                {"open columns": str(len(level)), "characters": _span(level)},
+            )
+            for t, level in enumerate(self._levels(facts), 1)
+        ]
+
+    def api_rows(self, facts: Facts) -> Sequence[tuple[int, int]]:
+        return [(0, 0)] * (1 + len(self._levels(facts)))
+
+    def final_size(self, facts: Facts) -> int:
+        return self.size
+
+    def coder(self, facts: Facts, embed: Embedding) -> Coder | None:
+        return None if facts.schema is None else Characters(facts.schema)
+
+    def warnings(self, facts: Facts, deviations: Sequence[float]) -> Iterable[str]:
+        levels = self._levels(facts)
+        units = "users" if facts.privacy.unit == "user" else "records"
+        for column in _open(facts).values():
+            mine = [each for level in levels for each in level if each.column == column]
+            short = half_found(mine[:1], self.false_values / len(mine), deviations[0])
+            long = half_found(mine, self.false_values / len(mine), deviations[0])
+            yield (
+                f"column '{column.name}': a value of {column.longest} characters is found with one chance in two where "
+                f"about {long:,.0f} {units} have it"
+                + (f", one of {mine[0].ahead} where about {short:,.0f}" if len(mine) > 1 and mine[0].ending else "")
+                + "; a smaller longest or fewer characters find rarer ones"
+            )
+
+    def run(self, public: PublicSide, ask: Ask, last: Population | None) -> Iterator[Population]:
+        """After each release some rows of the values that are known by then; none is iteration 0.
+
+        All but the answers is a function of public facts and the seed, so an interrupted run learns again from its
+        receipts.
+        """
+        done = 0 if last is None else last.iteration
+        if done == len(self._levels(public.facts)):
+            return
+        for t, found in enumerate(self._learnt(public.facts, ask), 1):
+            if t > done:
+                yield self._drawn(public, found, t)
+
+    def files(self, public: PublicSide, ask: Ask) -> Mapping[str, bytes]:
+        """The schema, with the values that were found."""
+        schema = public.facts.schema
+        assert schema is not None
+        *_, found = self._learnt(public.facts, ask)
+        counted = public.facts.privacy.unit == "record"
+        return {NAME: schema_yaml(schema, found, public.facts.records if counted else None)}
+
+    def _levels(self, facts: Facts) -> list[list[Asked]]:
+        """What each release asks, column by column; of a column that is known to its longest value nothing more."""
+        columns, first, levels = _open(facts), 0, list[list[Asked]]()
+        for column in columns.values():
+            stride = self.stride or stride_of(column, facts)
+            for at, known in enumerate(range(0, column.longest, stride)):
+                if at == len(levels):
+                    levels.append([])
+                levels[at].append(Asked(column, first, known, min(stride, column.longest - known)))
+            first += column.longest
+        return levels
+
+    def _learnt(self, facts: Facts, ask: Ask) -> Iterator[Mapping[str, Found]]:
+        """What is known after each release, from 1 on, by column."""
+        levels = self._levels(facts)
+        asked_of = {name: sum(each.column.name == name for level in levels for each in level) for name in _open(facts)}
+        found = {name: Found(np.empty((1, 0), np.int32)) for name in _open(facts)}
+        for t, level in enumerate(levels, 1):
+            query = next_query(level, found)
+            answer = ask(t, query)
+            for each, counts in zip(level, query.parts(answer.values), strict=True):
+                name = each.column.name
+                expected = self.false_values / asked_of[name]
+                found[name] = updated(found[name], each, counts, answer.deviation, expected)
+            yield dict(found)
+
+    def _drawn(self, public: PublicSide, found: Mapping[str, Found], t: int) -> Population:
+        """Rows of what was found, each column in proportion to its noisy counts; None where nothing was."""
+        schema, rng = public.facts.schema, generator(public.seed, t, "generate")
+        assert schema is not None
+        content = np.empty(self.size, schema.dtype)
+        for name, of in found.items():
+            values = np.array([*of.values] or [None], object)
+            counts = np.maximum([*of.values.values()] or [0.0], 0)
+            places = np.repeat(np.arange(len(values)), shared_out(counts, self.size))
+            content[name] = values[rng.permutation(places)]
+        n = np.zeros(self.size, np.int64)
+        return Population(t, Samples(content), n, n - 1, np.ones(self.size, bool))
+
+
+def stride_of(column: OpenColumn, facts: Facts) -> int:
+    """Characters that a release goes on by: 2 where the prefixes that the declared records can have leave few cells, as
+    half as many releases have less noise each, and more cells need little more; else 1.
+
+    column: that is asked.
+    facts: public ones about the data and the settings.
+    """
+    if facts.records is None or column.letters**2 > MOST_CELLS:
+        return 1
+    releases = math.ceil(column.longest / 2)
+    noise = multiplier(facts.privacy) * math.sqrt(releases * len(_open(facts)))
+    prefixes = facts.records / (noise * _threshold(FALSE / (column.letters - 1) ** 2))
+    return 2 if 2 * prefixes * column.letters**2 <= MOST_CELLS else 1
+
+
+def next_query(level: Sequence[Asked], found: Mapping[str, Found]) -> PrefixCounts:
+    """What a release asks.
+
+    level: its columns.
+    found: what is known before it.
+    """
+    return PrefixCounts(
+        tuple(Spelled(each.first, each.column.letters, found[each.column.name].prefixes, each.ahead) for each in level)
+    )
+
+
+def updated(found: Found, asked: Asked, counts: F64, deviation: float, expected: float) -> Found:
+    """What is known of a column after a release.
+
+    found: before it.
+    asked: what was asked.
+    counts: noisy, float64 [prefixes, cells].
+    deviation: of the noise in each.
+    expected: false values that may come of it, on average.
+    """
+    column = asked.column
+    ways = np.stack(np.unravel_index(np.arange(counts.shape[1]), (column.letters,) * asked.ahead), axis=1)
+    goes_on = (ways > 0).all(1)
+    length = (np.cumprod(ways > 0, axis=1)).sum(1)
+    is_end = ~goes_on & ((ways > 0).sum(1) == length) & (length + asked.known > 0)
+    is_value = is_end | (goes_on & asked.is_last)
+    values = dict(found.values)
+    if len(counts) and asked.ending:
+        least = deviation * _threshold(expected / (len(counts) * asked.ending))
+        for row, way in np.argwhere((counts >= least) & is_value):
+            text = column.text([*found.prefixes[row].tolist(), *ways[way, : length[way]].tolist()])
+            if column.is_value(text):  # noise may put a blank at an end, which no cell has
+                values[text] = float(counts[row, way])
+    missing = found.missing if asked.known else float(counts[0, 0])
+    prefixes = np.empty((0, asked.known + asked.ahead), np.int32)
+    if len(counts) and not asked.is_last:
+        least = deviation * _threshold(FALSE / asked.going_on)
+        kept = np.argwhere((counts >= least) & goes_on)
+        most = MOST_CELLS // column.letters ** min(asked.ahead, column.longest - asked.known - asked.ahead)
+        strongest = np.argsort(-counts[kept[:, 0], kept[:, 1]], kind="stable")[:most]
+        row, way = kept[np.sort(strongest)].T
+        prefixes = np.concatenate([found.prefixes[row], ways[way]], axis=1, dtype=np.int32)
+    return Found(prefixes, values, missing)
+
+
+def half_found(asked: Sequence[Asked], expected: float, deviation: float) -> float:
+    """Records that a value needs to be found with one chance in two: one that shares no prefix, and is as long as all
+    that is asked.
+
+    asked: of its column, by release.
+    expected: false values that a release may bring, on average.
+    deviation: of the noise.
+    """
+    from scipy.optimize import brentq
+    from scipy.special import log_ndtr
+
+    passed = [_threshold(FALSE / each.going_on) for each in asked[:-1]]
+    passed.append(_threshold(expected / max(1, (FOLLOWED if asked[-1].known else 1) * asked[-1].ending)))
+
+    def log_chance(counts: float) -> float:
+        return sum(float(log_ndtr(counts - least)) for least in passed) - math.log(0.5)
+
+    return deviation * float(brentq(log_chance, 0, 100))
+
+
+def _threshold(chance: float) -> float:
+    """Deviations that a count of nothing is above with this chance."""
+    from scipy.special import ndtri
+
+    return float(-ndtri(min(0.5, chance)))
+
+
+def shared_out(counts: F64, rows: int) -> I64:
+    """Rows of each value, int64 [v], in proportion to its count; one at least where there are enough of them.
+
+    counts: float64 [v], 0 or more.
+    rows: that they sum to.
+    """
+    least = 1 if len(counts) <= rows else 0
+    weights = counts / counts.sum() if counts.sum() > 0 else np.full(len(counts), 1 / len(counts))
+    exact = weights * (rows - least * len(counts))
+    sizes = np.floor(exact).astype(np.int64)
+    left = rows - least * len(counts) - int(sizes.sum())
+    sizes[np.argsort(sizes - exact, kind="stable")[:left]] += 1
+    return sizes + least
+
+
+def schema_yaml(schema: Schema, found: Mapping[str, Found], records: int | None) -> bytes:
+    """The schema with the values that were found, as `data.schema.file` reads it: values in quotes, whatever they are.
+
+    schema: with open columns.
+    found: by column.
+    records: the declared number of them; None where none is, or where counts are of users.
+    """
+    import yaml
+
+    class Quoted(str):
+        pass
+
+    class Dumper(yaml.SafeDumper):
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    def quoted(dumper: yaml.SafeDumper, text: str) -> Any:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", str(text), style='"')
+
+    Dumper.add_representer(Quoted, quoted)
+    lines = ["# The values of open columns, as noisy counts tell them (schedule=discover). Rare ones are not here."]
+    for name, of in found.items():
+        column, told = schema.open[name], ""
+        if records is not None:
+            others = min(1.0, max(0.0, 1 - (sum(of.values.values()) + max(0.0, of.missing)) / records))
+            told = f"; about {others:.0%} of the records have others"
+            if others > ADJUSTED and column.outside != "refuse":
+                told += f": data.max_adjusted={min(1.0, others + 0.1):.2f} lets these be read as {column.outside}"
+        lines.append(f"# {json.dumps(name)}: {len(of.values):,}{told}.")
+    values = {name: [Quoted(value) for value in sorted(of.values)] for name, of in found.items()}
+    content = yaml.dump(
+        dict(schema.with_values(values)), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120,
+        default_flow_style=None,
+    )  # fmt: skip
+    return ("\n".join(lines) + "\n" + content).encode()
+
+
+def _open(facts: Facts) -> Mapping[str, OpenColumn]:
+    return {} if facts.schema is None else facts.schema.open
+
+
+def _span(level: Sequence[Asked]) -> str:
+    """'3 to 4'"""
+    first = min(each.known for each in level) + 1
+    last = max(each.known + each.ahead for each in level)
+    return str(first) if first == last else f"{first} to {last}"
