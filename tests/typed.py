@@ -44,9 +44,10 @@ from dpsyn.metric.precision_recall import PrecisionRecall
 from dpsyn.metric.table_models import TableClassifier, TableRegressor
 from dpsyn.metric.text_classifier import TextClassifier
 from dpsyn.metric.text_links import TextLinks
-from dpsyn.privacy.query import CellCounts, CellScores, EmbeddingSums, LabelCounts, Nearest, Query
+from dpsyn.privacy.query import CellCounts, CellScores, EmbeddingSums, LabelCounts, Nearest, PrefixCounts, Query
 from dpsyn.schedule import Schedule
 from dpsyn.schedule.cells import Cells
+from dpsyn.schedule.discover import Discover
 from dpsyn.schedule.evolution import Evolution, NoVotes, WithLabelShares
 from dpsyn.schedule.rows_then_texts import RowsThenTexts
 from dpsyn.schedule.rows_with_texts import RowsWithTexts

@@ -20,14 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from dpsyn.api import Api
+from dpsyn.api import Api, Degree
 from dpsyn.embedding import Coder, Embedding
 from dpsyn.errors import UserError, invalid
 from dpsyn.population import F64, I32, I64, Population, Samples
 from dpsyn.privacy.budget import Release, multiplier
 from dpsyn.privacy.query import PrefixCounts, Spelled
 from dpsyn.randomness import generator
-from dpsyn.schedule import Ask, Facts, PublicSide, Schedule
+from dpsyn.schedule import Ask, Facts, Keep, PublicSide, Schedule
 from dpsyn.tables.open import OPEN, OpenColumn
 from dpsyn.tables.schema import Schema
 from dpsyn.validate import number, whole
@@ -176,7 +176,21 @@ class Discover(Schedule):
             return
         for t, found in enumerate(self._learnt(public.facts, ask), 1):
             if t > done:
-                yield self._drawn(public, found, t)
+                yield self._drawn(public, found, t, self.size)
+
+    def expand(
+        self,
+        public: PublicSide,
+        ask: Ask,
+        final: Population,
+        rows: int,
+        degree: Degree | None,
+        keep: Keep,
+        sizes: I64 | None = None,
+    ) -> Population:
+        """Another number of rows, from the answers. There is one label, so sizes choose nothing."""
+        *_, found = self._learnt(public.facts, ask)
+        return self._drawn(public, found, final.iteration, rows)
 
     def files(self, public: PublicSide, ask: Ask) -> Mapping[str, bytes]:
         """The schema, with the values that were found."""
@@ -212,18 +226,17 @@ class Discover(Schedule):
                 found[name] = updated(found[name], each, counts, answer.deviation, expected)
             yield dict(found)
 
-    def _drawn(self, public: PublicSide, found: Mapping[str, Found], t: int) -> Population:
+    def _drawn(self, public: PublicSide, found: Mapping[str, Found], t: int, rows: int) -> Population:
         """Rows of what was found, each column in proportion to its noisy counts; None where nothing was."""
         schema, rng = public.facts.schema, generator(public.seed, t, "generate")
         assert schema is not None
-        content = np.empty(self.size, schema.dtype)
+        content = np.empty(rows, schema.dtype)
         for name, of in found.items():
-            values = np.array([*of.values] or [None], object)
+            values = np.array([*of.values, None], object)[: max(1, len(of.values))]
             counts = np.maximum([*of.values.values()] or [0.0], 0)
-            places = np.repeat(np.arange(len(values)), shared_out(counts, self.size))
+            places = np.repeat(np.arange(len(values)), shared_out(counts, rows))
             content[name] = values[rng.permutation(places)]
-        n = np.zeros(self.size, np.int64)
-        return Population(t, Samples(content), n, n - 1, np.ones(self.size, bool))
+        return Population(t, Samples(content), np.zeros(rows, np.int64), np.full(rows, -1), np.ones(rows, bool))
 
 
 def stride_of(column: OpenColumn, facts: Facts) -> int:
@@ -319,13 +332,16 @@ def shared_out(counts: F64, rows: int) -> I64:
     counts: float64 [v], 0 or more.
     rows: that they sum to.
     """
-    least = 1 if len(counts) <= rows else 0
-    weights = counts / counts.sum() if counts.sum() > 0 else np.full(len(counts), 1 / len(counts))
-    exact = weights * (rows - least * len(counts))
-    sizes = np.floor(exact).astype(np.int64)
-    left = rows - least * len(counts) - int(sizes.sum())
-    sizes[np.argsort(sizes - exact, kind="stable")[:left]] += 1
-    return sizes + least
+    weights = counts if counts.sum() > 0 else np.ones(len(counts))
+    small = np.zeros(len(counts), bool)  # those that get one row, as their share is less
+    while True:
+        exact = np.where(small, 0, weights) * ((rows - small.sum()) / np.where(small, 0, weights).sum())
+        if len(counts) > rows or not (found := ~small & (exact < 1)).any() or (small | found).all():
+            break
+        small |= found
+    sizes = np.where(small, 1, np.floor(exact).astype(np.int64))
+    sizes[np.argsort(sizes - exact, kind="stable")[: rows - int(sizes.sum())]] += 1
+    return sizes
 
 
 def schema_yaml(schema: Schema, found: Mapping[str, Found], records: int | None) -> bytes:
