@@ -56,7 +56,7 @@ def measured(shape, epsilon, stride, rounds, each):
     counts = np.repeat(sizes, each)
     schedule = Discover(stride, FALSE, 1000)
     public = PublicSide(None, None, schema.labels, Facts(np.ones(1), int(counts.sum()), schema, settings), seed=0)
-    noise = max(charge.sigma for charge in calibrated(settings, schedule.releases(public.facts)).charges)
+    noise = [charge.sigma for charge in calibrated(settings, schedule.releases(public.facts)).charges]
     content = np.empty(counts.sum(), schema.dtype)
     content["value"] = np.repeat(np.array(values, object), counts)
     codes, exact = Characters(schema)(Samples(content)), {}
@@ -67,7 +67,7 @@ def measured(shape, epsilon, stride, rounds, each):
         if query.about not in exact:
             exact[query.about] = query.tally([Block(0, codes, np.full(len(codes), -1))])
         cells += query.size
-        return Answer(exact[query.about] + rng.normal(0, noise, query.size), noise)
+        return Answer(exact[query.about] + rng.normal(0, noise[t - 1], query.size), noise[t - 1])
 
     for _ in range(rounds):
         exact.clear()

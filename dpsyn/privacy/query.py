@@ -461,21 +461,25 @@ class Spelled:
     """A value's characters among the codes of a record, and what is asked of them.
 
     first: the code of its first character; the others follow.
-    letters: codes of a character: 0 is the end of the value.
+    letters: codes of a character: 0 is the end of the value, and all that follows it.
     prefixes: int32 [p, t], different ones, of codes from 1 on: how values may begin. They are released facts.
     ahead: characters after a prefix that are told apart.
+    values: int32 [v, longest], different ones: whole values. They are released facts.
     """
 
     first: int
     letters: int
     prefixes: I32
     ahead: int
+    values: I32
 
     def __post_init__(self) -> None:
-        if not 2 <= self.letters <= END or (self.prefixes < 1).any() or (self.prefixes >= self.letters).any():
+        codes = np.concatenate([self.prefixes.ravel() - 1, self.values.ravel()])
+        if not 2 <= self.letters <= END or (codes < 0).any() or (codes >= self.letters).any():
             raise ValueError("prefixes: expected codes of characters")
-        if len(np.unique(_packed(self.prefixes))) < len(self.prefixes):
-            raise ValueError("prefixes: expected each once")
+        for each in (self.prefixes, self.values):
+            if len(np.unique(_packed(each))) < len(each):
+                raise ValueError("prefixes: expected each once")
 
     @property
     def cells(self) -> int:
@@ -484,24 +488,20 @@ class Spelled:
 
     @property
     def size(self) -> int:
-        """Cells of all prefixes, and one for all else."""
-        return len(self.prefixes) * self.cells + 1
+        """Cells of all prefixes, one for each whole value, and one for all else."""
+        return len(self.prefixes) * self.cells + len(self.values) + 1
 
     def entries(self, codes: np.ndarray) -> I64:
         """The cell of each record, int64 [n]. codes: int32 [n, d]."""
-        length, rest = self.prefixes.shape[1], self.size - 1
-        order = np.argsort(_packed(self.prefixes))
-        known = _packed(self.prefixes)[order]
-        begins = _packed(codes[:, self.first : self.first + length])
-        after = codes[:, self.first + length : self.first + length + self.ahead].astype(np.int64)
-        if not len(known):
-            return np.full(len(codes), rest, np.int64)
-        place = np.searchsorted(known, begins).clip(0, len(known) - 1)
-        fits = (known[place] == begins) & ((after >= 0) & (after < self.letters)).all(1)
+        known, mine = self.prefixes.shape[1], codes[:, self.first : self.first + self.values.shape[1]]
+        whole, prefix = _place(self.values, mine), _place(self.prefixes, mine[:, :known])
+        after = mine[:, known : known + self.ahead].astype(np.int64)
+        fits = (prefix >= 0) & ((after >= 0) & (after < self.letters)).all(1)
         cell = np.zeros(len(codes), np.int64)
         for each in after.T:
             cell = cell * self.letters + each
-        return np.where(fits, order[place] * self.cells + cell, rest)
+        found = np.where(fits, prefix * self.cells + cell, self.size - 1)
+        return np.where(whole >= 0, len(self.prefixes) * self.cells + whole, found)
 
 
 END = 255  # codes of a character, at most: more do not fit in a byte, and the last stands for what is none
@@ -517,15 +517,27 @@ def _packed(codes: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(narrow).view(f"S{length}")[:, 0]
 
 
+def _place(known: I32, codes: np.ndarray) -> I64:
+    """Which of the known rows each row is, int64 [n]; -1 for none of them. codes: int [n, t]."""
+    if not len(known):
+        return np.full(len(codes), -1, np.int64)
+    packed, mine = _packed(known), _packed(codes)
+    order = np.argsort(packed)
+    place = order[np.searchsorted(packed[order], mine).clip(0, len(known) - 1)]
+    return np.where(packed[place] == mine, place, -1)
+
+
 @dataclass(frozen=True)
 class PrefixCounts(Query):
-    """How many records have a value that begins with each of some prefixes, by how it goes on; of some columns.
+    """How many records have a value that begins with each of some prefixes, by how it goes on, or each of some whole
+    values; of some columns.
 
     columns: their values, whose codes do not overlap.
 
-    Guarantee: the prefixes are public or released, and a record lies in one cell of each column: that of its value's
-    prefix and of the characters after it, or the one for all else. Which one depends on the record and the prefixes
-    alone. So a record that is added or removed changes as many entries as there are columns, by one each.
+    Guarantee: the prefixes and whole values are public or released, and a record lies in one cell of each column: that
+    of its whole value, that of its prefix and of the characters after it, or the one for all else. Which one depends on
+    the record and on what is asked alone. So a record that is added or removed changes as many entries as there are
+    columns, by one each.
     """
 
     columns: tuple[Spelled, ...]
@@ -543,13 +555,18 @@ class PrefixCounts(Query):
         digest = hashlib.sha256()
         for column in self.columns:
             digest.update(f"{column.first} {column.letters} {column.prefixes.shape} {column.ahead}".encode())
-            digest.update(column.prefixes.astype("<i4").tobytes())
+            digest.update(f"{column.values.shape}".encode() + column.prefixes.astype("<i4").tobytes())
+            digest.update(column.values.astype("<i4").tobytes())
         return f"{PREFIXES} {digest.hexdigest()}"
 
-    def parts(self, values: F64) -> list[F64]:
-        """Of each column float64 [prefixes, cells], without all else. values: of an answer."""
+    def parts(self, values: F64) -> list[tuple[F64, F64]]:
+        """Of each column float64 [prefixes, cells] and [values], without all else. values: of an answer."""
         split = np.split(values, np.cumsum([column.size for column in self.columns])[:-1])
-        return [part[:-1].reshape(-1, column.cells) for column, part in zip(self.columns, split, strict=True)]
+        ends = [len(column.prefixes) * column.cells for column in self.columns]
+        return [
+            (part[:end].reshape(-1, column.cells), part[end:-1])
+            for column, part, end in zip(self.columns, split, ends, strict=True)
+        ]
 
     def choices(self, blocks: Iterable[Block]) -> Iterator[tuple[I64, I64]]:
         starts = np.cumsum([0, *(column.size for column in self.columns)])

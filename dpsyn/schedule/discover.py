@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,8 @@ from dpsyn.validate import number, whole
 NAME = "schema.yaml"
 MOST_CELLS = 2**20  # of a column in a release: a draw of noise takes 10 microseconds. What is above is not followed
 FOLLOWED = 100  # prefixes of a column that a plan expects where nothing is declared
+MAYBE = 1.5  # deviations from which on a whole value is asked again, which costs one cell
+ABOVE = 1.0  # deviations above the threshold of a prefix that a value has which passes it again and again
 FALSE = 0.5  # false prefixes that follow one, at most: below 1, so that they die out
 MOST_STRIDE = 3
 ADJUSTED = 0.05  # data.max_adjusted, where nothing else is said
@@ -84,12 +86,34 @@ class Asked:
 
 @dataclass(frozen=True)
 class Found:
-    """What is known of a column: prefixes int32 [p, t] that are asked on, and noisy counts of values and of missing
-    ones."""
+    """What is known of a column.
+
+    prefixes: int32 [p, t], that are asked on.
+    spelled: int32 [v, longest], codes of whole values that may be there; asked again in each release that is left.
+    counts: float64 [v], noisy, of all releases together; precision: float64 [v], one over the variance of each.
+    least: float64 [v], deviations above 0 from which on it is a value.
+    missing: a noisy count.
+    """
 
     prefixes: I32
-    values: Mapping[str, float] = field(default_factory=dict)
+    spelled: I32
+    counts: F64
+    precision: F64
+    least: F64
     missing: float = 0.0
+
+    def values(self, column: OpenColumn) -> dict[str, float]:
+        """Those that were found, with their noisy counts. column: of them."""
+        clear = np.flatnonzero(self.counts * np.sqrt(self.precision) >= self.least)
+        return {
+            column.text([code for code in self.spelled[at].tolist() if code]): float(self.counts[at]) for at in clear
+        }
+
+
+def nothing(column: OpenColumn) -> Found:
+    """What is known of a column at first: that values begin with nothing."""
+    none = np.empty(0)
+    return Found(np.empty((1, 0), np.int32), np.empty((0, column.longest), np.int32), none, none, none)
 
 
 @dataclass(frozen=True)
@@ -136,7 +160,7 @@ class Discover(Schedule):
             Release(
                 f"prefixes {t}",
                 len(level),
-                float(len(level)),  # so that the noise is the same throughout
+                len(level) * max(self._weight(each) for each in level),
                 {"open columns": str(len(level)), "characters": _span(level)},
             )
             for t, level in enumerate(self._levels(facts), 1)
@@ -155,14 +179,17 @@ class Discover(Schedule):
         levels = self._levels(facts)
         units = "users" if facts.privacy.unit == "user" else "records"
         for column in _open(facts).values():
-            mine = [each for level in levels for each in level if each.column == column]
-            short = half_found(mine[:1], self.false_values / len(mine), deviations[0])
-            long = half_found(mine, self.false_values / len(mine), deviations[0])
+            asked = [(each, deviations[t]) for t, level in enumerate(levels) for each in level if each.column == column]
+            mine, noise = [each for each, _ in asked], [each for _, each in asked]
+
+            def needed(length: int, mine: Sequence[Asked] = mine, noise: Sequence[float] = noise) -> str:
+                return f"{half_found(mine, length, self.false_values / len(mine), noise):,.0f}"
+
+            half = (column.longest + 1) // 2
             yield (
                 f"column '{column.name}': a value of {column.longest} characters is found with one chance in two where "
-                f"about {long:,.0f} {units} have it"
-                + (f", one of {mine[0].ahead} where about {short:,.0f}" if len(mine) > 1 and mine[0].ending else "")
-                + "; a smaller longest or fewer characters find rarer ones"
+                f"about {needed(column.longest)} {units} have it, one of {half} where about {needed(half)} have; a "
+                "smaller longest or fewer characters find rarer ones"
             )
 
     def run(self, public: PublicSide, ask: Ask, last: Population | None) -> Iterator[Population]:
@@ -198,7 +225,9 @@ class Discover(Schedule):
         assert schema is not None
         *_, found = self._learnt(public.facts, ask)
         counted = public.facts.privacy.unit == "record"
-        return {NAME: schema_yaml(schema, found, public.facts.records if counted else None)}
+        values = {name: of.values(schema.open[name]) for name, of in found.items()}
+        missing = {name: of.missing for name, of in found.items()}
+        return {NAME: schema_yaml(schema, values, missing, public.facts.records if counted else None)}
 
     def _levels(self, facts: Facts) -> list[list[Asked]]:
         """What each release asks, column by column; of a column that is known to its longest value nothing more."""
@@ -212,18 +241,29 @@ class Discover(Schedule):
             first += column.longest
         return levels
 
+    def _weight(self, asked: Asked) -> float:
+        """How much of the budget its release takes, beside the others: the last one, which alone tells the longest values
+        from noise, as much more as its threshold is higher."""
+        column, stride = asked.column, max(asked.ahead, min(asked.known, 1))
+        if not asked.is_last or not asked.known:
+            return 1.0
+        releases = math.ceil(column.longest / stride)
+        clear = _threshold(self.false_values / releases / (FOLLOWED * asked.ending))
+        kept = _threshold(FALSE / (column.letters - 1) ** stride)
+        return max(1.0, (clear / (kept + ABOVE)) ** 2)
+
     def _learnt(self, facts: Facts, ask: Ask) -> Iterator[Mapping[str, Found]]:
         """What is known after each release, from 1 on, by column."""
         levels = self._levels(facts)
         asked_of = {name: sum(each.column.name == name for level in levels for each in level) for name in _open(facts)}
-        found = {name: Found(np.empty((1, 0), np.int32)) for name in _open(facts)}
+        found = {name: nothing(column) for name, column in _open(facts).items()}
         for t, level in enumerate(levels, 1):
             query = next_query(level, found)
             answer = ask(t, query)
-            for each, counts in zip(level, query.parts(answer.values), strict=True):
+            for each, (counts, again) in zip(level, query.parts(answer.values), strict=True):
                 name = each.column.name
                 expected = self.false_values / asked_of[name]
-                found[name] = updated(found[name], each, counts, answer.deviation, expected)
+                found[name] = updated(found[name], each, counts, again, answer.deviation, expected)
             yield dict(found)
 
     def _drawn(self, public: PublicSide, found: Mapping[str, Found], t: int, rows: int) -> Population:
@@ -232,8 +272,9 @@ class Discover(Schedule):
         assert schema is not None
         content = np.empty(rows, schema.dtype)
         for name, of in found.items():
-            values = np.array([*of.values, None], object)[: max(1, len(of.values))]
-            counts = np.maximum([*of.values.values()] or [0.0], 0)
+            told = of.values(schema.open[name])
+            values = np.array([*told, None], object)[: max(1, len(told))]
+            counts = np.maximum([*told.values()] or [0.0], 0)
             places = np.repeat(np.arange(len(values)), shared_out(counts, rows))
             content[name] = values[rng.permutation(places)]
         return Population(t, Samples(content), np.zeros(rows, np.int64), np.full(rows, -1), np.ones(rows, bool))
@@ -260,63 +301,75 @@ def next_query(level: Sequence[Asked], found: Mapping[str, Found]) -> PrefixCoun
     level: its columns.
     found: what is known before it.
     """
+    known = [found[each.column.name] for each in level]
     return PrefixCounts(
-        tuple(Spelled(each.first, each.column.letters, found[each.column.name].prefixes, each.ahead) for each in level)
+        tuple(
+            Spelled(each.first, each.column.letters, of.prefixes, each.ahead, of.spelled)
+            for each, of in zip(level, known, strict=True)
+        )
     )
 
 
-def updated(found: Found, asked: Asked, counts: F64, deviation: float, expected: float) -> Found:
+def updated(found: Found, asked: Asked, counts: F64, again: F64, deviation: float, expected: float) -> Found:
     """What is known of a column after a release.
 
     found: before it.
     asked: what was asked.
     counts: noisy, float64 [prefixes, cells].
+    again: noisy counts of whole values, float64 [v].
     deviation: of the noise in each.
     expected: false values that may come of it, on average.
     """
-    column = asked.column
+    column, precision = asked.column, found.precision + deviation**-2
+    means = (found.counts * found.precision + again * deviation**-2) / precision
     ways = np.stack(np.unravel_index(np.arange(counts.shape[1]), (column.letters,) * asked.ahead), axis=1)
-    goes_on = (ways > 0).all(1)
-    length = (np.cumprod(ways > 0, axis=1)).sum(1)
-    is_end = ~goes_on & ((ways > 0).sum(1) == length) & (length + asked.known > 0)
-    is_value = is_end | (goes_on & asked.is_last)
-    values = dict(found.values)
-    if len(counts) and asked.ending:
-        least = deviation * _threshold(expected / (len(counts) * asked.ending))
-        for row, way in np.argwhere((counts >= least) & is_value):
-            text = column.text([*found.prefixes[row].tolist(), *ways[way, : length[way]].tolist()])
-            if column.is_value(text):  # noise may put a blank at an end, which no cell has
-                values[text] = float(counts[row, way])
-    missing = found.missing if asked.known else float(counts[0, 0])
+    goes_on, length = (ways > 0).all(1), np.cumprod(ways > 0, axis=1).sum(1)
+    ends = ~goes_on & ((ways > 0).sum(1) == length) & (length + asked.known > 0)
+    clear = _threshold(expected / max(1, len(counts) * asked.ending))
+    least = clear if asked.is_last else min(clear, MAYBE)  # what is asked again may be less clear at first
+    cells = np.argwhere((counts >= least * deviation) & (ends | (goes_on & asked.is_last)))
+    spelled = np.zeros((len(cells), column.longest), np.int32)
+    spelled[:, : asked.known] = found.prefixes[cells[:, 0]]
+    spelled[:, asked.known : asked.known + asked.ahead] = ways[cells[:, 1]]
+    # noise may put a blank at an end, which no cell has
+    real = np.array([column.is_value(column.text(codes[codes > 0].tolist())) for codes in spelled], bool)
     prefixes = np.empty((0, asked.known + asked.ahead), np.int32)
     if len(counts) and not asked.is_last:
-        least = deviation * _threshold(FALSE / asked.going_on)
-        kept = np.argwhere((counts >= least) & goes_on)
+        kept = np.argwhere((counts >= deviation * _threshold(FALSE / asked.going_on)) & goes_on)
         most = MOST_CELLS // column.letters ** min(asked.ahead, column.longest - asked.known - asked.ahead)
         strongest = np.argsort(-counts[kept[:, 0], kept[:, 1]], kind="stable")[:most]
         row, way = kept[np.sort(strongest)].T
         prefixes = np.concatenate([found.prefixes[row], ways[way]], axis=1, dtype=np.int32)
-    return Found(prefixes, values, missing)
+    return Found(
+        prefixes,
+        np.concatenate([found.spelled, spelled[real]]),
+        np.concatenate([means, counts[cells[real, 0], cells[real, 1]]]),
+        np.concatenate([precision, np.full(real.sum(), deviation**-2)]),
+        np.concatenate([found.least, np.full(real.sum(), clear)]),
+        found.missing if asked.known else float(counts[0, 0]),
+    )
 
 
-def half_found(asked: Sequence[Asked], expected: float, deviation: float) -> float:
-    """Records that a value needs to be found with one chance in two: one that shares no prefix, and is as long as all
-    that is asked.
+def half_found(asked: Sequence[Asked], length: int, expected: float, deviations: Sequence[float]) -> float:
+    """Records that a value needs to be found with one chance in two, where it shares its prefixes with no other.
 
     asked: of its column, by release.
+    length: characters of the value.
     expected: false values that a release may bring, on average.
-    deviation: of the noise.
+    deviations: of the noise of each of these releases.
     """
     from scipy.optimize import brentq
     from scipy.special import log_ndtr
 
-    passed = [_threshold(FALSE / each.going_on) for each in asked[:-1]]
-    passed.append(_threshold(expected / max(1, (FOLLOWED if asked[-1].known else 1) * asked[-1].ending)))
+    at = next(at for at, each in enumerate(asked) if each.is_last or length < each.known + each.ahead)
+    tests = [(_threshold(FALSE / each.going_on), noise) for each, noise in zip(asked[:at], deviations, strict=False)]
+    cells = (FOLLOWED if asked[at].known else 1) * asked[at].ending
+    tests.append((_threshold(expected / max(1, cells)), sum(noise**-2 for noise in deviations[at:]) ** -0.5))
 
-    def log_chance(counts: float) -> float:
-        return sum(float(log_ndtr(counts - least)) for least in passed) - math.log(0.5)
+    def log_chance(count: float) -> float:
+        return sum(float(log_ndtr(count / noise - least)) for least, noise in tests) - math.log(0.5)
 
-    return deviation * float(brentq(log_chance, 0, 100))
+    return float(brentq(log_chance, 0, 100 * max(deviations)))
 
 
 def _threshold(chance: float) -> float:
@@ -344,11 +397,14 @@ def shared_out(counts: F64, rows: int) -> I64:
     return sizes
 
 
-def schema_yaml(schema: Schema, found: Mapping[str, Found], records: int | None) -> bytes:
+def schema_yaml(
+    schema: Schema, values: Mapping[str, Mapping[str, float]], missing: Mapping[str, float], records: int | None
+) -> bytes:
     """The schema with the values that were found, as `data.schema.file` reads it: values in quotes, whatever they are.
 
     schema: with open columns.
-    found: by column.
+    values: of each, with their noisy counts.
+    missing: a noisy count of each.
     records: the declared number of them; None where none is, or where counts are of users.
     """
     import yaml
@@ -365,17 +421,17 @@ def schema_yaml(schema: Schema, found: Mapping[str, Found], records: int | None)
 
     Dumper.add_representer(Quoted, quoted)
     lines = ["# The values of open columns, as noisy counts tell them (schedule=discover). Rare ones are not here."]
-    for name, of in found.items():
+    for name, counts in values.items():
         column, told = schema.open[name], ""
         if records is not None:
-            others = min(1.0, max(0.0, 1 - (sum(of.values.values()) + max(0.0, of.missing)) / records))
+            others = min(1.0, max(0.0, 1 - (sum(counts.values()) + max(0.0, missing[name])) / records))
             told = f"; about {others:.0%} of the records have others"
             if others > ADJUSTED and column.outside != "refuse":
                 told += f": data.max_adjusted={min(1.0, others + 0.1):.2f} lets these be read as {column.outside}"
-        lines.append(f"# {json.dumps(name)}: {len(of.values):,}{told}.")
-    values = {name: [Quoted(value) for value in sorted(of.values)] for name, of in found.items()}
+        lines.append(f"# {json.dumps(name)}: {len(counts):,} values{told}.")
+    quoted_values = {name: [Quoted(value) for value in sorted(counts)] for name, counts in values.items()}
     content = yaml.dump(
-        dict(schema.with_values(values)), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120,
+        dict(schema.with_values(quoted_values)), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120,
         default_flow_style=None,
     )  # fmt: skip
     return ("\n".join(lines) + "\n" + content).encode()
