@@ -474,10 +474,11 @@ class Spelled:
     values: I32
 
     def __post_init__(self) -> None:
-        codes = np.concatenate([self.prefixes.ravel() - 1, self.values.ravel()])
-        if not 2 <= self.letters <= END or (codes < 0).any() or (codes >= self.letters).any():
-            raise ValueError("prefixes: expected codes of characters")
-        for each in (self.prefixes, self.values):
+        if not 2 <= self.letters <= END:
+            raise ValueError(f"prefixes: expected 2 to {END} codes of a character")
+        for least, each in ((1, self.prefixes), (0, self.values)):
+            if (each < least).any() or (each >= self.letters).any():
+                raise ValueError("prefixes: expected codes of characters")
             if len(np.unique(_packed(each))) < len(each):
                 raise ValueError("prefixes: expected each once")
 

@@ -160,7 +160,7 @@ class Discover(Schedule):
             Release(
                 f"prefixes {t}",
                 len(level),
-                len(level) * max(self._weight(each) for each in level),
+                len(level) * max(self._weight(each, self._stride(each.column, facts)) for each in level),
                 {"open columns": str(len(level)), "characters": _span(level)},
             )
             for t, level in enumerate(self._levels(facts), 1)
@@ -233,7 +233,7 @@ class Discover(Schedule):
         """What each release asks, column by column; of a column that is known to its longest value nothing more."""
         columns, first, levels = _open(facts), 0, list[list[Asked]]()
         for column in columns.values():
-            stride = self.stride or stride_of(column, facts)
+            stride = self._stride(column, facts)
             for at, known in enumerate(range(0, column.longest, stride)):
                 if at == len(levels):
                     levels.append([])
@@ -241,14 +241,16 @@ class Discover(Schedule):
             first += column.longest
         return levels
 
-    def _weight(self, asked: Asked) -> float:
-        """How much of the budget its release takes, beside the others: the last one, which alone tells the longest values
-        from noise, as much more as its threshold is higher."""
-        column, stride = asked.column, max(asked.ahead, min(asked.known, 1))
+    def _stride(self, column: OpenColumn, facts: Facts) -> int:
+        return self.stride or stride_of(column, facts)
+
+    def _weight(self, asked: Asked, stride: int) -> float:
+        """How much of the budget its release takes, beside the others: the last one, which alone tells the longest
+        values from noise, as much more as its threshold is higher."""
         if not asked.is_last or not asked.known:
             return 1.0
-        releases = math.ceil(column.longest / stride)
-        clear = _threshold(self.false_values / releases / (FOLLOWED * asked.ending))
+        column = asked.column
+        clear = _threshold(self.false_values * stride / column.longest / (FOLLOWED * asked.ending))
         kept = _threshold(FALSE / (column.letters - 1) ** stride)
         return max(1.0, (clear / (kept + ABOVE)) ** 2)
 
