@@ -35,6 +35,7 @@ SLOW = [
     "test_compose",
     "test_evaluate",
     "test_contracts",
+    "test_discover",
     "test_golden",
     "test_hostile",
     "test_init",

@@ -32,7 +32,12 @@ from dpsyn.tables.schema import Schema, read
 
 TOWN = {"kind": "category", "values": "open", "longest": 6, "characters": ["lower", " -"]}
 CODE = {"kind": "category", "values": "open", "longest": 3, "characters": "digits", "missing": True}
-COLUMNS = {"age": {"kind": "integer", "bounds": [0, 99]}, "town": {**TOWN, "longest": 4}, "code": CODE, "well": {"kind": "boolean"}}
+COLUMNS = {
+    "age": {"kind": "integer", "bounds": [0, 99]},
+    "town": {**TOWN, "longest": 4},
+    "code": CODE,
+    "well": {"kind": "boolean"},
+}
 SCHEMA = {"columns": COLUMNS, "labels": ["well"], "unit": "user"}
 TOWNS = ["york", "bath", "hull", "bat", "ely"]
 

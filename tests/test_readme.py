@@ -117,6 +117,9 @@ def what_pages_take_for_granted(in_tmp, monkeypatch):
     ]
     put("stays.csv", head + "".join(stays))
     cases = [f"p{at},{wards[at % 3]},{at % 90},{at % 2 == 0},the wound of bed {at % 7} heals\n" for at in range(200)]
+    towns, codes = ("York", "Bath", "Hull"), ("A10", "B2", "")
+    visits = [f"p{at},{towns[at % 3]},{codes[at % 3]},{at % 90}\n" for at in range(2000)]
+    put("visits.csv", "patient,town,code,age\n" + "".join(visits))
     put("cases.csv", "patient,ward,age,urgent,note\n" + "".join(cases))
     public = [f"{wards[at % 3]},{at % 90},{at % 2 == 0},sleeps well in bed {at}\n" for at in range(60)]
     put("public_cases.csv", "ward,age,urgent,note\n" + "".join(public))

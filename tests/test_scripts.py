@@ -26,6 +26,7 @@ TINY = [
     "bench_all --tiny",
     "bench_busy --work boosting --rows 100 --rounds 1 --quiet --how dpsyn",
     "bench_cluster --records 2000 --candidates 50 --rounds 1 --memory 1000",
+    "bench_discover --rounds 1 --values 2 --strides 1",
     "bench_diffusion --rows 2 --calls 1 --rounds 1 --uncompiled --device cpu",
     "bench_frechet --rows 200 --dimension 32",
     "bench_inception --images 2 --sides 32 --threads 1 --rounds 1 --network 1",

@@ -380,7 +380,10 @@ def _guess(counts: Counter[str], dialect: Dialect) -> tuple[list[str], str]:
         return _text_facts(merged), ""
     facts = ["kind: category", f"values: {_listed(sorted(list(merged)[:VALUES]))}"]
     if len(merged) > VALUES:
-        return [*facts, "outside: other"], f"{len(merged)} values in the sample, the {VALUES} most frequent"
+        return [*facts, "outside: other"], (
+            f"{len(merged)} values in the sample, the {VALUES} most frequent; "
+            "`values: open, longest: N` has those of the rows found by schedule=discover"
+        )
     return facts, ""
 
 

@@ -71,7 +71,7 @@ class Schema:
     file: Any = field(metadata=PLACE)
 
     def __post_init__(self) -> None:
-        _ = self.constraints, self.unit  # which ask for all the rest
+        _ = self.constraints, self.texts, self.unit  # which ask for all the rest
 
     @functools.cached_property
     def columns(self) -> Mapping[str, Column]:

@@ -6,6 +6,7 @@ from fakes import Seeing
 from harness import digits, parquet, png
 
 from dpsyn.data.images import Images
+from dpsyn.data.tables import Tables
 from dpsyn.embedding import Sparse
 from dpsyn.embedding.pixels import Pixels
 from dpsyn.networks.search import cpu_search, torch_search
@@ -15,9 +16,11 @@ from dpsyn.privacy.budget import GRID
 from dpsyn.privacy.electorate import open_electorate, survey_of
 from dpsyn.privacy.marginals import Marginal
 from dpsyn.privacy.nearest import dense_search, sparse_search
-from dpsyn.privacy.query import CellScores, LabelCounts, Nearest
+from dpsyn.privacy.query import CellScores, LabelCounts, Nearest, PrefixCounts, Spelled
 from dpsyn.privacy.survey import check_survey
 from dpsyn.privacy.votes import unseal
+from dpsyn.schedule.discover import Characters
+from dpsyn.tables.schema import Schema
 
 ROWS = digits(150)
 SEARCHES = {
@@ -198,6 +201,36 @@ def test_refused_rows_are_named_by_column_and_rule_only(tmp_path):
         check_survey(survey_of(open_electorate(data, EMBED, {}, "record", tmp_path / "cache")), data, "record")
     assert "secret" not in str(caught.value)
     assert "150" not in str(caught.value)
+
+
+@pytest.mark.parametrize("at", [0, 30, 60], ids=["front", "middle", "end"])
+def test_one_row_more_moves_one_prefix_or_value_of_each_open_column_by_one(tmp_path, at):
+    rng = np.random.default_rng(0)
+    rows = [
+        (rng.choice(["bath", "bat", "york", "oslo", "", "far too long"]), rng.choice(["007", "1"])) for _ in "x" * 60
+    ]
+    towns = {"kind": "category", "values": "open", "longest": 6, "characters": "lower", "missing": True}
+    codes = {"kind": "category", "values": "open", "longest": 3, "characters": "digits"}
+    schema = Schema({"columns": {"town": towns, "code": codes, "age": {"kind": "boolean"}}})
+    asked = []
+    for first, (name, begins, whole) in zip(
+        (0, 6), (("town", ["ba", "yo"], ["bat"]), ("code", ["0"], [])), strict=True
+    ):
+        column = schema.open[name]
+        prefixes = column.codes(np.array(begins, object))[:, : len(begins[0])]
+        asked.append(Spelled(first, column.letters, prefixes, 1, column.codes(np.array(whole, object))))
+
+    def counts(name, given):
+        path = tmp_path / f"{name}.csv"
+        path.write_text("town,code,age\n" + "".join(f"{town},{code},true\n" for town, code in given))
+        tables = Tables(path=str(path), schema=schema)
+        electorate = open_electorate(tables, Characters(schema), {}, "record", tmp_path / "cache", shards=3)
+        return unseal(electorate.tallied(PrefixCounts(tuple(asked))))
+
+    without = counts("without", rows)
+    for odd in (("bath", "042"), ("bat", "7"), ("new", "00"), ("", "042"), ("much too long", "1")):
+        difference = counts("-".join(odd), [*rows[:at], odd, *rows[at:]]) - without
+        assert difference.sum() == 2 and sorted(difference[difference != 0].tolist()) == [1, 1]
 
 
 def test_scores_that_are_fewer_than_the_marginals_they_are_charged_for_cannot_be_made():
