@@ -232,6 +232,16 @@ def test_whatever_a_value_is_the_written_schema_gives_it_back_and_its_cells_are_
     assert values.tolist() == [*HOSTILE, "no", "other"] and (rules < REFUSED).all()
 
 
+@pytest.mark.parametrize(("longest", "characters"), [(1, "ab"), (1, "a"), (5, "a"), (2, "b a")])
+def test_columns_of_one_character_are_no_trouble_nor_are_rows_without_a_value(longest, characters):
+    schema = schema_of(town={"kind": "category", "values": "open", "longest": longest, "characters": characters})
+    assert found(schema, {"town": ["a"] * 99}, noise=3)["town"]["values"] == ["a"]
+    assert found(schema, {"town": []}, noise=0, false_values=1e-9)["town"]["values"] == ["other"]
+    plan = Discover(None, 0.1, 5)
+    deviations = [3.0] * len(plan.releases(public_of(schema).facts))
+    assert all("about" in line for line in plan.warnings(public_of(schema).facts, deviations))
+
+
 @pytest.mark.parametrize(
     ("outside", "cells", "expected"),
     [
@@ -327,7 +337,7 @@ def test_given_the_receipts_neighbouring_tables_give_the_same_bytes_and_the_same
             patched.setenv("XDG_STATE_HOME", str(folder / "state"))
             patched.setenv("XDG_CACHE_HOME", str(folder / "cache"))
             noisy = same_noise(patched, noisy)
-            printed = run(folder, given, "runtime.shards=2", *overrides)
+            printed = run(folder, given, *overrides)
         seen.append((files(folder / "run/release"), printed.replace(str(folder), "")))
     assert seen[0] == seen[1]
 
@@ -359,6 +369,13 @@ def test_a_run_that_is_cut_off_anywhere_goes_on_to_the_same_bytes_and_shards_are
         run(tmp_path / name, rows(), seeded, f"runtime.shards={shards}")
         seen.append(files(tmp_path / name / "run/not_private"))
     assert seen[0] == seen[1] and "schema.yaml" in seen[0]
+
+
+def test_without_noise_every_value_is_found(tmp_path):
+    planned(job(tmp_path, rows(50), "privacy=none"))
+    run(tmp_path, rows(50), "privacy=none")
+    found = Schema(read(str(tmp_path / "run/not_private/schema.yaml")))
+    assert set(found.columns["town"].values) == {*TOWNS, "oslo", "other"}
 
 
 def test_however_many_values_there_are_the_releases_are_those_of_the_plan(tmp_path):

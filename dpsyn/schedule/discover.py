@@ -36,9 +36,11 @@ NAME = "schema.yaml"
 MOST_CELLS = 2**20  # of a column in a release: a draw of noise takes 10 microseconds. What is above is not followed
 FOLLOWED = 100  # prefixes of a column that a plan expects where nothing is declared
 MAYBE = 1.5  # deviations from which on a whole value is asked again, which costs one cell
+MOST_WEIGHT = 4.0
 ABOVE = 1.0  # deviations above the threshold of a prefix that a value has which passes it again and again
 FALSE = 0.5  # false prefixes that follow one, at most: below 1, so that they die out
 MOST_STRIDE = 3
+EXACT = 1e-3  # the deviation that counts without noise are taken to have: one record is above any threshold
 ADJUSTED = 0.05  # data.max_adjusted, where nothing else is said
 
 
@@ -149,7 +151,7 @@ class Discover(Schedule):
             raise invalid("schedule", "discover", what, "Where all values are declared there is nothing to find.")
         if privacy.votes_per_record != 1 or privacy.budget_split is not None:
             what = "privacy.votes_per_record=1 and privacy.budget_split=null with it"
-            raise invalid("schedule", "discover", what, "All releases have the same noise.")
+            raise invalid("schedule", "discover", what, "It has shares of its own.")
         for column in schema.open.values():
             if self.stride is not None and column.letters**self.stride > MOST_CELLS:
                 what = f"a smaller number, or fewer than {column.letters - 1} characters for the column '{column.name}'"
@@ -180,7 +182,7 @@ class Discover(Schedule):
         units = "users" if facts.privacy.unit == "user" else "records"
         for column in _open(facts).values():
             asked = [(each, deviations[t]) for t, level in enumerate(levels) for each in level if each.column == column]
-            mine, noise = [each for each, _ in asked], [each for _, each in asked]
+            mine, noise = [each for each, _ in asked], [max(each, EXACT) for _, each in asked]
 
             def needed(length: int, mine: Sequence[Asked] = mine, noise: Sequence[float] = noise) -> str:
                 return f"{half_found(mine, length, self.false_values / len(mine), noise):,.0f}"
@@ -252,7 +254,7 @@ class Discover(Schedule):
         column = asked.column
         clear = _threshold(self.false_values * stride / column.longest / (FOLLOWED * asked.ending))
         kept = _threshold(FALSE / (column.letters - 1) ** stride)
-        return max(1.0, (clear / (kept + ABOVE)) ** 2)
+        return min(MOST_WEIGHT, max(1.0, (clear / (kept + ABOVE)) ** 2))
 
     def _learnt(self, facts: Facts, ask: Ask) -> Iterator[Mapping[str, Found]]:
         """What is known after each release, from 1 on, by column."""
@@ -265,7 +267,8 @@ class Discover(Schedule):
             for each, (counts, again) in zip(level, query.parts(answer.values), strict=True):
                 name = each.column.name
                 expected = self.false_values / asked_of[name]
-                found[name] = updated(found[name], each, counts, again, answer.deviation, expected)
+                noise = max(answer.deviation, EXACT)
+                found[name] = updated(found[name], each, counts, again, noise, expected)
             yield dict(found)
 
     def _drawn(self, public: PublicSide, found: Mapping[str, Found], t: int, rows: int) -> Population:
