@@ -297,7 +297,7 @@ def stride_of(column: OpenColumn, facts: Facts) -> int:
     releases = math.ceil(column.longest / 2)
     noise = multiplier(facts.privacy) * math.sqrt(releases * len(_open(facts)))
     prefixes = facts.records / (noise * _threshold(FALSE / (column.letters - 1) ** 2))
-    return 2 if 2 * prefixes * column.letters**2 <= MOST_CELLS else 1
+    return 2 if prefixes * column.letters**2 <= MOST_CELLS else 1
 
 
 def next_query(level: Sequence[Asked], found: Mapping[str, Found]) -> PrefixCounts:
