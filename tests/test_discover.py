@@ -304,6 +304,8 @@ def test_a_run_finds_the_values_then_the_main_run_uses_them_and_both_are_on_one_
     everything = b"".join(content for name, content in files(release).items() if "synthetic" not in name)
     assert b"oslo" not in everything and b"far too" not in everything
     assert verified(open_run(tmp_path / "run")).agrees
+    assert "values that noisy counts found" in (release / "README.md").read_text()
+    assert ">york<" in (release / "report.html").read_text()
     assert cli.main(["report", str(tmp_path / "run"), "--private"]) == 0
     assert cli.main(["expand", str(tmp_path / "run"), "--rows", "99"]) == 0
     assert verified(open_run(tmp_path / "run")).agrees

@@ -70,6 +70,8 @@ def _body(released: Released, layout: Layout) -> str:
     labels = [plain(label) for label in released.labels[:SHOWN_LABELS]]
     more = len(released.labels) - len(labels)
     made = "made up by dpsyn, or chosen among public ones. No private record was copied into them."
+    if any(name == "schema.yaml" for name, _, _ in released.files):
+        made = "which show the values that noisy counts found, each column by itself. `schema.yaml` lists them."
     before = "" if released.evaluation is None else evaluation.outgrown(released.evaluation, released.digest)
     unfinished = "" if released.is_finished else "\n**The run is not finished: these are not its final data.**\n"
     limits = [
