@@ -292,7 +292,14 @@ def told(
         low, high = found.by_noise
         whole = {} if found.interval is None else {"low": found.interval[0], "high": found.interval[1]}
         said["numbers"].append(
-            {"name": name, "what": what, "value": found.value, **whole, "noise_low": low, "noise_high": high}
+            {
+                "name": name,
+                "what": what.replace("held-out records", of),
+                "value": found.value,
+                **whole,
+                "noise_low": low,
+                "noise_high": high,
+            }
         )
 
     for name, answer in answers.items():

@@ -196,6 +196,9 @@ def _table(data: Any) -> Any:
     try:
         if not isinstance(data, Mapping):
             table = pa.table(data)
+            for at, column in enumerate(table.schema):  # categories of polars, which parquet's writer refuses
+                if pa.types.is_dictionary(column.type):
+                    table = table.set_column(at, column.name, pa.array(table.column(at).to_pylist()))
             # what Arrow calls an index of pandas without a name, as of rows that were chosen
             return table.select([name for name in table.column_names if not name.startswith("__index_level_")])
         return pa.table({name: _column(values) for name, values in data.items()})

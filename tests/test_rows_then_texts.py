@@ -439,6 +439,23 @@ def test_each_text_column_has_sums_of_its_own_and_a_vote_is_for_all_of_a_row(run
     assert "The texts of the rows: remark" in page and "The texts of the rows: title" in page
 
 
+def test_all_parts_of_a_release_load_though_the_first_iterations_have_no_texts(run_with_two_texts, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    release = run_with_two_texts / "release"
+    head = yaml.safe_load((release / "README.md").read_text().split("---\n")[1])
+    rows = {
+        config["config_name"]: datasets.load_dataset(
+            str(release), config["config_name"], split="train", cache_dir=tmp_path
+        ).num_rows
+        for config in head["configs"]
+    }
+    sizes = [pq.read_metadata(path).num_rows for path in release.glob("iterations/*/samples.parquet")]
+    assert rows["iterations"] + rows["iterations_from_001"] == sum(sizes)
+    assert {"default", "votes", "marginals"} <= set(rows) and "iterations_from_001" in (
+        release / "README.md"
+    ).read_text()
+
+
 def test_rows_with_several_texts_go_on_from_their_receipts_to_the_same_bytes(run_with_two_texts, tmp_path, monkeypatch):
     whole = files(run_with_two_texts / "release")
     iterations = len(list((run_with_two_texts / "release/iterations").iterdir()))

@@ -56,11 +56,16 @@ def _head(released: Released, layout: Layout) -> Mapping[str, Any]:
     }
 
 
-def _digest(layout: Layout, pattern: str) -> str:
+def _digest(layout: Layout, places: str | list[str]) -> str:
     """Of the content of these files. `datasets` takes what it has cached for a folder of the same name, the same head
     and the same modification times, whatever is in it: it gave the digits of one release for the texts of another."""
     is_export = OURS.fullmatch(layout.data) is None  # files of names that a run does not write
-    known = [d for name, d in digests_of(layout.folder, is_export).items() if fnmatch.fnmatchcase(name, pattern)]
+    patterns = [places] if isinstance(places, str) else places
+    known = [
+        digest
+        for name, digest in digests_of(layout.folder, is_export).items()
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    ]
     return f"sha256 {hashlib.sha256(' '.join(known).encode()).hexdigest()}"
 
 
@@ -130,8 +135,12 @@ def _loading(layout: Layout) -> list[str]:
     if layout.data.endswith(".parquet"):
         lines += ["", f"`pandas.read_parquet`, polars and DuckDB read `{layout.data}` as well."]
     if "iterations" in layout.configs:
-        lines += ['All candidates are in `load_dataset("release", "iterations")`, the noisy answers that chose among']
-        lines += ['them in "votes"' + (', in words in "marginals".' if "marginals" in layout.configs else ".")]
+        earlier = " and ".join(f'"{name}"' for name in layout.configs if name.startswith("iterations_from"))
+        others = f" (earlier ones, of other columns, in {earlier})" if earlier else ""
+        lines += [
+            f'All candidates are in `load_dataset("release", "iterations")`{others}, the noisy answers that chose'
+        ]
+        lines += ['among them in "votes"' + (', in words in "marginals".' if "marginals" in layout.configs else ".")]
     return lines
 
 

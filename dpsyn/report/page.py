@@ -161,7 +161,8 @@ def _budget(released: Released) -> dict[str, Any] | None:
 def _checklist(released: Released) -> list[tuple[str, bool, str]]:
     """The points of NIST SP 800-226 (2025), whether the release states them, and where."""
     promise = released.promise
-    stated, measured = promise.is_private, any(numbers.get("metric") for numbers in released.numbers)
+    stated = promise.is_private
+    measured = any(numbers.keys() - {"iteration", "final", "metric"} for numbers in released.numbers)
     change = "replaced" if promise.neighbours == "replace" else "added or removed"
     return [
         ("Privacy parameters", stated, f"epsilon {promise.epsilon:g}, delta {promise.delta:g}" if stated else "none"),

@@ -181,22 +181,23 @@ def rows_in(content: bytes, where: object) -> int:
         raise UserError(f"{where}: not a file of this version of dpsyn.") from None
 
 
-def columns_in(content: bytes, where: object) -> dict[str, str]:
+def columns_in(path: Path) -> dict[str, str]:
     """Names and types of the columns of what `to_parquet` wrote, as `datasets` names them: 'image', 'class label'.
 
-    content: of the file.
-    where: names the file in messages.
+    path: of the file.
+
+    Raises UserError for another file.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        schema = pq.read_schema(pa.BufferReader(content))
+        schema = pq.read_schema(path)
         features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
         kinds = {"Image": "image", "ClassLabel": "class label", "List": "list"}
         return {name: kinds.get(features[name]["_type"]) or str(features[name]["dtype"]) for name in schema.names}
-    except (pa.ArrowException, KeyError, TypeError, ValueError):
-        raise UserError(f"{where}: not a file of this version of dpsyn.") from None
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
+        raise UserError(f"{path}: not a file of this version of dpsyn.") from None
 
 
 def columns_of(content: np.ndarray, forms: Mapping[str, Mapping[str, str]] = NONE) -> dict[str, list[Any]]:
