@@ -26,7 +26,7 @@ from dpsyn.planning import facts, planned
 from dpsyn.population import Array
 from dpsyn.privacy.account import salted
 from dpsyn.report import write_report
-from dpsyn.runs.directory import RunDirectory, mapping_in, open_run
+from dpsyn.runs.directory import TEXT, RunDirectory, mapping_in, open_run
 from dpsyn.runs.storage import from_parquet, label_name, labels_of
 from dpsyn.runs.verification import Report, verified
 from dpsyn.show import Screen
@@ -85,7 +85,7 @@ class Run:
         path = self.directory.release / "synthetic.parquet"
         if not path.exists():
             raise UserError(f"{self.path}: the run is not finished. Give the command that began it.")
-        return Synthetic(path)
+        return Synthetic(path, self.directory.text_column)
 
     @property
     def privacy(self) -> dict[str, Any]:
@@ -117,9 +117,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Synthetic:
-    """Rows on disk, in any form. path: a parquet file."""
+    """Rows on disk, in any form.
+
+    path: a parquet file.
+    text: what its column `text` is called in the frames, as in the private data.
+    """
 
     path: Path
+    text: str = TEXT
 
     def __len__(self) -> int:
         import pyarrow.parquet as pq
@@ -130,7 +135,10 @@ class Synthetic:
         """pyarrow.Table"""
         import pyarrow.parquet as pq
 
-        return pq.read_table(self.path)
+        table = pq.read_table(self.path)
+        if self.text in table.column_names:
+            return table
+        return table.rename_columns([self.text if name == TEXT else name for name in table.column_names])
 
     def to_pandas(self) -> Any:
         """pandas.DataFrame"""

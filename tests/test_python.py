@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 import dpsyn
+from dpsyn import cli
 from dpsyn.errors import UserError
 
 PAGE = Path(__file__).parents[1] / "docs/how-to/python.md"
@@ -42,7 +43,8 @@ def test_frames_tables_and_columns_are_one_data_set_and_lie_where_only_their_own
     columns = rows()
     frame = pd.DataFrame(columns)
     chosen = frame.set_axis([7, 3] * 150)  # an index without a name
-    given = [frame, pa.table(columns), columns, polars.DataFrame(columns), chosen]
+    categories = polars.DataFrame(columns).with_columns(polars.col("city").cast(polars.Categorical))
+    given = [frame, pa.table(columns), columns, categories, chosen]
     found = [dpsyn.run(*TABLE, f"run_dir=r{at}", data=each) for at, each in enumerate(given)]
     assert [len(run.synthetic) for run in found] == [50] * 5
     joint = [run.privacy["joint"]["runs"] for run in found]
@@ -54,6 +56,25 @@ def test_frames_tables_and_columns_are_one_data_set_and_lie_where_only_their_own
     assert not kept and "given" not in json.dumps({**found[0].privacy, "assumed_public": 0, "joint": 0})
     with pytest.raises(UserError, match="a run with other settings is there"):
         dpsyn.run(*TABLE, "run_dir=r0", "seed=5", data=frame)
+
+
+def test_texts_and_images_alone_make_a_run_and_the_column_of_texts_keeps_its_name(in_tmp):
+    texts = [f"my parcel {i} is late" if i % 2 else f"the invoice {i} is wrong" for i in range(100)]
+    small = ["+experiment=text_smoke", "data=texts", "data.records=100", "schedule.size=8", "schedule.releases=1",
+             "schedule.degree=1", "schedule.variations=0", "metric=none"]  # fmt: skip
+    run = dpsyn.run(*small, "data.id=mine", "run_dir=a", data=texts)
+    assert run.synthetic.to_arrow().column_names == ["text", "label"] and len(run.synthetic) == 8
+    frame = pd.DataFrame({"Kommentar Text": texts, "Thema": ["late", "wrong"] * 50})
+    own = ["data.text_column=Kommentar Text", "++data.labels={Thema: [late, wrong]}", "data.id=my", "run_dir=b"]
+    run = dpsyn.run(*small, *own, data=frame)
+    assert run.synthetic.to_pandas().columns.tolist() == ["Kommentar Text", "label"]
+    assert cli.main(["export", "b", "--to", "out", "--format", "csv"]) == 0
+    assert Path("out/data.csv").read_text().startswith("Kommentar Text,Thema\n")
+    images = (np.arange(60 * 784).reshape(60, 28, 28) % 251).astype(np.uint8)
+    drawn = ["+experiment=smoke", "data=images", "data.mode=L", "data.records=60", "api.texts=[o,x]", "schedule.size=4",
+             "schedule.releases=1", "schedule.degree=1", "schedule.variations=0", "expand.rows=null"]  # fmt: skip
+    run = dpsyn.run(*drawn, "data.id=images", "run_dir=c", data=images)
+    assert run.synthetic.content().shape == (4, 28, 28, 1)
 
 
 def test_texts_and_refusals_of_one_line(in_tmp):

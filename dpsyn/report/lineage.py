@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dpsyn.population import F64, I64
-from dpsyn.report.facts import Lineage, Released
+from dpsyn.report.facts import LOOKED_AT, Lineage, Released, some_of
 
 FOUNDERS, TREES, LINKS = 12, 10, 8
 
@@ -106,3 +106,21 @@ def _chain(released: Released, known: Sequence[Lineage], row: int) -> tuple[list
     links.reverse()
     middle = np.unique(np.linspace(0, len(links) - 1, min(LINKS, len(links))).round().astype(int))
     return [links[i] for i in middle], row
+
+
+def unchanged(released: Released) -> tuple[int, float] | None:
+    """The last iteration that has variations, and what share of them are their parents: a variation that got no answer
+    of its own is. None where there are no variations.
+
+    released: what the run released.
+    """
+    known = unbroken(released.lineages)
+    for each in reversed(known[1:]):
+        varied = np.flatnonzero(~each.survivors)
+        if len(varied):
+            rows = varied[some_of(len(varied), LOOKED_AT[released.kind])]
+            mine = released.run.load(each.iteration, rows=rows).samples.content
+            parents = released.run.load(each.iteration - 1, rows=each.parents[rows]).samples.content
+            same = sum(np.array_equal(one, other) for one, other in zip(mine, parents, strict=True))
+            return each.iteration, same / len(rows)
+    return None

@@ -384,6 +384,7 @@ def _contents(released: Released) -> dict[str, Any]:
         "labels_left_out": len(counts) - len(shown),
         "many_labels": len(counts) > 1,
         "sampled": LOOKED_AT[kind_of(released.sample)],
+        "unchanged": None if released.kind == "tables" else lineage.unchanged(released),
     }
     if not len(released.sample):
         return {**found, "kind": "none"}

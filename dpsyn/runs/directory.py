@@ -20,6 +20,7 @@ from dpsyn.files import folder, private_folder, room_on_disk, sha256, stamp, wri
 from dpsyn.population import Label, Population
 from dpsyn.runs.storage import from_parquet, read_lineage, to_parquet
 
+TEXT = "text"  # what a column of texts is called where nobody calls it otherwise
 SHOWN_KEYS = 3  # of those in which two runs differ
 
 
@@ -175,6 +176,14 @@ class RunDirectory:
                 f"{path}: this checkpoint is damaged (wrong checksum). Restore it, or name another run_dir."
             )
         return path.read_bytes()
+
+    @property
+    def text_column(self) -> str:
+        """The name of the column of texts in the private data, where the run says it; or `text`."""
+        path = self.release / "config.yaml"
+        data = mapping_in(path).get("data") if path.exists() else None
+        name = data.get("text_column") if isinstance(data, dict) else None
+        return name if isinstance(name, str) else TEXT
 
     def iterations(self) -> list[int]:
         """The iterations that are there, rising; other names are none, "001 (copy)" say."""

@@ -11,7 +11,7 @@ import re
 import shutil
 import unicodedata
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 from dpsyn.errors import UserError, invalid, one_of
 from dpsyn.files import room_on_disk, stamp, sync_folder, sync_tree, write
 from dpsyn.population import Label, Population, some_of
-from dpsyn.runs.directory import RunDirectory
+from dpsyn.runs.directory import TEXT, RunDirectory
 from dpsyn.runs.storage import columns_of, from_parquet, label_name, labels_of, to_parquet
 from dpsyn.tables import times
 
@@ -74,7 +74,7 @@ def export(
         try:
             temporary.mkdir(parents=True)
             names = []
-            for name, content in WRITERS[form](population, labels):
+            for name, content in WRITERS[form](population, labels, run.text_column):
                 names.append(name)
                 place = temporary / name
                 place.parent.mkdir(exist_ok=True)
@@ -126,10 +126,11 @@ Files = Iterator[tuple[str, bytes]]
 
 
 def _rows(
-    population: Population, labels: Sequence[Label], decimals: bool = False
+    population: Population, labels: Sequence[Label], text: str, decimals: bool = False
 ) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
     """Names of columns, then the rows: the content as its cells were written, then a column for each of the label's.
 
+    text: the name of the column of texts.
     decimals: numbers as texts, with all decimals that their column has.
     """
     samples = population.samples
@@ -145,18 +146,21 @@ def _rows(
             columns[name] = [None if value is None else f"{value:.{digits}f}" for value in columns[name]]
         elif form.get("decimals") == "0":
             columns[name] = [None if value is None else int(value) for value in columns[name]]
+    if not samples.content.dtype.names and text not in labels[0]:
+        columns = {text: columns["text"]}
     named = {name: [labels[i][name] for i in population.labels] for name in labels[0] if name not in columns}
     return [*columns, *named], zip(*columns.values(), *named.values(), strict=True)
 
 
-def as_csv(population: Population, labels: Sequence[Label]) -> Files:
+def as_csv(population: Population, labels: Sequence[Label], text: str = TEXT) -> Files:
     """The files of a csv. Not by the csv module: before Python 3.11.9 and 3.12.3 it leaves a lone carriage return
     without quotes, and who reads the file finds two rows.
 
     population: of texts or table rows.
     labels: as declared.
+    text: the name of the column of texts.
     """
-    names, rows = _rows(population, labels, decimals=True)
+    names, rows = _rows(population, labels, text, decimals=True)
     lines = [",".join(map(_quoted, names)), *(",".join(map(_quoted, row)) for row in rows)]
     # a line with nothing in it would be taken for no row
     yield "data.csv", "".join(f"{line or _quoted('')}\n" for line in lines).encode()
@@ -170,17 +174,17 @@ def _quoted(value: Any) -> str:
     return '"{}"'.format(text.replace('"', '""')) if not text or UNSAFE.search(text) else text
 
 
-def as_jsonl(population: Population, labels: Sequence[Label]) -> Files:
-    names, rows = _rows(population, labels)
+def as_jsonl(population: Population, labels: Sequence[Label], text: str = TEXT) -> Files:
+    names, rows = _rows(population, labels, text)
     lines = (json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False, default=str) + "\n" for row in rows)
     yield "data.jsonl", "".join(lines).encode()
 
 
-def _parquet(population: Population, labels: Sequence[Label]) -> Files:
+def _parquet(population: Population, labels: Sequence[Label], _: str) -> Files:
     yield "data.parquet", to_parquet(population, labels, lineage=False)
 
 
-def _imagefolder(population: Population, labels: Sequence[Label]) -> Files:
+def _imagefolder(population: Population, labels: Sequence[Label], _: str) -> Files:
     """A folder a label, which `datasets` and torchvision read as the class."""
     from PIL import Image
 
@@ -203,7 +207,7 @@ def folders_of(labels: Sequence[Label]) -> list[str]:
     return [f"{i}_{name}" for i, name in enumerate(names)] if alike else names
 
 
-def _npz(population: Population, labels: Sequence[Label]) -> Files:
+def _npz(population: Population, labels: Sequence[Label], _: str) -> Files:
     """Not by numpy.savez, which a column called `file` stops."""
     content = population.samples.content
     fields = {name: content[name] for name in content.dtype.names} if content.dtype.names else {"content": content}
@@ -225,4 +229,10 @@ def _words(values: np.ndarray) -> np.ndarray:
     return np.array(["" if value is None else value for value in values], str)
 
 
-WRITERS = {"csv": as_csv, "jsonl": as_jsonl, "parquet": _parquet, "imagefolder": _imagefolder, "npz": _npz}
+WRITERS: Mapping[str, Callable[[Population, Sequence[Label], str], Files]] = {
+    "csv": as_csv,
+    "jsonl": as_jsonl,
+    "parquet": _parquet,
+    "imagefolder": _imagefolder,
+    "npz": _npz,
+}

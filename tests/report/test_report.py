@@ -19,7 +19,7 @@ from dpsyn.files import STAMP
 from dpsyn.population import Population, of_texts
 from dpsyn.privacy.budget import Budget, Charge, Settings, exact_epsilon, format_epsilon
 from dpsyn.privacy.statement import as_json, statement, unprotected
-from dpsyn.report import facts, write_report
+from dpsyn.report import facts, lineage, write_report
 from dpsyn.report.lineage import stream, trees
 from dpsyn.report.page import rendered
 from dpsyn.runs.directory import RunDirectory, open_run
@@ -212,6 +212,16 @@ def test_of_many_rows_it_says_what_was_looked_at(tmp_path, monkeypatch):
 def test_many_copies_come_with_advice(tmp_path, different, said):
     here = stranger(tmp_path, [f"text {i % different}" for i in range(10)], [{}])
     assert ("Copies teach nothing new" in Elements(write_report(here).read_text()).text) == said
+
+
+def test_variations_that_are_their_parents_are_counted(tmp_path):
+    here = stranger(tmp_path, ["one", "two", "three", "four"], [{}])
+    parents, survivors = np.array([0, 1, 1, 2, 3]), np.array([True, True, False, False, False])
+    texts = of_texts(["one", "two", "two", "another", "four"])
+    with here.locked():
+        here.save(Population(1, texts, np.zeros(5, int), parents, survivors), [{}])
+    assert lineage.unchanged(facts.read(here)) == (1, pytest.approx(2 / 3))
+    assert "66.7% of the variations of iteration 1 are their parents" in Elements(write_report(here).read_text()).text
 
 
 def test_rows_that_are_looked_at_are_of_all_labels_though_these_take_turns():
