@@ -291,30 +291,24 @@ def told(
     def add(name: str, what: str, found: Share) -> None:
         low, high = found.by_noise
         whole = {} if found.interval is None else {"low": found.interval[0], "high": found.interval[1]}
+        what = f"share of {of} {what}"
         said["numbers"].append(
-            {
-                "name": name,
-                "what": what.replace("held-out records", of),
-                "value": found.value,
-                **whole,
-                "noise_low": low,
-                "noise_high": high,
-            }
+            {"name": name, "what": what, "value": found.value, **whole, "noise_low": low, "noise_high": high}
         )
 
     for name, answer in answers.items():
         counts, deviation = answer.values, answer.deviation
         if name == RIGHT:
-            what = "share of held-out records whose label a classifier finds that learned from the synthetic data"
+            what = "whose label a classifier finds that learned from the synthetic data"
             add("accuracy", what, share(counts, np.array([True, False]), deviation, by_record))
         elif name == CONFUSION:
             matrix = np.round(counts.reshape(len(labels), len(labels)), 1)
             said["confusion"] = {"labels": list(labels), "counts": matrix.tolist(), "deviation": deviation}
         elif name == DISTANCES:
             near, within = np.arange(len(counts)) == 0, np.arange(len(counts)) < len(counts) - 1
-            what = "share of held-out records nearer to a synthetic sample than 95 % of those are to each other"
+            what = "nearer to a synthetic sample than 95 % of those are to each other"
             add("very near", what, share(counts, near, deviation, by_record))
-            what = "share of held-out records with a synthetic sample no farther than 95 % of those have"
+            what = "with a synthetic sample no farther than 95 % of those have"
             add("covered", what, share(counts, within, deviation, by_record))
             said["distances"] = {
                 "ends": list(by.ends),

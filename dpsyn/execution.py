@@ -145,6 +145,7 @@ def _iterate(state: Started, public: PublicSide) -> Population:
         t = population.iteration
         with run.timed("save"):
             run.save(population, job.labels)
+        screen.reached(t)
         if t == 0:
             state.declare()
         ancestors = _show_votes(state, t, last, population, ancestors)
@@ -167,6 +168,7 @@ def _done_before(state: Started) -> tuple[Population | None, np.ndarray | None]:
         population = state.run.load(t)
         ancestors = _show_votes(state, t, last, population, ancestors)
         last = population
+        state.screen.reached(t)
     return last, ancestors
 
 

@@ -40,6 +40,7 @@ class Screen:
         self.console = console
         self.facts = facts
         self.iterations = iterations
+        self.made = 0  # iterations
         self.signs: dict[int, Mapping[str, float]] = {}
         self.notes: list[str] = []
         self.asked: Callable[[], str] = lambda: ""  # what the api took so far, and will take
@@ -74,6 +75,10 @@ class Screen:
         self.notes.append(text)
         if self.live is None:
             self._print(text)
+
+    def reached(self, iteration: int) -> None:
+        """An iteration is there."""
+        self.made = iteration
 
     def released(self, iteration: int, signs: Mapping[str, float]) -> None:
         """Vital signs of an iteration, from its noisy votes.
@@ -127,8 +132,7 @@ class Screen:
         head = Table.grid(padding=(0, 2))
         for name, value in self.facts.items():
             head.add_row(f"[dim]{name}", value)
-        made = max(self.signs, default=0)
-        head.add_row("[dim]iterations", f"{made} of {self.iterations}")
+        head.add_row("[dim]iterations", f"{self.made} of {self.iterations}")
         if asked := self.asked():
             head.add_row("[dim]asked", asked)
         parts: list[Any] = [head]

@@ -319,6 +319,15 @@ def test_tables_are_measured_column_by_column(here, tmp_path):
         assert sum(each["synthetic"]) == pytest.approx(1, abs=1e-3)
     assert cli.main(["verify", str(run)]) == 0
     check_claims(run, tmp_path, 10)
+    assert cli.main(["report", str(run), "--private"]) == 0
+    page = (run / "private/report.html").read_text()  # without an embedding rows are as far apart as their columns say
+    assert "distance to the nearest private record" in page and "the candidates before any vote" not in page
+
+
+def test_a_release_alone_cannot_be_measured(here, tmp_path, capsys):
+    shutil.copytree(here / "bare/release", tmp_path / "alone")
+    assert cli.main(["evaluate", str(tmp_path / "alone")]) == 2
+    assert "expected the directory of a run; this is a release alone" in capsys.readouterr().err
 
 
 def test_a_sweep_over_hold_outs_is_agreed_to_as_if_everybody_bore_everything(here, tmp_path, capsys):

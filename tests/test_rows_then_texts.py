@@ -301,7 +301,8 @@ def test_iterations_without_texts_can_be_measured_and_the_private_page_is_made(t
     by_iteration = {each["iteration"]: each["accuracy"] for each in told if each["metric"] == "text_links"}
     assert sorted(by_iteration) == [1, 2, 3, 4] and by_iteration[1] < by_iteration[4] > 0.6
     assert cli.main(["report", str(tmp_path / "run"), "--private"]) == 0
-    assert "PRIVATE" in (tmp_path / "run/private/report.html").read_text()
+    page = (tmp_path / "run/private/report.html").read_text()
+    assert "PRIVATE" in page and "Runs of words shared with private texts: remark" in page
 
 
 def test_the_page_of_a_run_whose_rows_have_no_texts_yet_tells_of_none(tmp_path):

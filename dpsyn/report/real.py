@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from dpsyn.embedding import Embedding
+from dpsyn.embedding import Embedding, Sparse
 from dpsyn.errors import UserError
 from dpsyn.evaluation import apart, bins, features, learned, vectors_of
 from dpsyn.metric import words
@@ -18,9 +18,11 @@ from dpsyn.privacy.nearest import distinct, flushed, nearest
 from dpsyn.report import drawing
 from dpsyn.report.contents import Bars
 from dpsyn.tables.schema import Schema
+from dpsyn.tables.vectors import Weights, entries, starts_of
 
 LOOKED_AT = 3_000  # rows of each side that are compared, at most
 PAIRS = 6  # synthetic samples beside their nearest private records
+WEIGHTS = Weights(1.0, 1 / 3, 0.5)  # as of embedding=table
 RUNS = 200  # synthetic texts whose longest run of words shared with a private one is looked for
 
 
@@ -42,28 +44,36 @@ def against(
     """Of the private page.
 
     synthetic: the finished data.
-    first: the candidates before any vote.
+    first: of the first iteration there is; of iteration 0 these are the candidates before any vote.
     real: private records.
     held: real ones that none of the data were made by, or else others of the private ones.
-    embed: None where the run has none.
+    embed: None where the run has none: rows of a table are compared by their columns then.
     schema: of a table.
     """
     ours = Rows(synthetic.samples, _labels(synthetic.samples, synthetic.labels, schema)).some(LOOKED_AT)
     bare = Rows(first.samples, _labels(first.samples, first.labels, schema)).some(LOOKED_AT)
     real, held = real.some(LOOKED_AT), held.some(LOOKED_AT)
-    vectors = {} if embed is None else {side: vectors_of(embed, rows.samples) for side, rows in
-                                        (("ours", ours), ("bare", bare), ("real", real), ("held", held))}  # fmt: skip
-    found: dict[str, Any] = dict.fromkeys(("near", "columns", "correlations", "means", "shared", "lengths"))
-    found |= {"trained": _trained(ours, bare, real, held, vectors, schema), "rows": len(real.labels)}
+    sides, vectors = {"ours": ours, "bare": bare, "real": real, "held": held}, dict[str, Array]()
+    if embed is not None:
+        vectors = {side: vectors_of(embed, rows.samples) for side, rows in sides.items()}
+    elif schema is not None and schema.features:
+        vectors = {side: _vectors_of_rows(schema, rows.samples) for side, rows in sides.items()}
+    found: dict[str, Any] = dict.fromkeys(("near", "columns", "correlations", "means"))
+    bare_too = bool(vectors) and first.iteration == 0
+    found |= {"trained": _trained(ours, bare if bare_too else None, real, held, vectors, schema)}
+    found |= {"rows": len(real.labels), "texts": _texts(ours, real, schema)}
     if vectors:
         found["near"] = _near(ours, real, held, vectors)
     if schema is not None:
         found["columns"], found["correlations"] = _columns(ours, real, schema), _correlations(ours, real, schema)
     elif real.samples.content.ndim == 4:
         found["means"] = _means(ours, real)
-    else:
-        found["shared"], found["lengths"] = _shared(ours, real), _lengths(ours, real)
     return found
+
+
+def _vectors_of_rows(schema: Schema, samples: Samples) -> Array:
+    places, values = entries(schema.features, samples.content, WEIGHTS)
+    return Sparse(places, values, starts_of(schema.features)[-1]).dense()
 
 
 def _labels(samples: Samples, labels: I64, schema: Schema | None) -> I64:
@@ -71,11 +81,11 @@ def _labels(samples: Samples, labels: I64, schema: Schema | None) -> I64:
 
 
 def _trained(
-    ours: Rows, bare: Rows, real: Rows, held: Rows, vectors: Mapping[str, Array], schema: Schema | None
+    ours: Rows, bare: Rows | None, real: Rows, held: Rows, vectors: Mapping[str, Array], schema: Schema | None
 ) -> list[tuple[str, str]]:
     """(what a classifier learned from, its accuracy on held-out real rows)."""
     sides = [("the synthetic data", "ours", ours), ("the private data", "real", real)]
-    sides += [("the candidates before any vote", "bare", bare)] if vectors else []
+    sides += [] if bare is None else [("the candidates before any vote", "bare", bare)]
     judged = features(schema, held.samples, vectors.get("held"))
     found = []
     for name, side, rows in sides:
@@ -155,10 +165,23 @@ def _mean(images: Array) -> Array:
     return images.mean(0).round().astype(np.uint8)
 
 
-def _shared(ours: Rows, real: Rows) -> dict[str, Any]:
-    """The longest run of words that a synthetic text shares with a private one, of some texts."""
-    texts = [str(text) for text in ours.samples.content[:RUNS]]
-    mine, theirs = words(texts), words(map(str, real.samples.content))
+def _texts(ours: Rows, real: Rows, schema: Schema | None) -> list[tuple[str, dict[str, Any], list[Any]]]:
+    """(column, runs of words that are shared, lengths) of each column of texts; '' for data that are texts alone."""
+    if schema is None:
+        pairs = [] if real.samples.content.ndim == 4 else [("", ours.samples.content, real.samples.content)]
+    else:
+        pairs = [(name, ours.samples.content[name], real.samples.content[name]) for name in schema.texts]
+    found = []
+    for name, *sides in pairs:
+        mine, theirs = ([str(text) for text in side if text is not None] for side in sides)
+        if mine and theirs:
+            found.append((name, _shared(mine[:RUNS], theirs), _lengths(mine, theirs)))
+    return found
+
+
+def _shared(texts: Sequence[str], private: Sequence[str]) -> dict[str, Any]:
+    """The longest run of words that a synthetic text shares with a private one."""
+    mine, theirs = words(texts), words(private)
     longest = np.zeros(len(texts), np.int64)
     for n in range(1, 200):
         grams, starts = mine.ngrams(n)
@@ -172,10 +195,10 @@ def _shared(ours: Rows, real: Rows) -> dict[str, Any]:
             "longest": int(longest.max(initial=0)), "text": texts[worst][:600] if texts else ""}  # fmt: skip
 
 
-def _lengths(ours: Rows, real: Rows) -> list[tuple[str, list[str]]]:
+def _lengths(mine: Sequence[str], theirs: Sequence[str]) -> list[tuple[str, list[str]]]:
     """Quartiles of the lengths, in words."""
     found = []
-    for name, rows in (("synthetic", ours), ("private", real)):
-        lengths: F64 = np.array([len(str(text).split()) for text in rows.samples.content], np.float64)
+    for name, texts in (("synthetic", mine), ("private", theirs)):
+        lengths: F64 = np.array([len(text.split()) for text in texts], np.float64)
         found.append((name, [f"{value:.0f}" for value in np.quantile(lengths, (0.05, 0.25, 0.5, 0.75, 0.95))]))
     return found

@@ -256,6 +256,8 @@ def open_run(root: Path, alone: bool = False) -> RunDirectory:
         if within.release.name == root.name and within.private.exists():
             return within
         return RunDirectory(root, is_private=root.name != "not_private", is_alone=True)
+    if (root / "privacy.json").exists():
+        raise UserError(f"{root}: expected the directory of a run; this is a release alone, or an export.")
     raise UserError(f"{root}: no run of dpsyn is there (no release/privacy.json).")
 
 
