@@ -12,14 +12,14 @@ import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 
 from dpsyn.errors import UserError, invalid, one_of
 from dpsyn.files import folder, write
-from dpsyn.reading.lines import delimiter_of, encoding_of
+from dpsyn.reading.lines import delimiter_of, encoding_of, encoding_of_names
 from dpsyn.reading.rows import Columns
 from dpsyn.reading.sources import Source, is_encoding
 from dpsyn.tables.columns import TEXT
@@ -29,6 +29,7 @@ from dpsyn.validate import number, whole
 TABLES, TEXTS, IMAGES = "table", "texts", "images"
 KINDS = ("csv", "jsonl", "parquet")
 TABULAR = (".csv", ".tsv", ".jsonl", ".parquet", ".csv.gz", ".tsv.gz", ".jsonl.gz")
+CSV = (".csv", ".tsv")
 PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".ppm", ".pgm")
 TEXT_SOURCES = "--pool PUBLIC (texts), --model NAME (of a chat endpoint) or --local NAME (a language model here)"
 NEAREST = 20  # texts of a pool, of which an expansion draws one
@@ -182,6 +183,7 @@ def begin(wanted: Wanted, into: Path) -> Begun:
         raise invalid("--pool", wanted.pool, "public rows or images, apart from the private ones")
     if wanted.encoding is not None and not is_encoding(wanted.encoding):
         raise invalid("--encoding", wanted.encoding, "an encoding of texts: utf-8, latin-1, cp1252, utf-16, ...")
+    given, wanted = wanted.encoding, replace(wanted, encoding=_encoding(wanted))
     least = 1 / (wanted.records * max(1.0, math.log(wanted.records)))
     facts = {
         "place": " ".join(wanted.place.name.split()),  # in a comment, of one line
@@ -195,7 +197,7 @@ def begin(wanted: Wanted, into: Path) -> Begun:
     written, remarks = {}, []
     if wanted.kind == TABLES:
         file = f"schemas/{wanted.name}.yaml"
-        written[file], settings, texts = _schema(wanted)
+        written[file], settings, texts = _schema(wanted, given)
         facts["more"] = "".join(f"  {key}: {_quoted(value)}\n" for key, value in settings.items())
         if wanted.has_source:
             how, api, asked = _rows_with_texts(wanted, texts, settings)
@@ -256,8 +258,8 @@ def _private_columns(wanted: Wanted) -> list[str]:
 
 
 def _first_line(place: Path, encoding: str | None) -> str:
-    with place.open("rb") as file:
-        return file.readline(2**20).decode(encoding or "utf-8", "replace").lstrip("\ufeff").rstrip("\r\n")
+    with place.open(encoding=encoding or "utf-8", errors="replace", newline="") as file:
+        return file.readline(2**20).lstrip("\ufeff").rstrip("\r\n")
 
 
 def _delimiter(line: str) -> str:
@@ -265,16 +267,30 @@ def _delimiter(line: str) -> str:
     return max(",;\t|", key=line.count)
 
 
-def _schema(wanted: Wanted) -> tuple[str, dict[str, str], list[str]]:
+def _encoding(wanted: Wanted) -> str | None:
+    """Of the private csv: as it is said, or as the names of its columns show; where these are of plain letters, as that
+    of the public file beside it. No private row is looked at."""
+    if wanted.encoding or not wanted.place.is_file() or wanted.place.suffix.lower() not in CSV:
+        return wanted.encoding
+    if found := encoding_of_names(wanted.place):
+        return found
+    beside = [Path(given) for given in (wanted.sample, wanted.pool) if given]
+    return next((encoding_of(path) for path in beside if path.is_file() and path.suffix.lower() in CSV), None)
+
+
+def _schema(wanted: Wanted, encoding: str | None) -> tuple[str, dict[str, str], list[str]]:
     """The schema, the settings by which its sample was read, and the names of its columns of texts, or, where nothing
-    says where texts come from, of those that it leaves out."""
+    says where texts come from, of those that it leaves out.
+
+    encoding: as it was given, of the sample too.
+    """
     if wanted.sample is None:
         do = "Give --sample PUBLIC: a public sample, or a codebook. The schema must not be read off the private rows."
         raise UserError(f"{wanted.place}: {do}")
     if _overlap(wanted.sample, wanted.place):
         raise invalid("--sample", wanted.sample, "public rows, not the private ones", "A schema is published.")
     named = None if wanted.text is None else [wanted.text]
-    text = draft(wanted.sample, None, wanted.encoding, Texts(named, wanted.description))
+    text = draft(wanted.sample, None, encoding, Texts(named, wanted.description))
     declared = _columns(text)
     texts = [name for name, said in declared.items() if said["kind"] == TEXT]
     if named and named != texts:
@@ -286,13 +302,17 @@ def _schema(wanted: Wanted) -> tuple[str, dict[str, str], list[str]]:
         do = "For all of them give --pool: public rows with the same columns."
         raise invalid("--text", "(not given)", one_of(texts), do)
     if texts and not wanted.has_source:
-        text = draft(wanted.sample, None, wanted.encoding)
+        text = draft(wanted.sample, None, encoding)
         declared = _columns(text)
         if is_left := [name for name in texts if name in declared]:
             raise UserError(f"{wanted.place}: '{is_left[0]}' is a text. Give {TEXT_SOURCES}.")
     found = re.search(r"^# It was read as the settings (.*) say:", text, re.MULTILINE)
     said = dict(each.split("=", 1) for each in shlex.split(found[1])) if found else {}
     settings = {key.removeprefix("data."): value.replace("\\t", "\t") for key, value in said.items()}
+    if wanted.encoding:
+        settings |= {"encoding": wanted.encoding}
+    if settings.get("encoding") == "utf-8":
+        del settings["encoding"]
     named = _private_columns(wanted)
     if named and (missing := sorted(set(declared) - set(named))):
         raise invalid("--sample", wanted.sample, f"the columns of the private file; '{missing[0]}' is not there")
@@ -346,7 +366,7 @@ def _texts(wanted: Wanted, facts: Mapping[str, object]) -> str:
     if wanted.place.suffix.lower() == ".csv":
         sign = _delimiter(_first_line(wanted.place, wanted.encoding))
         more += f"  delimiter: {_quoted(sign)}\n" if sign != "," else ""
-    if wanted.encoding:
+    if wanted.encoding not in (None, "utf-8"):
         more += f"  encoding: {wanted.encoding}\n"
     if not wanted.has_source:
         raise UserError(f"{wanted.place}: Give {TEXT_SOURCES}.")

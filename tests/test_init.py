@@ -40,7 +40,7 @@ def comments(path, n, seed, encoding="utf-8", sign=","):
     rng = np.random.default_rng(seed)
     lines = [sign.join(("id", "comment", "topic"))]
     for at in range(n):
-        text = " ".join(rng.choice(WORDS, rng.integers(5, 15)))
+        text = '"' + " ".join(rng.choice(WORDS, rng.integers(5, 15))) + '\r\nthe end"'
         lines.append(sign.join((str(at), text, rng.choice(["delivery", "refund"]))))
     path.write_bytes(("\r\n".join(lines) + "\r\n").encode(encoding))
 
@@ -51,15 +51,42 @@ def commands(capsys):
 
 
 JOBS = {
-    "a table": (["init", "stays.csv", "--records", "400", "--sample", "public.csv", "--encoding", "cp1252",
+    "a table": (["init", "stays.csv", "--records", "400", "--sample", "public.csv",
                  "--labels", "Station"], ["schedule.size=60", "privacy.epsilon=8"]),
     "photographs": (["init", "photos", "--records", "100", "--pool", "public"], ["schedule.size=20"]),
     "texts": (["init", "export.csv", "--text", "comment", "--records", "300", "--pool", "public.jsonl", "--encoding",
                "cp1252", "--labels", "topic=delivery,refund"], ["schedule.size=40", "api.neighbours=20",
               "schedule.degree=[20,10,5,1]"]),
-    "rows with texts": (["init", "export.csv", "--sample", "public.csv", "--pool", "public.csv", "--records", "300",
-                         "--encoding", "cp1252"], ["schedule.size=40", "schedule.candidates=60"]),
+    "rows with texts": (["init", "export.csv", "--sample", "public.csv", "--pool", "public.csv", "--records",
+                         "300"], ["schedule.size=40", "schedule.candidates=60"]),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "private", "public", "expected"),
+    [
+        (
+            "comment",
+            "cp1252",
+            "cp1252",
+            "cp1252",
+        ),  # only rows would tell: taken to be as the public ones
+        ("comment", "utf-16", "utf-8", "utf-16"),  # Excel's
+        ("comment", "utf-8-sig", "utf-8", None),
+        ("Rückmeldung", "cp1252", "utf-8", "cp1252"),
+        ("Rückmeldung", "utf-8", "cp1252", None),
+    ],
+)
+def test_the_encoding_of_a_file_is_told_by_the_names_of_its_columns_or_by_the_public_one(
+    name, private, public, expected, in_tmp
+):
+    for path, encoding in (("mine.csv", private), ("public.csv", public)):
+        rows = "".join(f'{i};"schön, Nr. {i}\r\nGrüße"\r\n' for i in range(120))
+        (in_tmp / path).write_bytes(f"id;{name}\r\n{rows}".encode(encoding))
+    assert cli.main(["init", "mine.csv", "--text", name, "--records", "120", "--pool", "public.csv"]) == 0
+    written = yaml.safe_load((in_tmp / "mine/experiment/mine.yaml").read_text())
+    assert written["data"].get("encoding") == expected and written["data"]["delimiter"] == ";"
+    assert cli.main(["check", "--config-dir", "mine", "+experiment=mine"]) == 0
 
 
 @pytest.mark.parametrize("name", JOBS)
@@ -99,7 +126,10 @@ def test_a_first_job_takes_three_commands(name, in_tmp, capsys):
         assert said["schedule"]["size"] == 40  # a third of the pool
     if name == "rows with texts":
         rows = pq.read_table(in_tmp / "runs/export/release/synthetic.parquet").to_pylist()
-        assert all(row["topic"] in ("delivery", "refund") and set(row["comment"].split()) <= set(WORDS) for row in rows)
+        assert all(
+            row["topic"] in ("delivery", "refund") and set(row["comment"].split()) <= {*WORDS, "the", "end"}
+            for row in rows
+        )
 
 
 @pytest.mark.parametrize("given", [["--model", "gpt-4o-mini"], ["--local", "models/chat"], ["--local", "package:llm"]])
