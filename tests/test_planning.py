@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from test_light import CODE
 
+import dpsyn
 from dpsyn import cli
 from dpsyn.build import config_folder
 from dpsyn.data import said_of
@@ -177,3 +178,9 @@ def test_epsilons_stand_side_by_side_with_their_noise_and_what_it_hides(capsys):
 def test_a_schedule_that_asks_nothing_can_be_planned(capsys):
     assert cli.main(["plan", "+experiment=digits", "schedule=none"]) == 0
     assert "no release: no private row is read" in capsys.readouterr().out
+
+
+def test_a_table_of_which_no_pair_is_asked_is_told_so_before_it_is_made():
+    few, enough = (dpsyn.plan("+experiment=breast_cancer", f"privacy.epsilon={epsilon}") for epsilon in (1, 100))
+    assert any("no pair of columns is asked" in line for line in few["warnings"])
+    assert not any("no pair of columns is asked" in line for line in enough["warnings"])

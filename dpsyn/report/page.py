@@ -21,11 +21,13 @@ from dpsyn.population import I64, Array, Population, Samples
 from dpsyn.privacy.budget import SMALLEST_SIGMA, WEAK, exact_epsilon, format_epsilon, largest_hit_rates
 from dpsyn.privacy.statement import format_delta
 from dpsyn.report import contents, drawing, lineage
+from dpsyn.report.contents import Bars
 from dpsyn.report.facts import LOOKED_AT, NOUNS, Released, kind_of, some_of
 from dpsyn.report.shown import browser, cut, first, shown, spaced, thumbnail, trees
 
 LABELS, SHOWN_SETTINGS, SHOWN_FILES, SHOWN_CHARGES = 40, 60_000, 400, 400
 MAPPED, FEWEST_ON_MAP = 48, 12  # px of an image on a map; images on one
+WIDE_BAND = 0.05  # of all rows: a bar that may be so far off says little
 ALARMS = 0.05  # the rate of false alarms that is told in words
 
 
@@ -69,6 +71,7 @@ def _digest(content: str) -> str:
 def _context(released: Released) -> dict[str, Any]:
     promise, kind = released.promise, released.kind
     state, headline = _state(released)
+    what_is_in_it = _contents(released)
     return {
         "released": released,
         "promise": promise,
@@ -84,13 +87,13 @@ def _context(released: Released) -> dict[str, Any]:
         "trade_off": _trade_off(released),
         "budget": _budget(released),
         "checklist": _checklist(released),
-        "signs": _signs(released),
+        "signs": _signs(released) or _signs_of_counts(released, what_is_in_it.get("columns", [])),
         "votes": _votes(released),
         "stream": _stream(released),
         "trees": trees(released),
         "changes": _changes(released),
         "browser": browser(released),
-        "contents": _contents(released),
+        "contents": what_is_in_it,
         "measured": [numbers for numbers in released.numbers if numbers.get("metric") and len(numbers) > 3],
         "evaluation": _evaluation(released),
         "settings": released.settings_text[:SHOWN_SETTINGS],
@@ -290,6 +293,35 @@ def _signs(released: Released) -> list[dict[str, Any]]:
     ]
 
 
+def _signs_of_counts(released: Released, columns: Sequence[tuple[Bars, Any]]) -> list[dict[str, Any]]:
+    """The same of a table that votes in cells made: what their noise hides.
+
+    columns: with their bars and drawings.
+    """
+    counted = [charge for charge in released.promise.charges if charge.name.startswith("counts ")]
+    shown = [bars for bars, _ in columns]
+    if not counted or not shown:
+        return []
+    found = []
+    if widths := [bars.off[1] for bars in shown if bars.off is not None]:
+        width = float(np.median(widths))
+        advice = "Small groups cannot be told. Spend a larger epsilon, or declare fewer or coarser columns."
+        what = "of all rows: how far noise moves a bar, in the middle column, in 95 of 100 cases"
+        found.append(("Noise of a bar", f"±{width:.1%}", what, advice if width > WIDE_BAND else None))
+    if hidden := [bars.column for bars in shown if bars.noisy is None]:
+        named = ", ".join(hidden[:5]) + (" and others" if len(hidden) > 5 else "")
+        advice = f"Nothing is known of how the values of {named} are spread. Declare fewer values or closer bounds."
+        what = f"of {len(shown)}: their released counts are noise, or there are none"
+        found.append(("Columns that noise hides", str(len(hidden)), what, advice if widths else None))
+    pairs = math.comb(sum(bars.kind != "label" for bars in shown), 2)
+    asked = sum(charge.moves for charge in counted if charge.name.endswith("(tables)"))
+    if pairs:
+        advice = "How columns depend on each other was not learned. A larger epsilon or fewer columns help."
+        what = f"of several columns, whose counts were asked; there are {pairs:,} pairs"
+        found.append(("Tables", f"{asked:,}", what, None if asked else advice))
+    return [dict(zip(("title", "value", "what", "advice"), each, strict=True)) | {"svg": ""} for each in found]
+
+
 def _votes(released: Released) -> list[dict[str, Any]]:
     found = []
     chosen = sorted(released.votes)
@@ -336,7 +368,8 @@ def _changes(released: Released) -> dict[str, Any] | None:
     apart = [_apart(one, two, names_of) for one, two in pairwise(tables)]
     names = [f"iteration {each.iteration}" for each in released.lineages[1:]]
     told = f"Total variation from the table before, {apart[-1]:.3f} at the end"
-    return {"svg": drawing.small_line(apart, names, told), "last": f"{apart[-1]:.3f}"}
+    svg = drawing.small_line(apart, names, told) if len(apart) > 1 else ""
+    return {"svg": svg, "last": f"{apart[-1]:.3f}"}
 
 
 def _apart(one: Array, two: Array, names: Sequence[str]) -> float:

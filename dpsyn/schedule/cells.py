@@ -101,7 +101,7 @@ class Cells(Schedule):
 
     def warnings(self, facts: Facts, deviations: Sequence[float]) -> Iterable[str]:
         assert facts.schema is not None and facts.records is not None
-        yield from warnings_of(facts.schema, facts.records, deviations[0])
+        yield from warnings_of(facts.schema, facts.records, deviations[0], self._plan(facts))
 
     def expand(
         self,
@@ -241,13 +241,20 @@ def drawn_of_sizes(public: PublicSide, state: gibbs.State, rows: int, t: int, si
     return more
 
 
-def warnings_of(schema: Schema, records: int, noise: float) -> Iterator[str]:
+def warnings_of(schema: Schema, records: int, noise: float, planned: Sequence[CellRelease]) -> Iterator[str]:
     """What public facts alone say of columns in cells, a line each.
 
     schema: of the table.
     records: the declared number of them.
     noise: of the first release, in records.
+    planned: the releases.
     """
+    if len(schema.features) > 1 and not any(release.kind == "tables" for release in planned):
+        but = " but through the labels" if len(schema.labels) > 1 else ""
+        yield (
+            f"no pair of columns is asked at this epsilon: how they depend on each other is not learned{but}; "
+            "a larger epsilon, more records or fewer columns let pairs be asked"
+        )
     for column in schema.features:
         name = f"column '{column.name}'"
         if column.kind == "category" and column.size > MANY and records / column.size < CLEAR * noise:

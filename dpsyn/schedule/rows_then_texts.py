@@ -165,7 +165,7 @@ class RowsThenTexts(Schedule):
 
     def warnings(self, facts: Facts, deviations: Sequence[float]) -> Iterable[str]:
         assert facts.schema is not None and facts.records is not None
-        yield from warnings_of(facts.schema, facts.records, deviations[0])
+        yield from warnings_of(facts.schema, facts.records, deviations[0], self._plan(facts))
         rows = len(self._plan(facts))
         votes = deviations[rows : rows + self.releases_of_texts]
         if votes and _looked_at(facts.records, self.size, max(votes)) > MOST:

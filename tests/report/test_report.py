@@ -214,6 +214,12 @@ def test_many_copies_come_with_advice(tmp_path, different, said):
     assert ("Copies teach nothing new" in Elements(write_report(here).read_text()).text) == said
 
 
+def test_a_table_tells_what_its_noise_hides(runs):
+    text = Elements((runs / "cells/release/report.html").read_text()).text
+    assert "Noise of a bar: ±" in text and "there are 435 pairs" in text
+    assert ("was not learned" in text) == ("(tables)" not in (runs / "cells/release/privacy.json").read_text())
+
+
 def test_variations_that_are_their_parents_are_counted(tmp_path):
     here = stranger(tmp_path, ["one", "two", "three", "four"], [{}])
     parents, survivors = np.array([0, 1, 1, 2, 3]), np.array([True, True, False, False, False])
