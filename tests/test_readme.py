@@ -40,7 +40,7 @@ SMALLER = {  # what a run is cut down to, so that the whole takes seconds
     "data=texts": ["schedule.size=10"],
 }
 LONG = {  # not run; a run is planned
-    "+experiment=mails_smollm": "5 CPU minutes",
+    "+experiment=mails": "5 CPU minutes",
     "mail_rows": "10 CPU seconds; tests/schedule/test_rows_then_texts.py runs some",
     "schedule=rows_then_texts": "20 CPU seconds; the same",
     "api=smollm": "a minute to load",
