@@ -15,7 +15,7 @@ from dpsyn.population import I64, Population, Samples, take
 from dpsyn.privacy.budget import Release, multiplier
 from dpsyn.randomness import generator, row_seeds
 from dpsyn.schedule import Ask, Facts, Keep, PublicSide, Schedule, gibbs
-from dpsyn.schedule.binning import CLEAR, MANY
+from dpsyn.schedule.binning import CLEAR, MANY, run_length, variance_of
 from dpsyn.schedule.subspaces import CellRelease, plan
 from dpsyn.tables.codec import coded_columns, decode, encode, width
 from dpsyn.tables.schema import Schema
@@ -25,6 +25,7 @@ ENOUGH = 20_000  # rows: of fewer, learners gain a point by more (measured on Ar
 MANY_ROWS = (
     500_000  # more of them are drawn from the same counts; `rows=N` and `dpsyn expand` give them to who wants them
 )
+SIXTEENTHS = 16
 SHOWN = 2000  # rows of a checkpoint before the last
 MOST_DRAWN = 50  # times the rows that are wanted, for those of a rare label
 
@@ -98,6 +99,9 @@ class Cells(Schedule):
                 final = t == len(releases)
                 rows = self.final_size(facts) if final else min(self.final_size(facts), SHOWN)
                 yield drawn(public, state, rows, t, settle=final)
+
+    def signal(self, facts: Facts, deviations: Sequence[float]) -> float | None:
+        return signal_of(facts, deviations[0]) if deviations else None
 
     def warnings(self, facts: Facts, deviations: Sequence[float]) -> Iterable[str]:
         assert facts.schema is not None and facts.records is not None
@@ -239,6 +243,23 @@ def drawn_of_sizes(public: PublicSide, state: gibbs.State, rows: int, t: int, si
         wanted = min(MOST_DRAWN * rows, max(2 * wanted, int(1.1 * wanted * sizes[lacks] / max(1, found[lacks]))))
         more = drawn(public, state, wanted, t)
     return more
+
+
+def signal_of(facts: Facts, deviation: float) -> float | None:
+    """How many records a value has, or a sixteenth of a range, in deviations of the noise there: were all alike, in the
+    column in the middle.
+
+    facts: public ones.
+    deviation: of the first release, in records.
+    """
+    if facts.schema is None or facts.records is None:
+        return None
+    found = []
+    for column in coded_columns(facts.schema):
+        cells = min(column.codes, SIXTEENTHS)
+        spread = deviation * math.sqrt(float(variance_of(np.array([column.codes / cells]), run_length(column))[0]))
+        found.append(facts.records / cells / spread if spread else math.inf)
+    return float(np.median(found))
 
 
 def warnings_of(schema: Schema, records: int, noise: float, planned: Sequence[CellRelease]) -> Iterator[str]:

@@ -51,6 +51,7 @@ from dpsyn.schedule.cells import (
     learnt,
     planned,
     releases_of,
+    signal_of,
     warnings_of,
 )
 from dpsyn.schedule.expansion import PART, joined
@@ -162,6 +163,9 @@ class RowsThenTexts(Schedule):
                     which[-len(labels) :] = column.size  # the last example of each label
             content[column.name] = column.values_of(np.where(which < column.size, which, -1))
         return [label for name in facts.schema.texts for label in in_words(facts.schema, content, name)]
+
+    def signal(self, facts: Facts, deviations: Sequence[float]) -> float | None:
+        return signal_of(facts, deviations[0]) if deviations else None
 
     def warnings(self, facts: Facts, deviations: Sequence[float]) -> Iterable[str]:
         assert facts.schema is not None and facts.records is not None
