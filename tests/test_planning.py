@@ -181,7 +181,7 @@ def test_a_schedule_that_asks_nothing_can_be_planned(capsys):
 
 
 def test_a_table_of_which_no_pair_is_asked_is_told_so_before_it_is_made(capsys):
-    assert main(["plan", "+experiment=breast_cancer", "--epsilon", "1,4"]) == 0
+    assert cli.main(["plan", "+experiment=breast_cancer", "--epsilon", "1,4"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith((" 1.0 ", " 4.0 "))]
     assert [row[2] for row in rows] == ["0.75", "2.4"]  # a sixteenth of 460 records, over the noise of its cells
     few, enough = (dpsyn.plan("+experiment=breast_cancer", f"privacy.epsilon={epsilon}") for epsilon in (1, 100))
