@@ -27,6 +27,31 @@
     });
     update();
   }
+  var table = document.querySelector("#rows tbody"), tableControls = document.getElementById("rows-controls");
+  if (table && tableControls) {
+    tableControls.hidden = false;
+    var lines = Array.prototype.slice.call(table.children);
+    var wordsOf = document.getElementById("rows-words"), sortOf = document.getElementById("rows-sort");
+    var cell = function (line) { return line.children[Number(sortOf.value)].textContent; };
+    var show = function () {
+      var words = wordsOf.value.toLowerCase(), n = 0, sorted = lines.slice();
+      if (sortOf.value !== "") {
+        sorted.sort(function (a, b) {
+          var one = cell(a), other = cell(b), apart = Number(one) - Number(other);
+          if (one === "" || other === "") return (one === "") - (other === "");
+          return isNaN(apart) ? (one < other ? -1 : one > other ? 1 : 0) : apart;
+        });
+      }
+      sorted.forEach(function (line) {
+        line.hidden = words !== "" && line.textContent.toLowerCase().indexOf(words) < 0;
+        n += line.hidden ? 0 : 1;
+        table.appendChild(line);
+      });
+      document.getElementById("rows-shown").textContent = n + " shown";
+    };
+    [wordsOf, sortOf].forEach(function (each) { each.addEventListener("input", show); });
+    show();
+  }
   window.addEventListener("beforeprint", function () {
     document.querySelectorAll("details").forEach(function (each) { each.open = true; });
   });

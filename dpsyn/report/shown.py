@@ -22,7 +22,7 @@ THUMB, SHARP = 64, 48  # px of a thumbnail; images up to this are kept pixel by 
 STRIP, QUOTES, ROWS = 24, 3, 5  # on the first screen
 BROWSED, BROWSED_LABELS, BROWSED_ITERATIONS, LEAST = 360, 12, 7, 2  # samples of the browser
 EXCERPT, LONG = 280, 600  # characters of a text
-TABLE_ROWS, TABLE_COLUMNS = 60, 40
+TABLE_ROWS, TABLE_COLUMNS = 200, 40
 
 
 @dataclass(frozen=True)
