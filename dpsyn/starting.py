@@ -330,7 +330,8 @@ def _schema(wanted: Wanted, encoding: str | None) -> tuple[str, dict[str, str], 
         del settings["encoding"]
     named = _private_columns(wanted)
     if named and (missing := sorted(set(declared) - set(named))):
-        raise invalid("--sample", wanted.sample, f"the columns of the private file; '{missing[0]}' is not there")
+        do = "" if missing[0].isascii() else "Or its names are read wrongly: see --encoding."
+        raise invalid("--sample", wanted.sample, f"the columns of the private file; '{missing[0]}' is not there", do)
     labels = list(wanted.labels or {})
     for label in labels:
         if label not in declared:

@@ -105,12 +105,11 @@ def encoding_of_names(file: Path) -> str | None:
         for encoding, marks in WIDE.items():
             if any(_looks(head, mark) for mark in marks):
                 return encoding
-        line = b"".join([head, stream.read(2**20)]).splitlines()[:1]
-    name = b"".join(line)
-    if name.isascii():
+        names = b"".join((head + stream.readline(2**20)).splitlines()[:1])
+    if names.isascii():
         return None
     try:
-        name.decode()
+        names.decode()
     except UnicodeDecodeError:
         return "cp1252"
     return "utf-8"

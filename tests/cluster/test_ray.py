@@ -23,7 +23,17 @@ from dpsyn.networks.runtime import OnRay
 from dpsyn.privacy import electorate as module
 from dpsyn.privacy.electorate import by_threads, open_electorate
 from dpsyn.privacy.marginals import Marginal
-from dpsyn.privacy.query import QUERIES, CellCounts, CellScores, EmbeddingSums, Histogram, LabelCounts, Nearest
+from dpsyn.privacy.query import (
+    QUERIES,
+    CellCounts,
+    CellScores,
+    EmbeddingSums,
+    Histogram,
+    LabelCounts,
+    Nearest,
+    PrefixCounts,
+    Spelled,
+)
 from dpsyn.privacy.votes import unseal
 
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'dpsyn[ray]'")
@@ -97,6 +107,7 @@ OF_CODES = [
     CellCounts("cells", GRID),
     CellScores("scores", GRID, (np.full(4, 9), np.full(4, 7))),
     Histogram("a judge", (0, 1), (np.arange(40).reshape(4, 10) % 5, np.arange(40).reshape(4, 10) % 3)),
+    PrefixCounts((Spelled(0, 4, np.array([[1], [2]], np.int32), 1, np.array([[3, 0]], np.int32)),)),
 ]
 
 
