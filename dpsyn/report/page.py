@@ -87,7 +87,7 @@ def _context(released: Released) -> dict[str, Any]:
         "trade_off": _trade_off(released),
         "budget": _budget(released),
         "checklist": _checklist(released),
-        "signs": _signs(released) or _signs_of_counts(released, what_is_in_it.get("columns", [])),
+        "signs": [*_signs(released), *_signs_of_counts(released, what_is_in_it.get("columns", []))],
         "votes": _votes(released),
         "stream": _stream(released),
         "trees": trees(released),
@@ -314,11 +314,11 @@ def _signs_of_counts(released: Released, columns: Sequence[tuple[Bars, Any]]) ->
         what = f"of {len(shown)}: their released counts are noise, or there are none"
         found.append(("Columns that noise hides", str(len(hidden)), what, advice if widths else None))
     pairs = math.comb(sum(bars.kind != "label" for bars in shown), 2)
-    asked = sum(charge.moves for charge in counted if charge.name.endswith("(tables)"))
+    asked = any(charge.name.endswith("(tables)") for charge in counted)
     if pairs:
         advice = "How columns depend on each other was not learned. A larger epsilon or fewer columns help."
-        what = f"of several columns, whose counts were asked; there are {pairs:,} pairs"
-        found.append(("Tables", f"{asked:,}", what, None if asked else advice))
+        what = f"whether counts of any of the {pairs:,} pairs were released"
+        found.append(("Pairs of columns", "asked" if asked else "not asked", what, None if asked else advice))
     return [dict(zip(("title", "value", "what", "advice"), each, strict=True)) | {"svg": ""} for each in found]
 
 

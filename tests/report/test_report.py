@@ -217,7 +217,7 @@ def test_many_copies_come_with_advice(tmp_path, different, said):
 def test_a_table_tells_what_its_noise_hides(runs):
     page = (runs / "cells/release/report.html").read_text()
     text = Elements(page).text
-    assert "Noise of a bar: ±" in text and "there are 435 pairs" in text
+    assert "Noise of a bar: ±" in text and "any of the 435 pairs" in text
     assert "200 of 300 rows, drawn at random." in text and 'id="rows-words"' in page
     assert ("was not learned" in text) == ("(tables)" not in (runs / "cells/release/privacy.json").read_text())
 
