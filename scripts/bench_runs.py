@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """A whole `dpsyn run` by the code of another commit and by this one, in turns: CPU seconds, wall seconds, peak memory.
 
-    git worktree add /tmp/before COMMIT
-    .venv/bin/python scripts/bench_runs.py /tmp/before [--rounds 3] +experiment=adult data.path=adult/train.csv metric=none
+    git worktree add ../before COMMIT
+    .venv/bin/python scripts/bench_runs.py ../before [--rounds 3] +experiment=adult data.path=adult/train.csv metric=none
 
 Both run in this environment. Account and cache are new each time. Paths of files must be absolute.
 """

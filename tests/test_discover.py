@@ -20,7 +20,8 @@ from dpsyn.planning import planned
 from dpsyn.population import Samples
 from dpsyn.privacy import account
 from dpsyn.privacy.budget import Settings
-from dpsyn.privacy.query import Answer, Block, PrefixCounts, Spelled
+from dpsyn.privacy.prefixes import Spelled
+from dpsyn.privacy.query import Answer, Block, PrefixCounts
 from dpsyn.runs.directory import open_run
 from dpsyn.runs.verification import verified
 from dpsyn.schedule import Facts, PublicSide

@@ -25,7 +25,8 @@ from dpsyn.embedding import Coder, Embedding
 from dpsyn.errors import UserError, invalid
 from dpsyn.population import F64, I32, I64, Population, Samples
 from dpsyn.privacy.budget import Release, multiplier
-from dpsyn.privacy.query import PrefixCounts, Spelled
+from dpsyn.privacy.prefixes import Spelled
+from dpsyn.privacy.query import PrefixCounts
 from dpsyn.randomness import generator
 from dpsyn.schedule import Ask, Facts, Keep, PublicSide, Schedule
 from dpsyn.tables.open import OPEN, OpenColumn

@@ -23,6 +23,7 @@ from dpsyn.networks.runtime import OnRay
 from dpsyn.privacy import electorate as module
 from dpsyn.privacy.electorate import by_threads, open_electorate
 from dpsyn.privacy.marginals import Marginal
+from dpsyn.privacy.prefixes import Spelled
 from dpsyn.privacy.query import (
     QUERIES,
     CellCounts,
@@ -32,7 +33,6 @@ from dpsyn.privacy.query import (
     LabelCounts,
     Nearest,
     PrefixCounts,
-    Spelled,
 )
 from dpsyn.privacy.votes import unseal
 

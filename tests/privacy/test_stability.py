@@ -16,7 +16,8 @@ from dpsyn.privacy.budget import GRID
 from dpsyn.privacy.electorate import open_electorate, survey_of
 from dpsyn.privacy.marginals import Marginal
 from dpsyn.privacy.nearest import dense_search, sparse_search
-from dpsyn.privacy.query import CellScores, LabelCounts, Nearest, PrefixCounts, Spelled
+from dpsyn.privacy.prefixes import Spelled
+from dpsyn.privacy.query import CellScores, LabelCounts, Nearest, PrefixCounts
 from dpsyn.privacy.survey import check_survey
 from dpsyn.privacy.votes import unseal
 from dpsyn.schedule.discover import Characters
